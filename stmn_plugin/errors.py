@@ -7,7 +7,7 @@ EXIT_BAD_INPUT = 2
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line that names the file, key or value."""
+    """Something the user gave is wrong; one line that names the file, key or value."""
 
 
 def one_line(error):

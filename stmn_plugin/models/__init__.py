@@ -1,0 +1,16 @@
+"""The network: encoder → memories → STMN."""
+
+from .encoder import BACKBONES, Encoder
+from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
+from .stmn import STMN, STMNOutput
+
+__all__ = [
+    'BACKBONES',
+    'Encoder',
+    'STMN',
+    'STMNOutput',
+    'SpatialMemory',
+    'TemporalAverage',
+    'TemporalMLP',
+    'TemporalMemory',
+]

@@ -1,0 +1,85 @@
+"""Numbers to numbers: how many frames a tracklet has → which of them become the clip.
+
+``rrs`` is restricted random sampling (Sec. 4.1): the tracklet is cut into L chunks in order;
+training draws one frame of each chunk, testing takes the first frame of each. ``evenly``,
+``random`` and ``all`` are the host's. F below is the number of frames, L is ``seq_len``.
+"""
+
+import numpy as np
+
+RRS_CHUNKS = ('balanced', 'ceil')
+
+
+def sample_rrs(num_frames, seq_len, rng=None, chunks='balanced'):
+    """Restricted random sampling of a tracklet.
+
+    Corner cases, with ``chunks='balanced'`` (edges floor(i*F/L)): chunk sizes differ by at most
+    one, every frame can be drawn, and with F < L frame floor(i*F/L) is taken, so that frames
+    repeat in order. With ``chunks='ceil'`` (the authors' code): chunks of ceil(F/L) frames, the
+    last frame filling up; trailing chunks may hold nothing else (F=7, L=6: 0 2 4 6 6 6).
+
+    Args:
+        num_frames (int): F >= 1.
+        seq_len (int): L >= 1.
+        rng (numpy.random.Generator, optional): draws one frame per chunk; ``None`` is the test
+            protocol, the first frame of each chunk.
+        chunks (str): 'balanced' or 'ceil'.
+
+    Returns:
+        numpy.ndarray: int64 frame indices in temporal order, shape (L,).
+
+    Raises:
+        ValueError: num_frames or seq_len below 1, or an unknown ``chunks``.
+    """
+    _check(num_frames, seq_len)
+    if chunks == 'balanced':
+        edges = np.arange(seq_len + 1, dtype=np.int64) * num_frames // seq_len
+        first, last = edges[:-1], np.maximum(edges[1:] - 1, edges[:-1])
+    elif chunks == 'ceil':
+        size = -(-num_frames // seq_len)
+        first = np.arange(seq_len, dtype=np.int64) * size
+        last = first + size - 1
+    else:
+        raise ValueError(f'chunks must be one of {RRS_CHUNKS}, got {chunks!r}')
+    drawn = first if rng is None else rng.integers(first, last, endpoint=True)
+    return np.minimum(drawn, num_frames - 1)
+
+
+def sample_evenly(num_frames, seq_len, rng=None):
+    """The host's 'evenly': every floor(F/L)-th frame (the remainder is never seen); with F < L
+    the last frame repeats. ``rng`` is not used."""
+    _check(num_frames, seq_len)
+    step = max(num_frames // seq_len, 1)
+    return np.minimum(np.arange(seq_len, dtype=np.int64) * step, num_frames - 1)
+
+
+def sample_random(num_frames, seq_len, rng=None):
+    """The host's 'random': L sorted frames, with replacement only when F < L.
+
+    ``rng=None`` (testing) draws from a fixed generator, so that an evaluation repeats.
+    """
+    _check(num_frames, seq_len)
+    rng = np.random.default_rng(0) if rng is None else rng
+    drawn = rng.choice(num_frames, size=seq_len, replace=num_frames < seq_len)
+    return np.sort(drawn).astype(np.int64)
+
+
+def sample_all(num_frames, seq_len, rng=None):
+    """Every frame in order; needs a batch of one tracklet. ``seq_len`` and ``rng`` are not used."""
+    _check(num_frames, seq_len)
+    return np.arange(num_frames, dtype=np.int64)
+
+
+FRAME_SAMPLERS = {
+    'rrs': sample_rrs,
+    'evenly': sample_evenly,
+    'random': sample_random,
+    'all': sample_all,
+}
+
+
+def _check(num_frames, seq_len):
+    if num_frames < 1:
+        raise ValueError(f'a tracklet needs at least one frame, got {num_frames}')
+    if seq_len < 1:
+        raise ValueError(f'seq_len must be at least 1, got {seq_len}')

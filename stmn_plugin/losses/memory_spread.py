@@ -1,0 +1,47 @@
+"""Matching probabilities of a memory → how far its items are from being used at all (Eq. 9)."""
+
+from torch import nn
+
+REDUCTIONS = ('sum', 'mean')
+
+
+def memory_spread_loss(probs, margin=0.3, reduction='sum'):
+    """Memory spread loss of one memory (Eq. 9).
+
+    Each item's smallest and largest matching probability over all accesses of the mini-batch
+    should differ by at least the margin alpha, so that no item is always or never addressed.
+
+    Args:
+        probs (torch.Tensor): matching probabilities A, shape (P, items): P = B*L*K accesses of the
+            spatial memory, P = B of the temporal one.
+        margin (float): alpha.
+        reduction (str): 'sum' over items is Eq. 9, 'mean' is what the authors' code does.
+
+    Returns:
+        torch.Tensor: scalar.
+
+    Raises:
+        ValueError: probs are not two-dimensional or empty, or an unknown reduction.
+    """
+    if probs.dim() != 2 or len(probs) == 0:
+        raise ValueError(f'expected probs of shape (P, items), got {tuple(probs.shape)}')
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+    # min/max along a dimension send the whole gradient to one access, also when several are equal
+    smallest, largest = probs.min(dim=0).values, probs.max(dim=0).values
+    per_item = (smallest - largest + margin).clamp(min=0)  # (items,)
+    return per_item.sum() if reduction == 'sum' else per_item.mean()
+
+
+class MemorySpreadLoss(nn.Module):
+    """:func:`memory_spread_loss` with its settings kept."""
+
+    def __init__(self, margin=0.3, reduction='sum'):
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+        self.margin = margin
+        self.reduction = reduction
+
+    def forward(self, probs):
+        return memory_spread_loss(probs, self.margin, self.reduction)

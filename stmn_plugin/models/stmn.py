@@ -1,0 +1,187 @@
+"""STMN: Video-based Person Re-identification with Spatial and Temporal Memory Networks (ICCV 2021).
+
+Clips → one feature per clip. The parts stand in ``encoder.py`` and ``memory.py``; here is the
+whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from stmn_plugin.errors import InputError
+
+from .encoder import Encoder
+from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
+
+SPATIAL_MODES = ('memory', 'none')
+TEMPORAL_MODES = ('memory', 'mlp', 'average')
+
+
+class FrameVectors(NamedTuple):
+    """What a frame contributes to its clip; clips are put together from these."""
+
+    refined: torch.Tensor  # (T, D) GAP(f^s), or GAP(f^o) without a spatial memory
+    temporal_queries: torch.Tensor | None  # (T, D) GAP(q^t)
+    spatial_probs: torch.Tensor | None  # (T*H*W, M) A^s
+
+
+class STMNOutput(NamedTuple):
+    """Everything the losses need; returned in training mode."""
+
+    clip_feature: torch.Tensor  # (B, D) f^t, before the BNNeck
+    frame_feature: torch.Tensor  # (B, D) temporal average of GAP(f^s), for deep supervision
+    clip_logits: torch.Tensor  # (B, num_classes)
+    frame_logits: torch.Tensor  # (B, num_classes)
+    spatial_probs: torch.Tensor | None  # (B*L*K, M) A^s
+    temporal_probs: torch.Tensor | None  # (B, N) A^t
+    temporal_attention: torch.Tensor  # (B, L) o-hat^t
+
+
+class BNNeck(nn.BatchNorm1d):
+    """Batch normalisation before a classifier, with a bias that stays zero.
+
+    The bias is a buffer: the host sets requires_grad on every parameter at each epoch, which would
+    un-freeze a frozen one.
+    """
+
+    def __init__(self, dim):
+        super().__init__(dim)
+        del self.bias
+        self.register_buffer('bias', torch.zeros(dim), persistent=False)
+
+    def reset_parameters(self):
+        self.reset_running_stats()
+        nn.init.ones_(self.weight)
+
+
+class STMN(nn.Module):
+    """Spatial and Temporal Memory Networks.
+
+    Args:
+        num_classes (int): training identities.
+        backbone (str): see :class:`Encoder`.
+        spatial_mode (str): 'memory', or 'none' for the variants of Table 1 without it.
+        spatial_items (int): M.
+        temporal_mode (str): 'memory', 'mlp' (Sec. 4.2) or 'average' (baseline).
+        temporal_items (int): N, in 'mlp' the hidden size.
+        seq_len (int): L.
+        similarity_scale (float, optional): of both memories; None is auto, see ``memory.py``.
+        pretrained (bool), backbone_weights (str), backbone_sha256 (str): see :class:`Encoder`.
+
+    Raises:
+        InputError: an unknown mode or backbone, or backbone weights that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        backbone='resnet50',
+        spatial_mode='memory',
+        spatial_items=10,
+        temporal_mode='memory',
+        temporal_items=5,
+        seq_len=6,
+        similarity_scale=None,
+        pretrained=True,
+        backbone_weights='',
+        backbone_sha256='',
+    ):
+        super().__init__()
+        _check_mode('stmn.spatial_mode', spatial_mode, SPATIAL_MODES)
+        _check_mode('stmn.temporal_mode', temporal_mode, TEMPORAL_MODES)
+        self.seq_len = seq_len
+        self.encoder = Encoder(
+            backbone,
+            spatial=spatial_mode == 'memory',
+            temporal=temporal_mode != 'average',
+            pretrained=pretrained,
+            weights=backbone_weights,
+            sha256=backbone_sha256,
+        )
+        dim = self.encoder.dim
+        self.feature_dim = dim
+        self.spatial_memory = (
+            SpatialMemory(dim, spatial_items, similarity_scale)
+            if spatial_mode == 'memory'
+            else None
+        )
+        self.temporal_memory = {
+            'memory': lambda: TemporalMemory(dim, temporal_items, seq_len, similarity_scale),
+            'mlp': lambda: TemporalMLP(dim, temporal_items, seq_len),
+            'average': TemporalAverage,
+        }[temporal_mode]()
+        self.bnneck_clip = BNNeck(dim)
+        self.bnneck_frame = BNNeck(dim)
+        self.classifier_clip = _classifier(dim, num_classes)
+        self.classifier_frame = _classifier(dim, num_classes)
+
+    def forward(self, clips):
+        """
+        Args:
+            clips (torch.Tensor): normalised clips, shape (B, L, 3, H, W). A batch of images
+                (B, 3, H, W) is taken as still clips, each image being all L frames.
+
+        Returns:
+            STMNOutput in training mode; in eval mode the clip feature after the BNNeck, (B, D).
+
+        Raises:
+            ValueError: another shape.
+        """
+        if clips.dim() not in (4, 5):
+            raise ValueError(
+                'expected clips of shape (B, L, 3, H, W) or images of shape (B, 3, H, W), '
+                f'got {tuple(clips.shape)}'
+            )
+        frames = clips if clips.dim() == 4 else clips.flatten(0, 1)  # (T, 3, H, W)
+        vectors = self.encode_frames(frames)
+        refined = self._as_clips(vectors.refined, clips)  # (B, L, D)
+        clip = self.temporal_memory(self._as_clips(vectors.temporal_queries, clips), refined)
+        if not self.training:
+            return self.bnneck_clip(clip.output)
+        frame_feature = refined.mean(dim=1)  # (B, D)
+        return STMNOutput(
+            clip_feature=clip.output,
+            frame_feature=frame_feature,
+            clip_logits=self.classifier_clip(self.bnneck_clip(clip.output)),
+            frame_logits=self.classifier_frame(self.bnneck_frame(frame_feature)),
+            spatial_probs=vectors.spatial_probs,
+            temporal_probs=clip.probs,
+            temporal_attention=clip.attention,
+        )
+
+    def encode_frames(self, frames):
+        """Everything that needs one frame at a time.
+
+        Args:
+            frames (torch.Tensor): shape (T, 3, H, W).
+
+        Returns:
+            FrameVectors
+        """
+        maps = self.encoder(frames)
+        if self.spatial_memory is None:
+            refined, probs = maps.frame_features.mean(dim=(2, 3)), None
+        else:
+            refined, probs = self.spatial_memory(maps.frame_features, maps.spatial_queries)
+        queries = maps.temporal_queries
+        return FrameVectors(refined, None if queries is None else queries.mean(dim=(2, 3)), probs)
+
+    def _as_clips(self, vectors, clips):
+        """(T, D) → (B, L, D); an image is encoded once and stands for all L frames."""
+        if vectors is None:
+            return None
+        if clips.dim() == 4:
+            return vectors.unsqueeze(1).expand(-1, self.seq_len, -1)
+        return vectors.unflatten(0, clips.shape[:2])
+
+
+def _classifier(dim, num_classes):
+    classifier = nn.Linear(dim, num_classes, bias=False)
+    nn.init.normal_(classifier.weight, std=0.001)
+    return classifier
+
+
+def _check_mode(key, value, known):
+    if value not in known:
+        raise InputError(f'{key}: {value!r} is not one of {", ".join(known)}')
