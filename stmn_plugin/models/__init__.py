@@ -2,7 +2,7 @@
 
 from .encoder import BACKBONES, Encoder
 from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
-from .stmn import STMN, STMNOutput
+from .stmn import STMN, STMNOutput, stmn
 
 __all__ = [
     'BACKBONES',
@@ -13,4 +13,5 @@ __all__ = [
     'TemporalAverage',
     'TemporalMLP',
     'TemporalMemory',
+    'stmn',
 ]

@@ -176,6 +176,14 @@ class STMN(nn.Module):
         return vectors.unflatten(0, clips.shape[:2])
 
 
+def stmn(num_classes, loss='stmn', pretrained=True, use_gpu=True, **kwargs):
+    """STMN with the arguments of the host's model factory.
+
+    ``loss`` and ``use_gpu`` are there for the host; training needs ``VideoSTMNEngine``.
+    """
+    return STMN(num_classes, pretrained=pretrained, **kwargs)
+
+
 def _classifier(dim, num_classes):
     classifier = nn.Linear(dim, num_classes, bias=False)
     nn.init.normal_(classifier.weight, std=0.001)

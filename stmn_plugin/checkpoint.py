@@ -1,0 +1,166 @@
+"""State of a run ↔ a file that is whole or absent, and safe to load."""
+
+import contextlib
+import os
+import re
+import shutil
+
+import numpy as np
+import torch
+
+from .errors import InputError
+
+# tensors whose shape holds L, with the dimension that does
+SEQ_LEN_TENSORS = {'temporal_memory.values': 1, 'temporal_memory.regress.weight': 0}
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the old file stays as it was.
+    """
+    temporary = f'{path}.tmp-{os.getpid()}'
+    try:
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+        yield temporary
+        with open(temporary, 'rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        raise InputError(f'cannot write {path}: {reason}') from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
+    """Write ``folder/model.pth.tar-<epoch>``, the host's name and format.
+
+    Args:
+        state (dict): tensors and plain values only; ``state_dict`` and ``epoch`` as the host has.
+        folder (str): made when missing.
+        epoch (int): finished epochs, from 1.
+        keep_last (int, optional): older checkpoints beyond that many are removed.
+        is_best (bool): also as ``model-best.pth.tar``.
+
+    Returns:
+        str: the path.
+
+    Raises:
+        InputError: it could not be written.
+    """
+    path = os.path.join(folder, f'model.pth.tar-{epoch}')
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+    if is_best:
+        with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as temporary:
+            shutil.copyfile(path, temporary)
+    if keep_last is not None:
+        for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
+            os.unlink(os.path.join(folder, f'model.pth.tar-{old}'))
+    return path
+
+
+def saved_epochs(folder):
+    """Epochs of the checkpoints in a folder."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [int(m[1]) for m in map(re.compile(r'model\.pth\.tar-(\d+)').fullmatch, names) if m]
+
+
+def allow_numpy_scalars():
+    """Let torch's safe loader read the one numpy scalar, ``rank1``, of the host's checkpoints."""
+    core = np._core if hasattr(np, '_core') else np.core
+    torch.serialization.add_safe_globals(
+        [core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in (np.float32, np.float64))]
+    )
+
+
+def load_checkpoint(path):
+    """Read a checkpoint of ours or the host's, running nothing that it may contain.
+
+    Returns:
+        dict: with ``state_dict``; keys without DataParallel's ``module.``.
+
+    Raises:
+        InputError: missing, damaged or no checkpoint.
+    """
+    allow_numpy_scalars()
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise InputError(f'no checkpoint {path}')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises many types on a damaged or unsafe file
+        reason = ' '.join(str(error).split())[:200]
+        raise InputError(f'{path} is damaged or no checkpoint: {reason}') from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f'{path} is no checkpoint: it holds a {type(checkpoint).__name__}')
+    if 'state_dict' not in checkpoint:
+        checkpoint = {'state_dict': checkpoint}
+    checkpoint['state_dict'] = {
+        key.removeprefix('module.'): value for key, value in checkpoint['state_dict'].items()
+    }
+    return checkpoint
+
+
+def load_weights(model, path, with_classifiers=False):
+    """Load the weights of a checkpoint into a model of the same architecture.
+
+    Args:
+        model (nn.Module): any model of the factory.
+        path (str): checkpoint.
+        with_classifiers (bool): also the classifiers, which must then have as many identities;
+            otherwise classifiers of another size keep their start, as testing on other data needs.
+
+    Returns:
+        dict: the checkpoint.
+
+    Raises:
+        InputError: as :func:`load_checkpoint`, or weights of another architecture or seq_len.
+    """
+    checkpoint = load_checkpoint(path)
+    state, own = checkpoint['state_dict'], model.state_dict()
+    shape = {key: tuple(getattr(value, 'shape', ())) for key, value in state.items()}
+    for key, dimension in SEQ_LEN_TENSORS.items():
+        if key in own and key in state and len(shape[key]) == own[key].dim():
+            trained, here = shape[key][dimension], own[key].shape[dimension]
+            if trained != here:
+                raise InputError(
+                    f'{path} was trained with video.seq_len {trained}, the config says {here}'
+                )
+    unfit = [key for key in own if key not in state or shape[key] != tuple(own[key].shape)]
+    unfit += [key for key in state if key not in own]
+    if not with_classifiers:
+        unfit = [key for key in unfit if not key.startswith('classifier')]
+    if unfit:
+        raise InputError(
+            f'{path} holds another architecture than {type(model).__name__} as configured: '
+            f'{len(unfit)} tensors are missing, unknown or of another shape, first {unfit[0]}'
+        )
+    own.update({key: state[key] for key in own if shape.get(key) == tuple(own[key].shape)})
+    model.load_state_dict(own)
+    return checkpoint
+
+
+def resume(path, model, optimizer, scheduler):
+    """Load weights, optimizer and scheduler to go on training.
+
+    Returns:
+        dict: the checkpoint; ``epoch`` is the number of finished epochs.
+
+    Raises:
+        InputError: as :func:`load_weights`, or a file with weights only.
+    """
+    checkpoint = load_weights(model, path, with_classifiers=True)
+    for key in ('epoch', 'optimizer', 'scheduler'):
+        if key not in checkpoint:
+            raise InputError(f'model.resume: {path} has no {key}, it holds weights only')
+    try:
+        optimizer.load_state_dict(checkpoint['optimizer'])
+    except ValueError as error:
+        raise InputError(f'model.resume: the optimizer of {path} differs: {error}') from error
+    scheduler.load_state_dict(checkpoint['scheduler'])
+    return checkpoint

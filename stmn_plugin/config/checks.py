@@ -1,0 +1,97 @@
+"""A merged config → nothing, or one error that names the key and what it may be."""
+
+import os
+
+from stmn_plugin.errors import InputError
+
+from .defaults import AUTO, flatten
+
+TRANSFORMS = ('random_flip', 'random_crop', 'random_patch', 'color_jitter', 'random_erase')
+CHOICES = {
+    'data.type': ('image', 'video'),
+    'loss.name': ('softmax', 'triplet', 'stmn'),
+    'loss.spread.reduction': ('sum', 'mean'),
+    'stmn.spatial_mode': ('memory', 'none'),
+    'stmn.temporal_mode': ('memory', 'mlp', 'average'),
+    'video.sample_method': ('rrs', 'evenly', 'random', 'all'),
+    'video.pooling_method': ('avg', 'max'),
+    'video.rrs_chunks': ('balanced', 'ceil'),
+    'train.optim': ('adam', 'amsgrad', 'sgd', 'rmsprop', 'radam'),
+    'train.lr_scheduler': ('single_step', 'multi_step', 'cosine'),
+    'test.dist_metric': ('euclidean', 'cosine'),
+    'test.frames': ('rrs',),
+    'test.protocol': ('official', 'torchreid'),
+}
+AT_LEAST = {
+    'stmn.spatial_items': 1,
+    'stmn.temporal_items': 1,
+    'video.seq_len': 1,
+    'data.height': 1,
+    'data.width': 1,
+    'data.workers': 0,
+    'train.seed': 0,
+    'train.batch_size': 1,
+    'train.save_freq': 1,
+    'train.keep_last': 1,
+    'test.batch_size': 1,
+    'sampler.num_instances': 1,
+    'loss.spread.weight': 0,
+    'loss.spread.margin': 0,
+    'loss.triplet.weight_t': 0,
+    'loss.triplet.weight_x': 0,
+}
+
+
+def check_config(cfg):
+    """Everything about a config that can be known before data is looked at.
+
+    Raises:
+        InputError: names the key, its value and what is possible.
+    """
+    values = flatten(cfg)
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise InputError(f'{key}: {values[key]!r} is not one of {", ".join(choices)}')
+    for key, least in AT_LEAST.items():
+        if values[key] < least:
+            raise InputError(f'{key} must be at least {least}, got {values[key]}')
+    check_transforms(cfg.data.transforms)
+    scale = cfg.stmn.similarity_scale
+    if scale != AUTO and (isinstance(scale, str) or scale <= 0):
+        raise InputError(f'stmn.similarity_scale must be auto or a positive number, got {scale!r}')
+    if cfg.model.name == 'stmn':
+        if cfg.data.type != 'video':
+            raise InputError('model.name stmn needs data.type video')
+        if cfg.loss.name != 'stmn':
+            raise InputError(f'model.name stmn needs loss.name stmn, got {cfg.loss.name!r}')
+    if cfg.loss.name == 'stmn' and cfg.data.type != 'video':
+        raise InputError('loss.name stmn needs data.type video')
+    if cfg.loss.name != 'softmax':
+        if cfg.loss.triplet.weight_t + cfg.loss.triplet.weight_x == 0:
+            raise InputError('loss.triplet.weight_t and weight_x are both 0: nothing to train')
+        if cfg.loss.triplet.weight_t > 0 and cfg.sampler.num_instances < 2:
+            raise InputError(
+                'sampler.num_instances must be at least 2 with a triplet loss '
+                f'(loss.triplet.weight_t {cfg.loss.triplet.weight_t}), '
+                f'got {cfg.sampler.num_instances}'
+            )
+        if cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch > 0:
+            raise InputError(
+                'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
+            )
+    if cfg.test.visrank and not cfg.test.evaluate:
+        raise InputError('test.visrank needs test.evaluate True')
+    if cfg.test.evaluate and not cfg.model.load_weights:
+        raise InputError('test.evaluate True needs model.load_weights PATH')
+    for key in ('model.load_weights', 'model.resume'):
+        if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
+            raise InputError(f'{key}: no file {values[key]}')
+
+
+def check_transforms(names):
+    """The names of ``data.transforms`` in lower case; InputError for one that does not exist."""
+    names = [names] if isinstance(names, str) else list(names or [])
+    for name in names:
+        if name.lower() not in TRANSFORMS:
+            raise InputError(f'data.transforms: {name!r} is not one of {", ".join(TRANSFORMS)}')
+    return [name.lower() for name in names]

@@ -1,0 +1,145 @@
+"""Config → keyword arguments. Nothing behind this door reads a config."""
+
+from .defaults import AUTO
+
+
+def stmn_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.models.STMN` beyond those of the host's ``build_model``."""
+    scale = cfg.stmn.similarity_scale
+    return {
+        'backbone': cfg.stmn.backbone,
+        'backbone_weights': cfg.stmn.backbone_weights,
+        'backbone_sha256': cfg.stmn.backbone_sha256,
+        'spatial_mode': cfg.stmn.spatial_mode,
+        'spatial_items': cfg.stmn.spatial_items,
+        'temporal_mode': cfg.stmn.temporal_mode,
+        'temporal_items': cfg.stmn.temporal_items,
+        'seq_len': cfg.video.seq_len,
+        'similarity_scale': None if scale == AUTO else float(scale),
+    }
+
+
+def criterion_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.losses.STMNCriterion`."""
+    return {
+        'cross_entropy_weight': cfg.loss.triplet.weight_x,
+        'triplet_weight': cfg.loss.triplet.weight_t,
+        'label_smoothing': 0.1 if cfg.loss.softmax.label_smooth else 0.0,
+        'spread_weight': cfg.loss.spread.weight,
+        'spread_margin': cfg.loss.spread.margin,
+        'spread_reduction': cfg.loss.spread.reduction,
+    }
+
+
+def data_kwargs(cfg):
+    """Arguments of a data manager that image and video data share."""
+    return {
+        'root': cfg.data.root,
+        'sources': cfg.data.sources,
+        'targets': cfg.data.targets,
+        'height': cfg.data.height,
+        'width': cfg.data.width,
+        'transforms': cfg.data.transforms,
+        'norm_mean': cfg.data.norm_mean,
+        'norm_std': cfg.data.norm_std,
+        'use_gpu': cfg.use_gpu,
+        'split_id': cfg.data.split_id,
+        'combineall': cfg.data.combineall,
+        'batch_size_train': cfg.train.batch_size,
+        'batch_size_test': cfg.test.batch_size,
+        'workers': cfg.data.workers,
+        'num_instances': cfg.sampler.num_instances,
+        'num_cams': cfg.sampler.num_cams,
+        'num_datasets': cfg.sampler.num_datasets,
+        'train_sampler': cfg.sampler.train_sampler,
+    }
+
+
+def videodata_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.data.VideoDataManager`."""
+    return {
+        **data_kwargs(cfg),
+        'seq_len': cfg.video.seq_len,
+        'sample_method': cfg.video.sample_method,
+        'rrs_chunks': cfg.video.rrs_chunks,
+        'seed': cfg.train.seed,
+        'as_uint8': True,
+    }
+
+
+def imagedata_kwargs(cfg):
+    """Arguments of the host's ``ImageDataManager``."""
+    return {
+        **data_kwargs(cfg),
+        'k_tfm': cfg.data.k_tfm,
+        'load_train_targets': cfg.data.load_train_targets,
+        'train_sampler_t': cfg.sampler.train_sampler_t,
+        'cuhk03_labeled': cfg.cuhk03.labeled_images,
+        'cuhk03_classic_split': cfg.cuhk03.classic_split,
+        'market1501_500k': cfg.market1501.use_500k_distractors,
+    }
+
+
+def optimizer_kwargs(cfg):
+    """Arguments of the host's ``build_optimizer``."""
+    return {
+        'optim': cfg.train.optim,
+        'lr': cfg.train.lr,
+        'weight_decay': cfg.train.weight_decay,
+        'momentum': cfg.sgd.momentum,
+        'sgd_dampening': cfg.sgd.dampening,
+        'sgd_nesterov': cfg.sgd.nesterov,
+        'rmsprop_alpha': cfg.rmsprop.alpha,
+        'adam_beta1': cfg.adam.beta1,
+        'adam_beta2': cfg.adam.beta2,
+        'staged_lr': cfg.train.staged_lr,
+        'new_layers': cfg.train.new_layers,
+        'base_lr_mult': cfg.train.base_lr_mult,
+    }
+
+
+def lr_scheduler_kwargs(cfg):
+    """Arguments of the host's ``build_lr_scheduler``."""
+    return {
+        'lr_scheduler': cfg.train.lr_scheduler,
+        'stepsize': cfg.train.stepsize,
+        'gamma': cfg.train.gamma,
+        'max_epoch': cfg.train.max_epoch,
+    }
+
+
+def synthetic_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.data.synthetic_dataset.Synthetic` beyond the host's."""
+    return {'preset': cfg.synthetic.preset, 'seed': cfg.synthetic.seed}
+
+
+def settings_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.engine.RunSettings`."""
+    return {
+        'protocol': cfg.test.protocol,
+        'frames': cfg.video.sample_method if cfg.data.type == 'video' else 'image',
+        'flip': cfg.test.flip,
+        'save_freq': cfg.train.save_freq,
+        'keep_last': cfg.train.keep_last,
+    }
+
+
+def run_kwargs(cfg):
+    """Arguments of the engines' ``run``, beyond ``start_epoch``."""
+    return {
+        'save_dir': cfg.data.save_dir,
+        'max_epoch': cfg.train.max_epoch,
+        'fixbase_epoch': cfg.train.fixbase_epoch,
+        'open_layers': cfg.train.open_layers,
+        'start_eval': cfg.test.start_eval,
+        'eval_freq': cfg.test.eval_freq,
+        'test_only': cfg.test.evaluate,
+        'print_freq': cfg.train.print_freq,
+        'dist_metric': cfg.test.dist_metric,
+        'normalize_feature': cfg.test.normalize_feature,
+        'visrank': cfg.test.visrank,
+        'visrank_topk': cfg.test.visrank_topk,
+        'use_metric_cuhk03': cfg.cuhk03.use_metric_cuhk03,
+        'ranks': cfg.test.ranks,
+        'rerank': cfg.test.rerank,
+    }

@@ -1,0 +1,108 @@
+"""Identities of the training tracklets → the batches of an epoch, a function of (seed, epoch)."""
+
+import contextlib
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from stmn_plugin.errors import InputError
+
+from .clips import ClipRequest
+
+
+def identity_batches(pids, num_ids, num_instances, seed, epoch):
+    """P x K batches; an epoch is one pass over the identities (Sec. 4.1).
+
+    Corner cases: an identity with fewer than K tracklets is drawn with replacement, one with more
+    is drawn without; identities that do not fill a last batch sit this epoch out (others will in
+    the next). 625 identities at P=8 make 78 batches.
+
+    Args:
+        pids (list): identity of every tracklet.
+        num_ids (int): P, identities in a batch.
+        num_instances (int): K, tracklets of each.
+        seed (int), epoch (int): the batches depend on nothing else.
+
+    Returns:
+        list: batches, each a list of P*K indices into ``pids``, K in a row per identity.
+
+    Raises:
+        InputError: fewer identities than P.
+    """
+    tracklets = {}  # pid → its tracklets
+    for index, pid in enumerate(pids):
+        tracklets.setdefault(pid, []).append(index)
+    if len(tracklets) < num_ids:
+        raise InputError(
+            f'a batch needs {num_ids} identities (train.batch_size / sampler.num_instances), '
+            f'but the training data has {len(tracklets)}'
+        )
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(sorted(tracklets)).tolist()
+    batches = []
+    for start in range(0, len(order) - num_ids + 1, num_ids):
+        batch = []
+        for pid in order[start : start + num_ids]:
+            own = tracklets[pid]
+            batch += rng.choice(own, num_instances, replace=len(own) < num_instances).tolist()
+        batches.append(batch)
+    return batches
+
+
+def host_batches(sampler, batch_size, seed, epoch):
+    """Full batches of one of the host's index samplers, made a function of (seed, epoch).
+
+    The host's samplers draw from the global generators: these are seeded for the draw and put back.
+    """
+    with _seeded((seed, epoch)):
+        indices = [int(index) for index in sampler]
+    return [
+        indices[start : start + batch_size]
+        for start in range(0, len(indices) - batch_size + 1, batch_size)
+    ]
+
+
+class EpochBatchSampler(Sampler):
+    """Batches of :class:`ClipRequest`, epoch by epoch.
+
+    Iterating moves on to the next epoch by itself, so the host's own engines work with it;
+    :meth:`set_epoch` puts it anywhere.
+
+    Args:
+        draw (callable): epoch → list of batches of indices.
+    """
+
+    def __init__(self, draw):
+        self.draw = draw
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.batches = self.draw(epoch)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        epoch, position = self.epoch, 0
+        for batch in self.batches:
+            yield [ClipRequest(index, epoch, position + i) for i, index in enumerate(batch)]
+            position += len(batch)
+        self.set_epoch(epoch + 1)
+
+
+@contextlib.contextmanager
+def _seeded(seed):
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    word = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    random.seed(word)
+    np.random.seed(word)
+    torch.manual_seed(word)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,26 @@
+"""The ``synthetic`` dataset: made on first use, then read like MARS."""
+
+import dataclasses
+import os
+
+from .host_datasets import Mars
+from .synthetic import PRESETS, ensure
+
+
+class Synthetic(Mars):
+    """Procedural multi-camera pedestrians (see ``stmn_plugin/data/synthetic``) in MARS layout.
+
+    Args:
+        root (str): data root; the data lies in ``<root>/synthetic/<fingerprint>/mars``.
+        preset (str): one of PRESETS.
+        seed (int): another seed, other people.
+        **kwargs: the host's.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+
+    def __init__(self, root='', preset='default', seed=0, **kwargs):
+        root = os.path.abspath(os.path.expanduser(root))
+        spec = dataclasses.replace(PRESETS[preset], seed=seed)
+        super().__init__(root=str(ensure(root, spec)), **kwargs)

@@ -1,0 +1,203 @@
+"""Loaders and a model → tracklet features → distances → ranking, written down with its protocol."""
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torchreid
+from tabulate import tabulate
+from tqdm import tqdm
+
+from .checkpoint import atomic_path
+from .errors import InputError
+from .ranking import Ranking, evaluate_ranking
+
+__all__ = [
+    'Evaluation',
+    'Ranking',
+    'TrackletFeatures',
+    'apply_protocol',
+    'evaluate_ranking',
+    'extract_features',
+    'read_evaluations',
+    'remove_metrics',
+    'results_table',
+    'write_metrics',
+]
+METRICS = 'metrics.json'
+PROTOCOLS = {
+    'official': 'the queries are searched too',
+    'torchreid': 'the queries are not searched',
+}
+
+
+class TrackletFeatures(NamedTuple):
+    features: torch.Tensor  # (G, D) on the CPU
+    pids: np.ndarray  # (G,)
+    camids: np.ndarray  # (G,)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One ranking and everything one must know to compare it."""
+
+    dataset: str
+    ranking: Ranking
+    protocol: str
+    queries_searched: bool  # the gallery holds the query tracklets
+    frames: str  # frames of a tracklet that were used
+    flip: bool
+    dist_metric: str
+    reranked: bool
+    num_query: int
+    num_gallery: int
+    feature_dim: int
+    seconds: dict  # 'extraction', 'ranking'
+    epoch: int | None = None  # finished epochs; None when only tested
+
+    def as_dict(self, ranks):
+        """Plain values for ``metrics.json``; rates are fractions."""
+        values = {key: value for key, value in vars(self).items() if key != 'ranking'}
+        values['num_query_with_match'] = self.ranking.num_valid
+        values['mAP'] = round(self.ranking.mean_ap, 6)
+        values['mINP'] = round(self.ranking.mean_inp, 6)
+        values.update({f'rank-{r}': round(self.ranking.rank(r), 6) for r in ranks})
+        return values
+
+
+@torch.no_grad()
+def extract_features(loader, extract, description):
+    """Features of every tracklet of a loader, in order.
+
+    Args:
+        loader (DataLoader): of the host's item dictionaries.
+        extract (callable): batch dictionary → features (B, D), pids (B,), camids (B,).
+        description (str): for the progress bar, which is quiet when stderr is no terminal.
+
+    Returns:
+        TrackletFeatures
+
+    Raises:
+        InputError: a feature is not finite.
+    """
+    features, pids, camids = [], [], []
+    for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None):
+        batch_features, batch_pids, batch_camids = extract(batch)
+        features.append(batch_features.float().cpu())
+        pids.extend(batch_pids.tolist())
+        camids.extend(batch_camids.tolist())
+    features = torch.cat(features)
+    if not torch.isfinite(features).all():
+        raise InputError(f'{description}: the model gives features that are NaN or infinite')
+    return TrackletFeatures(features, np.array(pids), np.array(camids))
+
+
+def apply_protocol(query, gallery, protocol, gallery_needs_queries):
+    """The gallery that is searched.
+
+    Args:
+        query, gallery (TrackletFeatures): of a dataset, as the host splits it.
+        protocol (str): one of PROTOCOLS.
+        gallery_needs_queries (bool): the dataset's official gallery holds the query tracklets and
+            ``gallery`` does not yet.
+
+    Returns:
+        TrackletFeatures
+
+    Raises:
+        InputError: unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f'test.protocol: {protocol!r} is not one of {", ".join(PROTOCOLS)}')
+    if protocol == 'torchreid' or not gallery_needs_queries:
+        return gallery
+    return TrackletFeatures(
+        torch.cat([gallery.features, query.features]),
+        np.concatenate([gallery.pids, query.pids]),
+        np.concatenate([gallery.camids, query.camids]),
+    )
+
+
+def rank_features(query, gallery, dist_metric, rerank=False):
+    """Distances by the host's metrics, optionally its re-ranking, then our ranking.
+
+    Returns:
+        tuple: Ranking and the distances (Q, G) as a numpy array.
+    """
+    distance = torchreid.metrics.compute_distance_matrix
+    distances = distance(query.features, gallery.features, dist_metric).numpy()
+    if rerank:
+        distances = torchreid.utils.re_ranking(
+            distances,
+            distance(query.features, query.features, dist_metric).numpy(),
+            distance(gallery.features, gallery.features, dist_metric).numpy(),
+        )
+    ranking = evaluate_ranking(distances, query.pids, gallery.pids, query.camids, gallery.camids)
+    return ranking, distances
+
+
+def results_table(evaluations, ranks):
+    """Results as text, one row per dataset, in percent; the protocol stands beside the numbers."""
+    rows = [
+        {
+            'dataset': e.dataset,
+            'protocol': e.protocol + (' + re-ranking' if e.reranked else ''),
+            'frames': e.frames + (' + flip' if e.flip else ''),
+            'queries': f'{e.ranking.num_valid}/{e.num_query}',
+            'gallery': e.num_gallery,
+            **{f'rank-{r}': 100 * e.ranking.rank(r) for r in ranks},
+            'mAP': 100 * e.ranking.mean_ap,
+            'mINP': 100 * e.ranking.mean_inp,
+        }
+        for e in evaluations
+    ]
+    return tabulate(rows, headers='keys', floatfmt='.1f')
+
+
+def host_lines(ranking, ranks):
+    """The lines that scripts around torchreid look for."""
+    lines = [f'mAP: {ranking.mean_ap:.1%}', 'CMC curve']
+    return '\n'.join(lines + [f'Rank-{r:<3}: {ranking.rank(r):.1%}' for r in ranks])
+
+
+def write_metrics(folder, evaluations, facts):
+    """Write ``metrics.json``: the facts of the run and every evaluation as plain values."""
+    content = {**facts, 'evaluations': evaluations}
+    path = os.path.join(folder, METRICS)
+    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+        json.dump(content, file, indent=2)
+
+
+def read_evaluations(folder):
+    """The evaluations that an interrupted run has written so far; [] when there are none."""
+    path = os.path.join(folder, METRICS)
+    try:
+        with open(path, encoding='utf-8') as file:
+            return json.load(file)['evaluations']
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f'cannot go on with the damaged {path}: {error}') from error
+
+
+def remove_metrics(folder):
+    """Remove ``metrics.json`` if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, METRICS))
+
+
+class Stopwatch:
+    """Seconds since it was made or last read."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def __call__(self):
+        now = time.perf_counter()
+        elapsed, self.start = now - self.start, now
+        return round(elapsed, 3)

@@ -1,0 +1,192 @@
+"""A checked config → a run: folder, log, data, model, engine, results."""
+
+import contextlib
+import difflib
+import os
+import sys
+import time
+
+import torch
+import torchreid
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from . import engine as engines
+from .checkpoint import atomic_path, load_weights, resume
+from .config.kwargs import (
+    criterion_kwargs,
+    imagedata_kwargs,
+    lr_scheduler_kwargs,
+    optimizer_kwargs,
+    run_kwargs,
+    settings_kwargs,
+    videodata_kwargs,
+)
+from .data.datamanager import VideoDataManager, host_errors_named
+from .errors import InputError
+from .registration import model_registry, register
+
+
+def run(cfg):
+    """Train and evaluate, or only evaluate, as the config says.
+
+    Args:
+        cfg (CfgNode): from :func:`stmn_plugin.config.load_config`.
+
+    Returns:
+        Engine: after the run; ``.evaluations`` are its results.
+
+    Raises:
+        InputError: anything the user gave that cannot work.
+    """
+    register(cfg)
+    check_arch(cfg.model.name)
+    with run_folder(cfg):
+        torchreid.utils.set_random_seed(cfg.train.seed)
+        datamanager = build_datamanager(cfg)
+        model = build_model(cfg, datamanager.num_train_pids)
+        facts = model_facts(cfg, model)
+        print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
+        if cfg.model.load_weights:
+            load_weights(model, cfg.model.load_weights)
+        if cfg.use_gpu:
+            model = model.cuda()
+        optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
+        scheduler = torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
+        settings = engines.RunSettings(facts=facts, **settings_kwargs(cfg))
+        start_epoch = cfg.train.start_epoch
+        if cfg.model.resume:
+            checkpoint = resume(cfg.model.resume, model, optimizer, scheduler)
+            start_epoch = checkpoint['epoch']
+            settings.best_map = checkpoint.get('best_map', settings.best_map)
+            print(f'Resumed from {cfg.model.resume} after epoch {start_epoch}')
+        engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
+        engine.settings = settings
+        engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
+    return engine
+
+
+def check_arch(name):
+    """InputError with the nearest name unless the model factory knows the name."""
+    known = list(model_registry())
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise InputError(
+            f'model.name: {name!r} is no architecture; the nearest is {nearest!r} '
+            '(--list-archs shows all)'
+        )
+
+
+def build_datamanager(cfg):
+    """Our video data manager, or the host's for images."""
+    if cfg.data.type == 'video':
+        return VideoDataManager(**videodata_kwargs(cfg))
+    with host_errors_named():
+        return torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
+
+
+def build_model(cfg, num_classes):
+    """Any model of the factory. Beside STMN, a config for STMN wants features and logits of it."""
+    loss = 'triplet' if cfg.loss.name == 'stmn' and cfg.model.name != 'stmn' else cfg.loss.name
+    try:
+        return torchreid.models.build_model(
+            cfg.model.name,
+            num_classes=num_classes,
+            loss=loss,
+            pretrained=cfg.model.pretrained,
+            use_gpu=cfg.use_gpu,
+        )
+    except (OSError, KeyError) as error:
+        if isinstance(error, KeyError):
+            reason, hint = f'it cannot be trained with loss.name {cfg.loss.name}', ''
+        else:
+            reason = f'its ImageNet weights cannot be downloaded ({error})'
+            hint = ': set model.pretrained False'
+        raise InputError(f'model.name {cfg.model.name}: {reason}{hint}') from error
+
+
+def build_engine(cfg, datamanager, model, optimizer, scheduler):
+    """The engine for the data type, the loss and the model."""
+    common = (datamanager, model, optimizer)
+    options = {'scheduler': scheduler, 'use_gpu': cfg.use_gpu}
+    if cfg.model.name == 'stmn':
+        return engines.VideoSTMNEngine(*common, **options, **criterion_kwargs(cfg))
+    options['label_smooth'] = cfg.loss.softmax.label_smooth
+    if cfg.data.type == 'video':
+        options['pooling_method'] = cfg.video.pooling_method
+    if cfg.loss.name == 'softmax':
+        kind = (
+            engines.VideoSoftmaxEngine if cfg.data.type == 'video' else engines.ImageSoftmaxEngine
+        )
+        return kind(*common, **options)
+    options.update(
+        margin=cfg.loss.triplet.margin,
+        weight_t=cfg.loss.triplet.weight_t,
+        weight_x=cfg.loss.triplet.weight_x,
+    )
+    if cfg.data.type == 'image':
+        return engines.ImageTripletEngine(*common, **options)
+    return engines.VideoTripletEngine(*common, soft_margin=cfg.loss.name == 'stmn', **options)
+
+
+def model_facts(cfg, model):
+    """Name, size and cost of the model at test time, for the log, metrics.json and checkpoints.
+
+    GFLOPs are multiply-adds of convolutions and matrix products for one frame.
+    """
+    size = sum(
+        p.numel() for name, p in model.named_parameters() if not name.startswith('classifier')
+    )
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        feature = model(torch.zeros(1, 3, cfg.data.height, cfg.data.width))
+    facts = {
+        'arch': cfg.model.name,
+        'parameters': size,
+        'gflops_per_frame': round(counter.get_total_flops() / 2e9, 4),
+        'feature_dim': feature.shape[1],
+    }
+    if cfg.data.type == 'video':
+        facts['seq_len'] = cfg.video.seq_len
+    return facts
+
+
+@contextlib.contextmanager
+def run_folder(cfg):
+    """``data.save_dir`` with the merged config and a log of everything printed in the block."""
+    folder = cfg.data.save_dir
+    kind = 'test' if cfg.test.evaluate else 'train'
+    path = os.path.join(folder, f'{kind}.log-{time.strftime("%Y-%m-%d-%H-%M-%S")}')
+    try:
+        os.makedirs(folder, exist_ok=True)
+        log = open(path, 'w', encoding='utf-8')  # noqa: SIM115, closed with the block below
+    except OSError as error:
+        raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
+    if not cfg.test.evaluate:
+        with (
+            atomic_path(os.path.join(folder, 'config.yaml')) as temporary,
+            open(temporary, 'w', encoding='utf-8') as file,
+        ):
+            file.write(cfg.dump())
+    with log, contextlib.redirect_stdout(Tee(sys.stdout, log)):
+        try:
+            yield
+        except BaseException as error:
+            log.write(f'{type(error).__name__}: {error}\n')
+            raise
+
+
+class Tee:
+    """Prints to the console, above any progress bar, and to a file."""
+
+    def __init__(self, console, file):
+        self.console = console
+        self.file = file
+
+    def write(self, text):
+        self.file.write(text)
+        tqdm.write(text, file=self.console, end='')
+
+    def flush(self):
+        self.console.flush()
+        self.file.flush()
