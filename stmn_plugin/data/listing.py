@@ -1,0 +1,223 @@
+"""What every dataset loader shares: folders, text lists and MATLAB tables in, checked lists out."""
+
+import copy
+import os
+import os.path as osp
+import re
+
+import h5py
+import numpy as np
+import scipy.io
+import torchreid
+
+from stmn_plugin.errors import InputError
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+HIDDEN = ('.', '@eaDir', '__MACOSX')  # what file browsers and archives leave behind
+
+NOBODY = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
+
+_PARSED = {}  # key → (what was parsed, [(path it was read from, stamp of that path)])
+
+
+def natural_key(text):
+    """Sort key under which 'f2' comes before 'f10'; names equal as numbers keep a fixed order."""
+    parts = [int(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', text))]
+    return parts, text
+
+
+def number_labels(labels):
+    """Numbers 0..n-1 for the distinct labels in natural order: the same on every file system."""
+    return {
+        label: i for i, label in enumerate(sorted(set(labels), key=lambda x: natural_key(str(x))))
+    }
+
+
+def relabel(tracklets):
+    """Tracklets whose pids are the classes 0..n-1 of a classifier, in the order of the raw pids."""
+    classes = number_labels(tracklet[1] for tracklet in tracklets)
+    return [(paths, classes[pid], *rest) for paths, pid, *rest in tracklets]
+
+
+def data_root(root):
+    """The data root as an absolute path, ``~`` expanded as the host does."""
+    return osp.abspath(osp.expanduser(root))
+
+
+def first_existing(paths, advice):
+    """The first of these paths that exists; advice tells what to do when none does."""
+    for path in paths:
+        if osp.exists(path):
+            return path
+    raise InputError(f'{" or ".join(paths)}: not found; {advice}')
+
+
+def scan(folder):
+    """The visible entries of a folder as (name, is it a folder), unsorted; reads it once."""
+    try:
+        with os.scandir(folder) as entries:
+            return [(e.name, e.is_dir()) for e in entries if not e.name.startswith(HIDDEN)]
+    except OSError as error:
+        raise InputError(f'{folder}: cannot be listed ({error.strerror})') from error
+
+
+def child_folders(folder, holding):
+    """Names of the folders in a folder, in natural order.
+
+    Args:
+        folder (str): where to look.
+        holding (str): what each of them is, for the message when there is none.
+    """
+    entries = scan(folder)
+    # an image at this level would be lost without a word: one level of folders is missing
+    stray = [name for name, is_dir in entries if not is_dir and is_image(name)]
+    if stray:
+        raise InputError(f'{osp.join(folder, stray[0])}: an image where {holding} folders belong')
+    names = sorted((name for name, is_dir in entries if is_dir), key=natural_key)
+    if not names:
+        raise InputError(f'{folder}: holds no {holding} folder; fill it or remove it')
+    return names
+
+
+def is_image(name):
+    """Whether a file name ends like an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def image_names(folder):
+    """Names of the images of one tracklet folder in natural order; none at all is an error."""
+    entries = [name for name, is_dir in scan(folder) if not is_dir]
+    names = sorted(filter(is_image, entries), key=natural_key)
+    if not names:
+        other = f' among its {len(entries)} files' if entries else ''
+        raise InputError(
+            f'{folder}: empty tracklet, no {"/".join(IMAGE_SUFFIXES)} file{other}; '
+            'restore its frames or remove the folder'
+        )
+    return names
+
+
+def read_lines(path, advice):
+    """The lines of a text file that are not blank; CRLF and LF endings, a BOM is dropped."""
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            return [line for line in map(str.rstrip, file) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'{path}: cannot be read ({_reason(error)}); {advice}') from error
+
+
+def read_table(path, name, columns=4):
+    """One integer table of a MATLAB file, oriented as MATLAB shows it.
+
+    Reads MAT v5 and v7.3 (HDF5, which stores the transpose), whole numbers of any type.
+
+    Args:
+        path (str): the .mat file.
+        name (str): the variable.
+        columns (int or None): its width; None for a vector stored as a row or a column.
+
+    Returns:
+        int64 array (n, columns), or (n,) for a vector; n > 0.
+    """
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, 'r') as file:
+                table = file[name][()].T if name in file else None
+        else:
+            table = scipy.io.loadmat(path, variable_names=[name]).get(name)
+    except Exception as error:  # damaged bytes make scipy and h5py raise nearly anything
+        advice = "place the dataset's own .mat file there"
+        raise InputError(f'{path}: no readable MATLAB file ({_reason(error)}); {advice}') from error
+    if table is None:
+        raise InputError(f'{path}: has no variable {name!r}')
+    expected = '(1, n)' if columns is None else f'(n, {columns})'
+    if table.ndim != 2 or (1 not in table.shape if columns is None else table.shape[1] != columns):
+        raise InputError(f'{path}: {name} has shape {table.shape}, expected {expected}')
+    if not table.size:
+        raise InputError(f'{path}: {name} is empty')
+    if table.dtype.kind not in 'iuf' or not np.array_equal(table, np.round(table)):
+        raise InputError(f'{path}: {name} holds {table.dtype} values that are no whole numbers')
+    return table.astype(np.int64).reshape(-1) if columns is None else table.astype(np.int64)
+
+
+def read_query_rows(path, name, num_rows):
+    """The 1-based row numbers of the queries as 0-based ones, in the file's order."""
+    rows = read_table(path, name, columns=None)
+    outside = rows[(rows < 1) | (rows > num_rows)]
+    if outside.size:
+        raise InputError(
+            f'{path}: {name} names row {outside[0]}, the test tracklets are rows 1 to {num_rows}'
+        )
+    return rows - 1
+
+
+def parse_once(key, parse):
+    """Parse a dataset once per process: the host's manager builds each dataset three times.
+
+    Args:
+        key (hashable): what is parsed.
+        parse (callable): returns (parsed lists, the files and folders they were read from);
+            called again only when one of those changed.
+
+    Returns:
+        Copies of the parsed lists (the tracklets themselves are shared).
+    """
+    lists, sources = _PARSED.get(key, (None, ()))
+    if lists is None or any(_stamp(path) != stamp for path, stamp in sources):
+        lists, paths = parse()
+        _PARSED[key] = lists, [(path, _stamp(path)) for path in paths]
+    return [list(tracklets) for tracklets in lists]
+
+
+def _stamp(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _reason(error):
+    return getattr(error, 'strerror', None) or type(error).__name__
+
+
+class TrackletDataset(torchreid.data.VideoDataset):
+    """The host's VideoDataset for lists of 4-tuples that may be empty where ``mode`` never looks.
+
+    The host reads the first item of all three lists whatever the mode is; and its ``combineall``
+    numbers people in the order of a set and fails on a query whose person is not in the gallery.
+    """
+
+    gallery_needs_queries = False
+
+    def __init__(
+        self, train, query, gallery, mode='train', combineall=False, verbose=True, **kwargs
+    ):
+        if not {'train': train, 'query': query, 'gallery': gallery}.get(mode, True):
+            raise InputError(f'{self.dataset_dir}: has no {mode} tracklets, which this run needs')
+        super().__init__(
+            train or NOBODY, query or NOBODY, gallery or NOBODY, mode=mode, verbose=False, **kwargs
+        )
+        self.train, self.query, self.gallery = train, query, gallery
+        self.combineall, self.verbose = combineall, verbose
+        if combineall:
+            self.combine_all()
+        self.num_train_pids = self.get_num_pids(self.train)
+        self.num_train_cams = self.get_num_cams(self.train)
+        self.num_datasets = self.get_num_datasets(self.train)
+        self.data = getattr(self, mode)
+        if verbose:
+            self.show_summary()
+
+    def __add__(self, other):
+        """The host's sum of train lists, a host dataset; our test lists may be empty in it."""
+        summand = copy.copy(self)
+        summand.query, summand.gallery = self.query or NOBODY, self.gallery or NOBODY
+        return torchreid.data.VideoDataset.__add__(summand, other)
+
+    def combine_all(self):
+        """Append the query and gallery tracklets to the train list, their people as new classes."""
+        test = self.query + self.gallery
+        first = self.get_num_pids(self.train)
+        classes = {pid: first + i for i, pid in enumerate(sorted({item[1] for item in test}))}
+        self.train = self.train + [(paths, classes[pid], *rest) for paths, pid, *rest in test]

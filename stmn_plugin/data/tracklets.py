@@ -1,0 +1,203 @@
+"""Own data: image folders or a CSV in, the host's train, query and gallery lists out."""
+
+import csv
+import os.path as osp
+from typing import NamedTuple
+
+from stmn_plugin.data.listing import (
+    IMAGE_SUFFIXES,
+    TrackletDataset,
+    child_folders,
+    data_root,
+    image_names,
+    is_image,
+    natural_key,
+    number_labels,
+    parse_once,
+    relabel,
+    scan,
+)
+from stmn_plugin.errors import InputError
+
+SPLITS = ('train', 'query', 'gallery')
+COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
+ADVICE = (
+    'give tracklets.csv with the columns ' + ','.join(COLUMNS) + ', or folders '
+    '<train|query|gallery>/<pid>/<camid>/<tracklet>/*.jpg'
+)
+
+
+class TrackletName(NamedTuple):
+    """What tells one tracklet from another; every part is any text."""
+
+    split: str
+    pid: str
+    camid: str
+    tracklet: str
+
+
+class Tracklets(TrackletDataset):
+    """Your own tracklets.
+
+    Looked for in this order: ``<root>/tracklets.csv``, ``<root>/tracklets/tracklets.csv``, the
+    split folders in ``<root>/tracklets/``, the split folders in ``<root>``. A CSV has one row per
+    frame, its relative paths start at its own folder, the frames of a tracklet are sorted by path.
+
+    Pids and cameras are any text, numbered in natural order ('p2' before 'p10'): train pids for
+    themselves, query and gallery pids together, the cameras of all splits together. Names of
+    tracklets may start again for each person and camera. A split that the mode does not read
+    may be absent: train without test data, or test a model without training data.
+
+    Args:
+        root (str): see above.
+        **kwargs: the host's (mode, transform, seq_len, ...).
+    """
+
+    gallery_needs_queries = False  # what is searched is what is in the gallery split
+
+    def __init__(self, root='', **kwargs):
+        self.root = data_root(root)
+        self.dataset_dir = find_source(self.root)
+        read = read_csv if osp.isfile(self.dataset_dir) else read_folders
+        lists = parse_once(
+            ('tracklets', self.dataset_dir), lambda: number_tracklets(*read(self.dataset_dir))
+        )
+        super().__init__(*lists, **kwargs)
+
+
+def find_source(root):
+    """The CSV, or the folder of split folders, that describes the data below ``root``."""
+    inner = osp.join(root, 'tracklets')
+    for path in (osp.join(root, 'tracklets.csv'), osp.join(inner, 'tracklets.csv')):
+        if osp.isfile(path):
+            return path
+    for folder in (inner, root):
+        if any(osp.isdir(osp.join(folder, split)) for split in SPLITS):
+            return folder
+    raise InputError(f'{root}: no tracklets in it; {ADVICE}')
+
+
+def read_folders(folder):
+    """The frames of ``<split>/<pid>/<camid>/<tracklet>/*.jpg``.
+
+    Args:
+        folder (str): holds the split folders; nothing else if it is called ``tracklets``, while
+            a data root may hold other datasets.
+
+    Returns:
+        dict TrackletName → tuple of paths, and the folders read.
+    """
+    found = [name for name, is_dir in scan(folder) if is_dir]
+    unknown = sorted(set(found) - set(SPLITS), key=natural_key)
+    if unknown and osp.basename(folder) == 'tracklets':
+        raise InputError(f'{osp.join(folder, unknown[0])}: unknown split, expected {SPLITS}')
+    frames, folders = {}, [folder]
+    for split in (split for split in SPLITS if split in found):
+        levels = ('<pid>', '<camid>', '<tracklet>')
+        for names, tracklet_folder in _descend(osp.join(folder, split), levels, folders):
+            frames[TrackletName(split, *names)] = tuple(
+                osp.join(tracklet_folder, name) for name in image_names(tracklet_folder)
+            )
+    return frames, folders
+
+
+def _descend(folder, levels, visited):
+    """Names on the way and path of every folder that lies ``len(levels)`` levels below another."""
+    visited.append(folder)
+    if not levels:
+        yield (), folder
+        return
+    for name in child_folders(folder, levels[0]):
+        for names, path in _descend(osp.join(folder, name), levels[1:], visited):
+            yield (name, *names), path
+
+
+def read_csv(path):
+    """The frames of a CSV with the columns split, pid, camid, tracklet and path.
+
+    Returns:
+        dict TrackletName → tuple of paths in natural order, and what was read.
+    """
+    home = osp.dirname(path)
+    frames = {}
+    seen = {}  # (split, image path) → (line, TrackletName)
+    owners = {}  # (split, folder named like its tracklet) → (line, TrackletName)
+    listings = {}  # folder → names of its files
+    for line, row in _csv_rows(path):
+        name = TrackletName(*(row[column] for column in COLUMNS[:4]))
+        image = osp.normpath(osp.join(home, row['path']))
+        folder, file_name = osp.split(image)
+        _check_row(f'{path}:{line}', name, image)
+        if folder not in listings:
+            listings[folder] = {n for n, _ in scan(folder)} if osp.isdir(folder) else set()
+        if file_name not in listings[folder]:
+            raise InputError(f'{path}:{line}: image {image} not found')
+        if (name.split, image) in seen:
+            first, _ = seen[name.split, image]
+            raise InputError(f'{path}:{line}: image {image} is in line {first}, too')
+        seen[name.split, image] = line, name
+        if osp.basename(folder) == name.tracklet:
+            first, owner = owners.setdefault((name.split, folder), (line, name))
+            if owner != name:
+                raise InputError(
+                    f'{path}:{line}: tracklet {folder} has pid {name.pid!r} and camera '
+                    f'{name.camid!r} here, but {owner.pid!r} and {owner.camid!r} in line {first}'
+                )
+        frames.setdefault(name, []).append(image)
+    if not frames:
+        raise InputError(f'{path}: lists no frame; {ADVICE}')
+    _check_copies(path, seen)
+    frames = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
+    return frames, [path, *listings]
+
+
+def number_tracklets(frames, sources):
+    """The three lists with numbers for pids and cameras, and what they were read from."""
+    names = sorted(frames, key=lambda name: [natural_key(part) for part in name])
+    cameras = number_labels(name.camid for name in names)
+    test_pids = number_labels(name.pid for name in names if name.split != 'train')
+    lists = {split: [] for split in SPLITS}
+    for name in names:
+        pid = name.pid if name.split == 'train' else test_pids[name.pid]
+        lists[name.split].append((frames[name], pid, cameras[name.camid], 0))
+    return (relabel(lists['train']), lists['query'], lists['gallery']), sources
+
+
+def _csv_rows(path):
+    """Line number and stripped cells of each row."""
+    try:
+        # utf-8-sig: spreadsheet programs put a byte order mark in front of the first column
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            reader = csv.DictReader(file, restval='', skipinitialspace=True)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f'{path}: column {", ".join(missing)} missing, its first line must name '
+                    + ','.join(COLUMNS)
+                )
+            for row in reader:
+                yield reader.line_num, {name: row[name].strip() for name in COLUMNS}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f'{path}: cannot be read as CSV in UTF-8 ({error})') from error
+
+
+def _check_row(where, name, image):
+    if name.split not in SPLITS:
+        raise InputError(f'{where}: unknown split {name.split!r}, expected {SPLITS}')
+    empty = [column for column, value in zip(COLUMNS, name, strict=False) if not value]
+    if empty:
+        raise InputError(f'{where}: no {empty[0]} given')
+    if not is_image(image):
+        raise InputError(f'{where}: {image} does not end in {"/".join(IMAGE_SUFFIXES)}')
+
+
+def _check_copies(path, seen):
+    """A query image that is in the gallery, too, is the same person under the same camera there."""
+    for (split, image), (line, name) in seen.items():
+        if split == 'gallery' and ('query', image) in seen:
+            first, query = seen['query', image]
+            if (query.pid, query.camid) != (name.pid, name.camid):
+                raise InputError(
+                    f'{path}:{line}: image {image} has pid {name.pid!r} and camera {name.camid!r} '
+                    f'here, but {query.pid!r} and {query.camid!r} in line {first}'
+                )

@@ -1,0 +1,235 @@
+"""Own data as folders and as a CSV, against lists computed from the miniature's table."""
+
+import os
+import pickle
+import shutil
+
+import miniatures
+import pytest
+import torchreid
+
+from stmn_plugin.data.host_datasets import Mars
+from stmn_plugin.data.listing import natural_key
+from stmn_plugin.data.tracklets import Tracklets
+from stmn_plugin.errors import InputError
+
+# natural order, written by hand
+CAMERAS = ['cam2', 'cam10', 'north', 'south']
+TRAIN_PIDS = ['p2', 'p3', 'p4', 'p5', 'p6', 'p7', 'p8', 'p9', 'p10']
+TEST_PIDS = ['anna', 'p9', 'p10', 'zoe']
+GALLERY = [
+    ('anna', 'cam10', 't2'),
+    ('anna', 'north', 't1'),
+    ('p9', 'cam2', 't9'),
+    ('p9', 'cam2', 't10'),
+    ('p10', 'cam2', 't1'),
+    ('zoe', 'south', 't1'),
+]
+
+
+def no_transform(image):
+    return image
+
+
+def build(root, **kwargs):
+    return Tracklets(root=str(root), transform=no_transform, verbose=False, **kwargs)
+
+
+def message_of(root, **kwargs):
+    with pytest.raises(InputError) as caught:
+        build(root, **kwargs)
+    message = str(caught.value)
+    assert '\n' not in message and str(root) in message
+    return message
+
+
+def expected(root, split, order, pids):
+    frames = {row[1:4]: row[4] for row in miniatures.TRACKLETS if row[0] == split}
+    return [
+        (
+            tuple(f'{root}/tracklets/{split}/{pid}/{camera}/{name}/{f}' for f in frames[key]),
+            pids.index(pid),
+            CAMERAS.index(camera),
+            0,
+        )
+        for key in order
+        for pid, camera, name in [key]
+    ]
+
+
+@pytest.mark.parametrize('make', [miniatures.make_tracklets, miniatures.make_tracklets_csv])
+def test_lists_are_those_of_the_table(tmp_path, make):
+    dataset = build(make(tmp_path))
+    train = [
+        (pid, camera, name)
+        for pid in TRAIN_PIDS
+        for camera, name in (('cam2', 'a'), ('cam10', 'a'), ('north', 'b'))
+    ]
+    assert dataset.train == expected(tmp_path, 'train', train, TRAIN_PIDS)
+    query = [('anna', 'cam2', 't1'), ('p9', 'cam10', 't1'), ('p10', 'north', 't1')]
+    assert dataset.query == expected(tmp_path, 'query', query, TEST_PIDS)
+    assert dataset.gallery == expected(tmp_path, 'gallery', GALLERY, TEST_PIDS)
+    assert dataset.num_train_pids == 9 and not dataset.gallery_needs_queries
+    for paths, pid, camid, _ in dataset.train + dataset.query + dataset.gallery:
+        assert type(paths) is tuple and type(pid) is int and type(camid) is int
+        assert all(os.path.isfile(path) for path in paths)
+    assert pickle.loads(pickle.dumps(dataset)).data == dataset.train
+
+
+def test_natural_order():
+    names = ['f10', 'f2', 'F1', '10', '9', 'f02', '', 'f2b']
+    assert sorted(names, key=natural_key) == ['', '9', '10', 'F1', 'f02', 'f2', 'f2b', 'f10']
+
+
+def test_split_folders_directly_below_the_root_and_csv_in_the_folder(tmp_path):
+    miniatures.make_tracklets(tmp_path)
+    reference = build(tmp_path)
+    (tmp_path / 'mars').mkdir()  # a data root may hold other datasets
+    for split in ('train', 'query', 'gallery'):
+        (tmp_path / 'tracklets' / split).rename(tmp_path / split)
+    dataset = build(tmp_path)
+    assert [t[1:] for t in dataset.gallery] == [t[1:] for t in reference.gallery]
+    assert dataset.dataset_dir == str(tmp_path)
+    rows = [('query', 'a', 'c1', 't', '../query/anna/cam2/t1/f1.jpg')]
+    miniatures.write_csv(tmp_path / 'tracklets' / 'tracklets.csv', rows)
+    assert build(tmp_path, mode='query').query == [
+        ((f'{tmp_path}/query/anna/cam2/t1/f1.jpg',), 0, 0, 0)
+    ]
+
+
+def test_test_data_alone_can_be_searched_but_not_trained_on(tmp_path):
+    miniatures.make_tracklets(tmp_path, splits=('query', 'gallery'))
+    dataset = build(tmp_path, mode='gallery')
+    assert (len(dataset), dataset.train, dataset.num_train_pids) == (6, [], 0)
+    assert [camid for _, _, camid, _ in build(tmp_path, mode='query').data] == [0, 1, 2]
+    assert 'has no train tracklets' in message_of(tmp_path)
+    assert 'subset' in repr(dataset)
+
+
+def test_train_data_alone_can_be_trained_on_and_summed(tmp_path, capsys):
+    miniatures.make_tracklets(tmp_path, splits=('train',))
+    dataset = Tracklets(root=str(tmp_path), transform=no_transform)
+    assert 'query    |     0 |           0' in capsys.readouterr().out
+    assert (len(dataset), dataset.query, dataset.gallery) == (27, [], [])
+    assert 'has no query tracklets' in message_of(tmp_path, mode='query')
+    assert 'has no gallery tracklets' in message_of(tmp_path, mode='gallery')
+    mars = Mars(root=str(miniatures.make_mars(tmp_path)), transform=no_transform, verbose=False)
+    for summands in ([dataset, mars], [mars, dataset], [dataset, dataset]):
+        both = sum(summands)
+        assert type(both) is torchreid.data.VideoDataset
+        assert len(both) == sum(map(len, summands))
+        assert both.num_train_pids == sum(d.num_train_pids for d in summands)
+    assert dataset.query == []
+
+
+def test_combineall_labels_are_those_of_the_sorted_people(tmp_path):
+    dataset = build(miniatures.make_tracklets(tmp_path), combineall=True)
+    assert [t[1] for t in dataset.data[27:]] == [9, 10, 11, 9, 9, 10, 10, 11, 12]
+    assert dataset.num_train_pids == 13 and dataset.num_train_cams == 4
+
+
+def test_parsed_once_until_a_frame_is_added(tmp_path):
+    miniatures.make_tracklets(tmp_path)
+    first, second = build(tmp_path), build(tmp_path, mode='query')
+    assert first.train[0] is second.train[0]
+    paths = first.query[1][0]
+    shutil.copy(paths[0], paths[0].replace('/1.jpeg', '/2.jpg'))
+    assert len(build(tmp_path).query[1][0]) == 2
+
+
+def test_folders_refused(tmp_path):
+    assert 'no tracklets in it; give tracklets.csv' in message_of(tmp_path)
+    folder = miniatures.make_tracklets(tmp_path) / 'tracklets'
+    build(tmp_path)
+
+    (folder / 'test').mkdir()
+    assert f'{folder}/test: unknown split' in message_of(tmp_path)
+    (folder / 'test').rmdir()
+
+    (folder / 'query/anna/cam2/t2').mkdir()
+    assert f'{folder}/query/anna/cam2/t2: empty tracklet' in message_of(tmp_path)
+    (folder / 'query/anna/cam2/t2/f1.bmp').touch()
+    message = message_of(tmp_path)
+    assert 'no .jpg/.jpeg/.png file among its 1 files' in message
+    shutil.rmtree(folder / 'query/anna/cam2/t2')
+
+    (folder / 'query/bob').mkdir()
+    assert f'{folder}/query/bob: holds no <camid> folder' in message_of(tmp_path)
+    (folder / 'query/bob').rmdir()
+
+    # <pid>/<camid>/*.jpg: one level short
+    (folder / 'query/anna/cam2/f1.jpg').touch()
+    message = message_of(tmp_path)
+    assert f'{folder}/query/anna/cam2/f1.jpg: an image where <tracklet> folders belong' in message
+
+
+ANNA = 'tracklets/query/anna/cam2/t1'
+GOOD = ('query', 'anna', 'cam2', 't1', f'{ANNA}/f1.jpg')
+CSV_DAMAGE = {
+    'unknown split': ([('test', *GOOD[1:])], ":2: unknown split 'test'"),
+    'no pid': ([GOOD, ('query', ' ', *GOOD[2:])], ':3: no pid given'),
+    'short row': ([GOOD, ('query', 'anna')], ':3: no camid given'),
+    'missing image': ([GOOD, (*GOOD[:4], f'{ANNA}/f3.jpg')], f'{ANNA}/f3.jpg not found'),
+    'no path': ([(*GOOD[:4], '')], ':2: '),
+    'wrong suffix': ([(*GOOD[:4], f'{ANNA}/notes.txt')], ':2: '),
+    'row twice': ([GOOD, GOOD], ':3: image'),
+    'image in two tracklets': ([GOOD, (*GOOD[:3], 't2', GOOD[4])], 'is in line 2, too'),
+    'two pids': (
+        [GOOD, ('query', 'bob', 'cam2', 't1', f'{ANNA}/f2.jpg')],
+        f"{ANNA} has pid 'bob' and camera 'cam2' here, but 'anna' and 'cam2' in line 2",
+    ),
+    'two cameras': (
+        [GOOD, ('query', 'anna', 'cam3', 't1', f'{ANNA}/f2.jpg')],
+        f"{ANNA} has pid 'anna' and camera 'cam3' here, but 'anna' and 'cam2' in line 2",
+    ),
+    'gallery copy of another person': (
+        [GOOD, ('gallery', 'bob', *GOOD[2:])],
+        "f1.jpg has pid 'bob' and camera 'cam2' here, but 'anna' and 'cam2' in line 2",
+    ),
+    'no row': ([], 'lists no frame'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', CSV_DAMAGE)
+def test_csv_refused(tmp_path, case):
+    rows, phrase = CSV_DAMAGE[case]
+    miniatures.make_tracklets(tmp_path, splits=('query',))
+    miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
+    message = message_of(tmp_path, mode='query')
+    assert message.startswith(f'{tmp_path}/tracklets.csv') and phrase in message
+
+
+def test_csv_columns_and_encoding(tmp_path):
+    miniatures.make_tracklets(tmp_path, splits=('query',))
+    path = tmp_path / 'tracklets.csv'
+    miniatures.write_csv(path, [GOOD], columns=('split', 'id', 'camid', 'tracklet', 'file'))
+    assert f'{path}: column pid, path missing' in message_of(tmp_path, mode='query')
+    path.write_bytes(b'split,pid,camid,tracklet,path\nquery,J\xfcrgen,c,t,x.jpg\n')
+    assert f'{path}: cannot be read as CSV in UTF-8' in message_of(tmp_path, mode='query')
+    path.write_text('')
+    assert 'column split, pid, camid, tracklet, path missing' in message_of(tmp_path, mode='query')
+    # a spreadsheet's byte order mark, other column order, an extra column, spaces, absolute path
+    path.write_text(
+        '\ufeffpath,split,pid,camid,tracklet,note\r\n'
+        f'{tmp_path}/{ANNA}/f10.jpg, query, Jürgen, c1, t1, late\r\n'
+        f'{ANNA}/f2.jpg,query,Jürgen,c1,t1\r\n',
+        encoding='utf-8',
+        newline='',
+    )
+    names = [f'{tmp_path}/{ANNA}/f2.jpg', f'{tmp_path}/{ANNA}/f10.jpg']
+    assert build(tmp_path, mode='query').data == [(tuple(names), 0, 0, 0)]
+
+
+def test_csv_names_may_start_again_for_each_person(tmp_path):
+    """One flat folder, tracklet 0 of each person and camera; query copies in the gallery."""
+    rows = []
+    for split, pid, camera in (('query', '1', '1'), ('gallery', '1', '2'), ('gallery', '10', '1')):
+        for frame in range(2):
+            name = f'{pid}_{camera}_{frame}.jpg'
+            miniatures.save_frame(tmp_path / 'images' / name, int(pid), int(camera), frame)
+            rows.append((split, pid, camera, '0', f'images/{name}'))
+    rows += [('gallery', *row[1:]) for row in rows[:2]]
+    miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
+    dataset = build(tmp_path, mode='gallery')
+    assert [(len(t[0]), *t[1:3]) for t in dataset.data] == [(2, 0, 0), (2, 0, 1), (2, 1, 0)]
+    assert dataset.query[0] == dataset.gallery[0]
