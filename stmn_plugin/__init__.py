@@ -1,6 +1,11 @@
 """STMN (ICCV 2021) for torchreid: spatial and temporal memories for video person re-ID."""
 
+import warnings
+
 __version__ = '0.1.0'
+
+# the host advises to compile its ranking, which this plugin does not use
+warnings.filterwarnings('ignore', 'Cython evaluation', UserWarning)
 
 
 def register(cfg=None):

@@ -49,6 +49,8 @@ def run(cfg):
         print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
         if cfg.model.load_weights:
             load_weights(model, cfg.model.load_weights)
+        elif cfg.test.evaluate:
+            print('Testing the initial weights: model.load_weights is not set')
         if cfg.use_gpu:
             model = model.cuda()
         optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))

@@ -11,6 +11,7 @@ CHOICES = {
     'data.type': ('image', 'video'),
     'loss.name': ('softmax', 'triplet', 'stmn'),
     'loss.spread.reduction': ('sum', 'mean'),
+    'stmn.backbone': ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152'),
     'stmn.spatial_mode': ('memory', 'none'),
     'stmn.temporal_mode': ('memory', 'mlp', 'average'),
     'video.sample_method': ('rrs', 'evenly', 'random', 'all'),
@@ -81,8 +82,10 @@ def check_config(cfg):
             )
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError('test.visrank needs test.evaluate True')
-    if cfg.test.evaluate and not cfg.model.load_weights:
-        raise InputError('test.evaluate True needs model.load_weights PATH')
+    if cfg.video.sample_method == 'all' and cfg.data.type == 'video':
+        for key in ('train.batch_size', 'test.batch_size'):
+            if values[key] > 1:
+                raise InputError(f'video.sample_method all needs {key} 1, got {values[key]}')
     for key in ('model.load_weights', 'model.resume'):
         if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
             raise InputError(f'{key}: no file {values[key]}')

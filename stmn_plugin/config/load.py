@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import os
 
 import yaml
 
@@ -10,6 +11,7 @@ from stmn_plugin.errors import InputError
 from .checks import check_config
 from .defaults import flatten, get_default_config
 
+BASE = '_BASE_'
 # keys that take another type than their default's
 ALSO_ACCEPTS = {'stmn.similarity_scale': (float, int)}
 
@@ -30,8 +32,7 @@ def load_config(file='', opts=(), overrides=None):
     """
     cfg = get_default_config()
     if file:
-        for key, value in flatten(_read_yaml(file)).items():
-            _merge(cfg, key, value, f'{file}: ')
+        _merge_file(cfg, file)
     for key, value in (overrides or {}).items():
         _merge(cfg, key, value)
     if len(opts) % 2:
@@ -41,6 +42,19 @@ def load_config(file='', opts=(), overrides=None):
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def _merge_file(cfg, file, children=()):
+    """A YAML file on top of the one it names as ``_BASE_`` (relative to itself), if it does."""
+    values = _read_yaml(file)
+    base = values.pop(BASE, None)
+    if base is not None:
+        if file in children:
+            raise InputError(f'{file}: {BASE} leads back to the file itself')
+        base = os.path.normpath(os.path.join(os.path.dirname(file), str(base)))
+        _merge_file(cfg, base, (*children, file))
+    for key, value in values.items():
+        _merge(cfg, key, value, f'{file}: ')
 
 
 def _read_yaml(file):
@@ -53,7 +67,7 @@ def _read_yaml(file):
         raise InputError(f'{file} is no YAML file: {" ".join(str(error).split())}') from error
     if not isinstance(tree, dict):
         raise InputError(f'{file} holds no config (expected keys such as model, data, train)')
-    return tree
+    return flatten(tree)
 
 
 def _merge(cfg, key, value, origin=''):
