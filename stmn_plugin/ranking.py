@@ -69,7 +69,8 @@ def evaluate_ranking(
         raise ValueError(
             f'average_precision must be one of {AVERAGE_PRECISIONS}, got {average_precision!r}'
         )
-    first_hits, aps, inps = [], [], []
+    nothing = np.empty(0, dtype=np.int64)
+    first_hits, aps, inps = [nothing], [nothing], [nothing]
     for start in range(0, len(query_pids), chunk_size):
         rows = slice(start, start + chunk_size)
         chunk = distances[rows]

@@ -134,7 +134,7 @@ def build_engine(cfg, datamanager, model, optimizer, scheduler):
 def model_facts(cfg, model):
     """Name, size and cost of the model at test time, for the log, metrics.json and checkpoints.
 
-    GFLOPs are multiply-adds of convolutions and matrix products for one frame.
+    GFLOPs are those of convolutions and matrix products for one frame, a multiply-add being two.
     """
     size = sum(
         p.numel() for name, p in model.named_parameters() if not name.startswith('classifier')
@@ -145,7 +145,7 @@ def model_facts(cfg, model):
     facts = {
         'arch': cfg.model.name,
         'parameters': size,
-        'gflops_per_frame': round(counter.get_total_flops() / 2e9, 4),
+        'gflops_per_frame': round(counter.get_total_flops() / 1e9, 4),
         'feature_dim': feature.shape[1],
     }
     if cfg.data.type == 'video':

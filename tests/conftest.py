@@ -1,12 +1,15 @@
 """Data that several test files use, made once per session."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import miniatures
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).parent.parent
+torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 sys.path.insert(0, str(REPOSITORY / 'tools'))  # tools are scripts, not a package
 
 
@@ -32,11 +35,32 @@ def miniature_roots(tmp_path_factory, mars_root):
     }
 
 
+@pytest.fixture(scope='session')
+def canonical_host(tmp_path_factory):
+    """A folder with torchreid in its canonical layout (1.4.0: ``torchreid.*``).
+
+    PyPI's package holds the same files under ``torchreid.reid``, which differ in their import lines
+    only; putting those back gives the canonical package.
+    """
+    import torchreid
+
+    folder = tmp_path_factory.mktemp('canonical')
+    package = folder / 'torchreid'
+    installed = Path(torchreid.__file__).parent
+    ours = installed / 'reid'
+    shutil.copytree(ours if ours.is_dir() else installed, package)
+    for file in package.rglob('*.py'):
+        text = file.read_text(encoding='utf-8')
+        file.write_text(text.replace('torchreid.reid', 'torchreid'), encoding='utf-8')
+    return folder
+
+
 @pytest.fixture
 def small_run(tmp_path):
     """KEY VALUE words that make any run on a miniature take about a second."""
     return (
-        'model.pretrained False stmn.backbone resnet18 data.type video data.height 64 data.width 32 '
-        'data.workers 0 train.max_epoch 1 train.print_freq 1 train.batch_size 8 '
+        'model.pretrained False stmn.backbone resnet18 data.type video '
+        'data.height 64 data.width 32 data.workers 0 '
+        'train.max_epoch 1 train.print_freq 1 train.batch_size 8 '
         f'sampler.num_instances 2 video.seq_len 4 data.save_dir {tmp_path / "run"}'
     ).split()

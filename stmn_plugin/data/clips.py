@@ -175,7 +175,7 @@ def erasing_box(height, width, rng, attempts=100):
         area = rng.uniform(0.02, 0.4) * height * width
         aspect = rng.uniform(0.3, 1 / 0.3)
         tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if tall < height and wide < width:
+        if 0 < tall < height and 0 < wide < width:
             return (
                 int(rng.integers(height - tall + 1)),
                 int(rng.integers(width - wide + 1)),

@@ -114,30 +114,36 @@ def load_backbone_weights(resnet, backbone, source='', sha256=''):
     if not source:
         weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
         try:
-            resnet.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
-        except (OSError, RuntimeError) as error:
+            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except Exception as error:  # network errors, and many types on a damaged file in the cache
             raise InputError(
-                f'cannot download the ImageNet weights of {backbone} ({_short(error)}): give a '
-                'file as stmn.backbone_weights PATH, or train from scratch with '
-                'model.pretrained False'
+                f'cannot download the ImageNet weights of {backbone}, or the downloaded file '
+                f'in {torch.hub.get_dir()} is damaged ({_short(error)}): give a file as '
+                'stmn.backbone_weights PATH, or train from scratch with model.pretrained False'
             ) from error
+        resnet.load_state_dict(state)
         return
     with tempfile.TemporaryDirectory() as folder:
         is_link = source.startswith(('http://', 'https://'))
         path = _download(source, folder) if is_link else os.path.expanduser(source)
         if not os.path.isfile(path):
             raise InputError(f'stmn.backbone_weights: no file {path}')
-        if sha256 and (found := _sha256(path)) != sha256.lower():
-            raise InputError(f'stmn.backbone_weights: {source} has sha256 {found}, not {sha256}')
         try:
+            if sha256 and (found := _sha256(path)) != sha256.lower():
+                raise InputError(
+                    f'stmn.backbone_weights: {source} has sha256 {found}, not {sha256}'
+                )
             state = torch.load(path, map_location='cpu', weights_only=True)
+        except InputError:
+            raise
         except Exception as error:  # torch raises many types on a damaged or unsafe file
             raise InputError(
                 f'stmn.backbone_weights: {source} is no weights file ({_short(error)})'
             ) from error
-    if not isinstance(state, dict):
-        raise InputError(f'stmn.backbone_weights: {source} holds no dictionary of tensors')
-    state = state.get('state_dict', state)
+    if isinstance(state, dict):
+        state = state.get('state_dict', state)
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise InputError(f'stmn.backbone_weights: {source} holds no dictionary of named tensors')
     state = {k: v for k, v in state.items() if not k.startswith('fc.')}  # the class scores go
     try:
         missing, unexpected = resnet.load_state_dict(state, strict=False)

@@ -36,9 +36,8 @@ def cosine_probs(queries, keys, scale):
     Returns:
         torch.Tensor: shape (..., items), rows sum to 1. A query of zeros matches all alike.
     """
-    tiny = torch.finfo(queries.dtype).tiny ** 0.5
     # (q.k) / |q||k| without a normalised copy of the queries, the largest tensor around
-    query_norms = torch.linalg.vector_norm(queries, dim=-1, keepdim=True).clamp(min=tiny)
+    query_norms = torch.linalg.vector_norm(queries, dim=-1, keepdim=True).clamp(min=1e-12)
     similarity = F.linear(queries, F.normalize(keys, dim=1)) / query_norms  # (..., items)
     return F.softmax(scale * similarity, dim=-1)
 

@@ -1,0 +1,219 @@
+"""CMC, mAP and mINP against loops over ranked lists, and against the host where it works."""
+
+import numpy as np
+import pytest
+import references
+import torch
+import torchreid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.ranking import count_matchable, evaluate_ranking
+
+KINDS = ('rectangle', 'trapezoid')
+
+
+@st.composite
+def cases(draw):
+    """Distances with ties; junk (-1) and distractors (0) among the pids, also of queries."""
+    num_query, num_gallery = draw(st.integers(1, 5)), draw(st.integers(1, 9))
+
+    def numbers(values, size):
+        return draw(st.lists(st.sampled_from(values), min_size=size, max_size=size))
+
+    rows = [numbers([0, 1, 2, 3], num_gallery) for _ in range(num_query)]
+    return (
+        np.array(rows, dtype=draw(st.sampled_from([np.float32, np.float64, np.int64]))),
+        np.array(numbers([-1, 0, 1, 2], num_query)),
+        np.array(numbers([-1, 0, 1, 2], num_gallery)),
+        np.array(numbers([0, 1, 2], num_query)),
+        np.array(numbers([0, 1, 2], num_gallery)),
+    )
+
+
+def assert_equals_reference(case, kind, chunk_size=256):
+    expected = references.rank_queries(*case, kind)
+    if expected is None:
+        with pytest.raises(InputError, match='no query has a match'):
+            evaluate_ranking(*case, average_precision=kind, chunk_size=chunk_size)
+        return None
+    ranking = evaluate_ranking(*case, average_precision=kind, chunk_size=chunk_size)
+    cmc, mean_ap, mean_inp, num_valid = expected
+    assert ranking.num_valid == num_valid
+    assert ranking.cmc.shape == (case[0].shape[1],)
+    np.testing.assert_allclose(ranking.cmc, cmc, rtol=0, atol=1e-12)
+    assert ranking.mean_ap == pytest.approx(mean_ap, abs=1e-12)
+    assert ranking.mean_inp == pytest.approx(mean_inp, abs=1e-12)
+    return ranking
+
+
+def random_case(num_query, num_gallery, num_pids, seed, cameras=4, lowest_pid=-1, ties=False):
+    rng = np.random.default_rng(seed)
+    distances = rng.random((num_query, num_gallery))
+    if ties:
+        distances = np.floor(distances * 12)
+    return (
+        distances,
+        rng.integers(max(lowest_pid, 0), num_pids, num_query),
+        rng.integers(lowest_pid, num_pids, num_gallery),
+        rng.integers(0, cameras, num_query),
+        rng.integers(0, cameras, num_gallery),
+    )
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@settings(max_examples=300, deadline=None)
+@given(case=cases(), chunk_size=st.integers(1, 6))
+def test_ranking_equals_the_loops_on_small_galleries_with_ties_and_junk(kind, case, chunk_size):
+    assert_equals_reference(case, kind, chunk_size)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('ties', [False, True], ids=['distinct', 'ties'])
+@pytest.mark.parametrize('seed', range(3))
+def test_ranking_equals_the_loops_on_a_gallery_of_two_hundred(kind, ties, seed):
+    case = random_case(12, 200, 9, seed, ties=ties)
+    ranking = assert_equals_reference(case, kind)
+    assert ranking is not None and 0 < ranking.mean_ap < 1
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_ranking_equals_the_hosts_where_the_host_works(seed):
+    case = random_case(30, 300, 25, seed, lowest_pid=0)
+    case[1][:3] = 99  # queries without truth: both skip them
+    ranking = evaluate_ranking(*case)
+    cmc, mean_ap = torchreid.metrics.evaluate_rank(*case, max_rank=50, use_cython=False)
+    assert ranking.num_valid <= 27
+    np.testing.assert_allclose(ranking.cmc[:50], cmc, rtol=0, atol=1e-6)
+    assert ranking.mean_ap == pytest.approx(mean_ap, abs=1e-6)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_size_of_chunks_changes_nothing(kind):
+    case = random_case(23, 60, 6, 5, ties=True)
+    whole = evaluate_ranking(*case, average_precision=kind)
+    for chunk_size in (1, 2, 7, 22, 23, 24):
+        chunked = evaluate_ranking(*case, average_precision=kind, chunk_size=chunk_size)
+        assert np.array_equal(chunked.cmc, whole.cmc)
+        assert chunked[1:] == whole[1:]
+
+
+def test_both_average_precisions_worked_by_hand():
+    distances = [[0.1, 0.2, 0.3, 0.4]]
+    case = (distances, [7], [1, 7, 2, 7], [0], [1, 1, 1, 2])
+    ranking = evaluate_ranking(*case)
+    assert ranking.mean_ap == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert ranking.mean_inp == pytest.approx(2 / 4)
+    assert ranking.cmc.tolist() == [0, 1, 1, 1]
+    trapezoid = evaluate_ranking(*case, average_precision='trapezoid')
+    assert trapezoid.mean_ap == pytest.approx(((0 + 1 / 2) / 2 + (1 / 3 + 2 / 4) / 2) / 2)
+    assert trapezoid.mean_inp == ranking.mean_inp
+    assert trapezoid.cmc.tolist() == ranking.cmc.tolist()
+
+
+def test_perfect_retrieval_is_one_by_every_measure():
+    for kind in KINDS:
+        ranking = evaluate_ranking(
+            [[0, 1, 2, 3]], [7], [7, 7, 1, 2], [0], [1, 2, 1, 1], average_precision=kind
+        )
+        assert ranking.mean_ap == ranking.mean_inp == ranking.cmc[0] == 1
+        assert ranking.num_valid == 1
+
+
+def test_the_querys_own_camera_and_junk_take_no_rank_but_distractors_do():
+    gallery_pids, gallery_camids = [7, -1, 7, 1], [0, 1, 1, 1]
+    ranking = evaluate_ranking([[0, 1, 2, 3]], [7], gallery_pids, [0], gallery_camids)
+    assert ranking.cmc.tolist() == [1, 1, 1, 1] and ranking.mean_ap == 1
+    distractor = [7, 0, 7, 1]
+    ranking = evaluate_ranking([[0, 1, 2, 3]], [7], distractor, [0], gallery_camids)
+    assert ranking.cmc.tolist() == [0, 1, 1, 1] and ranking.mean_ap == 0.5
+
+
+def test_pid_zero_is_a_person_where_a_query_has_it():
+    """LS-VID counts its identities from 0."""
+    ranking = evaluate_ranking([[1, 0]], [0], [0, 3], [0], [1, 1])
+    assert ranking.num_valid == 1 and ranking.cmc.tolist() == [0, 1]
+
+
+def test_a_junk_query_finds_nothing():
+    with pytest.raises(InputError):
+        evaluate_ranking([[0, 1]], [-1], [-1, -1], [0], [1, 1])
+    assert count_matchable([-1], [-1, -1], [0], [1, 1]) == 0
+
+
+def test_equal_distances_keep_the_order_of_the_gallery():
+    pids = [1] * 30 + [7] + [1] * 30
+    ranking = evaluate_ranking([[2.0] * 61], [7], pids, [0], [1] * 61)
+    assert ranking.cmc.tolist() == [0] * 30 + [1] * 31
+    assert ranking.mean_ap == pytest.approx(1 / 31)
+
+
+def test_one_query_and_one_tracklet_are_enough():
+    ranking = evaluate_ranking([[0.5]], [3], [3], [0], [1])
+    assert ranking.cmc.tolist() == [1] and ranking.mean_ap == ranking.mean_inp == 1
+
+
+def test_rank_past_the_end_of_a_small_gallery_is_that_of_its_last():
+    ranking = evaluate_ranking([[0, 1, 2]], [3], [1, 2, 3], [0], [1, 1, 1])
+    assert [ranking.rank(r) for r in (1, 2, 3, 4, 50)] == [0, 0, 1, 1, 1]
+    assert isinstance(ranking.rank(1), float)
+
+
+def test_tensors_and_lists_and_arrays_rank_alike():
+    case = random_case(6, 30, 4, 11)
+    arrays = evaluate_ranking(*case)
+    tensors = evaluate_ranking(*map(torch.from_numpy, case))
+    lists = evaluate_ranking(*(x.tolist() for x in case))
+    assert arrays[1:] == tensors[1:] == lists[1:]
+    assert arrays.cmc.tolist() == tensors.cmc.tolist() == lists.cmc.tolist()
+
+
+def test_the_arguments_are_left_as_they_were():
+    case = random_case(6, 30, 4, 12)
+    before = [x.copy() for x in case]
+    evaluate_ranking(*case)
+    for x, y in zip(case, before, strict=True):
+        assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('chunk_size', [1, 256])
+def test_distances_that_are_not_finite_are_refused(bad, chunk_size):
+    case = random_case(4, 30, 2, 13)
+    case[0][3, 29] = bad
+    with pytest.raises(InputError, match='NaN'):
+        evaluate_ranking(*case, chunk_size=chunk_size)
+
+
+def test_no_match_for_any_query_is_an_input_error():
+    with pytest.raises(InputError, match='no query has a match'):
+        evaluate_ranking([[0, 1]], [3], [3, 4], [0], [0, 0])
+
+
+@pytest.mark.parametrize(('num_query', 'num_gallery'), [(0, 3), (2, 0), (0, 0)])
+def test_nothing_to_rank_is_an_input_error(num_query, num_gallery):
+    distances = np.zeros((num_query, num_gallery))
+    query, gallery = np.ones(num_query, dtype=int), np.ones(num_gallery, dtype=int)
+    with pytest.raises(InputError, match='no query has a match'):
+        evaluate_ranking(distances, query, gallery, query, 2 * gallery)
+
+
+@pytest.mark.parametrize('position', range(1, 5))
+def test_counts_that_do_not_fit_are_quoted(position):
+    case = list(random_case(4, 5, 2, 14))
+    case[position] = case[position][:-1]
+    with pytest.raises(ValueError, match=r'\(4, 5\)'):
+        evaluate_ranking(*case)
+
+
+def test_an_unknown_average_precision_is_quoted():
+    with pytest.raises(ValueError, match="'simpson'"):
+        evaluate_ranking(*random_case(4, 30, 2, 15), average_precision='simpson')
+
+
+@settings(max_examples=200, deadline=None)
+@given(case=cases())
+def test_count_matchable_is_the_number_of_queries_that_count(case):
+    expected = references.rank_queries(*case, 'rectangle')
+    assert count_matchable(*case[1:]) == (0 if expected is None else expected[3])

@@ -1,0 +1,423 @@
+"""The whole model: its size, its variants, its contracts, and its forward put together in loops."""
+
+import copy
+
+import pytest
+import references
+import torch
+import torchreid
+from torch.utils.flop_counter import FlopCounterMode
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.losses import STMNCriterion
+from stmn_plugin.models import STMN, STMNOutput
+
+CLASSES, L, M, N = 3, 2, 3, 2
+VARIANTS = [
+    (spatial, temporal)
+    for spatial in ('memory', 'none')
+    for temporal in ('memory', 'mlp', 'average')
+]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    """Tiny shapes: threads that wait for each other cost ten times the work on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small_model(spatial_mode='memory', temporal_mode='memory', seed=0, **changes):
+    torch.manual_seed(seed)
+    return STMN(
+        CLASSES,
+        backbone='resnet18',
+        spatial_mode=spatial_mode,
+        spatial_items=M,
+        temporal_mode=temporal_mode,
+        temporal_items=N,
+        seq_len=L,
+        pretrained=False,
+        **changes,
+    )
+
+
+def wake(model):
+    """Give every BN of ours weights and statistics that show."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for bn in (
+            model.bnneck_clip,
+            model.bnneck_frame,
+            getattr(model.spatial_memory, 'bn', None),
+        ):
+            if bn is not None:
+                bn.weight.uniform_(0.5, 2)
+                bn.running_mean.normal_()
+                bn.running_var.uniform_(0.5, 2)
+        if model.spatial_memory is not None:
+            model.spatial_memory.bn.bias.normal_()
+    return model
+
+
+def clips(num_clips=2, seq_len=L, dtype=torch.float32, size=(48, 32)):
+    """Noise; 48x32 pixels give 3x2 positions."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(num_clips, seq_len, 3, *size, generator=generator, dtype=dtype)
+
+
+# --- size ---
+
+
+def conv_bn_parameters(inputs, outputs, kernel):
+    return inputs * outputs * kernel * kernel + 2 * outputs
+
+
+def resnet50_stage_parameters(inputs, width, blocks):
+    """Bottlenecks of 1x1, 3x3, 1x1 convolutions; a projection in the first."""
+    total, outputs = conv_bn_parameters(inputs, 4 * width, 1), 4 * width
+    for block in range(blocks):
+        total += conv_bn_parameters(outputs if block else inputs, width, 1)
+        total += conv_bn_parameters(width, width, 3)
+        total += conv_bn_parameters(width, outputs, 1)
+    return total
+
+
+def expected_parameters(spatial, temporal, m=10, n=5, length=6, d=2048):
+    stages = [(64, 64, 3), (256, 128, 4), (512, 256, 6)]
+    total = conv_bn_parameters(3, 64, 7) + sum(resnet50_stage_parameters(*s) for s in stages)
+    heads = 1 + (spatial == 'memory') + (temporal != 'average')
+    total += heads * resnet50_stage_parameters(1024, 512, 3)
+    if spatial == 'memory':
+        total += 2 * m * d + 2 * d  # keys, values; BN
+    if temporal != 'average':
+        total += 4 * d * (d + d) + 2 * 4 * d  # LSTM, two biases
+        total += n * d + n * length  # keys and values, or the two layers
+    return total + 2 * d  # the weights of two BNNecks, no biases
+
+
+def resnet50_model(spatial='memory', temporal='memory'):
+    with torch.device('meta'):
+        return STMN(625, spatial_mode=spatial, temporal_mode=temporal, pretrained=False)
+
+
+@pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
+def test_the_r50_model_has_exactly_the_parameters_of_its_parts(spatial, temporal):
+    model = resnet50_model(spatial, temporal)
+    classifiers = 0
+    others = 0
+    for name, parameter in model.named_parameters():
+        if name.startswith('classifier_'):
+            classifiers += parameter.numel()
+        else:
+            others += parameter.numel()
+    assert others == expected_parameters(spatial, temporal)
+    assert classifiers == 2 * 625 * 2048
+
+
+def test_the_r50_model_has_87_1_million_parameters_at_test_time():
+    assert round(expected_parameters('memory', 'memory') / 1e6, 1) == 87.1
+
+
+def conv_macs(inputs, outputs, kernel, positions):
+    return inputs * outputs * kernel * kernel * positions
+
+
+def resnet50_stage_macs(inputs, width, blocks, positions_in, positions):
+    """The first 1x1 of a stage still works on the larger map."""
+    total, outputs = conv_macs(inputs, 4 * width, 1, positions), 4 * width
+    for block in range(blocks):
+        total += conv_macs(
+            outputs if block else inputs, width, 1, positions if block else positions_in
+        )
+        total += conv_macs(width, width, 3, positions)
+        total += conv_macs(width, outputs, 1, positions)
+    return total
+
+
+def expected_macs_per_frame():
+    """Encoder, addressing of 128 positions by 10 keys, one LSTM step, at 256x128."""
+    trunk = conv_macs(3, 64, 7, 128 * 64) + sum(
+        resnet50_stage_macs(*stage)
+        for stage in (
+            (64, 64, 3, 64 * 32, 64 * 32),
+            (256, 128, 4, 64 * 32, 32 * 16),
+            (512, 256, 6, 32 * 16, 16 * 8),
+        )
+    )
+    heads = 3 * resnet50_stage_macs(1024, 512, 3, 16 * 8, 16 * 8)
+    return trunk + heads + 128 * 10 * 2048 + 4 * 2048 * (2048 + 2048)
+
+
+def test_the_r50_model_takes_15_8_gflop_per_256x128_frame():
+    model = resnet50_model().eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter, torch.device('meta'):
+        feature = model(torch.empty(1, 6, 3, 256, 128))
+    assert feature.shape == (1, 2048)
+    per_frame = counter.get_total_flops() / 6  # a multiply-add counts as two
+    assert per_frame == pytest.approx(15.8e9, rel=0.01)
+    assert per_frame == pytest.approx(2 * expected_macs_per_frame(), rel=0.003)
+
+
+# --- variants of Table 1, outputs ---
+
+
+@pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
+def test_every_variant_trains_and_gives_one_feature_per_clip(spatial, temporal):
+    model = small_model(spatial, temporal).train()
+    out = model(clips(4))
+    assert isinstance(out, STMNOutput)
+    assert STMNOutput._fields == (
+        'clip_feature',
+        'frame_feature',
+        'clip_logits',
+        'frame_logits',
+        'spatial_probs',
+        'temporal_probs',
+        'temporal_attention',
+    )
+    assert out.clip_feature.shape == out.frame_feature.shape == (4, 512)
+    assert out.clip_logits.shape == out.frame_logits.shape == (4, CLASSES)
+    if spatial == 'memory':
+        assert out.spatial_probs.shape == (4 * L * 3 * 2, M)
+        assert out.spatial_probs.sum(dim=1).tolist() == pytest.approx([1] * 48, rel=1e-5)
+    else:
+        assert out.spatial_probs is None
+    if temporal == 'memory':
+        assert out.temporal_probs.shape == (4, N)
+        assert out.temporal_probs.sum(dim=1).tolist() == pytest.approx([1] * 4, rel=1e-5)
+    else:
+        assert out.temporal_probs is None
+    assert out.temporal_attention.shape == (4, L)
+    assert out.temporal_attention.sum(dim=1).tolist() == pytest.approx([1] * 4, rel=1e-5)
+    if temporal == 'average':
+        assert torch.allclose(out.clip_feature, out.frame_feature, rtol=1e-6, atol=0)
+
+    STMNCriterion()(out, torch.tensor([0, 0, 1, 2])).total.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not silent
+
+    with torch.no_grad():
+        feature = model.eval()(clips(3))
+    assert isinstance(feature, torch.Tensor) and feature.shape == (3, 512)
+    assert model.feature_dim == 512
+
+
+def test_once_the_bn_of_the_memory_opens_every_parameter_gets_a_gradient():
+    model = wake(small_model()).train()
+    STMNCriterion(spread_margin=1.0)(model(clips(4)), torch.tensor([0, 0, 1, 2])).total.backward()
+    dead = [name for name, p in model.named_parameters() if not p.grad.any()]
+    assert not dead
+
+
+@pytest.mark.parametrize('seq_len', [1, 5])
+def test_the_average_takes_clips_of_any_length(seq_len):
+    model = small_model('none', 'average').eval()
+    assert model(clips(1, seq_len)).shape == (1, 512)
+
+
+@pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
+def test_a_batch_of_images_is_a_batch_of_still_clips(spatial, temporal):
+    model = wake(small_model(spatial, temporal)).double().eval()
+    images = clips(3, 1, torch.float64)[:, 0]
+    with torch.no_grad():
+        still = model(images)
+        expected = model(images.unsqueeze(1).repeat(1, L, 1, 1, 1))
+    assert still.shape == (3, 512)
+    assert references.relative_error(still, expected) <= 1e-12
+
+
+def test_clips_of_a_batch_do_not_see_each_other_at_test_time():
+    model = wake(small_model()).double().eval()
+    batch = clips(3, dtype=torch.float64)
+    with torch.no_grad():
+        together = model(batch)
+        alone = torch.cat([model(clip) for clip in batch.split(1)])
+    assert references.relative_error(together, alone) <= 1e-10
+
+
+@pytest.mark.parametrize('shape', [(3, 64, 32), (1, 1, L, 3, 64, 32), (2, 512)], ids=str)
+def test_another_number_of_dimensions_is_quoted(shape):
+    with pytest.raises(ValueError) as caught:
+        small_model().eval()(torch.zeros(shape))
+    assert str(shape) in str(caught.value) and '(B, L, 3, H, W)' in str(caught.value)
+
+
+@pytest.mark.parametrize('temporal', ['memory', 'mlp'])
+def test_clips_of_another_length_than_the_models_are_quoted(temporal):
+    with pytest.raises(ValueError, match=rf'{L} frames \(video.seq_len\), got {L + 1}'):
+        small_model('none', temporal).eval()(clips(1, L + 1))
+
+
+@pytest.mark.parametrize('key', ['spatial_mode', 'temporal_mode'])
+def test_an_unknown_mode_is_quoted_with_its_key(key):
+    with pytest.raises(InputError, match=rf"stmn\.{key}: 'memroy' is not one of memory"):
+        small_model(**{key: 'memroy'})
+
+
+def test_the_similarity_scale_reaches_both_memories():
+    auto = small_model()
+    assert auto.spatial_memory.scale == pytest.approx((512 / M) ** 0.5)
+    assert auto.temporal_memory.scale == pytest.approx((512 / N) ** 0.5)
+    literal = small_model(similarity_scale=1.0)
+    assert literal.spatial_memory.scale == literal.temporal_memory.scale == 1.0
+
+
+# --- BNNeck ---
+
+
+def test_the_bias_of_a_bnneck_is_no_parameter_and_stays_zero():
+    model = small_model().train()
+    names = {name for name, _ in model.named_parameters() if name.startswith('bnneck')}
+    assert names == {'bnneck_clip.weight', 'bnneck_frame.weight'}
+    torchreid.utils.open_all_layers(model)  # the host does so at every epoch
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.bnneck_clip.weight.detach().clone()
+    STMNCriterion()(model(clips(4)), torch.tensor([0, 0, 1, 2])).total.backward()
+    optimizer.step()
+    assert not torch.equal(model.bnneck_clip.weight, before)
+    for bnneck in (model.bnneck_clip, model.bnneck_frame):
+        assert not bnneck.bias.requires_grad
+        assert torch.equal(bnneck.bias, torch.zeros(512))
+    copied = small_model(seed=1)
+    copied.load_state_dict(copy.deepcopy(model.state_dict()))
+    assert torch.equal(copied.bnneck_clip.bias, torch.zeros(512))
+
+
+def test_the_host_opens_every_parameter_and_leaves_the_bias_frozen():
+    model = small_model()
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    torchreid.utils.open_all_layers(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not model.bnneck_clip.bias.requires_grad
+    assert not model.bnneck_frame.bias.requires_grad
+
+
+def test_classifiers_have_no_bias():
+    model = small_model()
+    assert model.classifier_clip.bias is None and model.classifier_frame.bias is None
+    assert model.classifier_clip.weight is not model.classifier_frame.weight
+
+
+# --- the forward, in loops ---
+
+LOOP_SIZE = (32, 32)  # 2x2 positions
+
+
+def reference_forward(model, batch):
+    """Fig. 2 and Fig. 3 from the encoder's maps on; ``batch`` holds clips of L frames."""
+    maps = model.encoder(batch.flatten(0, 1))
+    memory = model.spatial_memory
+    if memory is None:
+        pooled, spatial_probs, running = references.gap(maps.frame_features), None, None
+    else:
+        bn = {
+            'weight': memory.bn.weight,
+            'bias': memory.bn.bias,
+            'mean': memory.bn.running_mean.clone(),
+            'var': memory.bn.running_var.clone(),
+            'eps': memory.bn.eps,
+        }
+        running = references.spatial_memory(
+            maps.frame_features,
+            maps.spatial_queries,
+            memory.keys,
+            memory.values,
+            bn,
+            memory.scale,
+            model.training,
+        )
+        pooled, spatial_probs = running['pooled'], running['probs']
+    count, length = batch.shape[:2]
+    vectors = torch.stack(
+        [torch.stack([pooled[b * length + i] for i in range(length)]) for b in range(count)]
+    )
+    temporal = model.temporal_memory
+    frame_feature = references.temporal_average(vectors)
+    if maps.temporal_queries is None:
+        result = {'output': frame_feature, 'probs': None}
+        result['attention'] = torch.full((count, length), 1 / length, dtype=batch.dtype)
+    else:
+        queries = references.gap(maps.temporal_queries).reshape(count, length, -1)
+        lstm = (
+            temporal.lstm.weight_ih_l0,
+            temporal.lstm.weight_hh_l0,
+            temporal.lstm.bias_ih_l0,
+            temporal.lstm.bias_hh_l0,
+        )
+        if hasattr(temporal, 'keys'):
+            result = references.temporal_memory(
+                queries, vectors, temporal.keys, temporal.values, lstm, temporal.scale
+            )
+        else:
+            layers = [p for name, p in temporal.named_parameters() if 'lstm' not in name]
+            result = references.temporal_mlp(queries, vectors, *layers, lstm) | {'probs': None}
+    if not model.training:
+        neck = model.bnneck_clip
+        return references.bnneck_eval(
+            result['output'], neck.weight, neck.running_mean, neck.running_var, neck.eps
+        ), running
+    logits = [
+        references.linear(references.bnneck_training(x, neck.weight, neck.eps), layer.weight)
+        for x, neck, layer in (
+            (result['output'], model.bnneck_clip, model.classifier_clip),
+            (frame_feature, model.bnneck_frame, model.classifier_frame),
+        )
+    ]
+    return STMNOutput(
+        result['output'],
+        frame_feature,
+        *logits,
+        spatial_probs,
+        result['probs'],
+        result['attention'],
+    ), running
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('spatial', 'temporal'), [('memory', 'memory'), ('none', 'mlp'), ('memory', 'average')]
+)
+def test_the_forward_at_test_time_equals_the_loops(spatial, temporal):
+    model = wake(small_model(spatial, temporal)).double().eval()
+    batch = clips(2, dtype=torch.float64, size=LOOP_SIZE)
+    expected, _ = reference_forward(model, batch)
+    assert references.relative_error(model(batch), expected) <= 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('spatial', 'temporal'), [('memory', 'memory'), ('none', 'mlp')])
+def test_the_forward_in_training_equals_the_loops(spatial, temporal):
+    model = wake(small_model(spatial, temporal)).double().train()
+    batch = clips(3, dtype=torch.float64, size=LOOP_SIZE)
+    expected, running = reference_forward(copy.deepcopy(model), batch)
+    out = model(batch)
+    for name, ours, theirs in zip(STMNOutput._fields, out, expected, strict=True):
+        if theirs is None:
+            assert ours is None, name
+        else:
+            assert references.relative_error(ours, theirs) <= 1e-6, name
+    if running is not None:
+        bn = model.spatial_memory.bn
+        assert references.relative_error(bn.running_mean, running['running_mean']) <= 1e-6
+        assert references.relative_error(bn.running_var, running['running_var']) <= 1e-6
+
+
+@torch.no_grad()
+def test_vectors_of_frames_are_what_the_clips_are_made_of():
+    """All-frames testing encodes each frame once and puts clips together afterwards."""
+    model = wake(small_model()).double().eval()
+    frames = clips(1, 2 * L, torch.float64)[0]
+    vectors = model.encode_frames(frames)
+    assert vectors.refined.shape == vectors.temporal_queries.shape == (2 * L, 512)
+    interleaved = torch.stack([frames[0::2], frames[1::2]])
+    output = model.temporal_memory(
+        torch.stack([vectors.temporal_queries[0::2], vectors.temporal_queries[1::2]]),
+        torch.stack([vectors.refined[0::2], vectors.refined[1::2]]),
+    ).output
+    assert references.relative_error(model.bnneck_clip(output), model(interleaved)) <= 1e-10
