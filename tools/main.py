@@ -49,7 +49,7 @@ def main(argv=None):
                 overrides[key], pairs = split_words(getattr(args, flag))
                 opts = pairs + opts
         cfg = load_config(args.config_file, opts, overrides)
-        from stmn_plugin.runner import run  # after the config: a typo should not wait for torch
+        from stmn_plugin.runner import run  # after the config: a typo need not wait for it
 
         run(cfg)
 

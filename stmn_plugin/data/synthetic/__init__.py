@@ -1,0 +1,23 @@
+"""Drawn pedestrians under drawn cameras, in MARS layout, with the truth about every frame.
+
+Reading path: ``spec.py`` (how much of what) -> ``look.py`` (who) -> ``canvas.py``, ``person.py``
+(drawn) -> ``props.py``, ``textures.py``, ``scene.py`` (cameras) -> ``motion.py`` (patterns) ->
+``tracklet.py`` (one pass) -> ``mars_files.py``, ``workers.py``, ``atomic.py``, ``writer.py``
+(files) -> ``truth.py`` (read back) -> ``contact_sheet.py`` (looked at).
+"""
+
+from .contact_sheet import contact_sheet
+from .spec import GENERATOR_VERSION, PRESETS, SyntheticSpec
+from .truth import Truth, load_truth
+from .writer import ensure, generate
+
+__all__ = [
+    'GENERATOR_VERSION',
+    'PRESETS',
+    'SyntheticSpec',
+    'Truth',
+    'contact_sheet',
+    'ensure',
+    'generate',
+    'load_truth',
+]

@@ -1,0 +1,94 @@
+"""Runs a function over jobs in several processes; the death of any of them is noticed."""
+
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import traceback
+
+
+def usable_workers(workers=None):
+    """Number of processes to use: as asked, or one per usable core; 1 within a daemon process."""
+    if multiprocessing.current_process().daemon:
+        return 1
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return max(1, workers)
+
+
+def run_jobs(function, jobs, workers):
+    """Yields ``(job number, function(job))`` in the order in which the jobs finish.
+
+    Unlike ``multiprocessing.Pool``, workers end by themselves when this process is killed, and a
+    worker that is killed raises here instead of being waited for.
+
+    Args:
+        function: picklable where processes are spawned, not forked.
+        jobs: a list; all take about the same time.
+        workers: number of processes; 1 stays in this one.
+
+    Raises:
+        OSError: as raised by a worker.
+        RuntimeError: another error of a worker, with its traceback, or a worker died.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from ((number, function(job)) for number, job in enumerate(jobs))
+        return
+    # Forked workers skip the imports of the calling program, which may be torch's.
+    context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+    numbered = list(enumerate(jobs))
+    processes, readers, missing = [], [], len(jobs)
+    try:
+        for first in range(workers):
+            reader, writer = context.Pipe(duplex=False)
+            share = numbered[first::workers]
+            process = context.Process(
+                target=_work, args=(function, share, writer, os.getpid()), daemon=True
+            )
+            process.start()
+            writer.close()  # so that the end of the worker is the end of the pipe
+            processes.append(process)
+            readers.append(reader)
+        while readers:
+            for reader in multiprocessing.connection.wait(readers):
+                try:
+                    number, result, error = reader.recv()
+                except EOFError:
+                    readers.remove(reader)
+                    continue
+                if error is not None:
+                    raise error
+                missing -= 1
+                yield number, result
+        if missing:
+            raise RuntimeError(f'a worker process died; {missing} of {len(jobs)} jobs are missing')
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _work(function, share, writer, parent):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and terminates us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    send = functools.partial(_send, writer)
+    for number, job in share:
+        if os.getppid() != parent:
+            return  # nobody waits any more
+        try:
+            send((number, function(job), None))
+        except OSError as error:
+            send((number, None, OSError(error.errno, error.strerror, error.filename)))
+        except Exception:
+            send((number, None, RuntimeError(traceback.format_exc())))
+
+
+def _send(writer, message):
+    try:
+        writer.send(message)
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone

@@ -1,0 +1,410 @@
+"""The synthetic pedestrians: MARS layout, determinism, truth, files that are whole or absent."""
+
+import dataclasses
+import fcntl
+import hashlib
+import multiprocessing
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchreid
+from PIL import Image
+from scipy.io import loadmat
+
+from stmn_plugin.data.synthetic import (
+    PRESETS,
+    SyntheticSpec,
+    contact_sheet,
+    ensure,
+    generate,
+    load_truth,
+    writer,
+)
+from stmn_plugin.data.synthetic.atomic import whole_folder
+from stmn_plugin.data.synthetic.look import person_look
+from stmn_plugin.errors import InputError
+
+TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'make_synthetic.py'
+TINY = PRESETS['tiny']
+# Enough tracklets that every pattern and both kinds of distractors occur.
+VARIED = dataclasses.replace(
+    TINY, train_ids=10, test_ids=10, cameras=3, max_frames=10, temporal_distractors=0.9
+)
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp('tiny') / 'data', TINY, workers=1)
+
+
+@pytest.fixture(scope='module')
+def varied(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp('varied') / 'data', VARIED)
+
+
+@pytest.fixture(scope='module')
+def truth(varied):
+    return load_truth(varied)
+
+
+def hashes(folder):
+    """Relative path -> digest of every file."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+def host_mars(root):
+    return torchreid.data.datasets.init_video_dataset(
+        'mars', root=str(root), transform=lambda image: image, verbose=False
+    )
+
+
+# -- layout ---------------------------------------------------------------------------------------
+
+
+def test_host_mars_loader_reads_every_tracklet(tiny):
+    data = host_mars(tiny)
+    per_person = TINY.cameras * TINY.tracklets_per_camera
+    assert len(data.train) == TINY.train_ids * per_person
+    assert len(data.query) == TINY.test_ids * TINY.cameras
+    persons = [item for item in data.gallery if item[1] > 0]
+    assert len(persons) == TINY.test_ids * per_person - len(data.query)
+    assert len(data.gallery) > len(persons)  # distractors
+    assert {pid for _, pid, *_ in data.query} == {5, 6, 7, 8}
+    for paths, _, camid, *_ in data.train + data.query + data.gallery:
+        assert 0 <= camid < TINY.cameras
+        assert TINY.min_frames <= len(paths) <= TINY.max_frames
+        for path in paths:
+            with Image.open(path) as image:
+                assert image.size == (TINY.width, TINY.height)
+
+
+def test_names_and_lists_are_those_of_mars(tiny):
+    info = tiny / 'mars' / 'info'
+    for split in ('train', 'test'):
+        text = (info / f'{split}_name.txt').read_bytes()
+        names = text.decode().split('\r\n')
+        assert names.pop() == '' and b'\n' not in text.replace(b'\r\n', b'')
+        on_disk = sorted(p.name for p in (tiny / 'mars' / f'bbox_{split}').rglob('*.jpg'))
+        assert sorted(names) == on_disk
+        tracks = loadmat(info / f'tracks_{split}_info.mat')[f'track_{split}_info']
+        assert tracks.dtype == np.int32 and tracks.shape[1] == 4
+        assert tracks[0, 0] == 1 and tracks[-1, 1] == len(names)
+        assert (tracks[1:, 0] == tracks[:-1, 1] + 1).all()  # contiguous, end inclusive
+        assert (np.diff(tracks[:, 2]) >= 0).all()  # sorted by pid
+        for start, end, pid, cam in tracks:
+            prefix = f'{pid:04d}' if pid >= 0 else '00-1'
+            rows = names[start - 1 : end]
+            assert {name[:6] for name in rows} == {f'{prefix}C{cam}'}
+            assert len({name[:11] for name in rows}) == 1
+            assert [name[11:] for name in rows] == [
+                f'F{i:03d}.jpg' for i in range(1, len(rows) + 1)
+            ]
+    pids = set(tracks[:, 2].tolist())
+    assert {-1, 0} < pids and (tiny / 'mars/bbox_test/00-1').is_dir()
+    query = loadmat(info / 'query_IDX.mat')['query_IDX']
+    assert query.dtype == np.uint16 and query.shape == (1, TINY.test_ids * TINY.cameras)
+    seen = [tuple(tracks[row - 1, 2:]) for row in query[0]]
+    assert len(set(seen)) == len(seen) and min(pid for pid, _ in seen) > 0
+
+
+def test_number_of_workers_does_not_change_a_byte(tiny, tmp_path):
+    assert hashes(generate(tmp_path / 'other', TINY, workers=2)) == hashes(tiny)
+
+
+def test_another_seed_gives_other_crops(tiny, tmp_path):
+    other = generate(tmp_path / 'other', dataclasses.replace(TINY, seed=2), workers=1)
+    name = 'mars/bbox_train/0001/0001C1T0001F001.jpg'
+    assert (other / name).read_bytes() != (tiny / name).read_bytes()
+
+
+# -- truth ----------------------------------------------------------------------------------------
+
+
+def test_truth_has_one_row_per_listed_frame(varied, truth):
+    info = varied / 'mars' / 'info'
+    listed = [*(info / 'train_name.txt').read_text().split()]
+    listed += (info / 'test_name.txt').read_text().split()
+    assert truth.names == listed and len(truth.index) == len(listed)
+    assert truth.visibility.shape == (len(listed),) and truth.visibility.dtype == np.float32
+    assert truth.spec == VARIED
+    assert list(truth.tracklets) == list(truth.patterns)
+    assert sum(rows.stop - rows.start for rows in truth.tracklets.values()) == len(listed)
+
+
+def thirds(truth, pattern):
+    """Mean visibility in the first and in the last third of a pattern's tracklets."""
+    spans = [truth.tracklets[name] for name, found in truth.patterns.items() if found == pattern]
+    assert spans, f'no {pattern} tracklet'
+    first = [truth.visibility[s][: (s.stop - s.start) // 3].mean() for s in spans]
+    last = [truth.visibility[s][-((s.stop - s.start) // 3) :].mean() for s in spans]
+    return np.mean(first), np.mean(last)
+
+
+def test_visibility_follows_the_patterns(truth):
+    assert truth.visibility.min() >= 0 and truth.visibility.max() <= 1
+    assert min(thirds(truth, 'clean')) > 0.9
+    for hidden_first in ('occluded_start', 'enters_at_start'):
+        first, last = thirds(truth, hidden_first)
+        assert first < last - 0.25, hidden_first
+    for hidden_last in ('occluded_end', 'leaves_at_end'):
+        first, last = thirds(truth, hidden_last)
+        assert last < first - 0.25, hidden_last
+    assert max(thirds(truth, 'background')) == 0
+
+
+def test_occluders_add_to_the_mask(truth):
+    """Frames of an occluded person show more distractors than clear frames of the same tracklet."""
+    more = []
+    for name, rows in truth.tracklets.items():
+        if truth.patterns[name] == 'occluded_start':
+            share = truth.masks(rows).mean(axis=(1, 2))
+            more.append(share[0] - share[-1])
+    assert np.mean(more) > 0.05
+
+
+def test_objects_of_a_camera_stay_at_their_places(truth):
+    """Half of a camera's crops predict the mask of the other half, another camera's do not."""
+    assert truth.mask_shape == (VARIED.height // 4, VARIED.width // 4)
+    halves = []
+    for cam in range(1, VARIED.cameras + 1):
+        rows = [row for row, name in enumerate(truth.names) if name[5] == str(cam)]
+        masks = truth.masks(rows).reshape(len(rows), -1)
+        assert masks.any(axis=1).mean() > 0.9
+        persons = np.array([truth.names[row][:4] for row in rows])
+        even = np.isin(persons, np.unique(persons)[::2])
+        halves.append((masks[even].mean(axis=0), masks[~even].mean(axis=0)))
+    correlation = np.array([[np.corrcoef(a, b)[0, 1] for _, b in halves] for a, _ in halves])
+    assert correlation.diagonal().min() > 0.7
+    assert (correlation.diagonal() > correlation.mean(axis=1) + 0.1).all()
+
+
+def test_spec_without_distractors_is_clean(tmp_path):
+    spec = dataclasses.replace(TINY, spatial_distractors=0, temporal_distractors=0)
+    calm = load_truth(generate(tmp_path / 'calm', spec))
+    assert set(calm.patterns.values()) == {'clean', 'background'}
+    assert not calm.masks().any()
+
+
+# -- persons --------------------------------------------------------------------------------------
+
+
+def clothes(folder, truth, name):
+    """(6,) mean colour where upper and lower garments are, over a tracklet's well seen frames."""
+    rows = truth.tracklets[name]
+    split = 'bbox_train' if int(name[:4]) <= VARIED.train_ids else 'bbox_test'
+    colours = []
+    for row in range(rows.start, rows.stop):
+        if truth.visibility[row] > 0.8:
+            with Image.open(folder / 'mars' / split / name[:4] / truth.names[row]) as image:
+                pixels = np.asarray(image, dtype=float)
+            height, width, _ = pixels.shape
+            middle = pixels[:, int(0.4 * width) : int(0.6 * width)]
+            upper = middle[int(0.28 * height) : int(0.45 * height)]
+            lower = middle[int(0.55 * height) : int(0.68 * height)]
+            colours.append(np.concatenate((upper.mean(axis=(0, 1)), lower.mean(axis=(0, 1)))))
+    return np.mean(colours, axis=0) if colours else None
+
+
+def test_clothes_tell_persons_apart_within_a_camera(varied, truth):
+    """The nearest tracklet in mean garment colour is the same person's far more than by chance."""
+    hits = []
+    for cam in range(1, VARIED.cameras + 1):
+        names = [n for n in truth.tracklets if n[5] == str(cam) and n[:4] not in ('00-1', '0000')]
+        found = {name: clothes(varied, truth, name) for name in names}
+        found = {name: colour for name, colour in found.items() if colour is not None}
+        for name, colour in found.items():
+            others = [other for other in found if other != name]
+            nearest = min(others, key=lambda other: np.linalg.norm(found[other] - colour))
+            hits.append(nearest[:4] == name[:4])
+    assert len(hits) > 80 and np.mean(hits) > 0.4
+
+
+def test_similar_clothes_are_nearer():
+    def spread(similarity):
+        spec = dataclasses.replace(TINY, clothing_similarity=similarity)
+        looks = [person_look(spec, pid) for pid in range(1, 40)]
+        return np.std([look.upper for look in looks], axis=0).mean()
+
+    assert spread(1) < 0.3 * spread(0)
+
+
+def test_contact_sheet_is_written(varied, tmp_path):
+    path = contact_sheet(varied, tmp_path / 'new' / 'sheet.png', persons=2, strip=4, per_camera=3)
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert('RGB'))
+    assert pixels.shape[0] > 1000 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
+    assert (pixels == (0, 114, 178)).all(axis=2).any()  # visibility bars
+    with pytest.raises(InputError, match='sheet.png'):
+        contact_sheet(varied, varied / 'mars/info/truth.h5' / 'sheet.png')
+
+
+# -- whole or absent ------------------------------------------------------------------------------
+
+
+def test_failure_of_a_worker_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    for workers in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, 'draw_tracklet', full)
+            with pytest.raises(InputError, match=r'data.*No space left') as caught:
+                generate(tmp_path / 'data', TINY, workers=workers)
+            assert str(tmp_path / 'data') in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+    generate(tmp_path / 'data', TINY, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+def test_a_bug_in_a_worker_is_reported_with_its_traceback(tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyError('hat')
+
+    monkeypatch.setattr(writer, 'draw_tracklet', broken)
+    with pytest.raises(RuntimeError, match='hat'):
+        generate(tmp_path / 'data', TINY, workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def start(folder, spec):
+    """Another process that generates ``folder``; forked, so that it need not import torch again."""
+    context = multiprocessing.get_context('fork')
+    process = context.Process(target=generate, args=(folder, spec), kwargs={'workers': 2})
+    process.start()
+    return process
+
+
+def test_kill_halfway_leaves_no_folder_and_the_next_call_succeeds(tmp_path):
+    folder = tmp_path / 'data'
+    process = start(folder, PRESETS['default'])
+    while not any(tmp_path.rglob('*.jpg')):
+        assert process.is_alive(), 'ended before it drew anything'
+        time.sleep(0.02)
+    process.kill()  # SIGKILL
+    process.join()
+    assert not folder.exists()
+    (lock,) = tmp_path.glob('.data.tmp-*.lock')
+    assert any(lock.with_suffix('').rglob('*.jpg'))  # it was half-way
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the orphaned workers have noticed
+    generate(folder, TINY, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ['data']  # the left-over is gone
+    assert load_truth(folder).spec == TINY
+
+
+def test_temporary_of_a_living_process_is_left_alone(tmp_path):
+    with whole_folder(tmp_path / 'data') as theirs:
+        (theirs / 'mars').mkdir()
+        generate(tmp_path / 'data', TINY, workers=1)
+        assert (theirs / 'mars').is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+    assert load_truth(tmp_path / 'data').spec == TINY  # the first one stays
+
+
+def test_two_racing_processes_end_with_one_good_folder(tiny, tmp_path):
+    racers = [start(tmp_path / 'data', TINY) for _ in range(2)]
+    for racer in racers:
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+    assert hashes(tmp_path / 'data') == hashes(tiny)
+
+
+def test_ensure_draws_once(tmp_path, monkeypatch):
+    folder = ensure(tmp_path, TINY)
+    assert folder == tmp_path / 'synthetic' / TINY.fingerprint
+    monkeypatch.setattr(writer, 'draw_tracklet', None)
+    assert ensure(str(tmp_path), TINY) == folder
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def test_folder_with_something_else_is_refused(tiny, tmp_path):
+    (tmp_path / 'precious.txt').write_text('keep me')
+    with pytest.raises(InputError, match=tmp_path.name):
+        generate(tmp_path, TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ['precious.txt']
+    with pytest.raises(InputError, match='exists and is not'):
+        generate(tiny, dataclasses.replace(TINY, seed=9))
+    with pytest.raises(InputError, match='precious.txt'):
+        generate(tmp_path / 'precious.txt' / 'data', TINY)
+
+
+def test_missing_or_foreign_truth_is_named(tmp_path):
+    with pytest.raises(InputError, match='truth.h5'):
+        load_truth(tmp_path)
+    (tmp_path / 'mars/info').mkdir(parents=True)
+    (tmp_path / 'mars/info/truth.h5').write_text('not HDF5')
+    with pytest.raises(InputError, match='truth.h5'):
+        load_truth(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('train_ids', 0),
+        ('test_ids', -3),
+        ('test_ids', 9998),  # together with the train ids more than four digits
+        ('cameras', 7),
+        ('tracklets_per_camera', 0),
+        ('tracklets_per_camera', 9999),  # more test tracklets than query_IDX can number
+        ('min_frames', 25),  # above max_frames
+        ('max_frames', 1000),
+        ('height', 100),
+        ('width', 16),  # narrower than a quarter of the height
+        ('width', 256),
+        ('seed', -1),
+        ('seed', 1.5),
+        ('cameras', True),
+        ('cameras', '4'),
+        ('spatial_distractors', 1.01),
+        ('temporal_distractors', -0.1),
+        ('temporal_distractors', float('nan')),
+        ('clothing_similarity', 'much'),
+    ],
+)
+def test_bad_values_are_named(field, value):
+    shown = '10030' if value == 9998 else str(value)
+    with pytest.raises(InputError) as caught:
+        SyntheticSpec(**{field: value})
+    message = str(caught.value)
+    assert field in message and shown in message and '\n' not in message
+
+
+def test_fingerprint_depends_on_values_not_on_their_types():
+    same = dataclasses.replace(TINY, cameras=np.int64(2), spatial_distractors=np.float32(0.5))
+    base = dataclasses.replace(TINY, spatial_distractors=0.5)
+    assert same.fingerprint == base.fingerprint and base.fingerprint.startswith('s1-')
+    every = {dataclasses.replace(base, seed=seed).fingerprint for seed in range(50)}
+    assert len(every) == 50
+
+
+def run_tool(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['make_synthetic.py', *arguments])
+    runpy.run_path(str(TOOL), run_name='__main__')
+
+
+def test_tool_says_what_it_made(tmp_path, monkeypatch, capsys):
+    sheet = tmp_path / 'sheet.png'
+    arguments = ('--preset', 'tiny', '--train-ids', '2', '--contact-sheet', str(sheet))
+    run_tool(monkeypatch, '--root', str(tmp_path), *arguments)
+    (folder,) = (tmp_path / 'synthetic').iterdir()
+    out, err = capsys.readouterr()
+    assert str(folder) in out and '2 + 4 persons, 2 cameras' in out
+    assert sheet.exists() and err == ''  # no progress bar without a terminal
+
+
+def test_tool_refuses_bad_values_in_one_line(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_tool(monkeypatch, '--root', str(tmp_path), '--cameras', '9')
+    assert exit_.value.code == 2 and list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == 'error: cameras must be within 1..6, got 9\n'

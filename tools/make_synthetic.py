@@ -1,0 +1,53 @@
+"""Makes the synthetic pedestrians (MARS layout) and says where they lie.
+
+    python tools/make_synthetic.py --root reid-data --preset default --contact-sheet sheet.png
+
+Every field of the preset can be replaced, for example ``--train-ids 100 --seed 2``.
+"""
+
+import argparse
+import dataclasses
+import time
+
+from stmn_plugin.data.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
+from stmn_plugin.errors import exit_on_input_error
+
+
+def main():
+    args = parse_args()
+    with exit_on_input_error(args.debug):
+        changes = {
+            field.name: getattr(args, field.name)
+            for field in dataclasses.fields(SyntheticSpec)
+            if getattr(args, field.name) is not None
+        }
+        spec = dataclasses.replace(PRESETS[args.preset], **changes)
+        start = time.perf_counter()
+        folder = ensure(args.root, spec, workers=args.workers)
+        seconds = time.perf_counter() - start
+        truth = load_truth(folder)
+        print(
+            f'{folder}: {spec.train_ids} + {spec.test_ids} persons, {spec.cameras} cameras, '
+            f'{len(truth.patterns)} tracklets, {len(truth.names)} frames, {seconds:.1f} s'
+        )
+        if args.contact_sheet:
+            print(contact_sheet(folder, args.contact_sheet))
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--root', required=True, help='data folder; writes <root>/synthetic/<name>')
+    parser.add_argument('--preset', choices=PRESETS, default='default')
+    for field in dataclasses.fields(SyntheticSpec):
+        flag = '--' + field.name.replace('_', '-')
+        parser.add_argument(flag, type=field.type, help=f'default preset: {field.default}')
+    parser.add_argument('--contact-sheet', metavar='FILE', help='also write a PNG to look at')
+    parser.add_argument('--workers', type=int, help='processes (default: one per core)')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of input errors')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    main()
