@@ -25,7 +25,7 @@ setup(
         'torchvision>=0.19',
         'torchreid',
         'yacs',
-        'gdown',
+        'gdown>=5',
         'tabulate',
         'numpy>=1.26',
         'scipy',
@@ -37,5 +37,5 @@ setup(
         'opencv-python-headless',
         'PyYAML',
     ],
-    extras_require={'test': TEST, 'dev': [*TEST, 'ruff', 'pre-commit']},
+    extras_require={'test': TEST, 'dev': [*TEST, 'ruff==0.17.*', 'pre-commit']},
 )

@@ -57,11 +57,19 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
         torch.save(state, temporary)
     if is_best:
         with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as temporary:
-            shutil.copyfile(path, temporary)
+            _link_or_copy(path, temporary)
     if keep_last is not None:
         for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
             os.unlink(os.path.join(folder, f'model.pth.tar-{old}'))
     return path
+
+
+def _link_or_copy(source, target):
+    """A second name for the file costs nothing; file systems without that get a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def saved_epochs(folder):

@@ -1,0 +1,298 @@
+"""The command line: every architecture on every dataset, the run folder, what bad input gets."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import main
+import miniatures
+import pytest
+import torch
+
+from stmn_plugin import engine as engines
+from stmn_plugin.config import load_config
+from stmn_plugin.config.defaults import flatten
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def run(repository, small_run, mars_root, capsys):
+    """Run tools/main.py in this process on the miniature MARS → exit code, stdout, stderr."""
+
+    def call(*words, config='stmn_mars.yaml', root=mars_root, keys=()):
+        flags = ['--config-file', str(repository / 'configs' / config), '--root', root]
+        code = 0
+        try:
+            main.main([*flags, *words, *small_run, *map(str, keys)])
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / 'run'
+
+
+@pytest.mark.parametrize('arch', ['stmn', 'resnet18', 'osnet_x0_25'])
+@pytest.mark.parametrize('name', ['mars', 'dukemtmcvidreid', 'lsvid', 'tracklets'])
+def test_every_architecture_trains_on_every_dataset(arch, name, run, miniature_roots, folder):
+    code, out, _ = run('-a', arch, '-s', name, '-t', name, root=miniature_roots[name])
+    assert code == 0
+    assert 'mAP: ' in out and 'Rank-1  : ' in out  # the host's lines
+    assert 'protocol official' in out and '| ' not in out.splitlines()[-2]
+    metrics = json.loads((folder / 'metrics.json').read_text())
+    (evaluation,) = metrics['evaluations']
+    assert metrics['arch'] == arch and evaluation['dataset'] == name
+    assert evaluation['protocol'] == 'official' and evaluation['frames'] == 'rrs'
+    assert 0 < evaluation['mAP'] <= 1 and 0 <= evaluation['rank-1'] <= 1
+    assert f'mAP: {evaluation["mAP"]:.1%}' in out
+
+
+def test_baselines_get_the_hosts_engine_and_the_same_identification_loss(run, monkeypatch):
+    seen = []
+    original = engines.VideoTripletEngine.run
+
+    def spy(self, **options):
+        seen.append(self)
+        return original(self, **options)
+
+    monkeypatch.setattr(engines.VideoTripletEngine, 'run', spy)
+    assert run('-a', 'osnet_x0_25')[0] == 0
+    (engine,) = seen
+    import torchreid
+
+    assert isinstance(engine, torchreid.engine.VideoTripletEngine)
+    assert (engine.weight_t, engine.weight_x, engine.criterion_x.eps) == (1.0, 1.0, 0)
+    features, pids = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    from stmn_plugin.losses import batch_hard_triplet_loss
+
+    assert engine.criterion_t(features, pids) == batch_hard_triplet_loss(features, pids)
+
+
+@pytest.mark.parametrize('config', sorted(p.name for p in Path('configs/ablation').glob('*.yaml')))
+def test_every_ablation_trains(config, run):
+    code, out, _ = run(config=f'ablation/{config}')
+    assert code == 0 and 'mAP: ' in out
+
+
+def test_the_run_folder(run, folder):
+    code, out, err = run(keys=['train.max_epoch', 3, 'train.save_freq', 1, 'test.eval_freq', 2])
+    assert code == 0 and 'it/s' not in err  # progress bars are quiet when nobody watches
+    names = sorted(os.listdir(folder))
+    assert [n.split('-')[0].split('.out')[0] for n in names] == [
+        'config.yaml',
+        'events',
+        'metrics.json',
+        'model',
+        'train.log',
+    ]
+    assert sorted(os.listdir(folder / 'model')) == [
+        'model-best.pth.tar',
+        'model.pth.tar-2',
+        'model.pth.tar-3',
+    ]
+    (log,) = folder.glob('train.log-*')
+    assert log.read_text() == out
+    cfg = flatten(load_config(str(folder / 'config.yaml')))
+    assert (cfg['train.max_epoch'], cfg['model.name']) == (3, 'stmn')
+    epochs = [e['epoch'] for e in json.loads((folder / 'metrics.json').read_text())['evaluations']]
+    assert epochs == [2, 3]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars = EventAccumulator(str(folder)).Reload().Tags()['scalars']
+    assert {f'Train/{term}' for term in ('loss', 'cross_entropy_clip', 'triplet_frame')} <= {
+        *scalars
+    }
+    assert {'Train/spread_spatial', 'Train/spread_temporal', 'Test/mars/mAP'} <= {*scalars}
+
+
+def test_testing_gives_the_numbers_of_training_and_changes_nothing(run, folder, tmp_path):
+    _, out, _ = run(keys=['train.max_epoch', 2])
+    best = folder / 'model' / 'model-best.pth.tar'
+    trained = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
+    code, tested_out, _ = run(
+        keys=['test.evaluate', True, 'model.load_weights', best, 'data.save_dir', tmp_path / 'test']
+    )
+    assert code == 0
+    tested = json.loads((tmp_path / 'test' / 'metrics.json').read_text())['evaluations'][-1]
+    for key in ('mAP', 'mINP', 'rank-1', 'rank-5'):
+        assert tested[key] == trained[key]
+    assert tested['epoch'] is None
+    names = os.listdir(tmp_path / 'test')
+    assert sorted(n.split('-')[0] for n in names) == ['metrics.json', 'test.log']
+
+
+def test_protocols_differ_in_the_gallery_and_flip_in_the_features(run, folder):
+    results = {}
+    for title, keys in {
+        'official': [],
+        'torchreid': ['test.protocol', 'torchreid'],
+        'flip': ['test.flip', True],
+    }.items():
+        assert run(keys=['test.evaluate', True, *keys])[0] == 0
+        results[title] = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
+    queries, gallery = len(miniatures.MARS_QUERY_ROWS), results['torchreid']['num_gallery']
+    assert results['official']['num_gallery'] == gallery + queries
+    assert results['official']['queries_searched'] and not results['torchreid']['queries_searched']
+    # one person's other tracklets are all queries: no truth unless the queries are searched
+    assert results['torchreid']['num_query_with_match'] < queries
+    assert results['official']['num_query_with_match'] == queries
+    assert results['flip']['flip'] and results['flip']['mAP'] != results['official']['mAP']
+
+
+def test_resuming_goes_on_from_the_checkpoint(run, folder):
+    run(keys=['train.max_epoch', 2])
+    path = folder / 'model' / 'model.pth.tar-2'
+    code, out, _ = run(keys=['train.max_epoch', 3, 'model.resume', path])
+    assert code == 0
+    assert 'after epoch 2' in out and 'epoch: [3/3]' in out and 'epoch: [2/3]' not in out
+    epochs = [e['epoch'] for e in json.loads((folder / 'metrics.json').read_text())['evaluations']]
+    assert epochs == [2, 3]
+
+
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(run, folder, monkeypatch):
+    original = engines.VideoSTMNEngine.forward_backward
+
+    def poisoned(self, data):
+        if self.epoch == 2:
+            data['img'] = torch.full(data['img'].shape, math.nan)
+        return original(self, data)
+
+    monkeypatch.setattr(engines.VideoSTMNEngine, 'forward_backward', poisoned)
+    code, _, err = run(keys=['train.max_epoch', 4, 'test.eval_freq', 1])
+    good = folder / 'model' / 'model.pth.tar-2'
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert 'nan' in line and 'epoch 3, batch 1' in line and str(good) in line
+    state = torch.load(good, weights_only=True)['state_dict']
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert not (folder / 'model' / 'model.pth.tar-3').exists()
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'osnet_x0_25'])
+def test_image_data_runs_as_the_host_runs_it(arch, run, tmp_path):
+    folder = tmp_path / 'market1501' / 'Market-1501-v15.09.15'
+    for split in ('bounding_box_train', 'query', 'bounding_box_test'):
+        (folder / split).mkdir(parents=True)
+        for pid in range(1, 9):
+            cameras = (1,) if split == 'query' else (2, 3)
+            for camera in cameras:
+                name = f'{pid:04d}_c{camera}s1_000001_00.jpg'
+                miniatures.save_frame(folder / split / name, pid, camera, 0)
+    words = ['-a', arch, '-s', 'market1501', '-t', 'market1501', 'loss.name', 'softmax']
+    code, out, _ = run(
+        *words,
+        root=str(tmp_path),
+        keys=['data.type', 'image', 'sampler.train_sampler']
+        + ['RandomSampler', 'data.transforms', "['random_flip']"],
+    )
+    assert code == 0 and 'market1501' in out and 'mAP: ' in out
+
+
+def test_a_host_yaml_with_another_loss_trains_an_image_model(run):
+    for loss in ('softmax', 'triplet'):
+        code, out, _ = run(
+            '-a', 'resnet18', keys=['loss.name', loss, 'video.sample_method', 'evenly']
+        )
+        assert code == 0 and 'mAP: ' in out
+
+
+BAD = {
+    'unknown key': (['data.typ', 'video'], ["'data.typ'", "'data.type'"]),
+    'wrong type': (['train.lr', 'fast'], ['train.lr', "'fast'"]),
+    'unknown architecture': (['model.name', 'stnm'], ["'stnm'", "'stmn'"]),
+    'unknown dataset': (['data.sources', 'marz'], ['marz']),
+    'missing root': (['data.root', '/no/such'], ['/no/such/mars']),
+    'fewer identities than P': (['train.batch_size', '64'], ['32 identities', '10']),
+    'K below 2': (['sampler.num_instances', '1'], ['sampler.num_instances', '1']),
+    'missing checkpoint': (['model.load_weights', '/no/file'], ['model.load_weights', '/no/file']),
+    'no network': (['model.pretrained', 'True'], ['model.pretrained False', 'backbone_weights']),
+}
+
+
+@pytest.mark.parametrize('title', BAD)
+def test_bad_input_is_one_line_and_exit_code_2(title, run, folder, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError('Name or service not known')
+
+    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', no_network)
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', no_network)
+    words, parts = BAD[title]
+    code, _, err = run(keys=words)
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert line.startswith('error: ')
+    for part in parts:
+        assert part in line
+    assert not (folder / 'metrics.json').exists() and not (folder / 'model').exists()
+
+
+def test_checkpoints_that_do_not_fit_are_named(run, folder):
+    run(keys=['train.max_epoch', 1])
+    path = str(folder / 'model' / 'model.pth.tar-1')
+    tests = ['test.evaluate', True, 'model.load_weights', path]
+    for keys, part in (
+        (['video.seq_len', 6], 'video.seq_len 4, the config says 6'),
+        (['model.name', 'resnet18'], 'another architecture'),
+    ):
+        code, _, err = run(keys=[*tests, *keys])
+        assert code == 2 and path in err and part in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_broken_frame_is_named_and_nothing_looks_like_a_result(run, tmp_path, folder):
+    root = miniatures.make_tracklets(tmp_path / 'data')
+    frame = sorted((tmp_path / 'data' / 'tracklets' / 'gallery').rglob('*.jpg'))[0]
+    frame.write_bytes(frame.read_bytes()[:-40])
+    words = ['-s', 'tracklets', '-t', 'tracklets']
+    code, _, err = run(*words, root=str(root), keys=['data.workers', 2])
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert str(frame) in line and 'truncated' in line
+    assert not (folder / 'metrics.json').exists()
+    assert (folder / 'model' / 'model.pth.tar-1').exists()  # the epoch is not lost
+
+
+@pytest.mark.slow
+def test_from_a_shell(repository, mars_root, tmp_path):
+    command = [sys.executable, str(repository / 'tools' / 'main.py')]
+    helped = subprocess.run([*command, '--help'], capture_output=True, text=True, check=True)
+    assert '--config-file' in helped.stdout and '--list-archs' in helped.stdout
+    listed = subprocess.run([*command, '--list-archs'], capture_output=True, text=True, check=True)
+    assert {'stmn', 'resnet50', 'osnet_x1_0'} <= set(listed.stdout.split())
+    wrong = [
+        *command,
+        '--config-file',
+        str(repository / 'configs' / 'stmn_mars.yaml'),
+        'train.l',
+        '1',
+    ]
+    failed = subprocess.run(wrong, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert failed.returncode == 2 and 'Traceback' not in failed.stderr
+    assert failed.stderr.startswith("error: unknown config key 'train.l'")
+    assert os.listdir(tmp_path) == []
+    shown = [*command, '--debug', *wrong[2:]]
+    debugged = subprocess.run(shown, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert debugged.returncode != 0 and 'Traceback' in debugged.stderr
+
+
+@pytest.mark.slow
+def test_in_the_canonical_layout(repository, canonical_host, mars_root, small_run, folder):
+    words = ['-a', 'stmn', '--root', mars_root]
+    config = str(repository / 'configs' / 'stmn_mars.yaml')
+    done = subprocess.run(
+        [sys.executable, str(repository / 'tools' / 'main.py'), '--config-file', config]
+        + [*words, *small_run],
+        env={**os.environ, 'PYTHONPATH': str(canonical_host)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / 'metrics.json').read_text())['arch'] == 'stmn'
