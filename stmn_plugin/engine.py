@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .checkpoint import save_checkpoint
+from .data.clip_plans import ClipPlan
 from .errors import InputError
 from .evaluation import (
     Evaluation,
@@ -27,6 +28,8 @@ from .evaluation import (
     results_table,
     write_metrics,
 )
+from .feature_store import FeatureStore, fingerprint
+from .features import encode_clips, frame_model, pool_tracklets
 from .losses import BatchHardTripletLoss, STMNCriterion
 
 
@@ -35,8 +38,10 @@ class RunSettings:
     """What the host's ``run`` has no argument for."""
 
     protocol: str = 'official'
-    frames: str = 'rrs'  # a word for tables: how frames of a tested tracklet are chosen
+    plan: ClipPlan | None = None  # frames of a tracklet that are tested; None: as in training
     flip: bool = False  # average with the mirrored clip
+    batch_size: int = 32  # clips at a time in testing
+    features_dir: str = ''  # where vectors of frames are kept
     save_freq: int = 1  # epochs between checkpoints
     keep_last: int = 2  # checkpoints that stay
     best_map: float = -1.0  # of the run so far; set when a run is resumed
@@ -47,6 +52,12 @@ class RunMixin:
     """Training that checks itself and evaluation by protocol, for any engine of the host."""
 
     settings = None  # a RunSettings; the defaults when nobody sets it
+    evaluations = ()  # plain dictionaries, as in metrics.json
+
+    @property
+    def bad_frames(self):
+        """Paths of frames left out in training and testing (``data.bad_frames skip``)."""
+        return self.__dict__.setdefault('_bad_frames', [])
 
     def run(
         self,
@@ -69,7 +80,7 @@ class RunMixin:
         Raises:
             InputError: a loss or feature that is not finite, or a file that cannot be written.
         """
-        self.settings = self.settings or RunSettings()
+        self._complete_settings()
         self.evaluations = read_evaluations(save_dir) if start_epoch else []
         if test_only:
             self.epoch = None
@@ -99,6 +110,11 @@ class RunMixin:
         finally:
             self.writer.close()
             self.writer = None
+
+    def _complete_settings(self):
+        self.settings = self.settings or RunSettings()
+        if self.settings.plan is None and self._is_video:
+            self.settings.plan = self.datamanager.plan
 
     def train(self, print_freq=10, fixbase_epoch=0, open_layers=None):
         """One epoch of the host's loop, under a progress bar."""
@@ -131,6 +147,7 @@ class RunMixin:
         return losses
 
     def parse_data_for_train(self, data):
+        self.bad_frames.extend(data.get('bad_frames', ()))
         return super().parse_data_for_train({**data, 'img': self._prepare(data['img'])})
 
     def parse_data_for_eval(self, data):
@@ -157,7 +174,7 @@ class RunMixin:
         Returns:
             float: rank-1 of the first target.
         """
-        self.settings = self.settings or RunSettings()
+        self._complete_settings()
         if use_metric_cuhk03:
             raise InputError('cuhk03.use_metric_cuhk03 is not supported: use the new split')
         self.set_model_mode('eval')
@@ -176,20 +193,22 @@ class RunMixin:
                 self.writer.add_scalar(f'Test/{name}/mAP', evaluation.ranking.mean_ap, self.epoch)
         print(results_table(results, ranks))
         self.evaluations = [
-            *getattr(self, 'evaluations', []),
+            *self.evaluations,
             *(e.as_dict(ranks) for e in results),
         ]
+        bad_frames = sorted(set(self.bad_frames))
+        if bad_frames:
+            shown = '\n  '.join(bad_frames[:10])
+            print(f'{len(bad_frames)} unreadable frames left out, see metrics.json:\n  {shown}')
         if save_dir:
-            write_metrics(save_dir, self.evaluations, self.settings.facts)
+            facts = {**self.settings.facts, 'bad_frames': bad_frames}
+            write_metrics(save_dir, self.evaluations, facts)
         return results[0].ranking.rank(1)
 
     def _evaluate_target(self, name, dist_metric, normalize_feature, rerank):
         watch = Stopwatch()
-        loaders = self.test_loader[name]
-        query, gallery = (
-            extract_features(loaders[mode], self._extract_batch, f'{name} {mode}')
-            for mode in ('query', 'gallery')
-        )
+        extract = self._extract_tracklets if self._is_video else self._extract_images
+        query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
         if normalize_feature:
             query, gallery = (
                 t._replace(features=torch.nn.functional.normalize(t.features))
@@ -205,7 +224,7 @@ class RunMixin:
             ranking=ranking,
             protocol=self.settings.protocol,
             queries_searched=len(searched.pids) > len(gallery.pids),
-            frames=self.settings.frames,
+            frames=self.settings.plan.title if self._is_video else 'image',
             flip=self.settings.flip,
             dist_metric=dist_metric,
             reranked=rerank,
@@ -217,12 +236,58 @@ class RunMixin:
         )
         return evaluation, distances
 
+    def _extract_tracklets(self, name, mode):
+        """Every frame of the plan once, or from ``test.features_dir``."""
+        settings, data = self.settings, self.datamanager
+        tracklets = data.test_dataset[name][mode]
+        model = frame_model(self.model, getattr(self, 'pooling_method', 'avg'))
+
+        def encode(plan):
+            loader = data.planned_clips(name, mode, plan, settings.batch_size)
+            title = f'{name} {mode}'
+            return encode_clips(loader, model, self._prepare, settings.flip, title, self.bad_frames)
+
+        if settings.features_dir:
+            views = 2 if settings.flip else 1
+            store = self._open_store(f'{name}-{mode}', tracklets, encode)
+            batches = store.clips(settings.plan, views, settings.batch_size)
+        else:
+            batches = encode(settings.plan)
+        every_frame = settings.plan.frames == 'all'
+        return pool_tracklets(batches, model, tracklets, every_frame)
+
+    def _open_store(self, name, tracklets, encode):
+        """The stored vectors of all frames, made first when they are not there."""
+        data, plan = self.datamanager, self.settings.plan._replace(frames='consecutive')
+        made_from = fingerprint(
+            self.model,
+            tracklets,
+            arch=type(self.model).__name__,
+            size=[data.height, data.width],
+            normalisation=[data.normalize.mean, data.normalize.std],
+            flip=self.settings.flip,
+        )
+        store = FeatureStore(self.settings.features_dir, name, made_from, tracklets)
+        if not store.exists():
+            store.write(encode(plan), self.bad_frames, plan.seq_len)
+        store.open()
+        self.bad_frames.extend(store.unreadable_paths())
+        return store
+
+    def _extract_images(self, name, mode):
+        """Image data: the host's loader, one feature an image."""
+        return extract_features(self.test_loader[name][mode], self._extract_batch, f'{name} {mode}')
+
     def _extract_batch(self, data):
         images, pids, camids = self.parse_data_for_eval(data)
         features = self.extract_features(images)
         if self.settings.flip:
             features = (features + self.extract_features(images.flip(-1))) / 2
         return features, pids, camids
+
+    @property
+    def _is_video(self):
+        return self.datamanager.data_type == 'video'
 
     def _draw_ranks(self, name, distances, topk, save_dir):
         query, gallery = self.datamanager.fetch_test_loaders(name)
@@ -302,6 +367,7 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
         return {**losses, 'acc': 100 * accuracy.item()}
 
     def parse_data_for_train(self, data):
+        self.bad_frames.extend(data.get('bad_frames', ()))
         pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
         return self._prepare(data['img']), pids
 

@@ -5,7 +5,6 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from .checkpoint import atomic_path
 from .errors import InputError
+from .features import TrackletFeatures
 from .ranking import Ranking, evaluate_ranking
 
 __all__ = [
@@ -34,12 +34,6 @@ PROTOCOLS = {
     'official': 'the queries are searched too',
     'torchreid': 'the queries are not searched',
 }
-
-
-class TrackletFeatures(NamedTuple):
-    features: torch.Tensor  # (G, D) on the CPU
-    pids: np.ndarray  # (G,)
-    camids: np.ndarray  # (G,)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from .config.kwargs import (
     imagedata_kwargs,
     lr_scheduler_kwargs,
     optimizer_kwargs,
+    plan_kwargs,
     run_kwargs,
     settings_kwargs,
     videodata_kwargs,
 )
+from .data.clip_plans import ClipPlan
 from .data.datamanager import VideoDataManager, host_errors_named
 from .errors import InputError
 from .registration import model_registry, register
@@ -55,7 +57,8 @@ def run(cfg):
             model = model.cuda()
         optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
         scheduler = torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
-        settings = engines.RunSettings(facts=facts, **settings_kwargs(cfg))
+        plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
+        settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
         start_epoch = cfg.train.start_epoch
         if cfg.model.resume:
             checkpoint = resume(cfg.model.resume, model, optimizer, scheduler)

@@ -153,7 +153,8 @@ def test_the_hosts_keys_keep_their_place():
         (['model.load_weights', '/no/file.pth'], ['model.load_weights', '/no/file.pth']),
         (['test.visrank', 'True'], ['test.visrank', 'test.evaluate']),
         (['train.lr'], ['train.lr', 'KEY VALUE']),
-        (['data.type', 'video', 'video.sample_method', 'all'], ['batch_size 1', '32']),
+        (['video.sample_method', 'all'], ['video.sample_method', 'test.frames all']),
+        (['test.frames', 'all', 'test.clips_per_tracklet', '2'], ['test.clips_per_tracklet']),
     ],
 )
 def test_a_wrong_word_is_named_on_one_line(words, parts):

@@ -147,6 +147,54 @@ def test_protocols_differ_in_the_gallery_and_flip_in_the_features(run, folder):
     assert results['flip']['flip'] and results['flip']['mAP'] != results['official']['mAP']
 
 
+ALL_FRAMES = ['test.evaluate', True, 'test.frames', 'all', 'test.flip', True]
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['-a', 'stmn'],
+        ['-a', 'stmn', 'stmn.spatial_mode', 'none'],
+        ['-a', 'stmn', 'stmn.temporal_mode', 'mlp'],
+        ['-a', 'stmn', 'stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average'],
+        ['-a', 'resnet18'],
+        ['-a', 'osnet_x0_25'],
+    ],
+    ids=' '.join,
+)
+def test_all_frames_with_flip(words, run, folder, tmp_path):
+    keys = [*words[2:], *ALL_FRAMES]
+    code, out, _ = run(*words[:2], keys=keys)
+    assert code == 0 and 'all + flip' in out
+    direct = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
+    assert (direct['frames'], direct['flip']) == ('all', True)
+    keys += ['test.features_dir', tmp_path / 'vectors']
+    for _ in range(2):  # made, then read back
+        assert run(*words[:2], keys=keys)[0] == 0
+        stored = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
+        assert stored['mAP'] == pytest.approx(direct['mAP'], abs=1e-6)
+
+
+def test_stored_vectors_of_other_weights_are_refused(run, tmp_path):
+    keys = ['test.evaluate', True, 'test.features_dir', tmp_path / 'vectors']
+    assert run(keys=keys)[0] == 0
+    code, _, err = run(keys=[*keys, 'train.seed', 2])
+    assert code == 2 and 'other weights' in err and str(tmp_path) in err
+
+
+def test_bad_frames_are_skipped_on_demand_and_listed(run, tmp_path, folder):
+    root = miniatures.make_tracklets(tmp_path / 'data')
+    for split in ('train', 'gallery'):
+        frame = sorted((tmp_path / 'data' / 'tracklets' / split).rglob('*.jpg'))[0]
+        frame.write_bytes(b'')
+    words = ['-s', 'tracklets', '-t', 'tracklets']
+    keys = ['data.bad_frames', 'skip', 'test.frames', 'all']
+    code, out, _ = run(*words, root=str(root), keys=keys)
+    assert code == 0 and str(frame) in out
+    listed = json.loads((folder / 'metrics.json').read_text())['bad_frames']
+    assert str(frame) in listed
+
+
 def test_resuming_goes_on_from_the_checkpoint(run, folder):
     run(keys=['train.max_epoch', 2])
     path = folder / 'model' / 'model.pth.tar-2'

@@ -20,7 +20,8 @@ CHOICES = {
     'train.optim': ('adam', 'amsgrad', 'sgd', 'rmsprop', 'radam'),
     'train.lr_scheduler': ('single_step', 'multi_step', 'cosine'),
     'test.dist_metric': ('euclidean', 'cosine'),
-    'test.frames': ('rrs',),
+    'data.bad_frames': ('raise', 'skip'),
+    'test.frames': ('rrs', 'all'),
     'test.protocol': ('official', 'torchreid'),
 }
 AT_LEAST = {
@@ -35,6 +36,7 @@ AT_LEAST = {
     'train.save_freq': 1,
     'train.keep_last': 1,
     'test.batch_size': 1,
+    'test.clips_per_tracklet': 1,
     'sampler.num_instances': 1,
     'loss.spread.weight': 0,
     'loss.spread.margin': 0,
@@ -82,10 +84,16 @@ def check_config(cfg):
             )
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError('test.visrank needs test.evaluate True')
-    if cfg.video.sample_method == 'all' and cfg.data.type == 'video':
-        for key in ('train.batch_size', 'test.batch_size'):
-            if values[key] > 1:
-                raise InputError(f'video.sample_method all needs {key} 1, got {values[key]}')
+    if cfg.video.sample_method == 'all':
+        raise InputError(
+            'video.sample_method all gives training clips of any length: use test.frames all'
+        )
+    if cfg.test.clips_per_tracklet > 1 and (
+        cfg.test.frames == 'all' or cfg.video.sample_method != 'rrs'
+    ):
+        raise InputError(
+            'test.clips_per_tracklet needs test.frames rrs and video.sample_method rrs'
+        )
     for key in ('model.load_weights', 'model.resume'):
         if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
             raise InputError(f'{key}: no file {values[key]}')

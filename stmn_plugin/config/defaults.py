@@ -131,7 +131,11 @@ def add_stmn_config(cfg):
     cfg.train.save_freq = 1  # epochs between checkpoints
     cfg.train.keep_last = 2  # checkpoints that stay, besides the best
 
-    cfg.test.frames = 'rrs'  # frames of a tracklet that are tested
+    cfg.data.bad_frames = 'raise'  # raise | skip: unreadable images stop the run or are left out
+
+    cfg.test.frames = 'rrs'  # rrs | all: frames of a tracklet that are tested
+    cfg.test.clips_per_tracklet = 1  # with rrs: up to that many clips, their features averaged
+    cfg.test.features_dir = ''  # keep the vectors of all frames here, and read them back
     cfg.test.flip = False  # average with the mirrored clip
     cfg.test.protocol = 'official'  # official (queries are searched too) | torchreid (they are not)
 

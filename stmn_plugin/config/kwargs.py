@@ -62,6 +62,7 @@ def videodata_kwargs(cfg):
         'seq_len': cfg.video.seq_len,
         'sample_method': cfg.video.sample_method,
         'rrs_chunks': cfg.video.rrs_chunks,
+        'skip_bad': cfg.data.bad_frames == 'skip',
         'seed': cfg.train.seed,
         'as_uint8': True,
     }
@@ -113,12 +114,23 @@ def synthetic_kwargs(cfg):
     return {'preset': cfg.synthetic.preset, 'seed': cfg.synthetic.seed}
 
 
+def plan_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.data.clip_plans.ClipPlan`, which frames are tested."""
+    return {
+        'seq_len': cfg.video.seq_len,
+        'frames': 'all' if cfg.test.frames == 'all' else cfg.video.sample_method,
+        'clips_per_tracklet': cfg.test.clips_per_tracklet,
+        'rrs_chunks': cfg.video.rrs_chunks,
+    }
+
+
 def settings_kwargs(cfg):
     """Arguments of :class:`stmn_plugin.engine.RunSettings`."""
     return {
         'protocol': cfg.test.protocol,
-        'frames': cfg.video.sample_method if cfg.data.type == 'video' else 'image',
         'flip': cfg.test.flip,
+        'batch_size': cfg.test.batch_size,
+        'features_dir': cfg.test.features_dir,
         'save_freq': cfg.train.save_freq,
         'keep_last': cfg.train.keep_last,
     }

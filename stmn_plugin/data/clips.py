@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import torchreid
 import torchvision.transforms.v2.functional as TF
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from stmn_plugin.config import check_transforms
 from stmn_plugin.errors import InputError
 
-from .frames import read_frame
+from .frames import read_clip
 
 
 class ClipRequest(NamedTuple):
@@ -36,16 +36,19 @@ class ClipDataset(Dataset):
         frame_sampler (callable): number of frames and generator → frame indices.
         transform (ClipTransform): frames and generator → clip.
         seed (int): of all randomness.
+        skip_bad (bool): leave unreadable frames out instead of raising.
 
-    An item is the host's dictionary ``img`` (L, 3, H, W), ``pid``, ``camid``, ``dsetid``. The key
-    is a :class:`ClipRequest` (training) or a plain index (testing: nothing is random).
+    An item is the host's dictionary ``img`` (L, 3, H, W), ``pid``, ``camid``, ``dsetid``, and
+    ``bad_frames``, the paths left out. The key is a :class:`ClipRequest` (training) or a plain
+    index (testing: nothing is random).
     """
 
-    def __init__(self, tracklets, frame_sampler, transform, seed=0):
+    def __init__(self, tracklets, frame_sampler, transform, seed=0, skip_bad=False):
         self.tracklets = tracklets
         self.frame_sampler = frame_sampler
         self.transform = transform
         self.seed = seed
+        self.skip_bad = skip_bad
 
     def __len__(self):
         return len(self.tracklets)
@@ -61,8 +64,21 @@ class ClipDataset(Dataset):
         if not paths:
             raise InputError(f'tracklet {index} of person {pid}, camera {camid} has no frames')
         chosen = self.frame_sampler(len(paths), rng=rng)
-        clip = self.transform([read_frame(paths[i]) for i in chosen], rng)
-        return {'img': clip, 'pid': int(pid), 'camid': int(camid), 'dsetid': int(dsetid)}
+        frames, rows, bad_frames = read_clip(paths, chosen, self.skip_bad)
+        clip = self.transform([frames[row] for row in rows], rng)
+        return {
+            'img': clip,
+            'pid': int(pid),
+            'camid': int(camid),
+            'dsetid': int(dsetid),
+            'bad_frames': bad_frames,
+        }
+
+
+def collate_items(items):
+    """Items → a batch as the host's loaders make it; ``bad_frames`` become one list."""
+    bad_frames = [path for item in items for path in item.pop('bad_frames')]
+    return {**default_collate(items), 'bad_frames': bad_frames}
 
 
 class ClipTransform:

@@ -15,7 +15,8 @@ from stmn_plugin.config import check_transforms
 from stmn_plugin.errors import InputError
 from stmn_plugin.ranking import count_matchable
 
-from .clips import ClipDataset, ClipTransform, Normalize
+from .clip_plans import ClipPlan, PlannedClips, collate_clips
+from .clips import ClipDataset, ClipTransform, Normalize, collate_items
 from .frame_samplers import FRAME_SAMPLERS
 from .identity_sampler import EpochBatchSampler, host_batches, identity_batches
 
@@ -34,6 +35,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         train_sampler (str): 'IdentityPassSampler' or one of the host's.
         seed (int): batches and clips are a function of it and the epoch.
         rrs_chunks (str): 'balanced' or 'ceil', see :func:`sample_rrs`.
+        skip_bad (bool): leave unreadable frames out; the batches list them in ``bad_frames``.
         as_uint8 (bool): batches are uint8, to be passed through :attr:`normalize` on the device;
             by default they are normalised floats, as the host's engines want them.
 
@@ -67,6 +69,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         sample_method='evenly',
         seed=1,
         rrs_chunks='balanced',
+        skip_bad=False,
         as_uint8=False,
     ):
         if sample_method not in FRAME_SAMPLERS:
@@ -102,15 +105,14 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         self.normalize = Normalize(norm_mean or IMAGENET_MEAN, norm_std or IMAGENET_STD)
         extra = {'chunks': rrs_chunks} if sample_method == 'rrs' else {}
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
-        workers_kwargs = {
-            'num_workers': workers,
-            'persistent_workers': workers > 0,
-            'pin_memory': self.use_gpu,
-        }
+        self.plan = ClipPlan(seq_len, sample_method, rrs_chunks=rrs_chunks)
+        self.skip_bad = skip_bad
+        self.loader_options = {'num_workers': workers, 'pin_memory': self.use_gpu}
+        self.test_transform = ClipTransform(height, width, [], self.normalize, as_uint8)
 
         def clips(tracklets, names):
             transform = ClipTransform(height, width, names, self.normalize, as_uint8)
-            return ClipDataset(tracklets, sampler, transform, seed)
+            return ClipDataset(tracklets, sampler, transform, seed, skip_bad)
 
         tracklets = self.train_loader.dataset.train
         self.batch_sampler = EpochBatchSampler(
@@ -132,8 +134,10 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         self.train_loader = DataLoader(
             clips(tracklets, transforms),
             batch_sampler=self.batch_sampler,
+            collate_fn=collate_items,
             generator=torch.Generator(),
-            **workers_kwargs,
+            persistent_workers=workers > 0,
+            **self.loader_options,
         )
         self.gallery_needs_queries = {}  # target → does its official protocol search the queries?
         for name, loaders in self.test_loader.items():
@@ -144,9 +148,28 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 loaders[mode] = DataLoader(
                     clips(self.test_dataset[name][mode], []),
                     batch_size=batch_size_test,
+                    collate_fn=collate_items,
                     generator=torch.Generator(),
-                    **{**workers_kwargs, 'persistent_workers': False},
+                    **self.loader_options,
                 )
+
+    def planned_clips(self, name, mode, plan, batch_size):
+        """A loader of the clips of a plan, ``ClipBatch`` by ``ClipBatch``.
+
+        Args:
+            name (str): target dataset.
+            mode (str): 'query' or 'gallery'.
+            plan (ClipPlan): which frames, in which clips.
+            batch_size (int): clips at a time.
+        """
+        tracklets = self.test_dataset[name][mode]
+        return DataLoader(
+            PlannedClips(tracklets, plan, self.test_transform, self.skip_bad),
+            batch_size=batch_size,
+            collate_fn=collate_clips,
+            generator=torch.Generator(),
+            **self.loader_options,
+        )
 
     @staticmethod
     def _draw_batches(tracklets, name, batch_size, num_instances, num_cams, num_datasets, seed):

@@ -70,6 +70,36 @@ def sample_all(num_frames, seq_len, rng=None):
     return np.arange(num_frames, dtype=np.int64)
 
 
+def count_clips(num_frames, seq_len):
+    """Clips that hold all frames of a tracklet once: ceil(F / L)."""
+    _check(num_frames, seq_len)
+    return -(-num_frames // seq_len)
+
+
+def interleaved_clip(num_frames, seq_len, index):
+    """Clip ``index`` of the ceil(F / L) that all-frames testing cuts a tracklet into.
+
+    Clip i of n holds the frames i, i + n, i + 2n, ...: frames are as far apart as in training, and
+    every frame is in exactly one clip. A clip one frame short (or F < L) repeats its last frame.
+
+    Returns:
+        numpy.ndarray: int64 frame indices, shape (L,).
+    """
+    frames = np.arange(index, num_frames, count_clips(num_frames, seq_len), dtype=np.int64)
+    return np.pad(frames, (0, seq_len - len(frames)), mode='edge')
+
+
+def dealt_clip(num_frames, seq_len, num_clips, index, chunks='balanced'):
+    """Clip ``index`` of ``num_clips`` that share RRS of num_clips * L frames in turns.
+
+    With one clip this is RRS; with ceil(F / L) every frame is used.
+
+    Returns:
+        numpy.ndarray: int64 frame indices, shape (L,).
+    """
+    return sample_rrs(num_frames, num_clips * seq_len, chunks=chunks)[index::num_clips]
+
+
 FRAME_SAMPLERS = {
     'rrs': sample_rrs,
     'evenly': sample_evenly,

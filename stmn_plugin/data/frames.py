@@ -32,3 +32,65 @@ def read_frame(path):
         reason = getattr(error, 'strerror', None) or str(error).split(str(path))[0].strip(" '")
         raise InputError(f'cannot read frame {path}: {reason}') from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_clip(paths, chosen, skip_bad=False):
+    """Read the frames of a clip, each distinct one once.
+
+    Args:
+        paths (tuple): all frames of the tracklet.
+        chosen (numpy.ndarray): indices of the clip's frames, shape (L,); may repeat.
+        skip_bad (bool): a frame that cannot be read leaves its place to the nearest one of the
+            clip; when none can, to the first readable frame of the tracklet.
+
+    Returns:
+        tuple: list of uint8 frames (3, h, w); rows of that list that make the clip, int64 (L,);
+        list of the paths that were left out.
+
+    Raises:
+        InputError: a frame cannot be read, or with ``skip_bad`` no frame of the tracklet.
+    """
+    distinct, rows = np.unique(chosen, return_inverse=True)
+    frames, kept, bad_frames = [], [], []
+    for place, index in enumerate(distinct):
+        try:
+            frames.append(read_frame(paths[index]))
+            kept.append(place)
+        except InputError:
+            if not skip_bad:
+                raise
+            bad_frames.append(paths[index])
+    if not frames:
+        frame, more = _first_readable([p for i, p in enumerate(paths) if i not in distinct])
+        return [frame], np.zeros_like(rows), bad_frames + more
+    return frames, _nearest(rows, np.array(kept)), bad_frames
+
+
+def readable_clip(chosen, readable):
+    """Frame indices that :func:`read_clip` takes, when it is known which can be read.
+
+    Args:
+        chosen (numpy.ndarray): indices of the clip's frames, shape (L,).
+        readable (numpy.ndarray): bool for every frame of the tracklet, shape (F,).
+    """
+    distinct, rows = np.unique(chosen, return_inverse=True)
+    kept = np.flatnonzero(readable[distinct])
+    if len(kept) == 0:
+        return np.full_like(chosen, np.flatnonzero(readable)[0])
+    return distinct[kept][_nearest(rows, kept)]
+
+
+def _nearest(rows, kept):
+    """Rows of ``kept`` that are nearest to each of ``rows``; the earlier of two."""
+    return np.abs(rows[:, None] - kept).argmin(axis=1)
+
+
+def _first_readable(paths):
+    bad_frames, last = [], 'it has no other frame'
+    for path in paths:
+        try:
+            return read_frame(path), bad_frames
+        except InputError as error:
+            bad_frames.append(path)
+            last = error
+    raise InputError(f'a tracklet has no readable frame: {last}')

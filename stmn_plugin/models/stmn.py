@@ -134,11 +134,11 @@ class STMN(nn.Module):
                 f'got {tuple(clips.shape)}'
             )
         frames = clips if clips.dim() == 4 else clips.flatten(0, 1)  # (T, 3, H, W)
+        if not self.training:
+            return self.clip_features(self._as_clips(self.frame_vectors(frames), clips))
         vectors = self.encode_frames(frames)
         refined = self._as_clips(vectors.refined, clips)  # (B, L, D)
         clip = self.temporal_memory(self._as_clips(vectors.temporal_queries, clips), refined)
-        if not self.training:
-            return self.bnneck_clip(clip.output)
         frame_feature = refined.mean(dim=1)  # (B, D)
         return STMNOutput(
             clip_feature=clip.output,
@@ -167,8 +167,26 @@ class STMN(nn.Module):
         queries = maps.temporal_queries
         return FrameVectors(refined, None if queries is None else queries.mean(dim=(2, 3)), probs)
 
+    def frame_vectors(self, frames):
+        """For testing: what of each frame is needed to put clips together, as one vector.
+
+        Args:
+            frames (torch.Tensor): shape (T, 3, H, W).
+
+        Returns:
+            torch.Tensor: shape (T, V), V = 2*D: GAP(f^s), GAP(q^t); V = D with temporal average.
+        """
+        refined, queries, _ = self.encode_frames(frames)
+        return refined if queries is None else torch.cat([refined, queries], dim=1)
+
+    def clip_features(self, vectors):
+        """For testing: clips of :meth:`frame_vectors`, (B, L, V) → features (B, D), BNNeck done."""
+        refined = vectors[..., : self.feature_dim]  # (B, L, D)
+        queries = vectors[..., self.feature_dim :]  # (B, L, D), empty with temporal average
+        return self.bnneck_clip(self.temporal_memory(queries, refined).output)
+
     def _as_clips(self, vectors, clips):
-        """(T, D) → (B, L, D); an image is encoded once and stands for all L frames."""
+        """(T, ...) → (B, L, ...); an image is encoded once and stands for all L frames."""
         if vectors is None:
             return None
         if clips.dim() == 4:

@@ -1,0 +1,353 @@
+"""All-frames testing: every frame once, clips as the protocol says, the same numbers any way."""
+
+import contextlib
+import io
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import stmn_plugin
+from stmn_plugin.data import VideoDataManager
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
+from stmn_plugin.data.frames import read_frame
+from stmn_plugin.errors import InputError
+from stmn_plugin.feature_store import FeatureStore, fingerprint
+from stmn_plugin.features import ImageFrameModel, encode_clips, frame_model, pool_tracklets
+from stmn_plugin.models import STMN
+
+LENGTH = 4  # L
+
+
+@given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9))
+def test_interleaved_clips_hold_every_frame_once(num_frames, seq_len):
+    count = math.ceil(num_frames / seq_len)
+    seen = []
+    for index in range(count):
+        clip = interleaved_clip(num_frames, seq_len, index).tolist()
+        assert len(clip) == seq_len
+        distinct = sorted(set(clip))
+        assert clip == distinct + [distinct[-1]] * (seq_len - len(distinct))  # fills at the end
+        assert all(b - a == count for a, b in zip(distinct, distinct[1:], strict=False))
+        seen += distinct
+    assert sorted(seen) == list(range(num_frames))
+
+
+def test_interleaved_clips_by_hand():
+    clips = [interleaved_clip(7, 3, index).tolist() for index in range(3)]
+    assert clips == [[0, 3, 6], [1, 4, 4], [2, 5, 5]]
+    assert interleaved_clip(2, 4, 0).tolist() == [0, 1, 1, 1]
+
+
+@given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9), wanted=st.integers(1, 12))
+def test_dealt_clips_lie_between_rrs_and_all_frames(num_frames, seq_len, wanted):
+    plan = ClipPlan(seq_len, 'rrs', wanted)
+    count = plan.count(num_frames)
+    assert count == min(wanted, math.ceil(num_frames / seq_len))
+    frames = sorted(i for c in range(count) for i in plan.clip(num_frames, c).tolist())
+    assert frames == sample_rrs(num_frames, count * seq_len).tolist()
+    if count == math.ceil(num_frames / seq_len):
+        assert set(frames) == set(range(num_frames))
+    assert (
+        dealt_clip(num_frames, seq_len, 1, 0).tolist() == sample_rrs(num_frames, seq_len).tolist()
+    )
+
+
+@pytest.fixture(scope='module')
+def data(mars_root):
+    stmn_plugin.register()
+    with contextlib.redirect_stdout(io.StringIO()):
+        return VideoDataManager(
+            root=mars_root,
+            sources='mars',
+            height=32,
+            width=16,
+            seq_len=LENGTH,
+            sample_method='rrs',
+            batch_size_train=4,
+            workers=0,
+            use_gpu=False,
+            as_uint8=True,
+        )
+
+
+class TinyImageModel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(3 * 32 * 16, 5)
+
+    def forward(self, frames):
+        return self.layer(frames.flatten(1)).tanh()
+
+
+def stmn(temporal_mode='memory', spatial_mode='memory'):
+    torch.manual_seed(0)
+    model = STMN(
+        3,
+        'resnet18',
+        seq_len=LENGTH,
+        temporal_mode=temporal_mode,
+        spatial_mode=spatial_mode,
+        pretrained=False,
+    )
+    if model.spatial_memory is not None:
+        torch.nn.init.normal_(model.spatial_memory.bn.weight)
+    return model.eval()
+
+
+def extract(data, model, plan, flip=False, batch_size=3, mode='gallery', bad_frames=None):
+    model = frame_model(model)
+    loader = data.planned_clips('mars', mode, plan, batch_size)
+    batches = encode_clips(
+        loader, model, data.normalize, flip, mode, [] if bad_frames is None else bad_frames
+    )
+    tracklets = data.test_dataset['mars'][mode]
+    return pool_tracklets(batches, model, tracklets, plan.frames == 'all')
+
+
+@torch.no_grad()
+def slow_features(data, clips_of, feature_of_clip, flip=False):
+    """Tracklet by tracklet, clip by clip, one read a frame, plain means."""
+    features = []
+    for paths, _, _, _ in data.test_dataset['mars']['gallery']:
+        frames = [data.test_transform([read_frame(path)])[0] for path in paths]
+        views = []
+        for mirrored in (False, True) if flip else (False,):
+            for indices in clips_of(len(frames)):
+                clip = data.normalize(torch.stack([frames[i] for i in indices]))
+                clip = torch.stack([f.flip(-1) for f in clip]) if mirrored else clip
+                views.append(feature_of_clip(clip))
+        features.append(torch.stack(views).mean(dim=0))
+    return torch.stack(features)
+
+
+def clips_of_all(num_frames):
+    count = math.ceil(num_frames / LENGTH)
+    clips = [list(range(index, num_frames, count)) for index in range(count)]
+    return [clip + [clip[-1]] * (LENGTH - len(clip)) for clip in clips]
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize(
+    'modes', [('memory', 'memory'), ('mlp', 'none'), ('average', 'memory')], ids='-'.join
+)
+def test_all_frames_equal_the_slow_way(data, modes, flip):
+    model = stmn(*modes)
+    expected = slow_features(data, clips_of_all, lambda clip: model(clip[None])[0], flip)
+    found = extract(data, model, ClipPlan(LENGTH, 'all'), flip)
+    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-5)
+    assert found.pids.tolist() == [pid for _, pid, _, _ in data.test_dataset['mars']['gallery']]
+
+
+def test_rrs_equals_the_models_own_forward_on_the_hosts_batches(data):
+    model = stmn()
+    with torch.no_grad():
+        expected = torch.cat(
+            [model(data.normalize(b['img'])) for b in data.test_loader['mars']['gallery']]
+        )
+    found = extract(data, model, data.plan)
+    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_model_gets_the_mean_over_its_frames(data):
+    model = TinyImageModel().eval()
+    one_by_one = slow_features(data, lambda n: [[i] for i in range(n)], lambda c: model(c)[0])
+    found = extract(data, model, ClipPlan(LENGTH, 'all'))
+    torch.testing.assert_close(found.features, one_by_one, rtol=1e-5, atol=1e-6)
+    rrs = slow_features(data, lambda n: [sample_rrs(n, LENGTH)], lambda c: model(c).mean(dim=0))
+    torch.testing.assert_close(extract(data, model, data.plan).features, rrs, rtol=1e-5, atol=1e-6)
+    assert isinstance(frame_model(model), ImageFrameModel)
+
+
+def test_every_frame_is_encoded_once_in_full_batches_of_bounded_size(data):
+    model, sizes = TinyImageModel().eval(), []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    extract(data, model, ClipPlan(LENGTH, 'all'), batch_size=5)
+    lengths = [len(paths) for paths, _, _, _ in data.test_dataset['mars']['gallery']]
+    assert sum(sizes) == sum(lengths)
+    assert max(sizes) <= 5 * LENGTH < max(lengths) * 5
+    assert len(sizes) == math.ceil(sum(math.ceil(n / LENGTH) for n in lengths) / 5)
+    sizes.clear()
+    extract(data, model, ClipPlan(LENGTH, 'all'), flip=True, batch_size=5)
+    assert sum(sizes) == 2 * sum(lengths)
+
+
+def test_batch_size_and_plan_share_one_answer(data):
+    model = TinyImageModel().eval()
+    plan = ClipPlan(LENGTH, 'all')
+    one, many = (extract(data, model, plan, batch_size=b).features for b in (1, 64))
+    torch.testing.assert_close(one, many)
+
+
+def store_for(data, model, folder, flip=False, mode='gallery', **settings):
+    tracklets = data.test_dataset['mars'][mode]
+    made_from = fingerprint(model, tracklets, flip=flip, **settings)
+    return FeatureStore(str(folder), f'mars-{mode}', made_from, tracklets)
+
+
+def fill(store, data, model, flip=False, bad_frames=None):
+    bad_frames = [] if bad_frames is None else bad_frames
+    loader = data.planned_clips('mars', 'gallery', ClipPlan(LENGTH, 'consecutive'), 3)
+    batches = encode_clips(loader, frame_model(model), data.normalize, flip, 'x', bad_frames)
+    store.write(batches, bad_frames, LENGTH)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_stored_vectors_give_every_strategy_without_encoding(data, tmp_path, flip):
+    model = stmn()
+    store = store_for(data, model, tmp_path, flip)
+    assert not store.exists()
+    fill(store, data, model, flip)
+    store.open()
+    assert store.vectors.shape == (store.starts[-1], 1 + flip, 2 * 512)
+    for plan in (ClipPlan(LENGTH, 'all'), data.plan, ClipPlan(LENGTH, 'rrs', 2)):
+        batches = store.clips(plan, 1 + flip, 4)
+        tracklets = data.test_dataset['mars']['gallery']
+        found = pool_tracklets(batches, model, tracklets, plan.frames == 'all').features
+        expected = extract(data, model, plan, flip).features
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stale_store_is_refused_with_the_reason(data, tmp_path):
+    model = TinyImageModel().eval()
+    fill(store_for(data, model, tmp_path, size=[32, 16]), data, model)
+    store_for(data, model, tmp_path, size=[32, 16]).open()
+    for change, part in (
+        (lambda: store_for(data, stmn(), tmp_path, size=[32, 16]), 'weights'),
+        (lambda: store_for(data, model, tmp_path, size=[64, 32]), 'size'),
+        (lambda: store_for(data, model, tmp_path, flip=True, size=[32, 16]), 'flip'),
+        (lambda: store_for(data, model, tmp_path, mode='query', size=[32, 16]), 'frames'),
+    ):
+        store = change()
+        store.path = store.path.replace('query', 'gallery')
+        store.record_path = store.record_path.replace('query', 'gallery')
+        with pytest.raises(InputError) as caught:
+            store.open()
+        assert part in str(caught.value) and store.path in str(caught.value)
+
+
+def test_a_damaged_store_is_refused(data, tmp_path):
+    model = TinyImageModel().eval()
+    store = store_for(data, model, tmp_path)
+    fill(store, data, model)
+    good = Path(store.path).read_bytes()
+    flipped = bytearray(good)
+    flipped[-5] ^= 1
+    for bad in (bytes(flipped), good[:-8], good[:40], b''):
+        with open(store.path, 'wb') as file:
+            file.write(bad)
+        with pytest.raises(InputError, match='damaged'):
+            store.open()
+    with open(store.path, 'wb') as file:
+        file.write(good)
+    with open(store.record_path, 'w') as file:
+        file.write('{')
+    with pytest.raises(InputError, match='damaged'):
+        store.open()
+
+
+def test_a_full_disk_leaves_no_store(data, tmp_path):
+    resource = pytest.importorskip('resource')
+    import signal
+
+    model = TinyImageModel().eval()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match='cannot write'):
+            fill(store_for(data, model, tmp_path), data, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def damaged(mars_root, tmp_path):
+    """The miniature with one frame of a long tracklet unreadable → manager maker, its path."""
+    shutil.copytree(mars_root, tmp_path / 'copy')
+
+    def manager(**options):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return VideoDataManager(
+                root=str(tmp_path / 'copy'),
+                sources='mars',
+                height=32,
+                width=16,
+                seq_len=LENGTH,
+                sample_method='rrs',
+                batch_size_train=4,
+                workers=0,
+                use_gpu=False,
+                as_uint8=True,
+                **options,
+            )
+
+    gallery = manager().test_dataset['mars']['gallery']
+    number = max(range(len(gallery)), key=lambda i: len(gallery[i][0]))
+    path = gallery[number][0][1]
+    with open(path, 'wb') as file:
+        file.write(b'not an image')
+    return manager, number, path
+
+
+def test_a_bad_frame_is_raised_or_left_out_and_listed(damaged, tmp_path):
+    manager, number, path = damaged
+    model, plan = TinyImageModel().eval(), ClipPlan(LENGTH, 'all')
+    with pytest.raises(InputError, match=os.path.basename(path)):
+        extract(manager(), model, plan)
+    data, bad_frames = manager(skip_bad=True), []
+    found = extract(data, model, plan, bad_frames=bad_frames).features[number]
+    assert bad_frames == [path]
+    paths = [p for p in data.test_dataset['mars']['gallery'][number][0] if p != path]
+    with torch.no_grad():
+        frames = data.normalize(
+            torch.stack([data.test_transform([read_frame(p)])[0] for p in paths])
+        )
+        per_frame = model(frames)
+    torch.testing.assert_close(found, per_frame.mean(dim=0), rtol=1e-5, atol=1e-6)
+
+    store, bad_frames = store_for(data, model, tmp_path / 'store'), []
+    fill(store, data, model, bad_frames=bad_frames)
+    store.open()
+    assert store.unreadable_paths() == [path]
+    tracklets = data.test_dataset['mars']['gallery']
+    kept = pool_tracklets(store.clips(plan, 1, 4), frame_model(model), tracklets, True).features
+    torch.testing.assert_close(kept[number], found, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tracklet_stays_while_one_frame_can_be_read(damaged):
+    manager, number, _ = damaged
+    data = manager(skip_bad=True)
+    paths = data.test_dataset['mars']['gallery'][number][0]
+    for path in paths[:-1]:
+        with open(path, 'wb') as file:
+            file.write(b'')
+    model, bad_frames = TinyImageModel().eval(), []
+    found = extract(data, model, ClipPlan(LENGTH, 'rrs'), bad_frames=bad_frames).features[number]
+    with torch.no_grad():
+        expected = model(data.normalize(data.test_transform([read_frame(paths[-1])])))[0]
+    torch.testing.assert_close(found, expected)
+    assert set(bad_frames) == set(paths[:-1])
+    with open(paths[-1], 'wb') as file:
+        file.write(b'')
+    with pytest.raises(InputError, match='no readable frame'):
+        extract(data, model, ClipPlan(LENGTH, 'rrs'))
+
+
+def test_features_that_are_not_finite_are_named(data):
+    class Broken(TinyImageModel):
+        def forward(self, frames):
+            return super().forward(frames) * np.nan
+
+    with pytest.raises(InputError, match='NaN'):
+        extract(data, Broken().eval(), data.plan)
