@@ -5,17 +5,19 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchreid
 from tabulate import tabulate
 from tqdm import tqdm
 
 from .checkpoint import atomic_path
 from .errors import InputError
 from .features import TrackletFeatures
-from .ranking import Ranking, evaluate_ranking
+from .ranking import Ranking, evaluate_ranking, rank_rows
+from .reranking import rerank
+from .search import distance_rows
 
 __all__ = [
     'Evaluation',
@@ -30,10 +32,43 @@ __all__ = [
     'write_metrics',
 ]
 METRICS = 'metrics.json'
+
+
+class Protocol(NamedTuple):
+    """What must be known to compare two numbers, besides the data and the features."""
+
+    queries_searched: bool  # the query tracklets are part of the gallery
+    average_precision: str = 'rectangle'  # or trapezoid, see ``evaluate_ranking``
+    unmatched: str = 'skip'  # a query without a match is left out, or counts as 0 ('zero')
+
+
 PROTOCOLS = {
-    'official': 'the queries are searched too',
-    'torchreid': 'the queries are not searched',
+    'official': Protocol(queries_searched=True),  # what most video papers report
+    'torchreid': Protocol(queries_searched=False),  # the host's
+    'matlab': Protocol(True, 'trapezoid'),  # MARS' evaluation code
+    'A': Protocol(True, 'trapezoid', 'zero'),  # LS-VID, its authors'
+    'B': Protocol(True),  # LS-VID
+    'C': Protocol(False),  # LS-VID
 }
+
+
+@dataclass(frozen=True)
+class TestOptions:
+    """Keyword arguments of the host's ``Engine.test``, with its names and defaults."""
+
+    __test__ = False  # no test case, whatever its name makes pytest think
+
+    dist_metric: str = 'euclidean'
+    normalize_feature: bool = False
+    visrank: bool = False
+    visrank_topk: int = 10
+    use_metric_cuhk03: bool = False
+    ranks: tuple = (1, 5, 10, 20)
+    rerank: bool = False
+
+    def __post_init__(self):
+        if self.use_metric_cuhk03:
+            raise InputError('cuhk03.use_metric_cuhk03 is not supported: use the new split')
 
 
 @dataclass(frozen=True)
@@ -42,8 +77,10 @@ class Evaluation:
 
     dataset: str
     ranking: Ranking
-    protocol: str
+    protocol: str  # one of PROTOCOLS
     queries_searched: bool  # the gallery holds the query tracklets
+    average_precision: str
+    unmatched: str
     frames: str  # frames of a tracklet that were used
     flip: bool
     dist_metric: str
@@ -96,19 +133,14 @@ def apply_protocol(query, gallery, protocol, gallery_needs_queries):
 
     Args:
         query, gallery (TrackletFeatures): of a dataset, as the host splits it.
-        protocol (str): one of PROTOCOLS.
+        protocol (Protocol): whether the queries are searched.
         gallery_needs_queries (bool): the dataset's official gallery holds the query tracklets and
             ``gallery`` does not yet.
 
     Returns:
         TrackletFeatures
-
-    Raises:
-        InputError: unknown protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f'test.protocol: {protocol!r} is not one of {", ".join(PROTOCOLS)}')
-    if protocol == 'torchreid' or not gallery_needs_queries:
+    if not protocol.queries_searched or not gallery_needs_queries:
         return gallery
     return TrackletFeatures(
         torch.cat([gallery.features, query.features]),
@@ -117,22 +149,23 @@ def apply_protocol(query, gallery, protocol, gallery_needs_queries):
     )
 
 
-def rank_features(query, gallery, dist_metric, rerank=False):
-    """Distances by the host's metrics, optionally its re-ranking, then our ranking.
+def distances_in_rows(query, gallery, options):
+    """Distances in chunks of queries (q, G); all of them are never held."""
+    measure = rerank if options.rerank else distance_rows
+    return measure(query.features, gallery.features, options.dist_metric)
 
-    Returns:
-        tuple: Ranking and the distances (Q, G) as a numpy array.
-    """
-    distance = torchreid.metrics.compute_distance_matrix
-    distances = distance(query.features, gallery.features, dist_metric).numpy()
-    if rerank:
-        distances = torchreid.utils.re_ranking(
-            distances,
-            distance(query.features, query.features, dist_metric).numpy(),
-            distance(gallery.features, gallery.features, dist_metric).numpy(),
-        )
-    ranking = evaluate_ranking(distances, query.pids, gallery.pids, query.camids, gallery.camids)
-    return ranking, distances
+
+def rank_tracklets(query, gallery, protocol, options):
+    """Ranking of a gallery that :func:`apply_protocol` made."""
+    return rank_rows(
+        distances_in_rows(query, gallery, options),
+        query.pids,
+        gallery.pids,
+        query.camids,
+        gallery.camids,
+        protocol.average_precision,
+        protocol.unmatched,
+    )
 
 
 def results_table(evaluations, ranks):

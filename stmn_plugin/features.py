@@ -19,6 +19,10 @@ class TrackletFeatures(NamedTuple):
     pids: np.ndarray  # (G,)
     camids: np.ndarray  # (G,)
 
+    def normalized(self):
+        """With features of length 1."""
+        return self._replace(features=torch.nn.functional.normalize(self.features))
+
 
 class ClipVectors(NamedTuple):
     """A batch of clips as vectors of frames; mirrored frames come as a second set."""

@@ -1,27 +1,37 @@
 """Distances between query and gallery → CMC, mAP, mINP.
 
 Every gallery tracklet with the query's pid *and* camid is left out for that query, as in all
-protocols of the field; pid -1 is junk and left out for everybody. Queries and gallery go in chunks,
-so that nothing of size Q x G is held besides the distances.
+protocols of the field; pid -1 is junk and left out for everybody.
+
+A query's scores need no ranked list, only the ranks of its few matches. So the distances of a row
+are sorted without carrying the gallery along (some ten times faster than an argsort), and each
+match is looked up. Queries go in chunks: only given distances are ever held as a whole.
+
+Letters: Q queries, G gallery tracklets, q rows of a chunk, p pairs of a query and a gallery
+tracklet that have the same pid.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from .errors import InputError
+from .search import NOT_FINITE, distance_rows
 
 AVERAGE_PRECISIONS = ('rectangle', 'trapezoid')
+UNMATCHED = ('skip', 'zero')
 JUNK_PID = -1
+SORTED_AT_ONCE = 1 << 22  # distances; a copy that stays in the cache
 
 
 class Ranking(NamedTuple):
-    """Fractions in 0..1 over the queries that have a match."""
+    """Fractions in 0..1, over the queries that have a match or (unmatched='zero') over all."""
 
     cmc: np.ndarray  # (G,) cmc[r - 1] is rank-r
     mean_ap: float
     mean_inp: float
-    num_valid: int  # queries with at least one match in the gallery; the others are skipped
+    num_valid: int  # queries with at least one match in the gallery
 
     def rank(self, r):
         """Rank-r matching rate; beyond the end of a small gallery that of its last rank."""
@@ -36,6 +46,7 @@ def evaluate_ranking(
     gallery_camids,
     average_precision='rectangle',
     chunk_size=256,
+    unmatched='skip',
 ):
     """CMC, mAP and mINP of a distance matrix.
 
@@ -43,58 +54,103 @@ def evaluate_ranking(
     (number of matches) / (rank of the last match) (Ye et al., TPAMI 2021).
 
     Args:
-        distances (array): shape (Q, G), NumPy or torch on the CPU.
+        distances (array): shape (Q, G), NumPy or torch.
         query_pids, gallery_pids (array): identities, shapes (Q,) and (G,).
         query_camids, gallery_camids (array): cameras, shapes (Q,) and (G,).
         average_precision (str): 'rectangle', the precision at each match averaged (host, most
             papers), or 'trapezoid', the area under the interpolated curve (the official MATLAB
             code of MARS).
         chunk_size (int): queries at a time; changes memory and speed, not the result.
+        unmatched (str): a query without a match is left out ('skip') or counts as 0 ('zero', as
+            in the official code of LS-VID).
 
     Returns:
         Ranking
 
     Raises:
-        ValueError: shapes that do not fit, an unknown ``average_precision``.
+        ValueError: shapes that do not fit, an unknown ``average_precision`` or ``unmatched``.
         InputError: distances that are not finite, or no query with a match.
     """
-    distances = np.asarray(distances)
-    query_pids, gallery_pids, query_camids, gallery_camids = map(
-        np.asarray, (query_pids, gallery_pids, query_camids, gallery_camids)
-    )
-    expected = (len(query_pids), len(gallery_pids))
-    if distances.shape != expected or (len(query_camids), len(gallery_camids)) != expected:
-        raise ValueError(f'distances of shape {distances.shape} for {expected} pids and camids')
-    if average_precision not in AVERAGE_PRECISIONS:
-        raise ValueError(
-            f'average_precision must be one of {AVERAGE_PRECISIONS}, got {average_precision!r}'
-        )
-    nothing = np.empty(0, dtype=np.int64)
-    first_hits, aps, inps = [nothing], [nothing], [nothing]
-    for start in range(0, len(query_pids), chunk_size):
-        rows = slice(start, start + chunk_size)
-        chunk = distances[rows]
-        if not np.isfinite(chunk).all():
-            raise InputError('distances hold NaN or infinity: the features of the model are broken')
-        first_hit, ap, inp = _rank_chunk(
-            np.argsort(chunk, axis=1, kind='stable'),
-            query_pids[rows, None],
-            gallery_pids,
-            query_camids[rows, None],
-            gallery_camids,
-            average_precision,
-        )
-        first_hits.append(first_hit)
-        aps.append(ap)
-        inps.append(inp)
-    first_hits = np.concatenate(first_hits)
+    if not isinstance(distances, torch.Tensor):
+        distances = np.asarray(distances)
+    labels = _labels(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    chunks = (distances[i : i + chunk_size] for i in range(0, len(distances), chunk_size))
+    return rank_rows(chunks, *labels, average_precision, unmatched)
+
+
+def rank_features(
+    query_features,
+    gallery_features,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    dist_metric='cosine',
+    average_precision='rectangle',
+    unmatched='skip',
+    memory_limit=None,
+):
+    """``evaluate_ranking`` of features: the distances are made and used chunk by chunk.
+
+    Args:
+        query_features (torch.Tensor): shape (Q, D); its device is where the work is done.
+        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), any float type, may lie
+            on another device or in a file (``numpy.memmap``).
+        dist_metric (str): 'cosine' or 'euclidean'.
+        memory_limit (int): bytes of the distances held, see ``search.distance_rows``.
+
+    The others, the result and the errors are those of ``evaluate_ranking``.
+    """
+    shape = len(query_features), len(gallery_features)
+    labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    rows = distance_rows(query_features, gallery_features, dist_metric, memory_limit)
+    return rank_rows(rows, *labels, average_precision, unmatched)
+
+
+def rank_rows(
+    chunks,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    average_precision='rectangle',
+    unmatched='skip',
+):
+    """``evaluate_ranking`` of distances that come in chunks of queries.
+
+    Args:
+        chunks (iterable of torch.Tensor): rows (q, G), the first queries first, Q rows in all.
+    """
+    shape = num_query, num_gallery = len(query_pids), len(gallery_pids)
+    labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    query_pids, gallery_pids, query_camids, gallery_camids = labels
+    if average_precision not in AVERAGE_PRECISIONS or unmatched not in UNMATCHED:
+        got = f'average_precision {average_precision!r}, unmatched {unmatched!r}'
+        raise ValueError(f'expected one of {AVERAGE_PRECISIONS} and of {UNMATCHED}, got {got}')
+    searched = np.flatnonzero(gallery_pids != JUNK_PID)
+    gallery_pids, gallery_camids = gallery_pids[searched], gallery_camids[searched]
+    by_pid = np.argsort(gallery_pids, kind='stable')
+    scores, start = [(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))], 0
+    for rows in _pieces(chunks):
+        stop = start + len(rows)
+        if rows.shape[1] != num_gallery or stop > num_query:
+            raise ValueError(f'rows {start} to {stop} of {rows.shape[1]} distances for {shape}')
+        if len(searched) < num_gallery:
+            rows = rows[:, torch.from_numpy(searched).to(rows.device)]
+        row, column = _same_pid(query_pids[start:stop], gallery_pids, by_pid)
+        is_match = gallery_camids[column] != query_camids[start:stop][row]
+        scores.append(_score(row, _positions(rows, row, column), is_match, average_precision))
+        start = stop
+    if start != num_query:
+        raise ValueError(f'{start} rows of distances for {num_query} queries')
+    first_hits, aps, inps = map(np.concatenate, zip(*scores, strict=True))
     if len(first_hits) == 0:
         raise InputError('no query has a match in the gallery (same pid, another camid)')
-    hits_at_rank = np.bincount(first_hits, minlength=len(gallery_pids))  # (G,)
+    counted = num_query if unmatched == 'zero' else len(first_hits)
     return Ranking(
-        cmc=hits_at_rank.cumsum() / len(first_hits),
-        mean_ap=float(np.concatenate(aps).mean()),
-        mean_inp=float(np.concatenate(inps).mean()),
+        cmc=np.bincount(first_hits, minlength=num_gallery).cumsum() / counted,
+        mean_ap=float(aps.sum() / counted),
+        mean_inp=float(inps.sum() / counted),
         num_valid=len(first_hits),
     )
 
@@ -110,29 +166,87 @@ def count_matchable(query_pids, gallery_pids, query_camids, gallery_camids):
     )
 
 
-def _rank_chunk(order, query_pids, gallery_pids, query_camids, gallery_camids, average_precision):
-    """First hit (0-based rank), AP and INP of those queries of a chunk that have a match.
+def _labels(shape, *labels):
+    """Pids of queries and gallery, camids of both, as arrays that fit distances of the shape."""
+    labels = [np.asarray(x) for x in labels]
+    shape, counts = tuple(shape), tuple(len(x) for x in labels)
+    if counts != shape * 2:
+        raise ValueError(f'distances of shape {shape} for {counts[:2]} pids, {counts[2:]} camids')
+    return labels
+
+
+def _pieces(chunks):
+    """The chunks as tensors of at most SORTED_AT_ONCE distances (or one row), all finite."""
+    for chunk in chunks:
+        if not isinstance(chunk, torch.Tensor):
+            chunk = torch.from_numpy(np.array(chunk))  # a copy: torch refuses read-only arrays
+        if chunk.dtype in (torch.float16, torch.bfloat16):
+            chunk = chunk.float()
+        for rows in chunk.split(max(SORTED_AT_ONCE // max(chunk.shape[1], 1), 1)):
+            if rows.numel() and not torch.isfinite(torch.stack(rows.aminmax())).all():
+                raise InputError(NOT_FINITE)
+            yield rows
+
+
+def _same_pid(query_pids, gallery_pids, by_pid):
+    """Row and column, both (p,), of every pair with the same pid; row by row, columns ascending.
 
     Args:
-        order (numpy.ndarray): gallery indices by distance, shape (q, G).
-        query_pids, query_camids (numpy.ndarray): shape (q, 1).
+        by_pid (numpy.ndarray): the stable order of ``gallery_pids`` (G,).
     """
-    pids = gallery_pids[order]  # (q, G)
-    same_pid = pids == query_pids
-    kept = ~(same_pid & (gallery_camids[order] == query_camids)) & (pids != JUNK_PID)
-    hits = same_pid & kept  # (q, G)
-    matched = hits.any(axis=1)
-    kept, hits = kept[matched], hits[matched]
-    query, column = np.nonzero(hits)  # matches, query by query in order of rank
-    rank = kept.cumsum(axis=1, dtype=np.int32)[query, column].astype(np.int64)  # 1-based
-    num_matches = np.bincount(query, minlength=len(hits))  # (q',)
+    first, end = (np.searchsorted(gallery_pids, query_pids, s, by_pid) for s in ('left', 'right'))
+    row = np.repeat(np.arange(len(query_pids)), end - first)
+    return row, by_pid[first[row] + _nth(row)]
+
+
+def _nth(row):
+    """0-based number of every entry among those of its row; ``row`` ascends."""
+    return np.arange(len(row)) - np.searchsorted(row, row)
+
+
+def _positions(distances, row, column):
+    """1-based places of entries (row, column), (p,), in the stable order of their rows (q, G)."""
+    if len(row) == 0:
+        return np.empty(0, dtype=np.int64)
+    nth = _nth(row)
+    on_device = [torch.from_numpy(x).to(distances.device) for x in (row, column, nth)]
+    values = distances[on_device[0], on_device[1]]
+    table = distances.new_zeros(len(distances), nth.max() + 1)  # one row of values per query
+    table[on_device[0], on_device[2]] = values
+    if distances.device.type == 'cpu':  # NumPy sorts numbers with vector instructions
+        ordered = torch.from_numpy(np.sort(distances.numpy(), axis=1))
+    else:
+        ordered = distances.sort(dim=1).values
+    nearer, not_farther = (
+        torch.searchsorted(ordered, table, right=right)[on_device[0], on_device[2]].cpu().numpy()
+        for right in (False, True)
+    )
+    positions = nearer + 1
+    for i in np.flatnonzero(not_farther - nearer > 1):  # ties: those before it in the gallery
+        tied = distances[row[i], : column[i]] == values[i]
+        positions[i] += int(tied.count_nonzero())
+    return positions
+
+
+def _score(row, position, is_match, average_precision):
+    """First hit (0-based rank), AP and INP of those queries that have a match.
+
+    Args:
+        row, position (numpy.ndarray): the pairs with the same pid, shape (p,), row by row.
+        is_match (numpy.ndarray): shape (p,); the others, of the query's camera, take no rank.
+    """
+    order = np.lexsort((position, row))
+    row, position, is_match = row[order], position[order], is_match[order]
+    left_out = np.concatenate([[0], (~is_match).cumsum()])  # (p + 1,) up to each pair
+    rank = position - (left_out[1:] - left_out[np.searchsorted(row, row)])
+    row, rank = row[is_match], rank[is_match]  # the matches, query by query in order of rank
+    _, query, num_matches = np.unique(row, return_inverse=True, return_counts=True)
     first = num_matches.cumsum() - num_matches  # where each query's matches begin
-    nth = np.arange(len(query)) - first[query] + 1  # 1-based number of the match of its query
+    nth = _nth(row) + 1
     precision = nth / rank
     if average_precision == 'trapezoid':
         # precision just before the match; the curve starts at 1
         before = np.where(rank == 1, 1.0, (nth - 1) / np.maximum(rank - 1, 1))
         precision = (precision + before) / 2
-    ap = np.bincount(query, weights=precision, minlength=len(hits)) / num_matches
-    last = rank[first + num_matches - 1] if len(query) else rank
-    return rank[first] - 1 if len(query) else rank, ap, num_matches / last
+    ap = np.bincount(query, weights=precision, minlength=len(first)) / num_matches
+    return rank[first] - 1, ap, num_matches / rank[first + num_matches - 1]

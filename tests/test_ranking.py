@@ -8,8 +8,15 @@ import torchreid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stmn_plugin import ranking as ranking_module
 from stmn_plugin.errors import InputError
-from stmn_plugin.ranking import count_matchable, evaluate_ranking
+from stmn_plugin.ranking import (
+    count_matchable,
+    evaluate_ranking,
+    rank_features,
+    rank_rows,
+)
+from stmn_plugin.search import pairwise_distances
 
 KINDS = ('rectangle', 'trapezoid')
 
@@ -217,3 +224,149 @@ def test_an_unknown_average_precision_is_quoted():
 def test_count_matchable_is_the_number_of_queries_that_count(case):
     expected = references.rank_queries(*case, 'rectangle')
     assert count_matchable(*case[1:]) == (0 if expected is None else expected[3])
+
+
+def random_features(num_query, num_gallery, seed, dim=16, exact=True):
+    """Features with exact distances, which do not depend on blocks, and which are full of ties."""
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(num_query + num_gallery, dim, generator=draw)
+    if exact:
+        features = features.sign()  # D is a power of 4: the length of a vector is one of 2
+    return features[:num_query], features[num_query:]
+
+
+def assert_same(actual, expected):
+    """Bit by bit."""
+    assert np.array_equal(actual.cmc, expected.cmc)
+    assert actual[1:] == expected[1:]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@settings(max_examples=100, deadline=None)
+@given(case=cases())
+def test_unmatched_queries_count_as_zero_when_asked_to(kind, case):
+    expected = references.rank_queries(*case, kind)
+    if expected is None:
+        with pytest.raises(InputError, match='no query has a match'):
+            evaluate_ranking(*case, average_precision=kind, unmatched='zero')
+        return
+    ranking = evaluate_ranking(*case, average_precision=kind, unmatched='zero')
+    cmc, mean_ap, mean_inp, num_valid = expected
+    share = num_valid / len(case[0])
+    assert ranking.num_valid == num_valid
+    np.testing.assert_allclose(ranking.cmc, np.array(cmc) * share, rtol=0, atol=1e-12)
+    assert ranking.mean_ap == pytest.approx(mean_ap * share, abs=1e-12)
+    assert ranking.mean_inp == pytest.approx(mean_inp * share, abs=1e-12)
+
+
+def test_both_ways_of_an_unmatched_query_by_hand():
+    case = ([[0, 1], [0, 1]], [7, 8], [7, 1], [0, 0], [1, 1])
+    skipped = evaluate_ranking(*case)
+    assert skipped.cmc.tolist() == [1, 1] and skipped[1:] == (1, 1, 1)
+    zero = evaluate_ranking(*case, unmatched='zero')
+    assert zero.cmc.tolist() == [0.5, 0.5] and zero[1:] == (0.5, 0.5, 1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_distances_around_zero_and_at_the_ends_of_their_type(dtype):
+    """Ties of 0 and -0, neighbouring numbers, the largest ones."""
+    largest, step = torch.finfo(dtype).max, torch.finfo(dtype).smallest_normal
+    row = [0.0, -0.0, step, -step, largest, -largest, 1.0, -0.0, largest, 0.0]
+    distances = torch.tensor([row] * len(row), dtype=dtype)
+    for lonely in range(len(row)):
+        pids = np.ones(len(row))
+        pids[lonely] = 7
+        case = (distances[:1], [7], pids, [0], [1] * len(row))
+        rank = references.stable_order(distances[0].double().tolist()).index(lonely)
+        assert evaluate_ranking(*case).cmc.tolist() == [0] * rank + [1] * (len(row) - rank)
+
+
+@pytest.mark.parametrize('pieces', [1, 50, 1 << 22])
+def test_the_size_of_what_is_sorted_at_once_changes_nothing(pieces, monkeypatch):
+    case = random_case(23, 60, 6, 5, ties=True)
+    expected = evaluate_ranking(*case)
+    monkeypatch.setattr(ranking_module, 'SORTED_AT_ONCE', pieces)
+    assert_same(evaluate_ranking(*case, chunk_size=10), expected)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('unmatched', ranking_module.UNMATCHED)
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+@pytest.mark.parametrize(
+    ('num_query', 'num_gallery'), [(1, 1), (1, 60), (40, 5), (60, 300), (300, 60)]
+)
+def test_ranking_of_features_is_that_of_their_distances(
+    num_query, num_gallery, metric, unmatched, kind
+):
+    query, gallery = random_features(num_query, num_gallery, num_gallery)
+    labels = random_case(num_query, num_gallery, 9, num_query + 1)[1:]
+    labels[0][0] = labels[1][0] = 3  # one match at least
+    labels[2][0], labels[3][0] = 0, 1
+    distances = pairwise_distances(query, gallery, metric)
+    assert len(distances.unique()) < 20  # ties abound
+    for limit in (None, 1, 30_000):
+        ranking = rank_features(query, gallery, *labels, metric, kind, unmatched, limit)
+        assert_same(ranking, evaluate_ranking(distances, *labels, kind, 7, unmatched))
+        assert_same(ranking, rank_rows(iter([distances]), *labels, kind, unmatched))
+    expected = references.rank_queries(distances.tolist(), *labels, kind)
+    share = expected[3] / num_query if unmatched == 'zero' else 1
+    assert ranking.mean_ap == pytest.approx(expected[1] * share, abs=1e-12)
+
+
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+def test_ranking_of_features_is_the_hosts(metric):
+    query, gallery = random_features(50, 400, 1, dim=64, exact=False)
+    labels = random_case(50, 400, 30, 2, lowest_pid=0)[1:]
+    ranking = rank_features(query, gallery, *labels, metric)
+    host = torchreid.metrics.compute_distance_matrix(query, gallery, metric).numpy()
+    cmc, mean_ap = torchreid.metrics.evaluate_rank(host, *labels, max_rank=50, use_cython=False)
+    np.testing.assert_allclose(ranking.cmc[:50], cmc, rtol=0, atol=1e-6)
+    assert ranking.mean_ap == pytest.approx(mean_ap, abs=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+def test_a_gallery_on_disk_ranks_as_in_memory(dtype, tmp_path):
+    query, gallery = random_features(20, 200, 4)
+    labels = random_case(20, 200, 9, 3)[1:]
+    np.save(tmp_path / 'gallery.npy', gallery.numpy().astype(dtype))
+    mapped = np.load(tmp_path / 'gallery.npy', mmap_mode='r')
+    expected = rank_features(query, gallery, *labels)
+    assert_same(rank_features(query, mapped, *labels, memory_limit=10_000), expected)
+    half = gallery.to(torch.float16)
+    assert_same(rank_features(query.to(torch.float16), half, *labels), expected)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('in_gallery', [False, True])
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+def test_features_that_are_not_finite_are_refused(metric, in_gallery, bad):
+    query, gallery = random_features(5, 30, 6)
+    labels = random_case(5, 30, 2, 7, lowest_pid=0)[1:]
+    (gallery if in_gallery else query)[4, 3] = bad
+    with pytest.raises(InputError, match='NaN'):
+        rank_features(query, gallery, *labels, metric)
+
+
+def test_features_that_do_not_fit_their_labels_are_quoted():
+    query, gallery = random_features(5, 30, 6)
+    labels = random_case(5, 29, 2, 7)[1:]
+    with pytest.raises(ValueError, match=r'\(5, 30\) for \(5, 29\) pids'):
+        rank_features(query, gallery, *labels)
+    with pytest.raises(ValueError, match="unmatched 'drop'"):
+        rank_features(query, gallery[:29], *labels, unmatched='drop')
+
+
+@pytest.mark.parametrize('chunks', [[3], [3, 3], [2, 2, 2]], ids=str)
+def test_chunks_that_are_not_all_the_queries_are_refused(chunks):
+    case = random_case(5, 30, 2, 8, lowest_pid=0)
+    rows = [torch.from_numpy(np.resize(case[0], (count, 30))) for count in chunks]
+    with pytest.raises(ValueError, match='rows'):
+        rank_rows(rows, *case[1:])
+
+
+def test_a_read_only_matrix_of_distances_is_ranked(tmp_path, recwarn):
+    case = random_case(6, 30, 4, 12)
+    np.save(tmp_path / 'distances.npy', case[0])
+    mapped = np.load(tmp_path / 'distances.npy', mmap_mode='r')
+    assert_same(evaluate_ranking(mapped, *case[1:]), evaluate_ranking(*case))
+    assert not recwarn.list

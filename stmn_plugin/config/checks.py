@@ -22,7 +22,7 @@ CHOICES = {
     'test.dist_metric': ('euclidean', 'cosine'),
     'data.bad_frames': ('raise', 'skip'),
     'test.frames': ('rrs', 'all'),
-    'test.protocol': ('official', 'torchreid'),
+    'test.protocol': ('official', 'torchreid', 'matlab', 'A', 'B', 'C'),
 }
 AT_LEAST = {
     'stmn.spatial_items': 1,
@@ -82,6 +82,8 @@ def check_config(cfg):
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )
+    if cfg.cuhk03.use_metric_cuhk03:
+        raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError('test.visrank needs test.evaluate True')
     if cfg.video.sample_method == 'all':

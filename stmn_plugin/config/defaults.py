@@ -137,7 +137,7 @@ def add_stmn_config(cfg):
     cfg.test.clips_per_tracklet = 1  # with rrs: up to that many clips, their features averaged
     cfg.test.features_dir = ''  # keep the vectors of all frames here, and read them back
     cfg.test.flip = False  # average with the mirrored clip
-    cfg.test.protocol = 'official'  # official (queries are searched too) | torchreid (they are not)
+    cfg.test.protocol = 'official'  # official | torchreid | matlab | A | B | C, see README
 
     cfg.synthetic = CfgNode()
     cfg.synthetic.preset = 'default'  # default | tiny | study, see tools/make_synthetic.py

@@ -175,7 +175,7 @@ def _download(link, folder):
 
 def _sha256(path):
     with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _short(error):

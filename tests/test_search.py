@@ -1,0 +1,211 @@
+"""Distances against the host's and against sums, the k nearest against a sorted list."""
+
+import math
+import mmap
+
+import numpy as np
+import pytest
+import references
+import torch
+import torchreid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stmn_plugin import search
+from stmn_plugin.errors import InputError
+from stmn_plugin.search import (
+    distance_rows,
+    nearest,
+    pair_distances,
+    pairwise_distances,
+    top_k,
+)
+
+METRICS = ('cosine', 'euclidean')
+BACKENDS = ('torch', 'faiss')
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def signs(*shape, seed=0):
+    """Vectors whose distances are exact in float32 by both metrics (D a power of 4): many ties."""
+    return 1 - 2 * torch.randint(2, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def slow_distance(a, b, metric):
+    pairs = list(zip(a.tolist(), b.tolist(), strict=True))
+    if metric == 'euclidean':
+        return sum((x - y) ** 2 for x, y in pairs)
+    lengths = math.sqrt(sum(x * x for x, _ in pairs)) * math.sqrt(sum(y * y for _, y in pairs))
+    return 1 - sum(x * y for x, y in pairs) / lengths
+
+
+def use_backend(name):
+    if name == 'faiss':
+        pytest.importorskip('faiss')
+    return name
+
+
+@pytest.mark.parametrize('metric', METRICS)
+def test_distances_are_the_hosts_and_the_sums(metric):
+    query, gallery = normal(7, 16), normal(11, 16, seed=1)
+    distances = pairwise_distances(query, gallery, metric)
+    host = torchreid.metrics.compute_distance_matrix(query, gallery, metric)
+    assert torch.equal(distances, host)
+    slow = [[slow_distance(a, b, metric) for b in gallery] for a in query]
+    np.testing.assert_allclose(distances.numpy(), slow, rtol=1e-5, atol=1e-6)
+    row, column = np.array([0, 0, 2, 6, 6, 6]), np.array([3, 0, 2, 5, 1, 6])
+    pairs = pair_distances(query, row, column, metric)
+    slow = [slow_distance(query[r], query[c], metric) for r, c in zip(row, column, strict=True)]
+    np.testing.assert_allclose(pairs, slow, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('count', [1, 64, 65, 150])
+def test_pairs_of_many_rows_and_of_rows_without_a_pair(count):
+    features = normal(count, 8)
+    chosen = torch.rand(count, count, generator=torch.Generator().manual_seed(1)) < 0.05
+    chosen[count // 2] = True
+    row, column = (x.numpy() for x in chosen.nonzero(as_tuple=True))
+    whole = pairwise_distances(features, features, 'euclidean').numpy()
+    pairs = pair_distances(features, row, column, 'euclidean')
+    np.testing.assert_allclose(pairs, whole[row, column], atol=1e-5)
+
+
+def test_no_pairs_at_all():
+    nothing = np.empty(0, dtype=np.int64)
+    assert pair_distances(normal(3, 4), nothing, nothing).shape == (0,)
+
+
+@pytest.mark.parametrize('metric', METRICS)
+@pytest.mark.parametrize('memory_limit', [1, 2000, 20_000, None])
+def test_rows_in_chunks_and_blocks_are_the_whole(metric, memory_limit):
+    query, gallery = signs(9, 64), signs(50, 64, seed=1)
+    chunks = list(distance_rows(query, gallery, metric, memory_limit))
+    assert torch.equal(torch.cat(chunks), pairwise_distances(query, gallery, metric))
+    assert (len(chunks) > 1) == (memory_limit in (1, 2000))
+
+
+@pytest.mark.parametrize('metric', METRICS)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_are_compared_as_float32(metric, dtype):
+    query, gallery = normal(4, 16), normal(9, 16, seed=1).to(dtype)
+    expected = pairwise_distances(query, gallery.float(), metric)
+    distances = pairwise_distances(query, gallery, metric)
+    assert distances.dtype == torch.float32 and torch.equal(distances, expected)
+
+
+@pytest.mark.parametrize('mode', ['r', 'r+', 'c'])
+@pytest.mark.parametrize('dtype', [np.float32, np.float16])
+def test_a_gallery_on_disk_is_read_in_blocks_and_left_as_it_is(tmp_path, mode, dtype):
+    path = tmp_path / 'gallery.npy'
+    array = signs(40, 64).numpy().astype(dtype)
+    np.save(path, array)
+    mapped = np.load(path, mmap_mode=mode)
+    if mode != 'r':
+        mapped[3] = -mapped[3]
+        array[3] = -array[3]
+    query = signs(5, 64, seed=1)
+    rows = torch.cat(list(distance_rows(query, mapped, 'euclidean', memory_limit=8000)))
+    assert torch.equal(rows, pairwise_distances(query, torch.from_numpy(array), 'euclidean'))
+    # a slice is a view of the same file
+    found = top_k(query, mapped[2:30], 3, backend='torch')
+    assert torch.equal(found.indices, top_k(query, torch.from_numpy(array[2:30]), 3).indices)
+    assert np.array_equal(mapped, array)
+
+
+@pytest.mark.skipif(not hasattr(mmap, 'MADV_DONTNEED'), reason='no madvise here')
+def test_pages_of_a_gallery_on_disk_are_given_back(tmp_path):
+    path = tmp_path / 'gallery.npy'
+    np.save(path, np.ones((4096, 1024), dtype=np.float32))  # 16 MiB
+    mapped = np.load(path, mmap_mode='r')
+
+    def resident():  # bytes of mapped files in memory
+        with open('/proc/self/status', encoding='ascii') as file:
+            return next(int(line.split()[1]) for line in file if line.startswith('RssFile')) << 10
+
+    before = resident()
+    assert mapped.sum() > 0 and resident() - before > 12 << 20
+    for _ in distance_rows(torch.ones(2, 1024), mapped, memory_limit=1 << 20):
+        pass
+    assert resident() - before < 4 << 20
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_nearest_equals_the_sorted_list_with_ties(data):
+    columns = data.draw(st.integers(1, 12))
+    k = data.draw(st.integers(1, columns))
+    row = st.lists(st.integers(-2, 3), min_size=columns, max_size=columns)
+    distances = data.draw(st.lists(row, min_size=1, max_size=4))
+    found = nearest(torch.tensor(distances, dtype=torch.float32), k)
+    order = [references.stable_order(row)[:k] for row in distances]
+    assert found.indices.tolist() == order
+    values = [[row[g] for g in best] for row, best in zip(distances, order, strict=True)]
+    assert found.distances.tolist() == values
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('metric', METRICS)
+@pytest.mark.parametrize('k', [1, 5, 37, 300])
+@pytest.mark.parametrize('num_query', [1, 25])  # faiss has another path below 20 queries
+def test_top_k_keeps_the_gallerys_order_in_ties(backend, metric, k, num_query, monkeypatch):
+    query, gallery = signs(num_query, 16), signs(300, 16, seed=1)
+    distances = [[slow_distance(a, b, metric) for b in gallery] for a in query]
+    order = [references.stable_order(row)[:k] for row in distances]
+    prepare, sizes = search._prepare, []
+    monkeypatch.setattr(search, '_prepare', lambda x, *y: sizes.append(len(x)) or prepare(x, *y))
+    for limit, blocks in ((search.MEMORY_LIMIT, [300]), (1 << 15, [64] * 4 + [44])):
+        monkeypatch.setattr(search, 'MEMORY_LIMIT', limit)
+        monkeypatch.setattr(search, 'MAX_CHUNK', 8)
+        sizes.clear()
+        found = top_k(query, gallery, k, metric, use_backend(backend))
+        assert sizes == [num_query, *blocks]
+        assert found.indices.tolist() == order
+        values = [[row[g] for g in best] for row, best in zip(distances, order, strict=True)]
+        np.testing.assert_allclose(found.distances.numpy(), values, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize('metric', METRICS)
+def test_faiss_and_torch_find_the_same(metric):
+    pytest.importorskip('faiss')
+    query, gallery = normal(30, 128), normal(2000, 128, seed=1)
+    gallery[100:130] = query  # duplicates: distance 0 up to rounding
+    ours, theirs = (top_k(query, gallery, 20, metric, backend) for backend in ('torch', 'faiss'))
+    assert torch.equal(ours.indices, theirs.indices)
+    # squared lengths are 128: to 0 it is some of their last bits
+    np.testing.assert_allclose(ours.distances, theirs.distances, rtol=1e-5, atol=1e-3)
+    assert theirs.distances.min() >= 0 and ours.distances.min() >= 0
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('in_gallery', [False, True])
+def test_features_that_are_not_finite_are_refused(backend, bad, in_gallery):
+    query, gallery = normal(3, 8), normal(9, 8)
+    (gallery if in_gallery else query)[2, 5] = bad
+    with pytest.raises(InputError, match='NaN or infinity'):
+        top_k(query, gallery, 2, 'euclidean', use_backend(backend))
+
+
+def test_what_does_not_fit_is_quoted():
+    query, gallery = normal(3, 8), normal(9, 8)
+    with pytest.raises(ValueError, match=r'between 1 and 9, got 10'):
+        top_k(query, gallery, 10)
+    with pytest.raises(ValueError, match=r'between 1 and 9, got 0'):
+        top_k(query, gallery, 0)
+    with pytest.raises(ValueError, match="'manhattan'"):
+        pairwise_distances(query, gallery, 'manhattan')
+    with pytest.raises(ValueError, match=r'\(3, 8\) and \(9, 7\)'):
+        distance_rows(query, gallery[:, :7])
+    with pytest.raises(ValueError, match="'annoy'"):
+        top_k(query, gallery, 1, backend='annoy')
+
+
+def test_without_faiss_torch_is_used_and_asking_for_faiss_is_refused(monkeypatch):
+    monkeypatch.setattr(search, 'faiss', None)
+    query, gallery = normal(3, 8), normal(9, 8)
+    assert top_k(query, gallery, 2).indices.shape == (3, 2)
+    with pytest.raises(ValueError, match="'faiss'"):
+        top_k(query, gallery, 2, backend='faiss')
