@@ -80,7 +80,7 @@ def saved_epochs(folder):
 
 def allow_numpy_scalars():
     """Let torch's safe loader read the one numpy scalar, ``rank1``, of the host's checkpoints."""
-    core = np._core if hasattr(np, '_core') else np.core
+    core = np._core if int(np.__version__.split('.')[0]) >= 2 else np.core
     torch.serialization.add_safe_globals(
         [core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in (np.float32, np.float64))]
     )
