@@ -1,5 +1,6 @@
 """State of a run ↔ a file that is whole or absent, and safe to load."""
 
+import codecs
 import contextlib
 import os
 import re
@@ -81,8 +82,9 @@ def saved_epochs(folder):
 def allow_numpy_scalars():
     """Let torch's safe loader read the one numpy scalar, ``rank1``, of the host's checkpoints."""
     core = np._core if int(np.__version__.split('.')[0]) >= 2 else np.core
+    dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
     torch.serialization.add_safe_globals(
-        [core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in (np.float32, np.float64))]
+        [core.multiarray.scalar, np.dtype, *dtypes, codecs.encode]  # the last by numpy 1 only
     )
 
 

@@ -6,6 +6,8 @@ from PIL import Image, ImageOps
 
 from stmn_plugin.errors import InputError
 
+ORIENTATION = 0x0112  # EXIF tag
+
 
 def read_frame(path):
     """Read and decode one image with Pillow.
@@ -24,10 +26,12 @@ def read_frame(path):
     """
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
             if image.mode.startswith('I;16'):  # Pillow would clip it to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            pixels = np.array(image.convert('RGB'))  # (height, width, 3)
+            rgb = image if image.mode == 'RGB' else image.convert('RGB')
+            pixels = np.array(rgb)  # (height, width, 3)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, 'strerror', None) or str(error).split(str(path))[0].strip(" '")
         raise InputError(f'cannot read frame {path}: {reason}') from error

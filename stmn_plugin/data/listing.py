@@ -1,5 +1,6 @@
 """What every dataset loader shares: folders, text lists and MATLAB tables in, checked lists out."""
 
+import contextlib
 import copy
 import os
 import os.path as osp
@@ -17,7 +18,7 @@ HIDDEN = ('.', '@eaDir', '__MACOSX')  # what file browsers and archives leave be
 
 NOBODY = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
 
-_PARSED = {}  # key → (what was parsed, [(path it was read from, stamp of that path)])
+_scans = None  # folder → its entries, inside listing_once()
 
 
 def natural_key(text):
@@ -53,12 +54,28 @@ def first_existing(paths, advice):
 
 
 def scan(folder):
-    """The visible entries of a folder as (name, is it a folder), unsorted; reads it once."""
+    """The visible entries of a folder as (name, is it a folder), unsorted."""
+    if _scans is not None and folder in _scans:
+        return _scans[folder]
     try:
         with os.scandir(folder) as entries:
-            return [(e.name, e.is_dir()) for e in entries if not e.name.startswith(HIDDEN)]
+            found = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(HIDDEN)]
     except OSError as error:
         raise InputError(f'{folder}: cannot be listed ({error.strerror})') from error
+    if _scans is not None:
+        _scans[folder] = found
+    return found
+
+
+@contextlib.contextmanager
+def listing_once():
+    """Inside, no folder is listed twice, whoever asks: for checking a tree after loading it."""
+    global _scans
+    _scans = {}
+    try:
+        yield
+    finally:
+        _scans = None
 
 
 def child_folders(folder, holding):
@@ -149,32 +166,6 @@ def read_query_rows(path, name, num_rows):
             f'{path}: {name} names row {outside[0]}, the test tracklets are rows 1 to {num_rows}'
         )
     return rows - 1
-
-
-def parse_once(key, parse):
-    """Parse a dataset once per process: the host's manager builds each dataset three times.
-
-    Args:
-        key (hashable): what is parsed.
-        parse (callable): returns (parsed lists, the files and folders they were read from);
-            called again only when one of those changed.
-
-    Returns:
-        Copies of the parsed lists (the tracklets themselves are shared).
-    """
-    lists, sources = _PARSED.get(key, (None, ()))
-    if lists is None or any(_stamp(path) != stamp for path, stamp in sources):
-        lists, paths = parse()
-        _PARSED[key] = lists, [(path, _stamp(path)) for path in paths]
-    return [list(tracklets) for tracklets in lists]
-
-
-def _stamp(path):
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def _reason(error):

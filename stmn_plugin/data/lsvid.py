@@ -1,16 +1,18 @@
 """LS-VID: a data root in, the host's train, query and gallery lists out."""
 
+import contextlib
+import functools
 import os
 import os.path as osp
 from bisect import bisect_left
 
+from stmn_plugin.data.index_cache import parse_once
 from stmn_plugin.data.listing import (
     TrackletDataset,
     data_root,
     first_existing,
     is_image,
     natural_key,
-    parse_once,
     read_lines,
     read_query_rows,
     read_table,
@@ -42,12 +44,16 @@ class LSVID(TrackletDataset):
         if split_id not in (0, 1):
             raise InputError(f'data.split_id: got {split_id}, LS-VID has 0 (test) and 1 (val)')
         self.root = data_root(root)
-        self.dataset_dir = first_existing([osp.join(self.root, self.dataset_dir)], ADVICE)
+        self.dataset_dir = find_lsvid(self.root)
         split = TEST_SPLITS[split_id]
-        lists = parse_once(
-            ('lsvid', self.dataset_dir, split), lambda: read_lsvid(self.dataset_dir, split)
-        )
+        read = functools.partial(read_lsvid, test_split=split)
+        lists = parse_once(('lsvid', split), self.dataset_dir, read)
         super().__init__(*lists, **kwargs)
+
+
+def find_lsvid(root):
+    """The LS-VID folder of a data root."""
+    return first_existing([osp.join(root, 'LS-VID')], ADVICE)
 
 
 def read_lsvid(folder, test_split):
@@ -57,59 +63,78 @@ def read_lsvid(folder, test_split):
         folder (str): the LS-VID folder, as released or with its lists under ``info/``.
         test_split (str): 'test' or 'val'.
     """
-
-    def info_file(*places):
-        return first_existing([osp.join(folder, place) for place in places], ADVICE)
-
-    def list_file(split):
-        name = f'list_sequence/list_seq_{split}.txt'
-        return info_file(name, f'info/{name}')
-
-    train_list, test_list = list_file('train'), list_file(test_split)
-    table_file = info_file(f'test/data/info_{test_split}.mat', f'info/data/info_{test_split}.mat')
     listings = {}  # person folder → sorted names of its images
+    train_list = find_list(folder, 'train')
     train = read_tracklets(folder, train_list, listings)
-    test = read_tracklets(folder, test_list, listings)
+    query, gallery, files = read_test_split(folder, test_split, listings)
+    return (relabel(train), query, gallery), [train_list, *files, *listings]
+
+
+def find_list(folder, split):
+    """The list of a split, where the release or a re-arranged copy has it."""
+    name = f'list_sequence/list_seq_{split}.txt'
+    return first_existing([osp.join(folder, name), osp.join(folder, 'info', name)], ADVICE)
+
+
+def read_test_split(folder, split, listings, attempt=contextlib.nullcontext):
+    """Queries and gallery (without the queries) of 'test' or 'val', and the two files read.
+
+    ``attempt`` and ``listings`` are those of :func:`read_tracklets`.
+    """
+    list_path = find_list(folder, split)
+    table_path = first_existing(
+        [osp.join(folder, place, f'data/info_{split}.mat') for place in ('test', 'info')], ADVICE
+    )
+    test = read_tracklets(folder, list_path, listings, attempt)
     # both splits call their table 'info_test'
-    compare_with_table(test, test_list, table_file, read_table(table_file, 'info_test'))
-
-    query_rows = read_query_rows(table_file, 'query', len(test)).tolist()
+    compare_with_table(test, list_path, table_path, read_table(table_path, 'info_test'), attempt)
+    query_rows = read_query_rows(table_path, 'query', len(test)).tolist()
     gallery_rows = sorted(set(range(len(test))) - set(query_rows))
-    query, gallery = ([test[row] for row in rows] for rows in (query_rows, gallery_rows))
-    return (relabel(train), query, gallery), [train_list, test_list, table_file, *listings]
+    query, gallery = (
+        [test[row] for row in rows if test[row] is not None] for rows in (query_rows, gallery_rows)
+    )
+    return query, gallery, [list_path, table_path]
 
 
-def read_tracklets(folder, list_path, listings):
+def read_tracklets(folder, list_path, listings, attempt=contextlib.nullcontext):
     """One tracklet per list line ``<path prefix relative to the LS-VID folder> <pid>``.
 
     Args:
         folder (str): the LS-VID folder.
         list_path (str): list_seq_*.txt.
         listings (dict): images of the folders seen so far, added to; each folder is read once.
+        attempt (callable): makes the context around each line; the default lets the first
+            complaint through, ``tools/check_data.py`` notes it and goes on.
 
     Returns:
-        list of (img_paths, pid, camid, 0) with raw pids, in the order of the lines.
+        list of (img_paths, pid, camid, 0) with raw pids, in the order of the lines; None for a
+        line that ``attempt`` refused.
     """
     tracklets = []
     for number, line in enumerate(read_lines(list_path, ADVICE), 1):
-        prefix, _, pid = line.rpartition(' ')
-        if not prefix.strip() or not pid.isdecimal():
-            raise InputError(f'{list_path}:{number}: expected "<path prefix> <pid>", got {line!r}')
-        person_folder, stem = osp.split(osp.join(folder, prefix.strip()))
-        if person_folder not in listings:
-            listings[person_folder] = _sorted_images(person_folder)
-        names = _starting_with(listings[person_folder], stem)
-        if not names:
-            raise InputError(f'{list_path}:{number}: no image {osp.join(person_folder, stem)}_*')
-        names, camera = _in_order(person_folder, names)
-        paths = tuple([f'{person_folder}{os.sep}{name}' for name in names])
-        tracklets.append((paths, int(pid), camera - 1, 0))
+        tracklets.append(None)
+        with attempt():
+            tracklets[-1] = _read_tracklet(folder, f'{list_path}:{number}', line, listings)
     if not tracklets:
         raise InputError(f'{list_path}: lists no tracklet')
     return tracklets
 
 
-def compare_with_table(tracklets, list_path, table_path, table):
+def _read_tracklet(folder, where, line, listings):
+    prefix, _, pid = line.rpartition(' ')
+    if not prefix.strip() or not pid.isdecimal():
+        raise InputError(f'{where}: expected "<path prefix> <pid>", got {line!r}')
+    person_folder, stem = osp.split(osp.join(folder, prefix.strip()))
+    if person_folder not in listings:
+        listings[person_folder] = _sorted_images(person_folder)
+    names = _starting_with(listings[person_folder], stem)
+    if not names:
+        raise InputError(f'{where}: no image {osp.join(person_folder, stem)}_*')
+    names, camera = _in_order(person_folder, names)
+    return tuple([f'{person_folder}{os.sep}{name}' for name in names]), int(pid), camera - 1, 0
+
+
+def compare_with_table(tracklets, list_path, table_path, table, attempt=contextlib.nullcontext):
     """Refuse a list and a table ``start, end, pid, camera`` that do not describe the same data."""
     if len(table) != len(tracklets):
         raise InputError(
@@ -118,17 +143,20 @@ def compare_with_table(tracklets, list_path, table_path, table):
     for row, ((start, end, pid, camera), tracklet) in enumerate(
         zip(table.tolist(), tracklets, strict=True), 1
     ):
+        if tracklet is None:  # refused already
+            continue
         paths, listed_pid, camid, _ = tracklet
-        for what, wanted, found in (
-            ('pid', pid, listed_pid),
-            ('camera', camera, camid + 1),
-            ('number of frames', end - start + 1, len(paths)),
-        ):
-            if wanted != found:
-                raise InputError(
-                    f'{table_path}: row {row} gives {what} {wanted}, line {row} of {list_path} '
-                    f'{found} ({paths[0]} ...)'
-                )
+        with attempt():
+            for what, wanted, found in (
+                ('pid', pid, listed_pid),
+                ('camera', camera, camid + 1),
+                ('number of frames', end - start + 1, len(paths)),
+            ):
+                if wanted != found:
+                    raise InputError(
+                        f'{table_path}: row {row} gives {what} {wanted}, line {row} of {list_path} '
+                        f'{found} ({paths[0]} ...)'
+                    )
 
 
 def _sorted_images(folder):

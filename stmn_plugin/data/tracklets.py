@@ -1,9 +1,11 @@
 """Own data: image folders or a CSV in, the host's train, query and gallery lists out."""
 
+import contextlib
 import csv
 import os.path as osp
 from typing import NamedTuple
 
+from stmn_plugin.data.index_cache import parse_once
 from stmn_plugin.data.listing import (
     IMAGE_SUFFIXES,
     TrackletDataset,
@@ -13,7 +15,6 @@ from stmn_plugin.data.listing import (
     is_image,
     natural_key,
     number_labels,
-    parse_once,
     relabel,
     scan,
 )
@@ -58,10 +59,7 @@ class Tracklets(TrackletDataset):
     def __init__(self, root='', **kwargs):
         self.root = data_root(root)
         self.dataset_dir = find_source(self.root)
-        read = read_csv if osp.isfile(self.dataset_dir) else read_folders
-        lists = parse_once(
-            ('tracklets', self.dataset_dir), lambda: number_tracklets(*read(self.dataset_dir))
-        )
+        lists = parse_once(('tracklets',), self.dataset_dir, read_own_tracklets)
         super().__init__(*lists, **kwargs)
 
 
@@ -77,43 +75,65 @@ def find_source(root):
     raise InputError(f'{root}: no tracklets in it; {ADVICE}')
 
 
-def read_folders(folder):
+def read_own_tracklets(source, attempt=contextlib.nullcontext):
+    """The three lists of a CSV or a folder, and what they were read from.
+
+    Args:
+        source (str): what :func:`find_source` found.
+        attempt (callable): makes the context around each folder or row; the default lets the first
+            complaint through, ``tools/check_data.py`` notes it and goes on.
+    """
+    read = read_csv if osp.isfile(source) else read_folders
+    return number_tracklets(*read(source, attempt))
+
+
+def read_folders(folder, attempt=contextlib.nullcontext):
     """The frames of ``<split>/<pid>/<camid>/<tracklet>/*.jpg``.
 
     Args:
         folder (str): holds the split folders; nothing else if it is called ``tracklets``, while
             a data root may hold other datasets.
+        attempt (callable): see :func:`read_own_tracklets`.
 
     Returns:
         dict TrackletName → tuple of paths, and the folders read.
     """
     found = [name for name, is_dir in scan(folder) if is_dir]
     unknown = sorted(set(found) - set(SPLITS), key=natural_key)
-    if unknown and osp.basename(folder) == 'tracklets':
-        raise InputError(f'{osp.join(folder, unknown[0])}: unknown split, expected {SPLITS}')
+    with attempt():
+        if unknown and osp.basename(folder) == 'tracklets':
+            raise InputError(f'{osp.join(folder, unknown[0])}: unknown split, expected {SPLITS}')
     frames, folders = {}, [folder]
     for split in (split for split in SPLITS if split in found):
         levels = ('<pid>', '<camid>', '<tracklet>')
-        for names, tracklet_folder in _descend(osp.join(folder, split), levels, folders):
-            frames[TrackletName(split, *names)] = tuple(
-                osp.join(tracklet_folder, name) for name in image_names(tracklet_folder)
-            )
+        for names, tracklet_folder in _descend(osp.join(folder, split), levels, folders, attempt):
+            with attempt():
+                frames[TrackletName(split, *names)] = tuple(
+                    osp.join(tracklet_folder, name) for name in image_names(tracklet_folder)
+                )
     return frames, folders
 
 
-def _descend(folder, levels, visited):
+def _descend(folder, levels, visited, attempt):
     """Names on the way and path of every folder that lies ``len(levels)`` levels below another."""
     visited.append(folder)
     if not levels:
         yield (), folder
         return
-    for name in child_folders(folder, levels[0]):
-        for names, path in _descend(osp.join(folder, name), levels[1:], visited):
-            yield (name, *names), path
+    children = []
+    with attempt():
+        children = child_folders(folder, levels[0])
+    for child in children:
+        for names, path in _descend(osp.join(folder, child), levels[1:], visited, attempt):
+            yield (child, *names), path
 
 
-def read_csv(path):
+def read_csv(path, attempt=contextlib.nullcontext):
     """The frames of a CSV with the columns split, pid, camid, tracklet and path.
+
+    Args:
+        path (str): the CSV.
+        attempt (callable): see :func:`read_own_tracklets`.
 
     Returns:
         dict TrackletName → tuple of paths in natural order, and what was read.
@@ -124,29 +144,32 @@ def read_csv(path):
     owners = {}  # (split, folder named like its tracklet) → (line, TrackletName)
     listings = {}  # folder → names of its files
     for line, row in _csv_rows(path):
-        name = TrackletName(*(row[column] for column in COLUMNS[:4]))
-        image = osp.normpath(osp.join(home, row['path']))
-        folder, file_name = osp.split(image)
-        _check_row(f'{path}:{line}', name, image)
-        if folder not in listings:
-            listings[folder] = {n for n, _ in scan(folder)} if osp.isdir(folder) else set()
-        if file_name not in listings[folder]:
-            raise InputError(f'{path}:{line}: image {image} not found')
-        if (name.split, image) in seen:
-            first, _ = seen[name.split, image]
-            raise InputError(f'{path}:{line}: image {image} is in line {first}, too')
-        seen[name.split, image] = line, name
-        if osp.basename(folder) == name.tracklet:
-            first, owner = owners.setdefault((name.split, folder), (line, name))
-            if owner != name:
-                raise InputError(
-                    f'{path}:{line}: tracklet {folder} has pid {name.pid!r} and camera '
-                    f'{name.camid!r} here, but {owner.pid!r} and {owner.camid!r} in line {first}'
-                )
-        frames.setdefault(name, []).append(image)
+        with attempt():
+            name = TrackletName(*(row[column] for column in COLUMNS[:4]))
+            image = osp.normpath(osp.join(home, row['path']))
+            folder, file_name = osp.split(image)
+            _check_row(f'{path}:{line}', name, image)
+            if folder not in listings:
+                listings[folder] = {n for n, _ in scan(folder)} if osp.isdir(folder) else set()
+            if file_name not in listings[folder]:
+                raise InputError(f'{path}:{line}: image {image} not found')
+            if (name.split, image) in seen:
+                first, _ = seen[name.split, image]
+                raise InputError(f'{path}:{line}: image {image} is in line {first}, too')
+            seen[name.split, image] = line, name
+            if osp.basename(folder) == name.tracklet:
+                first, owner = owners.setdefault((name.split, folder), (line, name))
+                if owner != name:
+                    raise InputError(
+                        f'{path}:{line}: tracklet {folder} has pid {name.pid!r} and camera '
+                        f'{name.camid!r} here, but {owner.pid!r} and {owner.camid!r} '
+                        f'in line {first}'
+                    )
+            frames.setdefault(name, []).append(image)
     if not frames:
         raise InputError(f'{path}: lists no frame; {ADVICE}')
-    _check_copies(path, seen)
+    with attempt():
+        _check_copies(path, seen)
     frames = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
     return frames, [path, *listings]
 

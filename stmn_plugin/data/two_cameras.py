@@ -1,0 +1,119 @@
+"""iLIDS-VID and PRID 2011, two cameras each: a data root in, the host's lists out."""
+
+import json
+import os.path as osp
+
+import torchreid
+
+from stmn_plugin.data.listing import (
+    data_root,
+    first_existing,
+    image_names,
+    natural_key,
+    number_labels,
+    read_table,
+    scan,
+)
+from stmn_plugin.errors import InputError
+
+
+class iLIDSVID(torchreid.data.datasets.video.iLIDSVID):  # noqa: N801 (the host's name)
+    """iLIDS-VID, frames in the order of time; the splits are read, never written."""
+
+    gallery_needs_queries = False
+
+    def __init__(self, root='', split_id=0, **kwargs):
+        self.root = data_root(root)
+        self.dataset_dir = first_existing(
+            [osp.join(self.root, self.dataset_dir)], 'unpack iLIDS-VID.tar there'
+        )
+        sequences = osp.join(self.dataset_dir, 'i-LIDS-VID', 'sequences')
+        cameras = [osp.join(sequences, name) for name in ('cam1', 'cam2')]
+        splits = osp.join(self.dataset_dir, 'splits.json')
+        if osp.exists(splits):
+            split = _read_split(splits, split_id)
+        else:
+            path = osp.join('train-test people splits', 'train_test_splits_ilidsvid.mat')
+            split = read_ilids_split(osp.join(self.dataset_dir, path), cameras[0], split_id)
+        lists = read_two_cameras(cameras, split)
+        torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+
+
+def read_ilids_split(path, person_folder, split_id):
+    """One row of the .mat: 1-based numbers of the sorted people, the first half for testing."""
+    first_existing([path], 'it comes with iLIDS-VID.tar')
+    people = sorted(name for name, is_dir in scan(person_folder) if is_dir)
+    table = read_table(path, 'ls_set', columns=len(people))
+    _check_split_id(path, split_id, len(table))
+    row = table[split_id]
+    if sorted(row.tolist()) != list(range(1, len(people) + 1)):
+        raise InputError(f'{path}: row {split_id + 1} of ls_set does not number {person_folder}/*')
+    people = [people[number - 1] for number in row.tolist()]
+    half = len(people) // 2
+    return {'train': people[half:], 'test': people[:half]}
+
+
+class PRID2011(torchreid.data.datasets.video.PRID2011):
+    """PRID 2011, frames in the order of time."""
+
+    gallery_needs_queries = False
+
+    def __init__(self, root='', split_id=0, **kwargs):
+        self.root = data_root(root)
+        self.dataset_dir = first_existing(
+            [osp.join(self.root, self.dataset_dir)],
+            'unpack prid_2011 there, beside splits_prid2011.json',
+        )
+        shots = osp.join(self.dataset_dir, 'prid_2011', 'multi_shot')
+        cameras = [osp.join(shots, name) for name in ('cam_a', 'cam_b')]
+        split = _read_split(osp.join(self.dataset_dir, 'splits_prid2011.json'), split_id)
+        torchreid.data.VideoDataset.__init__(self, *read_two_cameras(cameras, split), **kwargs)
+
+
+def read_two_cameras(camera_folders, split):
+    """Train on both cameras; search camera 2 for the people of camera 1.
+
+    Args:
+        camera_folders (list): two folders of person folders of frames.
+        split (dict): names of the 'train' and the 'test' people.
+    """
+
+    def tracklets(people, camids):
+        pids = number_labels(people)
+        return [
+            (_all_frames(osp.join(camera_folders[camid], person)), pids[person], camid, 0)
+            for person in sorted(people, key=natural_key)
+            for camid in camids
+        ]
+
+    for folder in camera_folders:
+        first_existing([folder], 'it holds one folder per person')
+    return (
+        tracklets(split['train'], [0, 1]),
+        tracklets(split['test'], [0]),
+        tracklets(split['test'], [1]),
+    )
+
+
+def _all_frames(folder):
+    return tuple(osp.join(folder, name) for name in image_names(folder))
+
+
+def _read_split(path, split_id):
+    first_existing([path], 'it lists the people of each split')
+    try:
+        with open(path, encoding='utf-8') as file:
+            splits = json.load(file)
+        _check_split_id(path, split_id, len(splits))
+        return {name: list(splits[split_id][name]) for name in ('train', 'test')}
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'{path}: no list of splits with train and test people in it') from error
+
+
+def _check_split_id(path, split_id, num_splits):
+    if not 0 <= split_id < num_splits:
+        raise InputError(
+            f'{path}: has splits 0 to {num_splits - 1}, data.split_id asks for {split_id}'
+        )

@@ -1,0 +1,82 @@
+"""Checks a dataset before it is used: python tools/check_data.py --root reid-data -s mars
+
+Reads every frame, compares lists, folders and the official statistics, writes a report. Exit code
+0: nothing wrong; 1: the report has errors; 2: bad arguments, or the dataset is not there.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from stmn_plugin.checkpoint import atomic_path
+from stmn_plugin.data.check import DATASETS, check_dataset
+from stmn_plugin.errors import InputError, exit_on_input_error
+
+SHOWN = 10  # complaints of one kind on the screen; the report has all of them
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        if not os.access(os.path.dirname(args.output) or '.', os.W_OK):  # before reading for hours
+            raise InputError(f'--output {args.output}: its folder is missing or cannot be written')
+        report = check_dataset(args.source, args.root, args.workers, not args.list_only)
+        with atomic_path(args.output) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+            json.dump(report, file, indent=1)
+        print_report(report)
+        print(f'{args.output}: {len(report["errors"])} errors, {len(report["warnings"])} warnings')
+    return 1 if report['errors'] else 0
+
+
+def print_report(report):
+    print(f'{report["dataset"]} in {report["folder"]}')
+    print(f'{"found / official":14}{"persons":>16}{"tracklets":>18}{"frames":>22}')
+    for label, numbers in report['counts'].items():
+        cells = [
+            f'{n["found"]:,} / {"-" if n["official"] is None else format(n["official"], ",")}'
+            for n in numbers.values()
+        ]
+        print(f'{label:14}{cells[0]:>16}{cells[1]:>18}{cells[2]:>22}')
+    for search, numbers in report['queries_without_match'].items():
+        print(f'{search}: {numbers["without_match"]} of {numbers["queries"]} queries without match')
+    sizes = list(report['sizes'].items())
+    shown = ', '.join(f'{size} ({number:,})' for size, number in sizes[:SHOWN])
+    more = f' and {len(sizes) - SHOWN} more sizes' if len(sizes) > SHOWN else ''
+    print(f'{report["images_read"]:,} of {report["images_on_disk"]:,} images read: {shown}{more}')
+    print_complaints('warning', report['warnings'])
+    print_complaints('error', report['errors'])
+
+
+def print_complaints(label, complaints):
+    for kind in dict.fromkeys(complaint['kind'] for complaint in complaints):
+        messages = [c['message'] for c in complaints if c['kind'] == kind]
+        for message in messages[:SHOWN]:
+            print(f'{label} ({kind}): {message}')
+        if len(messages) > SHOWN:
+            print(f'{label} ({kind}): ... and {len(messages) - SHOWN} more')
+        if kind == 'counts':
+            print('  (in a subset or a miniature they do differ; in a full copy they must not)')
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--root', required=True, metavar='FOLDER', help='data.root')
+    parser.add_argument('-s', '--source', required=True, choices=DATASETS, help='which dataset')
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    parser.add_argument(
+        '--workers', type=int, default=cores, metavar='N', help='processes, 0: none (one per core)'
+    )
+    parser.add_argument('--output', default='data_report.json', metavar='FILE')
+    parser.add_argument('--list-only', action='store_true', help='do not read the images')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    if args.workers < 0:
+        parser.error(f'--workers: got {args.workers}, expected 0 or more')
+    return args
+
+
+if __name__ == '__main__':
+    sys.exit(main())

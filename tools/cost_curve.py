@@ -1,0 +1,121 @@
+"""Accuracy against cost: test with 1, 2, 4, ... clips a tracklet up to all frames, encoding once.
+
+python tools/cost_curve.py --config-file configs/stmn_mars.yaml --root /data \
+    model.load_weights log/stmn_mars/model/model-best.pth.tar
+
+prints a table and writes cost_curve.json and cost_curve.png into data.save_dir.
+"""
+
+import argparse
+import json
+import os
+
+import numpy as np
+from tabulate import tabulate
+
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError, exit_on_input_error
+
+ALL = 'all'
+
+
+def clips(word):
+    return word if word == ALL else int(word)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0],
+        epilog='Vectors of frames are kept in test.features_dir, by default in '
+        'data.save_dir/features: run again to read them.',
+    )
+    parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config')
+    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
+    parser.add_argument(
+        '--clips',
+        nargs='+',
+        type=clips,
+        default=[1, 2, 4, 8, ALL],
+        help="clips a tracklet, or 'all'",
+    )
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
+    return parser.parse_args(argv)
+
+
+def measure(args):
+    """A row of plain values for every number of clips and every target."""
+    from stmn_plugin.runner import run
+
+    base = load_config(args.config_file, args.opts, {'data.root': args.root} if args.root else {})
+    if base.data.type != 'video':
+        raise InputError('data.type: a cost curve needs video data')
+    folder = base.data.save_dir
+    features = base.test.features_dir or os.path.join(folder, 'features')
+    rows = []
+    for count in args.clips:
+        opts = ['test.evaluate', 'True', 'test.features_dir', features, 'data.save_dir', folder]
+        opts += ['test.frames', 'all'] if count == ALL else ['test.clips_per_tracklet', str(count)]
+        engine = run(
+            load_config(
+                args.config_file, [*args.opts, *opts], {'data.root': args.root} if args.root else {}
+            )
+        )
+        plan = engine.settings.plan
+        for result in engine.evaluations:
+            tracklets = [
+                tracklet
+                for mode in ('query', 'gallery')
+                for tracklet in engine.datamanager.test_dataset[result['dataset']][mode]
+            ]
+            rows.append(
+                {
+                    'dataset': result['dataset'],
+                    'clips': count,
+                    'frames per tracklet': float(np.mean([used(plan, t) for t in tracklets])),
+                    **{key: result[key] for key in ('protocol', 'rank-1', 'mAP')},
+                }
+            )
+    return folder, rows
+
+
+def used(plan, tracklet):
+    """Distinct frames of a tracklet that a plan encodes: its cost."""
+    num_frames = len(tracklet[0])
+    clips = [plan.clip(num_frames, index) for index in range(plan.count(num_frames))]
+    return len(np.unique(np.concatenate(clips)))
+
+
+def draw(rows, path):
+    """mAP and rank-1 against frames per tracklet, a line per dataset."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout='constrained')
+    for name in sorted({row['dataset'] for row in rows}):
+        own = [row for row in rows if row['dataset'] == name]
+        frames = [row['frames per tracklet'] for row in own]
+        for key, style in (('rank-1', 'o-'), ('mAP', 's--')):
+            axes.plot(frames, [100 * row[key] for row in own], style, label=f'{name} {key}')
+    axes.set(xlabel='frames encoded per tracklet', ylabel='%', xscale='log')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        folder, rows = measure(args)
+        shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
+        print(tabulate(shown, headers='keys', floatfmt='.1f'))
+        with open(os.path.join(folder, 'cost_curve.json'), 'w', encoding='utf-8') as file:
+            json.dump(rows, file, indent=2)
+        draw(rows, os.path.join(folder, 'cost_curve.png'))
+
+
+if __name__ == '__main__':
+    main()
