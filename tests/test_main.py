@@ -344,3 +344,26 @@ def test_in_the_canonical_layout(repository, canonical_host, mars_root, small_ru
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / 'metrics.json').read_text())['arch'] == 'stmn'
+
+
+def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
+    import cost_curve
+
+    config = str(repository / 'configs' / 'stmn_mars.yaml')
+    words = ['--config-file', config, '--root', mars_root, '--clips', '1', '2', 'all', '--debug']
+    cost_curve.main([*words, *small_run])
+    rows = json.loads((folder / 'cost_curve.json').read_text())
+    assert [row['clips'] for row in rows] == [1, 2, 'all']
+    costs = [row['frames per tracklet'] for row in rows]
+    lengths = [len(paths) for paths, _, _, _ in tracklets_of(mars_root)]
+    assert costs == sorted(costs) and costs[-1] == pytest.approx(sum(lengths) / len(lengths))
+    assert costs[0] == pytest.approx(sum(min(n, 4) for n in lengths) / len(lengths))  # L = 4
+    assert (folder / 'cost_curve.png').stat().st_size > 1000
+    assert 'frames per tracklet' in capsys.readouterr().out
+
+
+def tracklets_of(mars_root):
+    from stmn_plugin.data.host_datasets import Mars
+
+    dataset = Mars(root=mars_root, transform=lambda image: image, mode='query', verbose=False)
+    return dataset.query + dataset.gallery

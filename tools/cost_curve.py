@@ -100,6 +100,9 @@ def draw(rows, path):
         for key, style in (('rank-1', 'o-'), ('mAP', 's--')):
             axes.plot(frames, [100 * row[key] for row in own], style, label=f'{name} {key}')
     axes.set(xlabel='frames encoded per tracklet', ylabel='%', xscale='log')
+    ticks = sorted({round(row['frames per tracklet']) for row in rows})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
