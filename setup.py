@@ -37,5 +37,9 @@ setup(
         'opencv-python-headless',
         'PyYAML',
     ],
-    extras_require={'test': TEST, 'dev': [*TEST, 'ruff==0.17.*', 'pre-commit']},
+    extras_require={
+        'test': TEST,
+        'faiss': ['faiss-cpu'],
+        'dev': [*TEST, 'ruff==0.17.*', 'pre-commit'],
+    },
 )

@@ -23,8 +23,10 @@ except ImportError:  # an extra; torch finds the same
 
 DIST_METRICS = ('cosine', 'euclidean')
 BACKENDS = ('faiss', 'torch')
-MEMORY_LIMIT = 2 << 30  # bytes of one chunk's distances and of the gallery block they come from
+MEMORY_LIMIT = 2 << 30  # bytes of distances: of the chunk in use and of the next
+TOP_K_BLOCK = 32768  # gallery vectors of which the nearest are found together
 MAX_CHUNK = 256  # queries; more make the matrix product no faster
+MAX_BLOCK = 2048  # gallery vectors; larger ones leave the cache, smaller ones cost more calls
 ROWS_AT_ONCE = 64  # whose neighbours are gathered together
 NOT_FINITE = 'distances hold NaN or infinity: the features of the model are broken'
 
@@ -82,8 +84,9 @@ def distance_rows(query_features, gallery_features, dist_metric='cosine', memory
         gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), any float type; a
             ``numpy.memmap`` stays on disk.
         dist_metric (str): 'cosine' or 'euclidean'.
-        memory_limit (int): bytes that a chunk and a block may take; MEMORY_LIMIT by default. No
-            less than one row and one gallery vector are held.
+        memory_limit (int): bytes that two chunks may take (one in use, the next in the making);
+            MEMORY_LIMIT by default. No less than one row is held. What of the gallery is being
+            worked on takes no more than half of it besides.
     """
     _check(query_features, gallery_features, dist_metric)
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit
@@ -129,10 +132,9 @@ def top_k(query_features, gallery_features, k, dist_metric='cosine', backend=Non
     if not 1 <= k <= len(gallery_features):
         raise ValueError(f'k must lie between 1 and {len(gallery_features)}, got {k}')
     query = _prepare(query_features, dist_metric, query_features.device)
-    block = min(_block_length(query, MEMORY_LIMIT // 4), MEMORY_LIMIT // 8 // (4 * MAX_CHUNK))
     search = _block_nearest_faiss if backend == 'faiss' else _block_nearest
     best = None
-    for start, gallery in _blocks(gallery_features, dist_metric, query.device, block):
+    for start, gallery in _blocks(gallery_features, dist_metric, query.device, TOP_K_BLOCK):
         found = search(query, gallery, min(k, len(gallery)), dist_metric)
         found = Nearest(found.distances, found.indices + start)
         if best is not None:  # what was found before comes from earlier in the gallery
@@ -152,10 +154,15 @@ def _check(query, gallery, dist_metric):
 
 def _prepare(features, dist_metric, device):
     """Features as float32 on the device, of length 1 for the cosine."""
+    given = None
     if isinstance(features, np.ndarray):
         features = torch.from_numpy(np.array(features))  # a copy: mapped files are not writable
-    features = features.detach().to(device, torch.float32)
-    return F.normalize(features, dim=1) if dist_metric == 'cosine' else features
+    else:
+        given = features = features.detach()
+    features = features.to(device, torch.float32)
+    if dist_metric != 'cosine':
+        return features
+    return F.normalize(features, dim=1, out=None if features is given else features)
 
 
 def _distances(query, gallery, dist_metric):
@@ -164,11 +171,6 @@ def _distances(query, gallery, dist_metric):
         return torch.mm(query, gallery.t()).neg_().add_(1)
     squares = query.square().sum(dim=1, keepdim=True) + gallery.square().sum(dim=1)  # (q, g)
     return squares.addmm_(query, gallery.t(), alpha=-2)
-
-
-def _block_length(features, num_bytes):
-    """Gallery vectors per block: as they are and prepared, they take two float32 copies."""
-    return max(num_bytes // (2 * 4 * features.shape[1]), 1)
 
 
 def _blocks(features, dist_metric, device, length):
@@ -187,12 +189,13 @@ def _release(features):
             features.madvise(mmap.MADV_DONTNEED)
 
 
-def _distance_rows(query_features, gallery_features, dist_metric, chunk, block_bytes):
+def _distance_rows(query_features, gallery_features, dist_metric, chunk, num_bytes):
     device = query_features.device
-    block = _block_length(query_features, block_bytes)
+    block = max(num_bytes // (8 * query_features.shape[1]), 1)  # as it is and prepared: 8 bytes
     whole = None
     if len(gallery_features) <= block:  # prepared once for all chunks
         whole = [(0, _prepare(gallery_features, dist_metric, device))]
+    block = min(block, MAX_BLOCK)
     for start in range(0, len(query_features), chunk):
         query = _prepare(query_features[start : start + chunk], dist_metric, device)
         rows = torch.empty(len(query), len(gallery_features), device=device)  # (q, G)

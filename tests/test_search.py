@@ -87,6 +87,17 @@ def test_rows_in_chunks_and_blocks_are_the_whole(metric, memory_limit):
     assert (len(chunks) > 1) == (memory_limit in (1, 2000))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_features_are_left_as_they_were(dtype):
+    query, gallery = normal(4, 16).to(dtype), normal(9, 16, seed=1).to(dtype)
+    before = query.clone(), gallery.clone()
+    pairwise_distances(query, gallery)
+    list(distance_rows(query, gallery.numpy()))
+    list(distance_rows(query, gallery))
+    top_k(query, gallery, 3)
+    assert torch.equal(query, before[0]) and torch.equal(gallery, before[1])
+
+
 @pytest.mark.parametrize('metric', METRICS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_other_float_types_are_compared_as_float32(metric, dtype):
@@ -156,8 +167,8 @@ def test_top_k_keeps_the_gallerys_order_in_ties(backend, metric, k, num_query, m
     order = [references.stable_order(row)[:k] for row in distances]
     prepare, sizes = search._prepare, []
     monkeypatch.setattr(search, '_prepare', lambda x, *y: sizes.append(len(x)) or prepare(x, *y))
-    for limit, blocks in ((search.MEMORY_LIMIT, [300]), (1 << 15, [64] * 4 + [44])):
-        monkeypatch.setattr(search, 'MEMORY_LIMIT', limit)
+    for length, blocks in ((400, [300]), (64, [64] * 4 + [44])):
+        monkeypatch.setattr(search, 'TOP_K_BLOCK', length)
         monkeypatch.setattr(search, 'MAX_CHUNK', 8)
         sizes.clear()
         found = top_k(query, gallery, k, metric, use_backend(backend))
