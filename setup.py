@@ -25,7 +25,7 @@ setup(
         'torchvision>=0.19',
         'torchreid',
         'yacs',
-        'gdown>=5',
+        'gdown>=6',
         'tabulate',
         'numpy>=1.26',
         'scipy',

@@ -48,6 +48,7 @@ def run(cfg):
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
         facts = model_facts(cfg, model)
+        check_layers(cfg, model)
         print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
         if cfg.model.load_weights:
             load_weights(model, cfg.model.load_weights)
@@ -108,6 +109,21 @@ def build_model(cfg, num_classes):
             reason = f'its ImageNet weights cannot be downloaded ({error})'
             hint = ': set model.pretrained False'
         raise InputError(f'model.name {cfg.model.name}: {reason}{hint}') from error
+
+
+def check_layers(cfg, model):
+    """InputError for a layer that the model does not have; the host finds out late or never."""
+    names = [name for name, _ in model.named_children()]
+    wanted = []
+    if cfg.train.fixbase_epoch > 0:
+        wanted += [('train.open_layers', layer) for layer in cfg.train.open_layers]
+    if cfg.train.staged_lr:
+        wanted += [('train.new_layers', layer) for layer in cfg.train.new_layers]
+    for key, layer in wanted:
+        if layer not in names:
+            raise InputError(
+                f'{key}: {layer!r} is no layer of {cfg.model.name}; it has {", ".join(names)}'
+            )
 
 
 def build_engine(cfg, datamanager, model, optimizer, scheduler):

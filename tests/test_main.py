@@ -282,6 +282,17 @@ def test_bad_input_is_one_line_and_exit_code_2(title, run, folder, monkeypatch):
     assert not (folder / 'metrics.json').exists() and not (folder / 'model').exists()
 
 
+def test_a_layer_that_does_not_exist_is_named_before_training(run, folder):
+    # the typo is that of the host's own im_r50 YAML
+    frozen = ['train.fixbase_epoch', 1, 'train.open_layers', "['classsifier']"]
+    staged = ['train.staged_lr', True, 'train.new_layers', "['clasifier']"]
+    for keys, part in ((frozen, "train.open_layers: 'classsifier'"), (staged, "'clasifier'")):
+        code, _, err = run('-a', 'resnet18', keys=keys)
+        assert code == 2 and part in err and 'classifier' in err.split('it has')[1]
+    layers = "['classifier_clip', 'classifier_frame']"
+    assert run(keys=['train.fixbase_epoch', 1, 'train.open_layers', layers])[0] == 0
+
+
 def test_checkpoints_that_do_not_fit_are_named(run, folder):
     run(keys=['train.max_epoch', 1])
     path = str(folder / 'model' / 'model.pth.tar-1')
@@ -367,3 +378,18 @@ def tracklets_of(mars_root):
 
     dataset = Mars(root=mars_root, transform=lambda image: image, mode='query', verbose=False)
     return dataset.query + dataset.gallery
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_learns(repository, tmp_path):
+    """`make demo` as the README has it: rank-1 at least 20 points above the untrained model's."""
+    command = [sys.executable, str(repository / 'tools' / 'main.py'), '--config-file']
+    command += [str(repository / 'configs' / 'stmn_synthetic.yaml'), '--root', str(tmp_path)]
+    rank1 = {}
+    for title, keys in {'untrained': ['test.evaluate', 'True'], 'trained': []}.items():
+        save = ['data.save_dir', str(tmp_path / title)]
+        subprocess.run([*command, *keys, *save], check=True, capture_output=True)
+        metrics = json.loads((tmp_path / title / 'metrics.json').read_text())
+        rank1[title] = metrics['evaluations'][-1]['rank-1']
+    assert rank1['trained'] >= rank1['untrained'] + 0.2, rank1

@@ -4,6 +4,7 @@ import ast
 import difflib
 import os
 
+import torch
 import yaml
 
 from stmn_plugin.errors import InputError
@@ -39,6 +40,7 @@ def load_config(file='', opts=(), overrides=None):
         raise InputError(f'expected KEY VALUE pairs, got {" ".join(opts)!r}')
     for key, word in zip(opts[::2], opts[1::2], strict=True):
         _merge(cfg, key, _decode(word))
+    cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()  # of a run on another machine
     check_config(cfg)
     cfg.freeze()
     return cfg
