@@ -20,15 +20,6 @@ from stmn_plugin.models import BACKBONES, Encoder
 QUERY_HEADS = ('spatial_head', 'temporal_head')
 
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    """Tiny shapes: threads that wait for each other cost ten times the work on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def fresh_resnet(name):
     torch.manual_seed(0)

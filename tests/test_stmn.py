@@ -20,15 +20,6 @@ VARIANTS = [
 ]
 
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    """Tiny shapes: threads that wait for each other cost ten times the work on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small_model(spatial_mode='memory', temporal_mode='memory', seed=0, **changes):
     torch.manual_seed(seed)
     return STMN(
