@@ -8,7 +8,7 @@ VERSION = next(
     for line in (HERE / 'stmn_plugin' / '__init__.py').read_text(encoding='utf-8').splitlines()
     if line.startswith('__version__')
 )
-TEST = ['pytest>=8', 'pytest-timeout', 'hypothesis']
+TEST = ['pytest>=8', 'pytest-timeout', 'hypothesis', 'faiss-cpu']
 
 setup(
     name='stmn_plugin',

@@ -126,6 +126,7 @@ class Malicious:
         return os.mkdir, (self.target,)
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 def test_a_malicious_pickle_runs_nothing(tmp_path):
     target = str(tmp_path / 'pwned')
     torch.save({'state_dict': {}, 'epoch': Malicious(target)}, tmp_path / 'zip')
