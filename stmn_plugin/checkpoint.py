@@ -57,9 +57,9 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
     path = os.path.join(folder, f'model.pth.tar-{epoch}')
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
-    if is_best:
-        with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as temporary:
-            _link_or_copy(path, temporary)
+        if is_best:  # before the state that says so: killed in between, it is found best again
+            with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as best:
+                _link_or_copy(temporary, best)
     if keep_last is not None:
         for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
             os.unlink(os.path.join(folder, f'model.pth.tar-{old}'))

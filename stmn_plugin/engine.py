@@ -73,6 +73,8 @@ class RunMixin(TrainingMixin, TestingMixin):
                     self.epoch = start_epoch - 1
                     self.num_batches = len(self.train_loader)
                     self._finish_epoch(True, test_options)
+                if start_epoch >= max_epoch:
+                    print(f'Nothing to train: {start_epoch} of {max_epoch} epochs are done')
                 for self.epoch in range(start_epoch, max_epoch):
                     self.train(print_freq, fixbase_epoch, open_layers)
                     done = self.epoch + 1

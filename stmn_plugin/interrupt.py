@@ -49,11 +49,11 @@ class Interruption:
         if self.requested:
             os._exit(128 + signum)  # nothing is cleaned up: files are whole or absent anyway
         self.signum = signum
+        what = 'stopping' if self._at_once else 'finishing the step, then saving'
+        # not print(): the signal may have come in the middle of one
+        os.write(2, f'\n{signal.Signals(signum).name}: {what}; again to end at once\n'.encode())
         if self._at_once:
             self.stop()
-        name = signal.Signals(signum).name
-        # not print(): the signal may have come in the middle of one
-        os.write(2, f'\n{name}: finishing the step, then saving; again to end at once\n'.encode())
 
     def stop(self):
         """Raise what ends the run."""
