@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import main
@@ -18,8 +19,10 @@ from stmn_plugin.checkpoint import load_checkpoint, newest_checkpoint, save_chec
 from stmn_plugin.config import get_default_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
+from stmn_plugin.epoch_log import EpochLog
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
-from stmn_plugin.resuming import FREE_KEYS, changed_keys
+from stmn_plugin.resuming import FREE_KEYS, changed_keys, resume_run
+from stmn_plugin.testing import RunSettings
 
 pytestmark = pytest.mark.timeout(300)
 EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2
@@ -316,6 +319,28 @@ def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
         assert word.startswith(f'Skipped: {path} is damaged')
     os.utime(paths[0], ns=(99, 99))  # someone went back and on from there
     assert newest_checkpoint(str(tmp_path)) == str(paths[0])
+
+
+@pytest.mark.parametrize('trained', [True, False])
+def test_what_a_run_has_reached_comes_back(trained, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    log = EpochLog(4, batches=2, totals={'loss': [3.0, 2]}, trained=trained)
+    config = flatten(get_default_config())
+    state = {'state_dict': model.state_dict(), 'epoch': 3, 'rank1': 0.25, 'best_map': 0.75}
+    state.update(optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+    state.update(config=config, unfinished=asdict(log))
+    path = save_checkpoint(state, str(tmp_path), 3)
+    parts = path, model, optimizer, scheduler
+    settings = RunSettings(config=config)
+    assert resume_run(*parts, settings) == 3
+    assert (settings.best_map, settings.rank1, settings.last_checkpoint) == (0.75, 0.25, path)
+    assert settings.unfinished == log
+    # with other batches a position among them means nothing, an outstanding evaluation still does
+    settings = RunSettings(config={**config, 'train.batch_size': 2})
+    assert resume_run(*parts, settings, allow_changed=True) == 3
+    assert settings.unfinished == (log if trained else None)
 
 
 def test_auto_starts_from_the_beginning_when_there_is_nothing(train, straight, tmp_path, capsys):
