@@ -5,6 +5,8 @@ import contextlib
 import os
 import re
 import shutil
+import warnings
+import zipfile
 
 import numpy as np
 import torch
@@ -56,9 +58,9 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
     path = os.path.join(folder, f'model.pth.tar-{epoch}')
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
-    if is_best:
-        with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as temporary:
-            _link_or_copy(path, temporary)
+        if is_best:  # before the state that says so: killed in between, it is found best again
+            with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as best:
+                _link_or_copy(temporary, best)
     if keep_last is not None:
         for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
             os.unlink(os.path.join(folder, f'model.pth.tar-{old}'))
@@ -77,6 +79,53 @@ def saved_epochs(folder):
     """Epochs of the checkpoints in a folder."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return [int(m[1]) for m in map(re.compile(r'model\.pth\.tar-(\d+)').fullmatch, names) if m]
+
+
+def remove_leftovers(folder):
+    """Remove the temporary files of runs that were killed while they wrote."""
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if re.search(r'\.tmp-\d+$', name):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+
+
+def newest_checkpoint(folder):
+    """The last written checkpoint of a folder that is whole and can be gone on from.
+
+    One that is damaged is skipped with a printed word.
+
+    Returns:
+        str: path; None when there is none.
+    """
+    paths = {
+        epoch: os.path.join(folder, f'model.pth.tar-{epoch}') for epoch in saved_epochs(folder)
+    }
+    # by time first: someone may have gone back to an earlier epoch and on from there
+    for epoch in sorted(paths, key=lambda e: (os.stat(paths[e]).st_mtime_ns, e), reverse=True):
+        try:
+            _check_sums(paths[epoch])
+            _check_resumable(paths[epoch], load_checkpoint(paths[epoch]))
+            return paths[epoch]
+        except InputError as error:
+            print(f'Skipped: {error}')
+    return None
+
+
+def _check_sums(path):
+    """InputError unless every byte is what was written; torch itself does not look."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f'{path} is damaged: {error}') from error
+    if broken:
+        raise InputError(f'{path} is damaged: wrong checksum of {broken}')
+
+
+def _check_resumable(path, checkpoint):
+    for key in ('epoch', 'optimizer', 'scheduler'):
+        if key not in checkpoint:
+            raise InputError(f'model.resume: {path} has no {key}, it holds weights only')
 
 
 def allow_numpy_scalars():
@@ -155,8 +204,15 @@ def load_weights(model, path, with_classifiers=False):
     return checkpoint
 
 
-def resume(path, model, optimizer, scheduler):
+def resume(path, model, optimizer, scheduler, new_schedule=False):
     """Load weights, optimizer and scheduler to go on training.
+
+    Args:
+        path (str): checkpoint.
+        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
+        new_schedule (bool): learning rate and all other settings of optimizer and scheduler stay
+            those of the arguments, moved on by the finished epochs; by default they are those of
+            the checkpoint.
 
     Returns:
         dict: the checkpoint; ``epoch`` is the number of finished epochs.
@@ -165,12 +221,22 @@ def resume(path, model, optimizer, scheduler):
         InputError: as :func:`load_weights`, or a file with weights only.
     """
     checkpoint = load_weights(model, path, with_classifiers=True)
-    for key in ('epoch', 'optimizer', 'scheduler'):
-        if key not in checkpoint:
-            raise InputError(f'model.resume: {path} has no {key}, it holds weights only')
+    _check_resumable(path, checkpoint)
+    settings = [
+        {key: value for key, value in group.items() if key != 'params'}
+        for group in optimizer.param_groups
+    ]
     try:
         optimizer.load_state_dict(checkpoint['optimizer'])
     except ValueError as error:
         raise InputError(f'model.resume: the optimizer of {path} differs: {error}') from error
-    scheduler.load_state_dict(checkpoint['scheduler'])
+    if not new_schedule:
+        scheduler.load_state_dict(checkpoint['scheduler'])
+        return checkpoint
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # "step() before optimizer.step()": meant so
+        for _ in range(checkpoint['epoch']):
+            scheduler.step()
     return checkpoint

@@ -1,22 +1,25 @@
 """The host's engines with what a run needs: clips, checks, protocols, checkpoints, a run folder.
 
 ``RunMixin`` is put before any engine of the host; ``VideoSTMNEngine`` adds the training step of
-STMN. Testing is in ``testing.py``; the rest is the host's: its training loop, its TensorBoard
-scalars, its learning rates.
+STMN. An epoch is in ``training.py``, testing in ``testing.py``; here is what stands around them, in
+an order in which no moment to be killed at loses a checkpoint or a line of a result.
 """
 
 import math
 import os
+from dataclasses import asdict
 
 import torchreid
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from .checkpoint import save_checkpoint
+from .checkpoint import remove_leftovers, save_checkpoint
+from .epoch_log import append_line, keep_lines
 from .errors import InputError
 from .evaluation import read_evaluations, remove_metrics
+from .interrupt import Interruption
 from .losses import BatchHardTripletLoss, STMNCriterion
 from .testing import RunSettings, TestingMixin
+from .training import TrainingMixin
 
 __all__ = [
     'ImageSoftmaxEngine',
@@ -28,7 +31,7 @@ __all__ = [
 ]
 
 
-class RunMixin(TestingMixin):
+class RunMixin(TrainingMixin, TestingMixin):
     """Training that checks itself and evaluation by protocol, for any engine of the host."""
 
     def run(
@@ -46,59 +49,87 @@ class RunMixin(TestingMixin):
     ):
         """Train and evaluate, or only evaluate; arguments are those of the host's ``Engine.run``.
 
-        Writes checkpoints, TensorBoard events and ``metrics.json`` into ``save_dir``. An evaluation
-        that fails costs no epoch: the checkpoint is written all the same.
+        Writes checkpoints, TensorBoard events, ``metrics.json`` and ``metrics.jsonl`` into
+        ``save_dir``. ``settings`` says from where in ``start_epoch`` to go on.
 
         Raises:
-            InputError: a loss or feature that is not finite, or a file that cannot be written.
+            InputError: a loss or feature that is not finite, a file that cannot be written, memory
+                that does not suffice.
+            Interrupted: SIGINT or SIGTERM came and the state is saved.
         """
         self._complete_settings()
-        self.evaluations = read_evaluations(save_dir) if start_epoch else []
-        if test_only:
-            self.epoch = None
-            self.test(save_dir=save_dir, **test_options)
-            return
-        test_options.update(visrank=False, rerank=False)  # the host leaves them to testing, too
-        self.save_dir, self.rank1 = save_dir, 0.0
-        self.start_epoch, self.max_epoch = start_epoch, max_epoch
-        self.last_checkpoint = None
-        if not start_epoch:
-            remove_metrics(save_dir)  # an earlier run's: no result of this one
-        self.writer = SummaryWriter(log_dir=save_dir)
-        try:
-            for self.epoch in range(start_epoch, max_epoch):
-                self.train(print_freq, fixbase_epoch, open_layers)
-                done = self.epoch + 1
-                last = done == max_epoch
-                evaluate = last or (eval_freq > 0 and done % eval_freq == 0 and done >= start_eval)
-                is_best = False
-                try:
-                    if evaluate:
-                        self.rank1 = self.test(save_dir=save_dir, **test_options)
-                        is_best = self._improved()
-                finally:
-                    if evaluate or done % self.settings.save_freq == 0:
-                        self.save_model(self.epoch, self.rank1, save_dir, is_best)
-        finally:
-            self.writer.close()
-            self.writer = None
+        with Interruption() as self.interruption:
+            if test_only:
+                self.evaluations = read_evaluations(save_dir) if start_epoch else []
+                self.epoch = None
+                with self.interruption.at_once():
+                    self.test(save_dir=save_dir, **test_options)
+                return
+            test_options.update(visrank=False, rerank=False)  # the host leaves them to testing, too
+            self.start_epoch, self.max_epoch = start_epoch, max_epoch
+            self._open_folder(save_dir)
+            try:
+                if self.log is not None and self.log.trained:
+                    self.epoch = start_epoch - 1
+                    self.num_batches = len(self.train_loader)
+                    self._finish_epoch(True, test_options)
+                if start_epoch >= max_epoch:
+                    print(f'Nothing to train: {start_epoch} of {max_epoch} epochs are done')
+                for self.epoch in range(start_epoch, max_epoch):
+                    self.train(print_freq, fixbase_epoch, open_layers)
+                    done = self.epoch + 1
+                    due = eval_freq > 0 and done % eval_freq == 0 and done >= start_eval
+                    self._finish_epoch(due or done == max_epoch, test_options)
+            finally:
+                self.writer.close()
+                self.writer = None
 
-    def train(self, print_freq=10, fixbase_epoch=0, open_layers=None):
-        """One epoch of the host's loop, under a progress bar."""
-        loader = self.train_loader
-        if hasattr(self.datamanager, 'batch_sampler'):
-            self.datamanager.batch_sampler.set_epoch(self.epoch)
-        self.train_loader = tqdm(
-            loader,
-            desc=f'epoch {self.epoch + 1}/{self.max_epoch}',
-            unit='batch',
-            leave=False,
-            disable=None,
-        )
-        try:
-            super().train(print_freq, fixbase_epoch, open_layers)
-        finally:
-            self.train_loader = loader
+    def _open_folder(self, save_dir):
+        """Take up what a run that is gone on from has left; remove what else is there."""
+        settings = self.settings
+        self.save_dir, self.rank1 = save_dir, settings.rank1
+        self.log, self.last_checkpoint = settings.unfinished, settings.last_checkpoint
+        reported = self.start_epoch - (self.log is not None and self.log.trained)
+        self.evaluations = [
+            e
+            for e in (read_evaluations(save_dir) if reported > 0 else [])
+            if e['epoch'] is not None and e['epoch'] <= reported
+        ]
+        if not self.evaluations:
+            remove_metrics(save_dir)  # an earlier run's: no result of this one
+        keep_lines(save_dir, reported)
+        for folder in (save_dir, *(os.path.join(save_dir, name) for name in self._models)):
+            remove_leftovers(folder)
+        first = self.start_epoch * len(self.train_loader)
+        self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
+
+    def _finish_epoch(self, evaluate, test_options):
+        """Evaluate, report and save: an epoch is reported before a checkpoint says it is done."""
+        results, is_best = [], False
+        if evaluate:
+            # an evaluation that fails or is interrupted costs no epoch: it is made up for
+            self.save_model(self.epoch, self.rank1, self.save_dir)
+            known = len(self.evaluations)
+            with self.interruption.at_once():
+                self.rank1 = self.test(save_dir=self.save_dir, **test_options)
+            results, is_best = self.evaluations[known:], self._improved()
+        append_line(self.save_dir, self.log.as_line(results))
+        self.print_epoch()
+        self.log = None
+        stopping = self.interruption.requested
+        if evaluate or stopping or (self.epoch + 1) % self.settings.save_freq == 0:
+            self.save_model(self.epoch, self.rank1, self.save_dir, is_best)
+        if stopping:
+            self._stop(f'after epoch {self.epoch + 1}')
+
+    def stop_in_epoch(self):
+        # as many epochs are finished as before this one; the log says how far this one is
+        self.save_model(self.epoch - 1, self.rank1, self.save_dir)
+        self._stop(f'in epoch {self.epoch + 1} after batch {self.batch_idx + 1}')
+
+    def _stop(self, where):
+        print(f'Interrupted {where}; model.resume auto goes on from there')
+        self.interruption.stop()
 
     def forward_backward(self, data):
         return self.check_finite(super().forward_backward(data))
@@ -139,6 +170,8 @@ class RunMixin(TestingMixin):
                 'rank1': float(rank1),
                 'best_map': settings.best_map,
                 'facts': settings.facts,
+                'config': settings.config,
+                'unfinished': asdict(self.log) if self.log is not None else None,
             }
             for part, owner in (('optimizer', self._optims), ('scheduler', self._scheds)):
                 if owner[name] is not None:

@@ -3,7 +3,10 @@
 import contextlib
 import sys
 
+import torch
+
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 class InputError(ValueError):
@@ -29,3 +32,33 @@ def exit_on_input_error(debug=False):
             raise
         print(f'error: {one_line(error)}', file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
+    except KeyboardInterrupt:  # before or after the run, which has its own way to stop
+        if debug:
+            raise
+        print('interrupted', file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def resource_errors(batch_size_key, note=''):
+    """Turn out-of-memory and the death of a loader's worker into an InputError naming the key.
+
+    Args:
+        batch_size_key (str): of the config.
+        note (str): ends the message.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's error of a full GPU is one, too
+        reason = ' '.join(str(error).split())
+        full = isinstance(error, torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in reason
+        if full:
+            raise InputError(
+                f'{batch_size_key} needs more memory than there is: {reason[:300]}{note}'
+            ) from error
+        if reason.startswith('DataLoader worker'):
+            raise InputError(
+                f'data.workers: a process that reads frames died: {reason[:300]} '
+                f'(fewer workers need less memory){note}'
+            ) from error
+        raise

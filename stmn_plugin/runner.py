@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from . import engine as engines
-from .checkpoint import atomic_path, load_weights, resume
+from .checkpoint import atomic_path, load_weights
 from .config.kwargs import (
     criterion_kwargs,
     imagedata_kwargs,
@@ -26,7 +26,10 @@ from .config.kwargs import (
 from .data.clip_plans import ClipPlan
 from .data.datamanager import VideoDataManager, host_errors_named
 from .errors import InputError
+from .interrupt import leave_signals_to_parent
+from .randomness import deterministic_algorithms
 from .registration import model_registry, register
+from .resuming import path_to_resume, resume_run
 
 
 def run(cfg):
@@ -43,7 +46,7 @@ def run(cfg):
     """
     register(cfg)
     check_arch(cfg.model.name)
-    with run_folder(cfg):
+    with run_folder(cfg), deterministic_algorithms(cfg.train.deterministic):
         torchreid.utils.set_random_seed(cfg.train.seed)
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
@@ -52,7 +55,7 @@ def run(cfg):
         print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
         if cfg.model.load_weights:
             load_weights(model, cfg.model.load_weights)
-        elif cfg.test.evaluate:
+        elif cfg.test.evaluate and not cfg.model.resume:
             print('Testing the initial weights: model.load_weights is not set')
         if cfg.use_gpu:
             model = model.cuda()
@@ -61,11 +64,10 @@ def run(cfg):
         plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
         settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
         start_epoch = cfg.train.start_epoch
-        if cfg.model.resume:
-            checkpoint = resume(cfg.model.resume, model, optimizer, scheduler)
-            start_epoch = checkpoint['epoch']
-            settings.best_map = checkpoint.get('best_map', settings.best_map)
-            print(f'Resumed from {cfg.model.resume} after epoch {start_epoch}')
+        path = path_to_resume(cfg)
+        if path:
+            allow_changed = cfg.train.allow_changed or cfg.test.evaluate
+            start_epoch = resume_run(path, model, optimizer, scheduler, settings, allow_changed)
         engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
         engine.settings = settings
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
@@ -88,7 +90,9 @@ def build_datamanager(cfg):
     if cfg.data.type == 'video':
         return VideoDataManager(**videodata_kwargs(cfg))
     with host_errors_named():
-        return torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
+        datamanager = torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
+    datamanager.train_loader.worker_init_fn = leave_signals_to_parent
+    return datamanager
 
 
 def build_model(cfg, num_classes):

@@ -7,6 +7,8 @@ import torch
 import torchreid
 
 from .data.clip_plans import ClipPlan
+from .epoch_log import EpochLog
+from .errors import resource_errors
 from .evaluation import (
     PROTOCOLS,
     Evaluation,
@@ -35,8 +37,14 @@ class RunSettings:
     features_dir: str = ''  # where vectors of frames are kept
     save_freq: int = 1  # epochs between checkpoints
     keep_last: int = 2  # checkpoints that stay
-    best_map: float = -1.0  # of the run so far; set when a run is resumed
+    seed: int | None = None  # of all that is random in a step; None leaves the generators alone
     facts: dict = field(default_factory=dict)  # of the run, for checkpoints and metrics.json
+    config: dict = field(default_factory=dict)  # key → plain value, for checkpoints
+    # set when a run is resumed
+    best_map: float = -1.0  # of the run so far
+    rank1: float = 0.0  # of the last evaluation
+    unfinished: EpochLog | None = None  # the epoch that was interrupted
+    last_checkpoint: str | None = None
 
 
 class TestingMixin:
@@ -73,7 +81,8 @@ class TestingMixin:
         options = TestOptions(**options)
         self._complete_settings()
         self.set_model_mode('eval')
-        results = [self._test_target(name, options, save_dir) for name in self.test_loader]
+        with resource_errors('test.batch_size'):
+            results = [self._test_target(name, options, save_dir) for name in self.test_loader]
         print(results_table(results, options.ranks))
         bad_frames = sorted(set(self.bad_frames))
         if bad_frames:
@@ -127,8 +136,12 @@ class TestingMixin:
 
         def encode(plan):
             loader = data.planned_clips(name, mode, plan, settings.batch_size)
-            title = f'{name} {mode}'
-            return encode_clips(loader, model, self._prepare, settings.flip, title, self.bad_frames)
+            title, bad_frames = f'{name} {mode}', self.bad_frames
+            # named here: the feature store takes a RuntimeError for a failed write
+            with resource_errors('test.batch_size'):
+                yield from encode_clips(
+                    loader, model, self._prepare, settings.flip, title, bad_frames
+                )
 
         if settings.features_dir:
             views = 2 if settings.flip else 1

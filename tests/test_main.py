@@ -90,6 +90,7 @@ def test_the_run_folder(run, folder):
         'config.yaml',
         'events',
         'metrics.json',
+        'metrics.jsonl',
         'model',
         'train.log',
     ]

@@ -97,6 +97,8 @@ def check_config(cfg):
             'test.clips_per_tracklet needs test.frames rrs and video.sample_method rrs'
         )
     for key in ('model.load_weights', 'model.resume'):
+        if key == 'model.resume' and values[key] == AUTO:
+            continue
         if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
             raise InputError(f'{key}: no file {values[key]}')
 

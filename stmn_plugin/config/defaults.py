@@ -18,7 +18,7 @@ def host_config():
     cfg.model.name = 'resnet50'  # any name of the model factory (--list-archs)
     cfg.model.pretrained = True  # start from ImageNet weights
     cfg.model.load_weights = ''  # checkpoint whose weights to start from or to test
-    cfg.model.resume = ''  # checkpoint to go on from
+    cfg.model.resume = ''  # checkpoint to go on from; auto is the newest of data.save_dir
 
     cfg.data = CfgNode()
     cfg.data.type = 'image'  # image | video
@@ -130,6 +130,8 @@ def add_stmn_config(cfg):
 
     cfg.train.save_freq = 1  # epochs between checkpoints
     cfg.train.keep_last = 2  # checkpoints that stay, besides the best
+    cfg.train.deterministic = False  # the same computation every time, at some cost of speed
+    cfg.train.allow_changed = False  # go on from a checkpoint of another recipe
 
     cfg.data.bad_frames = 'raise'  # raise | skip: unreadable images stop the run or are left out
 

@@ -1,6 +1,6 @@
 """Config → keyword arguments. Nothing behind this door reads a config."""
 
-from .defaults import AUTO
+from .defaults import AUTO, flatten
 
 
 def stmn_kwargs(cfg):
@@ -133,6 +133,8 @@ def settings_kwargs(cfg):
         'features_dir': cfg.test.features_dir,
         'save_freq': cfg.train.save_freq,
         'keep_last': cfg.train.keep_last,
+        'seed': cfg.train.seed,
+        'config': flatten(cfg),
     }
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from stmn_plugin.config import check_transforms
 from stmn_plugin.errors import InputError
+from stmn_plugin.interrupt import leave_signals_to_parent
 from stmn_plugin.ranking import count_matchable
 
 from .clip_plans import ClipPlan, PlannedClips, collate_clips
@@ -107,7 +108,11 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
         self.plan = ClipPlan(seq_len, sample_method, rrs_chunks=rrs_chunks)
         self.skip_bad = skip_bad
-        self.loader_options = {'num_workers': workers, 'pin_memory': self.use_gpu}
+        self.loader_options = {
+            'num_workers': workers,
+            'pin_memory': self.use_gpu,
+            'worker_init_fn': leave_signals_to_parent,
+        }
         self.test_transform = ClipTransform(height, width, [], self.normalize, as_uint8)
 
         def clips(tracklets, names):

@@ -1,13 +1,10 @@
 """Identities of the training tracklets → the batches of an epoch, a function of (seed, epoch)."""
 
-import contextlib
-import random
-
 import numpy as np
-import torch
 from torch.utils.data import Sampler
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.randomness import seeded
 
 from .clips import ClipRequest
 
@@ -56,7 +53,7 @@ def host_batches(sampler, batch_size, seed, epoch):
 
     The host's samplers draw from the global generators: these are seeded for the draw and put back.
     """
-    with _seeded((seed, epoch)):
+    with seeded(seed, epoch):
         indices = [int(index) for index in sampler]
     return [
         indices[start : start + batch_size]
@@ -68,7 +65,7 @@ class EpochBatchSampler(Sampler):
     """Batches of :class:`ClipRequest`, epoch by epoch.
 
     Iterating moves on to the next epoch by itself, so the host's own engines work with it;
-    :meth:`set_epoch` puts it anywhere.
+    :meth:`set_epoch` puts it anywhere. Its length is that of a whole epoch.
 
     Args:
         draw (callable): epoch → list of batches of indices.
@@ -78,31 +75,18 @@ class EpochBatchSampler(Sampler):
         self.draw = draw
         self.set_epoch(0)
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, first=0):
+        """Go on with batch ``first`` of the epoch."""
+        self.epoch, self.first = epoch, first
         self.batches = self.draw(epoch)
 
     def __len__(self):
         return len(self.batches)
 
     def __iter__(self):
-        epoch, position = self.epoch, 0
-        for batch in self.batches:
+        epoch, first = self.epoch, self.first
+        position = sum(map(len, self.batches[:first]))
+        for batch in self.batches[first:]:
             yield [ClipRequest(index, epoch, position + i) for i, index in enumerate(batch)]
             position += len(batch)
         self.set_epoch(epoch + 1)
-
-
-@contextlib.contextmanager
-def _seeded(seed):
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    word = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    random.seed(word)
-    np.random.seed(word)
-    torch.manual_seed(word)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

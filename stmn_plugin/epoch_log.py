@@ -1,0 +1,104 @@
+"""Steps of an epoch → averages → one line of ``metrics.jsonl``."""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+
+from .checkpoint import atomic_path
+from .errors import InputError
+
+EPOCHS = 'metrics.jsonl'
+
+
+@dataclass
+class EpochLog:
+    """What an epoch has seen so far; plain values, so that a checkpoint can hold them."""
+
+    epoch: int  # from 1
+    batches: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    data_seconds: float = 0.0  # of them waiting for data
+    learning_rate: float = 0.0
+    totals: dict = field(default_factory=dict)  # loss → [sum, number of batches]
+    trained: bool = False  # every batch is done; an evaluation is still to come
+
+    def add(self, losses, images, seconds, data_seconds):
+        """One step. ``losses`` is what the host's ``forward_backward`` returns, a dict or None."""
+        self.batches += 1
+        self.images += images
+        self.seconds += seconds
+        self.data_seconds += data_seconds
+        for name, value in (losses or {}).items():
+            total = self.totals.setdefault(name, [0.0, 0])
+            total[0] += float(value)
+            total[1] += 1
+
+    @property
+    def averages(self):
+        return {name: total / count for name, (total, count) in self.totals.items()}
+
+    @property
+    def images_per_second(self):
+        return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def data_wait(self):
+        """Share of the time spent waiting for data."""
+        return self.data_seconds / self.seconds if self.seconds else 0.0
+
+    def as_line(self, evaluations):
+        """Plain values for ``metrics.jsonl``."""
+        return {
+            'epoch': self.epoch,
+            'losses': self.averages,
+            'lr': self.learning_rate,
+            'seconds': round(self.seconds, 3),
+            'images_per_second': round(self.images_per_second, 2),
+            'data_wait': round(self.data_wait, 4),
+            'evaluations': evaluations,
+        }
+
+
+def append_line(folder, values):
+    """Add a line to ``metrics.jsonl``, in one write, so that a reader sees it whole or not.
+
+    Raises:
+        InputError: it could not be written.
+    """
+    path = os.path.join(folder, EPOCHS)
+    line = json.dumps(values).encode() + b'\n'
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(path, 'ab', buffering=0) as file:
+            if file.write(line) < len(line):  # the disk holds a part of it
+                raise OSError(28, 'No space left on device')
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(f'cannot write {path}: {error.strerror}') from error
+
+
+def read_lines(folder):
+    """The lines of ``metrics.jsonl``, without one that a dying run has left half written."""
+    values = []
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(os.path.join(folder, EPOCHS), encoding='utf-8') as file,
+    ):
+        for line in file:
+            with contextlib.suppress(ValueError):
+                values.append(json.loads(line))
+    return values
+
+
+def keep_lines(folder, last_epoch):
+    """Drop the lines of later epochs: they are about to be trained again."""
+    path = os.path.join(folder, EPOCHS)
+    kept = [values for values in read_lines(folder) if values['epoch'] <= last_epoch]
+    if kept:
+        with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+            file.writelines(json.dumps(values) + '\n' for values in kept)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,89 @@
+"""Signals → a stop where stopping is safe, with the exit code a shell expects."""
+
+import contextlib
+import os
+import signal
+import threading
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """Ends the process as the signal would have, 130 after SIGINT and 143 after SIGTERM."""
+
+    def __init__(self, signum):
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self):
+        return signal.Signals(self.signum).name
+
+
+class Interruption:
+    """While the block runs, SIGINT and SIGTERM only leave a request; a second one ends at once.
+
+    ``requested`` is to be read between two steps. Python allows handlers in the main thread only;
+    in another thread signals act as they always do.
+    """
+
+    def __init__(self):
+        self.signum = None
+        self._at_once = False
+        self._previous = {}
+
+    @property
+    def requested(self):
+        return self.signum is not None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+    def _handle(self, signum, _):
+        if self.requested:
+            os._exit(128 + signum)  # nothing is cleaned up: files are whole or absent anyway
+        self.signum = signum
+        what = 'stopping' if self._at_once else 'finishing the step, then saving'
+        # not print(): the signal may have come in the middle of one
+        os.write(2, f'\n{signal.Signals(signum).name}: {what}; again to end at once\n'.encode())
+        if self._at_once:
+            self.stop()
+
+    def stop(self):
+        """Raise what ends the run."""
+        raise Interrupted(self.signum)
+
+    @contextlib.contextmanager
+    def at_once(self):
+        """A signal in this block stops it where it is: for work that changes no weights."""
+        if self.requested:
+            self.stop()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+
+def leave_signals_to_parent(_):
+    """``worker_init_fn`` of the loaders.
+
+    Ctrl-C and job schedulers signal every process; a worker that dies of it would break the step
+    that its parent still wants to finish. Workers end when their parent dies or ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_parent(parent):
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

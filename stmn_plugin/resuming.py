@@ -1,0 +1,107 @@
+"""A config and a checkpoint → a run that goes on where it stopped, if the recipe is the same.
+
+The recipe is what the weights at the end depend on. It is every key but those below, so a new key
+belongs to it until someone says otherwise here.
+"""
+
+import os
+
+from .checkpoint import load_checkpoint, newest_checkpoint, resume
+from .config.defaults import AUTO, flatten, get_default_config
+from .epoch_log import EpochLog
+from .errors import InputError
+
+FREE_KEYS = {
+    'use_gpu',
+    'model.load_weights',  # where the run started: the checkpoint is beyond that
+    'model.pretrained',
+    'model.resume',
+    'stmn.backbone_weights',
+    'stmn.backbone_sha256',
+    'data.root',
+    'data.targets',
+    'data.workers',
+    'data.bad_frames',  # so that a run stopped by a bad frame can go on
+    'data.save_dir',
+    'market1501.use_500k_distractors',  # of the gallery
+    'cuhk03.use_metric_cuhk03',
+    'train.start_epoch',
+    'train.print_freq',
+    'train.save_freq',
+    'train.keep_last',
+    'train.deterministic',
+    'train.allow_changed',
+}
+
+
+def is_recipe(key, config):
+    """Whether the weights at the end depend on a key of a config (key → value)."""
+    if key == 'train.max_epoch':
+        return config['train.lr_scheduler'] == 'cosine'  # other schedules do not know the end
+    return key not in FREE_KEYS and not key.startswith('test.')
+
+
+def changed_keys(before, now):
+    """Keys of the recipe that differ between two configs → (value before, value now).
+
+    A key that ``before`` does not know yet had the effect of its default.
+    """
+    before = {**flatten(get_default_config()), **before}
+    keys = [key for key in now if is_recipe(key, now) or is_recipe(key, before)]
+    return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
+
+
+def path_to_resume(cfg):
+    """``model.resume``; for ``auto`` the newest whole checkpoint of the run folder, '' if none."""
+    if cfg.model.resume != AUTO:
+        return cfg.model.resume
+    folder = os.path.join(cfg.data.save_dir, 'model')
+    path = newest_checkpoint(folder)
+    if path is None:
+        print(f'model.resume auto: no checkpoint in {folder}, starting from the beginning')
+    return path or ''
+
+
+def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False):
+    """Put everything where the checkpoint left it.
+
+    Args:
+        path (str): checkpoint.
+        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
+        settings (RunSettings): its ``config`` is compared with the checkpoint's; gets what the run
+            has reached.
+        allow_changed (bool): let the recipe differ. Optimizer settings and schedule are then the
+            new ones, and an interrupted epoch starts anew.
+
+    Returns:
+        int: finished epochs.
+
+    Raises:
+        InputError: another recipe (names the keys) or architecture, or a file with weights only.
+    """
+    recipe = load_checkpoint(path).get('config')
+    if not recipe:
+        print(f'{path} does not say which recipe made it')
+    changed = changed_keys(recipe or settings.config, settings.config)
+    named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
+    if changed and not allow_changed:
+        raise InputError(
+            f'model.resume: {path} was made by another recipe: {named}; '
+            'train.allow_changed True goes on all the same'
+        )
+    if changed:
+        print(f'Going on with another recipe: {named}')
+    checkpoint = resume(path, model, optimizer, scheduler, new_schedule=bool(changed))
+    settings.best_map = checkpoint.get('best_map', settings.best_map)
+    settings.rank1 = float(checkpoint.get('rank1', settings.rank1))
+    settings.last_checkpoint = path
+    epoch, log = checkpoint['epoch'], checkpoint.get('unfinished')
+    where = f'epoch {epoch}'
+    if log is not None and (log['trained'] or not changed):
+        settings.unfinished = EpochLog(**log)
+        if log['trained']:
+            where += ', still to be evaluated'
+        else:
+            where += f' and batch {log["batches"]} of the next'
+    print(f'Resumed from {path} after {where}')
+    return epoch

@@ -1,0 +1,141 @@
+"""A model and a loader → one epoch of steps, timed, printed and logged, that can stop between two.
+
+The host's loop, with its printed line and its TensorBoard scalars, and three things more: what is
+random in a step depends on (seed, epoch, step) only; an epoch can be entered at any batch; a signal
+ends it after the step at hand. ``forward_backward(data)`` is the step.
+"""
+
+import datetime
+import time
+
+from tqdm import tqdm
+
+from .epoch_log import EpochLog
+from .errors import resource_errors
+from .interrupt import Interruption
+from .randomness import seed_everything
+
+
+class TrainingMixin:
+    """Put before an engine of the host: ``train``, one epoch."""
+
+    log = None  # EpochLog of the epoch in progress
+    interruption = Interruption()  # not entered: nothing is ever requested
+    settings = None  # a RunSettings
+    last_checkpoint = None  # its path
+
+    def train(self, print_freq=10, fixbase_epoch=0, open_layers=None):
+        """One epoch, or what ``log`` says is left of it.
+
+        Raises:
+            Interrupted: a signal came; ``stop_in_epoch`` has saved the state after the last step.
+            InputError: out of memory, or a worker died; nothing is saved, as the step was cut.
+        """
+        self.set_model_mode('train')
+        self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
+        if self.log is None or self.log.epoch != self.epoch + 1:
+            self.log = EpochLog(self.epoch + 1)
+        if hasattr(self.datamanager, 'batch_sampler'):  # ours: it can start anywhere
+            self.datamanager.batch_sampler.set_epoch(self.epoch, self.log.batches)
+        self.num_batches = len(self.train_loader)
+        kept = f'; last good checkpoint: {self.last_checkpoint or "none yet"}'
+        with self._progress_bar() as bar, resource_errors('train.batch_size', kept):
+            mark = time.perf_counter()
+            for index, data, waited in self._timed_batches(self.log.batches):
+                self.batch_idx = index
+                losses = self.forward_backward(data)
+                now = time.perf_counter()
+                seconds, mark = now - mark, now
+                self.log.add(losses, count_images(data['img']), seconds, waited)
+                self.log.learning_rate = self.get_current_lr()
+                self._report_step(losses, seconds, waited, print_freq, bar)
+                if self.interruption.requested and self.batch_idx + 1 < self.num_batches:
+                    self.stop_in_epoch()
+        self.log.trained = True
+        self.update_lr()
+
+    def stop_in_epoch(self):
+        """Save what is needed to go on after this step, and end the run."""
+        self.interruption.stop()
+
+    def _timed_batches(self, first):
+        """(index, batch, seconds waited for it), from batch ``first`` on."""
+        start = time.perf_counter()
+        self._seed_step(0)  # the host's loaders draw their order here
+        batches = iter(self.train_loader)
+        # the host's loaders start at their beginning: batches that are done are read and dropped
+        index = first if hasattr(self.datamanager, 'batch_sampler') else 0
+        while index < self.num_batches:
+            self._seed_step(index + 1)
+            data = next(batches, None)
+            if data is None:  # the host's RandomIdentitySampler promises more than it has
+                return
+            if index >= first:
+                yield index, data, time.perf_counter() - start
+                start = time.perf_counter()  # of the wait for the next one
+            index += 1
+
+    def _seed_step(self, step):
+        if self.settings is not None and self.settings.seed is not None:
+            seed_everything(self.settings.seed, self.epoch, step)
+
+    def _progress_bar(self):
+        return tqdm(
+            total=self.num_batches,
+            initial=self.log.batches,
+            desc=f'epoch {self.epoch + 1}/{self.max_epoch}',
+            unit='batch',
+            leave=False,
+            disable=None,
+        )
+
+    def _report_step(self, losses, seconds, waited, print_freq, bar):
+        log, averages = self.log, self.log.averages
+        mean_seconds, mean_waited = log.seconds / log.batches, log.data_seconds / log.batches
+        bar.set_postfix(
+            {name: f'{averages[name]:.3f}' for name in list(averages)[:1]}
+            | {'images/s': f'{log.images_per_second:.0f}', 'data': f'{log.data_wait:.0%}'},
+            refresh=False,
+        )
+        bar.update()
+        if log.batches % print_freq == 0:
+            named = [f'{k} {float(v):.4f} ({averages[k]:.4f})' for k, v in (losses or {}).items()]
+            parts = [
+                f'epoch: [{self.epoch + 1}/{self.max_epoch}][{log.batches}/{self.num_batches}]',
+                f'time {seconds:.3f} ({mean_seconds:.3f})',
+                f'data {waited:.3f} ({mean_waited:.3f})',
+                f'eta {self.remaining_time()}',
+                *named,
+                f'lr {log.learning_rate:.6f}',
+            ]
+            print('\t'.join(parts))
+        if self.writer is not None:
+            scalars = {'time': mean_seconds, 'data': mean_waited, **averages}
+            scalars['lr'] = log.learning_rate
+            step = self.epoch * self.num_batches + self.batch_idx
+            for name, value in scalars.items():
+                self.writer.add_scalar(f'Train/{name}', value, step)
+
+    def remaining_time(self):
+        """Time to the end of training at the pace of this epoch, evaluations not counted."""
+        log = self.log
+        batches = self.num_batches - log.batches
+        batches += (self.max_epoch - self.epoch - 1) * self.num_batches
+        seconds = batches * log.seconds / log.batches if log.batches else 0
+        return datetime.timedelta(seconds=int(max(seconds, 0)))
+
+    def print_epoch(self):
+        """One line at the end of an epoch."""
+        log = self.log
+        losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())
+        print(
+            f'Epoch {log.epoch}/{self.max_epoch}: {losses}; {log.images_per_second:.1f} images/s, '
+            f'{log.data_wait:.1%} of the time waiting for data, ETA {self.remaining_time()}'
+        )
+
+
+def count_images(images):
+    """Of a batch of clips (B, L, 3, H, W), images (B, 3, H, W), or a list of such."""
+    if isinstance(images, (list, tuple)):  # the host's k_tfm > 1
+        return sum(map(count_images, images))
+    return images.shape[0] * (images.shape[1] if images.dim() == 5 else 1)

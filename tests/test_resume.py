@@ -1,0 +1,360 @@
+"""The same run again, in pieces, and in pieces of an epoch: bit by bit the same result."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+from dataclasses import asdict
+from pathlib import Path
+
+import main
+import miniatures
+import numpy as np
+import pytest
+import torch
+
+from stmn_plugin import engine as engines
+from stmn_plugin.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from stmn_plugin.config import get_default_config
+from stmn_plugin.config.defaults import flatten
+from stmn_plugin.data.identity_sampler import EpochBatchSampler
+from stmn_plugin.epoch_log import EpochLog
+from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
+from stmn_plugin.resuming import FREE_KEYS, changed_keys, resume_run
+from stmn_plugin.testing import RunSettings
+
+pytestmark = pytest.mark.timeout(300)
+EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2
+KEYS = (  # of a model whose checkpoints are small
+    'model.name osnet_x0_25 stmn.backbone resnet18 model.pretrained False '
+    'data.type video data.height 64 data.width 32 '
+    'data.workers 0 train.optim adam train.batch_size 4 sampler.num_instances 2 video.seq_len 2 '
+    f'train.print_freq 1 train.max_epoch {EPOCHS} train.stepsize [2] test.eval_freq 2'
+).split()
+
+
+@pytest.fixture(scope='module')
+def train(repository, mars_root):
+    """Run tools/main.py in this process → exit code."""
+
+    def call(folder, *words, root=mars_root, flags=()):
+        flags = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), *flags]
+        words = [*KEYS, 'data.save_dir', folder, *words]
+        try:
+            main.main([*flags, '--root', root, *map(str, words)])
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return call
+
+
+@pytest.fixture(scope='module')
+def straight(train, tmp_path_factory):
+    """The folder of a run without interruption."""
+    folder = tmp_path_factory.mktemp('straight')
+    assert train(folder) == 0
+    return folder
+
+
+def assert_equal(one, other, where=''):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_equal(one[key], other[key], f'{where}/{key}')
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f'{where}/{index}')
+    else:
+        assert one == other, where
+
+
+def assert_same_end(folder, other, epoch=EPOCHS):
+    """Weights, optimizer, schedule, best mAP, evaluations and losses."""
+    states = [load_checkpoint(str(f / 'model' / f'model.pth.tar-{epoch}')) for f in (folder, other)]
+    for state in states:
+        del state['config']  # the folder and what else may differ
+    assert states[0]['epoch'] == epoch and states[0]['unfinished'] is None
+    assert_equal(*states)
+    assert_equal(*(results(f) for f in (folder, other)))
+    lines = [epoch_lines(f) for f in (folder, other)]
+    assert [line['epoch'] for line in lines[0]] == list(range(1, epoch + 1))
+    assert_equal(*lines)
+
+
+def results(folder):
+    evaluations = json.loads((folder / 'metrics.json').read_text())['evaluations']
+    return [{k: v for k, v in e.items() if k != 'seconds'} for e in evaluations]
+
+
+def epoch_lines(folder):
+    """What of ``metrics.jsonl`` is not a matter of time."""
+    lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
+    return [{key: line[key] for key in ('epoch', 'losses', 'lr')} for line in lines]
+
+
+@contextlib.contextmanager
+def signal_in_step(number, signum=signal.SIGTERM, kind=engines.VideoTripletEngine):
+    """Send this process a signal while it is in its step ``number``, from 1."""
+    original, seen = kind.forward_backward, [0]
+
+    def step(self, data):
+        seen[0] += 1
+        if seen[0] == number:
+            os.kill(os.getpid(), signum)
+        return original(self, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, 'forward_backward', step)
+        yield
+
+
+@pytest.mark.slow
+def test_two_epochs_and_two_are_four(train, tmp_path):
+    assert train(tmp_path / '4', 'model.name', 'stmn') == 0
+    for workers in (0, 2):
+        keys = ['model.name', 'stmn', 'data.workers', workers]
+        folder = tmp_path / f'2 and 2 with {workers}'
+        assert train(folder, *keys, 'train.max_epoch', 2) == 0
+        assert train(folder, *keys, 'model.resume', 'auto') == 0
+        assert_same_end(folder, tmp_path / '4')
+
+
+@pytest.mark.parametrize(
+    'step, signum, workers',
+    [(3, signal.SIGTERM, 0), (2 * BATCHES + 2, signal.SIGINT, 2), (2 * BATCHES, signal.SIGTERM, 0)],
+)
+def test_a_run_interrupted_in_an_epoch_goes_on_with_the_next_batch(
+    step, signum, workers, train, straight, tmp_path, capsys
+):
+    keys = ['data.workers', workers, 'train.save_freq', 3]
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with signal_in_step(step, signum):
+        assert train(tmp_path, *keys) == 128 + signum
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    epoch, batch = divmod(step, BATCHES)
+    state = load_checkpoint(newest_checkpoint(str(tmp_path / 'model')))
+    assert state['epoch'] == epoch
+    assert (state['unfinished']['batches'] if batch else BATCHES) == (batch or BATCHES)
+    capsys.readouterr()
+    assert train(tmp_path, *keys, 'model.resume', 'auto') == 0
+    out = capsys.readouterr().out
+    if batch:
+        assert f'epoch: [{epoch + 1}/{EPOCHS}][{batch + 1}/{BATCHES}]' in out
+        assert f'[{epoch + 1}/{EPOCHS}][{batch}/' not in out
+    assert_same_end(tmp_path, straight)
+
+
+def test_an_interrupted_evaluation_is_made_up_for(train, straight, tmp_path, monkeypatch):
+    original = engines.VideoTripletEngine._test_target
+
+    def interrupted(self, *args):
+        if self.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines.VideoTripletEngine, '_test_target', interrupted)
+        assert train(tmp_path) == 143
+    assert not (tmp_path / 'metrics.json').exists() and len(epoch_lines(tmp_path)) == 1
+    assert train(tmp_path, 'model.resume', 'auto') == 0
+    assert_same_end(tmp_path, straight)
+
+
+def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(train, straight, tmp_path):
+    assert train(tmp_path, 'train.max_epoch', 3) == 0
+    path = tmp_path / 'model' / 'model.pth.tar-2'
+    assert train(tmp_path, 'model.resume', path) == 0
+    assert_same_end(tmp_path, straight)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_image_data_and_dropout_resume_exactly(workers, train, tmp_path):
+    for split in ('bounding_box_train', 'query', 'bounding_box_test'):
+        folder = tmp_path / 'market1501' / 'Market-1501-v15.09.15' / split
+        folder.mkdir(parents=True)
+        for pid in range(1, 7):
+            for camera in (1,) if split == 'query' else (2, 3):
+                name = f'{pid:04d}_c{camera}s1_000001_00.jpg'
+                miniatures.save_frame(folder / name, pid, camera, 0)
+    words = ['data.type', 'image', 'sampler.train_sampler', 'RandomSampler', 'loss.name', 'softmax']
+    words += ['data.transforms', "['random_flip','random_crop']", 'data.workers', workers]
+    words += ['train.max_epoch', 2, 'test.eval_freq', -1]
+    flags = ['-a', 'squeezenet1_0', '-s', 'market1501', '-t', 'market1501']
+    options = {'root': str(tmp_path), 'flags': flags}
+    assert train(tmp_path / 'straight', *words, **options) == 0
+    with signal_in_step(5, kind=engines.ImageSoftmaxEngine):  # of 2 x 3
+        assert train(tmp_path / 'pieces', *words, **options) == 143
+    assert train(tmp_path / 'pieces', *words, 'model.resume', 'auto', **options) == 0
+    assert_same_end(tmp_path / 'pieces', tmp_path / 'straight', epoch=2)
+
+
+def test_deterministic_runs_are_equal(train, tmp_path):
+    for name in ('one', 'other'):
+        torch.manual_seed(len(name))  # whatever was drawn before
+        keys = ['train.deterministic', True, 'train.max_epoch', 1]
+        assert train(tmp_path / name, *keys) == 0
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert_same_end(tmp_path / 'one', tmp_path / 'other', epoch=1)
+
+
+def test_the_switch_of_deterministic_algorithms():
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+
+
+def draws():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_generators_are_a_function_of_the_numbers():
+    seed_everything(1, 2, 3)
+    first = draws()
+    seed_everything(1, 2, 4)
+    assert all(a != b for a, b in zip(first, draws(), strict=True))
+    seed_everything(1, 2, 3)
+    assert draws() == first
+    seed_everything(5)
+    expected = draws()
+    seed_everything(5)
+    with seeded(1, 2, 3):
+        assert draws() == first
+    assert draws() == expected
+
+
+def test_batches_from_the_middle_of_an_epoch():
+    sampler = EpochBatchSampler(lambda epoch: [[epoch, 1], [2], [3, 4]])
+    sampler.set_epoch(7)
+    whole = list(sampler)
+    assert sampler.epoch == 8  # by itself
+    for first in range(4):
+        sampler.set_epoch(7, first)
+        assert len(sampler) == 3 and list(sampler) == whole[first:]
+
+
+def test_the_recipe():
+    config = flatten(get_default_config())
+    assert set(config) >= FREE_KEYS
+    assert changed_keys(config, config) == {}
+    free = {'data.workers': 9, 'test.flip': True, 'train.max_epoch': 99, 'use_gpu': None}
+    assert changed_keys(config, {**config, **free}) == {}
+    new = {**config, 'train.lr': 1.0, 'data.sources': ['mars'], 'sgd.nesterov': True}
+    assert changed_keys(config, new) == {
+        'data.sources': (['market1501'], ['mars']),
+        'train.lr': (0.0003, 1.0),
+        'sgd.nesterov': (False, True),
+    }
+    # a cosine ends where the run ends
+    cosine = {**config, 'train.lr_scheduler': 'cosine'}
+    assert set(changed_keys(cosine, {**cosine, 'train.max_epoch': 99})) == {'train.max_epoch'}
+    # a checkpoint from before a key existed did what the key's default does
+    older = {key: value for key, value in config.items() if key != 'train.lr'}
+    assert changed_keys(older, config) == {}
+    assert changed_keys(older, new)['train.lr'] == (0.0003, 1.0)
+    # the config in a checkpoint is that of a whole run: YAML's lists and ours compare
+    assert all(isinstance(v, (bool, int, float, str, list)) for v in config.values())
+
+
+def test_another_recipe_is_refused_naming_the_keys(train, straight, tmp_path, capsys):
+    path = straight / 'model' / 'model.pth.tar-2'
+    keys = ['model.resume', path, 'train.lr', '0.5', 'video.seq_len', 3]
+    assert train(tmp_path, *keys) == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    for part in (str(path), 'train.lr was 0.0001, is 0.5', 'video.seq_len was 2, is 3'):
+        assert part in err
+    assert 'train.allow_changed' in err and 'data.save_dir' not in err
+    assert not (tmp_path / 'model').exists()
+
+
+def test_an_allowed_change_takes_effect(train, straight, tmp_path, capsys):
+    path = straight / 'model' / 'model.pth.tar-2'
+    changed = ['model.resume', path, 'train.lr', '0.01', 'train.stepsize', '[3]']
+    assert train(tmp_path, *changed, 'train.allow_changed', True) == 0
+    out = capsys.readouterr().out
+    assert 'train.lr was 0.0001, is 0.01' in out and 'after epoch 2' in out
+    rates = {line['epoch']: line['lr'] for line in epoch_lines(tmp_path)}
+    assert rates == {3: pytest.approx(0.01), 4: pytest.approx(0.001)}  # one step, after epoch 3
+    state = load_checkpoint(str(tmp_path / 'model' / 'model.pth.tar-4'))
+    assert state['config']['train.lr'] == 0.01
+    steps = {float(v['step']) for v in state['optimizer']['state'].values()}
+    assert steps == {EPOCHS * BATCHES}  # the moments are those of the checkpoint
+
+
+def resumable(folder, epoch, **more):
+    state = {'state_dict': {'w': torch.full((1000,), epoch)}, 'epoch': epoch}
+    return save_checkpoint({**state, 'optimizer': {}, 'scheduler': {}, **more}, str(folder), epoch)
+
+
+def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
+    assert newest_checkpoint(str(tmp_path / 'none')) is None
+    paths = [Path(resumable(tmp_path, epoch)) for epoch in (1, 2, 3, 4, 5)]
+    for age, path in enumerate(paths):
+        os.utime(path, ns=(age, age))
+    assert newest_checkpoint(str(tmp_path)) == str(paths[4])
+    data = bytearray(paths[4].read_bytes())
+    paths[4].write_bytes(data[: len(data) // 2])
+    data = bytearray(paths[3].read_bytes())
+    data[data.index(bytes(torch.full((9,), 4).numpy()))] ^= 1  # one bit of the weights
+    paths[3].write_bytes(data)
+    paths[2].write_bytes(b'')
+    for age, path in enumerate(paths):
+        os.utime(path, ns=(age, age))
+    (tmp_path / 'model.pth.tar-9.tmp-1').write_bytes(b'half')
+    capsys.readouterr()
+    assert newest_checkpoint(str(tmp_path)) == str(paths[1])
+    words = capsys.readouterr().out.strip().splitlines()
+    assert len(words) == 3
+    for word, path in zip(words, paths[:1:-1], strict=True):
+        assert word.startswith(f'Skipped: {path} is damaged')
+    os.utime(paths[0], ns=(99, 99))  # someone went back and on from there
+    assert newest_checkpoint(str(tmp_path)) == str(paths[0])
+
+
+@pytest.mark.parametrize('trained', [True, False])
+def test_what_a_run_has_reached_comes_back(trained, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    log = EpochLog(4, batches=2, totals={'loss': [3.0, 2]}, trained=trained)
+    config = flatten(get_default_config())
+    state = {'state_dict': model.state_dict(), 'epoch': 3, 'rank1': 0.25, 'best_map': 0.75}
+    state.update(optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+    state.update(config=config, unfinished=asdict(log))
+    path = save_checkpoint(state, str(tmp_path), 3)
+    parts = path, model, optimizer, scheduler
+    settings = RunSettings(config=config)
+    assert resume_run(*parts, settings) == 3
+    assert (settings.best_map, settings.rank1, settings.last_checkpoint) == (0.75, 0.25, path)
+    assert settings.unfinished == log
+    # with other batches a position among them means nothing, an outstanding evaluation still does
+    settings = RunSettings(config={**config, 'train.batch_size': 2})
+    assert resume_run(*parts, settings, allow_changed=True) == 3
+    assert settings.unfinished == (log if trained else None)
+
+
+def test_auto_starts_from_the_beginning_when_there_is_nothing(train, straight, tmp_path, capsys):
+    (tmp_path / 'model').mkdir()
+    (tmp_path / 'model' / 'model.pth.tar-7').write_bytes(b'nothing')
+    assert train(tmp_path, 'model.resume', 'auto', 'train.max_epoch', 1) == 0
+    out = capsys.readouterr().out
+    assert 'model.pth.tar-7 is damaged' in out and 'starting from the beginning' in out
+    assert_equal(epoch_lines(tmp_path), epoch_lines(straight)[:1])
+
+
+def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
+    before = (straight / 'metrics.jsonl').read_text()
+    assert train(straight, 'model.resume', 'auto') == 0
+    assert 'Nothing to train: 4 of 4 epochs are done' in capsys.readouterr().out
+    assert (straight / 'metrics.jsonl').read_text() == before
+    assert [e['epoch'] for e in results(straight)] == [2, 4]
