@@ -49,6 +49,8 @@ def resource_errors(batch_size_key, note=''):
     """
     try:
         yield
+    except (EOFError, ConnectionError) as error:  # the pipe to a worker that is gone
+        raise _dead_worker(type(error).__name__, note) from error
     except RuntimeError as error:  # torch's error of a full GPU is one, too
         reason = ' '.join(str(error).split())
         full = isinstance(error, torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in reason
@@ -57,8 +59,12 @@ def resource_errors(batch_size_key, note=''):
                 f'{batch_size_key} needs more memory than there is: {reason[:300]}{note}'
             ) from error
         if reason.startswith('DataLoader worker'):
-            raise InputError(
-                f'data.workers: a process that reads frames died: {reason[:300]} '
-                f'(fewer workers need less memory){note}'
-            ) from error
+            raise _dead_worker(reason[:300], note) from error
         raise
+
+
+def _dead_worker(reason, note):
+    return InputError(
+        f'data.workers: a process that reads frames died: {reason} '
+        f'(fewer workers need less memory){note}'
+    )
