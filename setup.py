@@ -36,6 +36,7 @@ setup(
         'matplotlib',
         'opencv-python-headless',
         'PyYAML',
+        'six',
     ],
     extras_require={
         'test': TEST,

@@ -190,6 +190,10 @@ def load_weights(model, path, with_classifiers=False):
                 raise InputError(
                     f'{path} was trained with video.seq_len {trained}, the config says {here}'
                 )
+    trained = (checkpoint.get('facts') or {}).get('seq_len')
+    here = getattr(model, 'seq_len', trained)  # of an image model it does not matter
+    if trained is not None and trained != here:
+        raise InputError(f'{path} was trained with video.seq_len {trained}, the config says {here}')
     unfit = [key for key in own if key not in state or shape[key] != tuple(own[key].shape)]
     unfit += [key for key in state if key not in own]
     if not with_classifiers:

@@ -60,7 +60,7 @@ class RunMixin(TrainingMixin, TestingMixin):
         self._complete_settings()
         with Interruption() as self.interruption:
             if test_only:
-                self.evaluations = read_evaluations(save_dir) if start_epoch else []
+                self.evaluations = read_evaluations(save_dir)  # a test is added to them
                 self.epoch = None
                 with self.interruption.at_once():
                     self.test(save_dir=save_dir, **test_options)
@@ -93,7 +93,7 @@ class RunMixin(TrainingMixin, TestingMixin):
         self.evaluations = [
             e
             for e in (read_evaluations(save_dir) if reported > 0 else [])
-            if e['epoch'] is not None and e['epoch'] <= reported
+            if e['epoch'] is None or e['epoch'] <= reported
         ]
         if not self.evaluations:
             remove_metrics(save_dir)  # an earlier run's: no result of this one

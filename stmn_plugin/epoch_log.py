@@ -89,7 +89,7 @@ def read_lines(folder):
         for line in file:
             with contextlib.suppress(ValueError):
                 values.append(json.loads(line))
-    return values
+    return [line for line in values if isinstance(line, dict) and 'epoch' in line]
 
 
 def keep_lines(folder, last_epoch):

@@ -205,10 +205,13 @@ def read_evaluations(folder):
     path = os.path.join(folder, METRICS)
     try:
         with open(path, encoding='utf-8') as file:
-            return json.load(file)['evaluations']
+            evaluations = json.load(file)['evaluations']
+        if not all({'epoch', 'dataset', 'mAP'} <= set(e) for e in evaluations):
+            raise ValueError('an evaluation lacks its epoch, dataset or mAP')
+        return evaluations
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f'cannot go on with the damaged {path}: {error}') from error
 
 

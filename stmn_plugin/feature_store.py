@@ -105,7 +105,7 @@ class FeatureStore:
             for paths, _, _, _ in self.tracklets
             for start in range(0, len(paths), seq_len)
         )
-        for vectors, rows, _ in batches:
+        for vectors, rows, *_ in batches:
             wanted = torch.cat([row[: next(lengths)] for row in rows])
             yield vectors[:, wanted.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
 
@@ -118,9 +118,10 @@ class FeatureStore:
         try:
             with open(self.record_path, encoding='utf-8') as file:
                 record = json.load(file)
-            made_from, crc = record['made_from'], record['crc32']
+            made_from, crc = dict(record['made_from']), record['crc32']
+            unreadable = np.array(record['unreadable'], dtype=np.int64)
             vectors = np.load(self.path, mmap_mode='r')
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
             raise InputError(f'{self.path} is damaged, remove it: {error}') from error
         differing = [key for key in self.made_from if made_from.get(key) != self.made_from[key]]
         if differing:
@@ -132,7 +133,7 @@ class FeatureStore:
             raise InputError(f'{self.path} is damaged, remove it: its bytes are not those written')
         self.vectors = vectors
         self.readable = np.ones(len(vectors), dtype=bool)
-        self.readable[record['unreadable']] = False
+        self.readable[unreadable] = False
 
     def unreadable_paths(self):
         """Paths of the frames that could not be read when the vectors were made."""
@@ -160,16 +161,19 @@ class FeatureStore:
             yield self._read(batch, views)
 
     def _read(self, batch, views):
-        frames = []
+        frames, stand_ins = [], []
         for tracklet, chosen in batch:
             start, end = self.starts[tracklet : tracklet + 2]
-            frames.append(start + readable_clip(chosen, self.readable[start:end]))
+            indices, stand_in = readable_clip(chosen, self.readable[start:end])
+            frames.append(start + indices)
+            stand_ins.append(stand_in)
         wanted, rows = np.unique(np.stack(frames), return_inverse=True)
         vectors = torch.from_numpy(self.vectors[wanted, :views])  # (T, views, V), a copy
         return ClipVectors(
             vectors.transpose(0, 1),
             torch.from_numpy(rows.reshape(len(batch), -1)),
             torch.tensor([tracklet for tracklet, _ in batch]),
+            torch.tensor(stand_ins),
         )
 
 

@@ -13,6 +13,9 @@ from tqdm import tqdm
 
 from .errors import InputError
 
+# of a clip without a readable frame of its own: nothing beside any other clip of its tracklet
+STAND_IN_WEIGHT = 1e-12
+
 
 class TrackletFeatures(NamedTuple):
     features: torch.Tensor  # (G, D) on the CPU
@@ -30,6 +33,7 @@ class ClipVectors(NamedTuple):
     vectors: torch.Tensor  # (1 or 2, T, V)
     rows: torch.Tensor  # (B, L) rows of T that make each clip
     tracklets: torch.Tensor  # (B,)
+    stand_ins: torch.Tensor  # (B,) bool: the clip itself has no readable frame
 
 
 class ImageFrameModel:
@@ -74,7 +78,7 @@ def encode_clips(loader, model, prepare, flip, description, bad_frames):
         views = [frames, frames.flip(-1)] if flip else [frames]
         vectors = torch.stack([model.frame_vectors(view) for view in views])
         bad_frames.extend(batch.bad_frames)
-        yield ClipVectors(vectors, batch.rows, batch.tracklets)
+        yield ClipVectors(vectors, batch.rows, batch.tracklets, batch.stand_ins)
 
 
 @torch.no_grad()
@@ -95,8 +99,9 @@ def pool_tracklets(batches, model, tracklets, every_frame=False):
         InputError: a feature is not finite.
     """
     sums, weights = None, torch.zeros(len(tracklets), dtype=torch.float64)
-    for vectors, rows, owners in batches:
+    for vectors, rows, owners, stand_ins in batches:
         features, weight = _clip_features(model, vectors, rows, every_frame)
+        weight = torch.where(stand_ins, STAND_IN_WEIGHT * weight, weight)
         if sums is None:
             sums = torch.zeros(len(tracklets), features.shape[1], dtype=torch.float64)
         sums.index_add_(0, owners, features.double().cpu() * weight[:, None])

@@ -59,8 +59,7 @@ def run(cfg):
             print('Testing the initial weights: model.load_weights is not set')
         if cfg.use_gpu:
             model = model.cuda()
-        optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
-        scheduler = torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
+        optimizer, scheduler = build_optimizer(cfg, model)
         plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
         settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
         start_epoch = cfg.train.start_epoch
@@ -70,6 +69,8 @@ def run(cfg):
             start_epoch = resume_run(path, model, optimizer, scheduler, settings, allow_changed)
         engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
         engine.settings = settings
+        if not cfg.test.evaluate:
+            write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine
 
@@ -113,6 +114,18 @@ def build_model(cfg, num_classes):
             reason = f'its ImageNet weights cannot be downloaded ({error})'
             hint = ': set model.pretrained False'
         raise InputError(f'model.name {cfg.model.name}: {reason}{hint}') from error
+
+
+def build_optimizer(cfg, model):
+    """The host's optimizer and learning rate scheduler."""
+    try:
+        optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
+        return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f'train.optim {cfg.train.optim} with train.lr_scheduler '
+            f'{cfg.train.lr_scheduler}: {error}'
+        ) from error
 
 
 def check_layers(cfg, model):
@@ -163,8 +176,15 @@ def model_facts(cfg, model):
         p.numel() for name, p in model.named_parameters() if not name.startswith('classifier')
     )
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        feature = model(torch.zeros(1, 3, cfg.data.height, cfg.data.width))
+    size_of_frame = (cfg.data.height, cfg.data.width)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            feature = model(torch.zeros(1, 3, *size_of_frame))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(
+            f'data.height, data.width: {cfg.model.name} cannot take frames of '
+            f'{size_of_frame[0]}x{size_of_frame[1]}: {" ".join(str(error).split())[:200]}'
+        ) from error
     facts = {
         'arch': cfg.model.name,
         'parameters': size,
@@ -178,7 +198,7 @@ def model_facts(cfg, model):
 
 @contextlib.contextmanager
 def run_folder(cfg):
-    """``data.save_dir`` with the merged config and a log of everything printed in the block."""
+    """``data.save_dir`` with a log of everything printed in the block."""
     folder = cfg.data.save_dir
     kind = 'test' if cfg.test.evaluate else 'train'
     path = os.path.join(folder, f'{kind}.log-{time.strftime("%Y-%m-%d-%H-%M-%S")}')
@@ -187,18 +207,19 @@ def run_folder(cfg):
         log = open(path, 'w', encoding='utf-8')  # noqa: SIM115, closed with the block below
     except OSError as error:
         raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
-    if not cfg.test.evaluate:
-        with (
-            atomic_path(os.path.join(folder, 'config.yaml')) as temporary,
-            open(temporary, 'w', encoding='utf-8') as file,
-        ):
-            file.write(cfg.dump())
     with log, contextlib.redirect_stdout(Tee(sys.stdout, log)):
         try:
             yield
         except BaseException as error:
             log.write(f'{type(error).__name__}: {error}\n')
             raise
+
+
+def write_config(cfg):
+    """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
+    path = os.path.join(cfg.data.save_dir, 'config.yaml')
+    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+        file.write(cfg.dump())
 
 
 class Tee:

@@ -8,7 +8,7 @@ import torchreid
 
 from .data.clip_plans import ClipPlan
 from .epoch_log import EpochLog
-from .errors import resource_errors
+from .errors import InputError, resource_errors
 from .evaluation import (
     PROTOCOLS,
     Evaluation,
@@ -167,7 +167,13 @@ class TestingMixin:
         if not store.exists():
             store.write(encode(plan), self.bad_frames, plan.seq_len)
         store.open()
-        self.bad_frames.extend(store.unreadable_paths())
+        unreadable = store.unreadable_paths()
+        if unreadable and not data.skip_bad:
+            raise InputError(
+                f'{store.path} was made without {len(unreadable)} unreadable frames, first '
+                f'{unreadable[0]}: mend them, or set data.bad_frames skip'
+            )
+        self.bad_frames.extend(unreadable)
         return store
 
     def _extract_images(self, name, mode):

@@ -7,6 +7,7 @@ from stmn_plugin.config.checks import CHOICES
 from stmn_plugin.config.defaults import flatten, host_config
 from stmn_plugin.config.kwargs import criterion_kwargs, stmn_kwargs
 from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
+from stmn_plugin.data.synthetic import PRESETS
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import PROTOCOLS
 from stmn_plugin.losses import STMNCriterion
@@ -153,6 +154,18 @@ def test_the_hosts_keys_keep_their_place():
         (['model.load_weights', '/no/file.pth'], ['model.load_weights', '/no/file.pth']),
         (['test.visrank', 'True'], ['test.visrank', 'test.evaluate']),
         (['train.lr'], ['train.lr', 'KEY VALUE']),
+        (['train.lr', '-1'], ['train.lr', '-1']),
+        (['train.print_freq', '0'], ['train.print_freq', '0']),
+        (['train.stepsize', '[]'], ['train.stepsize', '[]']),
+        (['train.seed', '99999999999'], ['train.seed']),
+        (['test.ranks', '[a]'], ['test.ranks', 'a']),
+        (['test.ranks', '[0]'], ['test.ranks', '0']),
+        (['data.norm_mean', '[0.5]'], ['data.norm_mean', '0.5']),
+        (['data.norm_std', '[0,0,0]'], ['data.norm_std']),
+        (['data.targets', '[]'], ['data.targets']),
+        (['test.rerank', 'True'], ['test.rerank', 'test.evaluate']),
+        (['synthetic.preset', 'foo'], ['synthetic.preset', "'foo'", 'tiny']),
+        (['loss.name', 'triplet', 'train.batch_size', '4'], ['train.batch_size 4', 'two']),
         (['video.sample_method', 'all'], ['video.sample_method', 'test.frames all']),
         (['test.frames', 'all', 'test.clips_per_tracklet', '2'], ['test.clips_per_tracklet']),
     ],
@@ -214,6 +227,7 @@ def test_a_dumped_config_loads_to_the_same(tmp_path):
 
 def test_a_flag_with_many_words_gives_back_the_pairs():
     assert split_words(['mars', 'data.type', 'video']) == (['mars'], ['data.type', 'video'])
+    assert split_words(['mars', 'data.tpye', 'video'])[0] == ['mars']
     assert split_words(['mars', 'lsvid']) == (['mars', 'lsvid'], [])
 
 
@@ -225,3 +239,4 @@ def test_the_choices_are_those_of_the_code():
     assert CHOICES['stmn.temporal_mode'] == TEMPORAL_MODES
     assert CHOICES['stmn.backbone'] == BACKBONES
     assert CHOICES['test.protocol'] == tuple(PROTOCOLS)
+    assert CHOICES['synthetic.preset'] == tuple(PRESETS)

@@ -159,9 +159,10 @@ def test_metrics_are_written_whole_and_read_back(tmp_path):
     write_metrics(str(tmp_path), [values], {'arch': 'stmn'})
     assert json.loads((tmp_path / 'metrics.json').read_text())['arch'] == 'stmn'
     assert read_evaluations(str(tmp_path)) == [values]
-    (tmp_path / 'metrics.json').write_text('{')
-    with pytest.raises(InputError, match='damaged'):
-        read_evaluations(str(tmp_path))
+    for text in ('{', '[]', '{"evaluations": [{}]}', '{"evaluations": 3}'):
+        (tmp_path / 'metrics.json').write_text(text)
+        with pytest.raises(InputError, match='damaged'):
+            read_evaluations(str(tmp_path))
     remove_metrics(str(tmp_path))
     assert read_evaluations(str(tmp_path)) == []
     remove_metrics(str(tmp_path))

@@ -248,10 +248,11 @@ def test_a_damaged_store_is_refused(data, tmp_path):
             store.open()
     with open(store.path, 'wb') as file:
         file.write(good)
-    with open(store.record_path, 'w') as file:
-        file.write('{')
-    with pytest.raises(InputError, match='damaged'):
-        store.open()
+    for record in ('{', '[]', 'null', '{"made_from": null, "crc32": 0}', '{"made_from": {}}'):
+        with open(store.record_path, 'w') as file:
+            file.write(record)
+        with pytest.raises(InputError, match='damaged'):
+            store.open()
 
 
 def test_a_full_disk_leaves_no_store(data, tmp_path):
@@ -323,6 +324,17 @@ def test_a_bad_frame_is_raised_or_left_out_and_listed(damaged, tmp_path):
     tracklets = data.test_dataset['mars']['gallery']
     kept = pool_tracklets(store.clips(plan, 1, 4), frame_model(model), tracklets, True).features
     torch.testing.assert_close(kept[number], found, rtol=1e-5, atol=1e-6)
+
+
+def test_a_clip_without_a_readable_frame_counts_nothing_beside_others(damaged):
+    manager, number, path = damaged
+    data, model = manager(skip_bad=True), TinyImageModel().eval()
+    found = extract(data, model, ClipPlan(1, 'all')).features[number]  # a clip is one frame
+    paths = [p for p in data.test_dataset['mars']['gallery'][number][0] if p != path]
+    with torch.no_grad():
+        frames = torch.stack([data.test_transform([read_frame(p)])[0] for p in paths])
+        expected = model(data.normalize(frames)).mean(dim=0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_tracklet_stays_while_one_frame_can_be_read(damaged):

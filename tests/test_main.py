@@ -16,7 +16,7 @@ from stmn_plugin import engine as engines
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -194,6 +194,21 @@ def test_bad_frames_are_skipped_on_demand_and_listed(run, tmp_path, folder):
     assert code == 0 and str(frame) in out
     listed = json.loads((folder / 'metrics.json').read_text())['bad_frames']
     assert str(frame) in listed
+    stored = ['test.evaluate', True, 'test.features_dir', tmp_path / 'v', 'test.frames', 'all']
+    assert run(*words, root=str(root), keys=[*stored, 'data.bad_frames', 'skip'])[0] == 0
+    code, _, err = run(*words, root=str(root), keys=stored)
+    assert code == 2 and str(frame) in err
+
+
+def test_a_test_is_added_to_the_results_of_training_and_a_refused_run_changes_nothing(run, folder):
+    run()
+    config = (folder / 'config.yaml').read_text()
+    weights = folder / 'model' / 'model-best.pth.tar'
+    assert run(keys=['test.evaluate', True, 'model.load_weights', weights])[0] == 0
+    epochs = [e['epoch'] for e in json.loads((folder / 'metrics.json').read_text())['evaluations']]
+    assert epochs == [1, None]
+    assert run(keys=['data.root', '/nope'])[0] == 2
+    assert (folder / 'config.yaml').read_text() == config
 
 
 def test_resuming_goes_on_from_the_checkpoint(run, folder):
@@ -262,6 +277,12 @@ BAD = {
     'fewer identities than P': (['train.batch_size', '64'], ['32 identities', '10']),
     'K below 2': (['sampler.num_instances', '1'], ['sampler.num_instances', '1']),
     'missing checkpoint': (['model.load_weights', '/no/file'], ['model.load_weights', '/no/file']),
+    'frames too small': (['model.name', 'inceptionv4'], ['data.height', 'inceptionv4', '64x32']),
+    'impossible optimizer': (['adam.beta1', '1.5', 'train.optim', 'adam'], ['train.optim adam']),
+    'impossible sampler': (
+        ['sampler.train_sampler', 'RandomDomainSampler'],
+        ['RandomDomainSampler'],
+    ),
     'no network': (['model.pretrained', 'True'], ['model.pretrained False', 'backbone_weights']),
 }
 
@@ -280,7 +301,8 @@ def test_bad_input_is_one_line_and_exit_code_2(title, run, folder, monkeypatch):
     assert line.startswith('error: ')
     for part in parts:
         assert part in line
-    assert not (folder / 'metrics.json').exists() and not (folder / 'model').exists()
+    left = {path.name.split('-')[0] for path in folder.glob('*')} if folder.exists() else set()
+    assert left <= {'train.log'}
 
 
 def test_a_layer_that_does_not_exist_is_named_before_training(run, folder):

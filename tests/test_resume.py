@@ -24,7 +24,7 @@ from stmn_plugin.randomness import deterministic_algorithms, seed_everything, se
 from stmn_plugin.resuming import FREE_KEYS, changed_keys, resume_run
 from stmn_plugin.testing import RunSettings
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2
 KEYS = (  # of a model whose checkpoints are small
     'model.name osnet_x0_25 stmn.backbone resnet18 model.pretrained False '

@@ -23,7 +23,7 @@ from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

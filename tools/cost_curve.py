@@ -13,14 +13,17 @@ import os
 import numpy as np
 from tabulate import tabulate
 
-from stmn_plugin.config import load_config
+from stmn_plugin.checkpoint import atomic_path
+from stmn_plugin.config import load_config, split_words
 from stmn_plugin.errors import InputError, exit_on_input_error
 
 ALL = 'all'
 
 
 def clips(word):
-    return word if word == ALL else int(word)
+    if word == ALL or word.isdigit():
+        return word if word == ALL else int(word)
+    raise InputError(f'--clips takes numbers and {ALL!r}, got {word!r}')
 
 
 def parse_args(argv=None):
@@ -34,8 +37,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--clips',
         nargs='+',
-        type=clips,
-        default=[1, 2, 4, 8, ALL],
+        default=['1', '2', '4', '8', ALL],
         help="clips a tracklet, or 'all'",
     )
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
@@ -47,22 +49,21 @@ def measure(args):
     """A row of plain values for every number of clips and every target."""
     from stmn_plugin.runner import run
 
-    base = load_config(args.config_file, args.opts, {'data.root': args.root} if args.root else {})
+    overrides = {'data.root': args.root} if args.root else {}
+    counts, pairs = split_words(args.clips)  # the flag takes words up to the next flag
+    words = [*pairs, *args.opts]
+    base = load_config(args.config_file, words, overrides)
     if base.data.type != 'video':
         raise InputError('data.type: a cost curve needs video data')
     folder = base.data.save_dir
     features = base.test.features_dir or os.path.join(folder, 'features')
     rows = []
-    for count in args.clips:
+    for count in map(clips, counts):
         opts = ['test.evaluate', 'True', 'test.features_dir', features, 'data.save_dir', folder]
         opts += ['test.frames', 'all'] if count == ALL else ['test.clips_per_tracklet', str(count)]
-        engine = run(
-            load_config(
-                args.config_file, [*args.opts, *opts], {'data.root': args.root} if args.root else {}
-            )
-        )
+        engine = run(load_config(args.config_file, [*words, *opts], overrides))
         plan = engine.settings.plan
-        for result in engine.evaluations:
+        for result in engine.evaluations[-len(engine.test_loader) :]:
             tracklets = [
                 tracklet
                 for mode in ('query', 'gallery')
@@ -115,7 +116,8 @@ def main(argv=None):
         folder, rows = measure(args)
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
         print(tabulate(shown, headers='keys', floatfmt='.1f'))
-        with open(os.path.join(folder, 'cost_curve.json'), 'w', encoding='utf-8') as file:
+        path = os.path.join(folder, 'cost_curve.json')
+        with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
             json.dump(rows, file, indent=2)
         draw(rows, os.path.join(folder, 'cost_curve.png'))
 

@@ -4,6 +4,7 @@ The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and
 """
 
 import argparse
+import contextlib
 
 from stmn_plugin.config import load_config, split_words
 from stmn_plugin.errors import exit_on_input_error
@@ -35,7 +36,8 @@ def main(argv=None):
         from stmn_plugin.registration import model_registry, register
 
         register()
-        print('\n'.join(sorted(model_registry())))
+        with contextlib.suppress(BrokenPipeError):  # of `| head`
+            print('\n'.join(sorted(model_registry())), flush=True)
         return
     with exit_on_input_error(args.debug):
         overrides, opts = {}, list(args.opts)

@@ -22,6 +22,7 @@ CHOICES = {
     'test.dist_metric': ('euclidean', 'cosine'),
     'data.bad_frames': ('raise', 'skip'),
     'test.frames': ('rrs', 'all'),
+    'synthetic.preset': ('default', 'tiny', 'study'),
     'test.protocol': ('official', 'torchreid', 'matlab', 'A', 'B', 'C'),
 }
 AT_LEAST = {
@@ -38,6 +39,12 @@ AT_LEAST = {
     'test.batch_size': 1,
     'test.clips_per_tracklet': 1,
     'sampler.num_instances': 1,
+    'train.max_epoch': 0,
+    'train.print_freq': 1,
+    'train.lr': 0,
+    'train.weight_decay': 0,
+    'train.gamma': 0,
+    'test.visrank_topk': 1,
     'loss.spread.weight': 0,
     'loss.spread.margin': 0,
     'loss.triplet.weight_t': 0,
@@ -59,6 +66,9 @@ def check_config(cfg):
         if values[key] < least:
             raise InputError(f'{key} must be at least {least}, got {values[key]}')
     check_transforms(cfg.data.transforms)
+    check_lists(values)
+    if cfg.train.seed >= 2**32:
+        raise InputError(f'train.seed must be below {2**32}, got {cfg.train.seed}')
     scale = cfg.stmn.similarity_scale
     if scale != AUTO and (isinstance(scale, str) or scale <= 0):
         raise InputError(f'stmn.similarity_scale must be auto or a positive number, got {scale!r}')
@@ -78,14 +88,20 @@ def check_config(cfg):
                 f'(loss.triplet.weight_t {cfg.loss.triplet.weight_t}), '
                 f'got {cfg.sampler.num_instances}'
             )
+        if cfg.loss.triplet.weight_t > 0 and cfg.train.batch_size < 2 * cfg.sampler.num_instances:
+            raise InputError(
+                f'train.batch_size {cfg.train.batch_size} holds fewer than two identities of '
+                f'sampler.num_instances {cfg.sampler.num_instances}: the triplet loss needs two'
+            )
         if cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch > 0:
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )
     if cfg.cuhk03.use_metric_cuhk03:
         raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
-    if cfg.test.visrank and not cfg.test.evaluate:
-        raise InputError('test.visrank needs test.evaluate True')
+    for key in ('test.visrank', 'test.rerank'):
+        if values[key] and not cfg.test.evaluate:
+            raise InputError(f'{key} needs test.evaluate True')
     if cfg.video.sample_method == 'all':
         raise InputError(
             'video.sample_method all gives training clips of any length: use test.frames all'
@@ -101,6 +117,20 @@ def check_config(cfg):
             continue
         if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
             raise InputError(f'{key}: no file {values[key]}')
+
+
+def check_lists(values):
+    """Element types and lengths of the lists, given as full key → value."""
+    for key in ('data.sources', 'data.targets'):
+        if not values[key] or not all(isinstance(name, str) for name in values[key]):
+            raise InputError(f'{key} must name at least one dataset, got {values[key]}')
+    for key in ('train.stepsize', 'test.ranks'):
+        if not values[key] or not all(isinstance(n, int) and n > 0 for n in values[key]):
+            raise InputError(f'{key} must be a list of positive integers, got {values[key]}')
+    for key in ('data.norm_mean', 'data.norm_std'):
+        numbers = all(isinstance(x, (int, float)) for x in values[key])
+        if len(values[key]) != 3 or not numbers or (key == 'data.norm_std' and 0 in values[key]):
+            raise InputError(f'{key} must be three numbers, none of norm_std 0, got {values[key]}')
 
 
 def check_transforms(names):

@@ -40,6 +40,7 @@ def load_config(file='', opts=(), overrides=None):
         raise InputError(f'expected KEY VALUE pairs, got {" ".join(opts)!r}')
     for key, word in zip(opts[::2], opts[1::2], strict=True):
         _merge(cfg, key, _decode(word))
+    cfg.data.save_dir = os.path.expanduser(cfg.data.save_dir)
     cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()  # of a run on another machine
     check_config(cfg)
     cfg.freeze()
@@ -120,10 +121,9 @@ def _decode(word):
 
 
 def split_words(words):
-    """Words of a flag that takes many, ended by the first config key → (words, KEY VALUE words).
+    """Words of a flag that takes many → (words, KEY VALUE words); a word with a dot is a key.
 
     ``-t mars data.type video`` gives all three words to the flag.
     """
-    known = flatten(get_default_config())
-    end = next((i for i, word in enumerate(words) if word in known), len(words))
+    end = next((i for i, word in enumerate(words) if '.' in word), len(words))
     return words[:end], words[end:]

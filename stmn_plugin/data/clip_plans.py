@@ -56,6 +56,7 @@ class ClipBatch(NamedTuple):
     rows: torch.Tensor  # (B, L) rows of ``frames`` that make each clip
     tracklets: torch.Tensor  # (B,) whose clip it is
     bad_frames: list  # paths that were left out
+    stand_ins: torch.Tensor  # (B,) bool: no frame of the clip could be read, another stands in
 
 
 class PlannedClips(Dataset):
@@ -84,8 +85,9 @@ class PlannedClips(Dataset):
         start = self.ends[tracklet - 1] if tracklet else 0
         paths = self.tracklets[tracklet][0]
         chosen = self.plan.clip(len(paths), index - start)
-        frames, rows, bad_frames = read_clip(paths, chosen, self.skip_bad)
-        return ClipBatch(self.transform(frames), torch.from_numpy(rows), tracklet, bad_frames)
+        frames, rows, bad_frames, stand_in = read_clip(paths, chosen, self.skip_bad)
+        rows = torch.from_numpy(rows)
+        return ClipBatch(self.transform(frames), rows, tracklet, bad_frames, stand_in)
 
 
 def collate_clips(clips):
@@ -96,4 +98,5 @@ def collate_clips(clips):
         torch.stack([clip.rows + start for clip, start in zip(clips, starts, strict=True)]),
         torch.tensor([clip.tracklets for clip in clips]),
         [path for clip in clips for path in clip.bad_frames],
+        torch.tensor([clip.stand_ins for clip in clips]),
     )

@@ -64,7 +64,7 @@ class ClipDataset(Dataset):
         if not paths:
             raise InputError(f'tracklet {index} of person {pid}, camera {camid} has no frames')
         chosen = self.frame_sampler(len(paths), rng=rng)
-        frames, rows, bad_frames = read_clip(paths, chosen, self.skip_bad)
+        frames, rows, bad_frames, _ = read_clip(paths, chosen, self.skip_bad)
         clip = self.transform([frames[row] for row in rows], rng)
         return {
             'img': clip,

@@ -189,21 +189,27 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             pids = [pid for _, pid, _, _ in tracklets]
             num_ids = batch_size // num_instances
             return lambda epoch: identity_batches(pids, num_ids, num_instances, seed, epoch)
-        try:
-            sampler = torchreid.data.sampler.build_train_sampler(
-                tracklets,
-                name,
-                batch_size=batch_size,
-                num_instances=num_instances,
-                num_cams=num_cams,
-                num_datasets=num_datasets,
-            )
-        except (AssertionError, ValueError) as error:
-            raise InputError(
-                f'sampler.train_sampler {name} cannot make batches of {batch_size} '
-                f'from this training data: {error or "too few identities"}'
-            ) from error
-        return lambda epoch: host_batches(sampler, batch_size, seed, epoch)
+        sampler = None
+
+        def draw(epoch):
+            nonlocal sampler
+            try:
+                sampler = sampler or torchreid.data.sampler.build_train_sampler(
+                    tracklets,
+                    name,
+                    batch_size=batch_size,
+                    num_instances=num_instances,
+                    num_cams=num_cams,
+                    num_datasets=num_datasets,
+                )
+                return host_batches(sampler, batch_size, seed, epoch)
+            except (AssertionError, ValueError) as error:
+                raise InputError(
+                    f'sampler.train_sampler {name} cannot make batches of {batch_size} '
+                    f'from this training data: {str(error) or "too few identities"}'
+                ) from error
+
+        return draw
 
     def _check_target(self, name):
         query, gallery = self.test_dataset[name]['query'], self.test_dataset[name]['gallery']
@@ -227,6 +233,6 @@ def host_errors_named():
         yield
     except InputError:
         raise
-    except (RuntimeError, AssertionError, OSError, ValueError, LookupError) as error:
+    except (RuntimeError, AssertionError, OSError, ValueError, LookupError, ImportError) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise InputError(f'dataset cannot be loaded: {reason}') from error

@@ -49,7 +49,7 @@ def read_clip(paths, chosen, skip_bad=False):
 
     Returns:
         tuple: list of uint8 frames (3, h, w); rows of that list that make the clip, int64 (L,);
-        list of the paths that were left out.
+        list of the paths that were left out; whether the clip had no readable frame of its own.
 
     Raises:
         InputError: a frame cannot be read, or with ``skip_bad`` no frame of the tracklet.
@@ -66,8 +66,8 @@ def read_clip(paths, chosen, skip_bad=False):
             bad_frames.append(paths[index])
     if not frames:
         frame, more = _first_readable([p for i, p in enumerate(paths) if i not in distinct])
-        return [frame], np.zeros_like(rows), bad_frames + more
-    return frames, _nearest(rows, np.array(kept)), bad_frames
+        return [frame], np.zeros_like(rows), bad_frames + more, True
+    return frames, _nearest(rows, np.array(kept)), bad_frames, False
 
 
 def readable_clip(chosen, readable):
@@ -76,12 +76,15 @@ def readable_clip(chosen, readable):
     Args:
         chosen (numpy.ndarray): indices of the clip's frames, shape (L,).
         readable (numpy.ndarray): bool for every frame of the tracklet, shape (F,).
+
+    Returns:
+        tuple: the indices (L,), and whether none of ``chosen`` can be read.
     """
     distinct, rows = np.unique(chosen, return_inverse=True)
     kept = np.flatnonzero(readable[distinct])
     if len(kept) == 0:
-        return np.full_like(chosen, np.flatnonzero(readable)[0])
-    return distinct[kept][_nearest(rows, kept)]
+        return np.full_like(chosen, np.flatnonzero(readable)[0]), True
+    return distinct[kept][_nearest(rows, kept)], False
 
 
 def _nearest(rows, kept):
