@@ -60,12 +60,11 @@ def test_dealt_clips_lie_between_rrs_and_all_frames(num_frames, seq_len, wanted)
     )
 
 
-@pytest.fixture(scope='module')
-def data(mars_root):
+def mars_manager(root, **options):
     stmn_plugin.register()
     with contextlib.redirect_stdout(io.StringIO()):
         return VideoDataManager(
-            root=mars_root,
+            root=root,
             sources='mars',
             height=32,
             width=16,
@@ -75,7 +74,13 @@ def data(mars_root):
             workers=0,
             use_gpu=False,
             as_uint8=True,
+            **options,
         )
+
+
+@pytest.fixture(scope='module')
+def data(mars_root):
+    return mars_manager(mars_root)
 
 
 class TinyImageModel(torch.nn.Module):
@@ -278,20 +283,7 @@ def damaged(mars_root, tmp_path):
     shutil.copytree(mars_root, tmp_path / 'copy')
 
     def manager(**options):
-        with contextlib.redirect_stdout(io.StringIO()):
-            return VideoDataManager(
-                root=str(tmp_path / 'copy'),
-                sources='mars',
-                height=32,
-                width=16,
-                seq_len=LENGTH,
-                sample_method='rrs',
-                batch_size_train=4,
-                workers=0,
-                use_gpu=False,
-                as_uint8=True,
-                **options,
-            )
+        return mars_manager(str(tmp_path / 'copy'), **options)
 
     gallery = manager().test_dataset['mars']['gallery']
     number = max(range(len(gallery)), key=lambda i: len(gallery[i][0]))
