@@ -37,7 +37,7 @@ def seeded(*numbers):
 def deterministic_algorithms(enabled):
     """In the block torch computes the same thing the same way, at some cost of speed.
 
-    An operation that has no such way on the device (never on a CPU so far) gives torch's warning
+    An operation that has no such way on the device gives torch's warning
     that names it, rather than an end to runs of the host's many architectures.
     """
     if not enabled:
