@@ -57,7 +57,7 @@ class RunMixin(TrainingMixin, TestingMixin):
                 that does not suffice.
             Interrupted: SIGINT or SIGTERM came and the state is saved.
         """
-        self._complete_settings()
+        self.complete_settings()
         with Interruption() as self.interruption:
             if test_only:
                 self.evaluations = read_evaluations(save_dir)  # a test is added to them
@@ -146,7 +146,7 @@ class RunMixin(TrainingMixin, TestingMixin):
 
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
-        return super().parse_data_for_train({**data, 'img': self._prepare(data['img'])})
+        return super().parse_data_for_train({**data, 'img': self.prepare(data['img'])})
 
     def _improved(self):
         first = next(iter(self.test_loader))
@@ -216,7 +216,7 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
         pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
-        return self._prepare(data['img']), pids
+        return self.prepare(data['img']), pids
 
     def extract_features(self, input):
         return self.model(input)

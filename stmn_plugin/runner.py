@@ -44,35 +44,48 @@ def run(cfg):
     Raises:
         InputError: anything the user gave that cannot work.
     """
-    register(cfg)
-    check_arch(cfg.model.name)
     with run_folder(cfg), deterministic_algorithms(cfg.train.deterministic):
-        torchreid.utils.set_random_seed(cfg.train.seed)
-        datamanager = build_datamanager(cfg)
-        model = build_model(cfg, datamanager.num_train_pids)
-        facts = model_facts(cfg, model)
-        check_layers(cfg, model)
-        print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
-        if cfg.model.load_weights:
-            load_weights(model, cfg.model.load_weights)
-        elif cfg.test.evaluate and not cfg.model.resume:
-            print('Testing the initial weights: model.load_weights is not set')
-        if cfg.use_gpu:
-            model = model.cuda()
-        optimizer, scheduler = build_optimizer(cfg, model)
-        plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
-        settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
-        start_epoch = cfg.train.start_epoch
-        path = path_to_resume(cfg)
-        if path:
-            allow_changed = cfg.train.allow_changed or cfg.test.evaluate
-            start_epoch = resume_run(path, model, optimizer, scheduler, settings, allow_changed)
-        engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
-        engine.settings = settings
+        engine, start_epoch = prepare(cfg)
         if not cfg.test.evaluate:
             write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine
+
+
+def prepare(cfg):
+    """Everything up to the run: data, model with its weights, optimizer, settings.
+
+    Returns:
+        tuple: the engine, and the number of epochs that a resumed checkpoint has finished.
+
+    Raises:
+        InputError: anything the user gave that cannot work.
+    """
+    register(cfg)
+    check_arch(cfg.model.name)
+    torchreid.utils.set_random_seed(cfg.train.seed)
+    datamanager = build_datamanager(cfg)
+    model = build_model(cfg, datamanager.num_train_pids)
+    facts = model_facts(cfg, model)
+    check_layers(cfg, model)
+    print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
+    if cfg.model.load_weights:
+        load_weights(model, cfg.model.load_weights)
+    elif cfg.test.evaluate and not cfg.model.resume:
+        print('Testing the initial weights: model.load_weights is not set')
+    if cfg.use_gpu:
+        model = model.cuda()
+    optimizer, scheduler = build_optimizer(cfg, model)
+    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
+    settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
+    start_epoch = cfg.train.start_epoch
+    path = path_to_resume(cfg)
+    if path:
+        allow_changed = cfg.train.allow_changed or cfg.test.evaluate
+        start_epoch = resume_run(path, model, optimizer, scheduler, settings, allow_changed)
+    engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
+    engine.settings = settings
+    return engine, start_epoch
 
 
 def check_arch(name):

@@ -59,7 +59,7 @@ class TestingMixin:
         """Paths of frames left out in training and testing (``data.bad_frames skip``)."""
         return self.__dict__.setdefault('_bad_frames', [])
 
-    def _complete_settings(self):
+    def complete_settings(self):
         self.settings = self.settings or RunSettings()
         if self.settings.plan is None and self._is_video:
             self.settings.plan = self.datamanager.plan
@@ -79,7 +79,7 @@ class TestingMixin:
                 written.
         """
         options = TestOptions(**options)
-        self._complete_settings()
+        self.complete_settings()
         self.set_model_mode('eval')
         with resource_errors('test.batch_size'):
             results = [self._test_target(name, options, save_dir) for name in self.test_loader]
@@ -96,7 +96,7 @@ class TestingMixin:
 
     def _test_target(self, name, options, save_dir):
         watch, protocol = Stopwatch(), PROTOCOLS[self.settings.protocol]
-        extract = self._extract_tracklets if self._is_video else self._extract_images
+        extract = self.extract_tracklets if self._is_video else self._extract_images
         query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
         if options.normalize_feature:
             query, gallery = query.normalized(), gallery.normalized()
@@ -128,19 +128,19 @@ class TestingMixin:
             epoch=None if self.epoch is None else self.epoch + 1,
         )
 
-    def _extract_tracklets(self, name, mode):
+    def extract_tracklets(self, name, mode):
         """Every frame of the plan once, or from ``test.features_dir``."""
         settings, data = self.settings, self.datamanager
         tracklets = data.test_dataset[name][mode]
         model = frame_model(self.model, getattr(self, 'pooling_method', 'avg'))
 
         def encode(plan):
-            loader = data.planned_clips(name, mode, plan, settings.batch_size)
+            loader = data.planned_clips(tracklets, plan, settings.batch_size)
             title, bad_frames = f'{name} {mode}', self.bad_frames
             # named here: the feature store takes a RuntimeError for a failed write
             with resource_errors('test.batch_size'):
                 yield from encode_clips(
-                    loader, model, self._prepare, settings.flip, title, bad_frames
+                    loader, model, self.prepare, settings.flip, title, bad_frames
                 )
 
         if settings.features_dir:
@@ -192,9 +192,9 @@ class TestingMixin:
         return self.datamanager.data_type == 'video'
 
     def parse_data_for_eval(self, data):
-        return super().parse_data_for_eval({**data, 'img': self._prepare(data['img'])})
+        return super().parse_data_for_eval({**data, 'img': self.prepare(data['img'])})
 
-    def _prepare(self, images):
+    def prepare(self, images):
         """To the device, and there to normalised floats."""
         images = images.to('cuda' if self.use_gpu else 'cpu', non_blocking=True)
         return self.datamanager.normalize(images) if images.dtype == torch.uint8 else images

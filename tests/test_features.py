@@ -110,7 +110,7 @@ def stmn(temporal_mode='memory', spatial_mode='memory'):
 
 def extract(data, model, plan, flip=False, batch_size=3, mode='gallery', bad_frames=None):
     model = frame_model(model)
-    loader = data.planned_clips('mars', mode, plan, batch_size)
+    loader = data.planned_clips(data.test_dataset['mars'][mode], plan, batch_size)
     batches = encode_clips(
         loader, model, data.normalize, flip, mode, [] if bad_frames is None else bad_frames
     )
@@ -200,7 +200,9 @@ def store_for(data, model, folder, flip=False, mode='gallery', **settings):
 
 def fill(store, data, model, flip=False, bad_frames=None):
     bad_frames = [] if bad_frames is None else bad_frames
-    loader = data.planned_clips('mars', 'gallery', ClipPlan(LENGTH, 'consecutive'), 3)
+    loader = data.planned_clips(
+        data.test_dataset['mars']['gallery'], ClipPlan(LENGTH, 'consecutive'), 3
+    )
     batches = encode_clips(loader, frame_model(model), data.normalize, flip, 'x', bad_frames)
     store.write(batches, bad_frames, LENGTH)
 

@@ -158,16 +158,14 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                     **self.loader_options,
                 )
 
-    def planned_clips(self, name, mode, plan, batch_size):
+    def planned_clips(self, tracklets, plan, batch_size):
         """A loader of the clips of a plan, ``ClipBatch`` by ``ClipBatch``.
 
         Args:
-            name (str): target dataset.
-            mode (str): 'query' or 'gallery'.
+            tracklets (list): the host's 4-tuples, for example ``test_dataset[name]['query']``.
             plan (ClipPlan): which frames, in which clips.
             batch_size (int): clips at a time.
         """
-        tracklets = self.test_dataset[name][mode]
         return DataLoader(
             PlannedClips(tracklets, plan, self.test_transform, self.skip_bad),
             batch_size=batch_size,
