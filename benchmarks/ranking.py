@@ -17,9 +17,9 @@ import contextlib
 import os
 import statistics
 import tempfile
-import time
 from typing import NamedTuple
 
+import measuring
 import numpy as np
 import torch
 import torchreid
@@ -45,39 +45,15 @@ class Step(NamedTuple):
     host: str = ''  # the step of torchreid that does the same
 
 
-def reset_peak():
-    with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
-        file.write('5')
-
-
-def peak_gib():
-    with open('/proc/self/status', encoding='ascii') as file:
-        return next(int(x.split()[1]) for x in file if x.startswith('VmHWM')) / 2**20
-
-
-def seconds_of(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def machine_rates(size=3072):
-    """Multiply-adds per second of a matrix product, bytes per second of a sum; the best of five."""
-    a, b = torch.randn(2, size, size)
-    vector = torch.ones(1 << 27)  # half a GiB
-    multiply = min(seconds_of(lambda: torch.mm(a, b)) for _ in range(5))
-    return size**3 / multiply, 4 * len(vector) / min(seconds_of(vector.sum) for _ in range(5))
-
-
 def measure(steps, repeats):
     """Runs every step ``repeats`` times, in turns, and prints the table."""
-    multiply_rate, read_rate = machine_rates()
+    multiply_rate, read_rate = measuring.matrix_rate() / 2, measuring.read_rate()
     seconds, peaks = {step.name: [] for step in steps}, {}
     for _ in range(repeats):
         for step in steps:
-            reset_peak()
-            seconds[step.name].append(seconds_of(step.run))
-            peaks[step.name] = max(peak_gib(), peaks.get(step.name, 0))
+            measuring.reset_peak()
+            seconds[step.name].append(measuring.seconds_of(step.run))
+            peaks[step.name] = max(measuring.peak_gib(), peaks.get(step.name, 0))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     floors = (max(x.multiply_adds / multiply_rate, x.read / read_rate) for x in steps)
     rows = [

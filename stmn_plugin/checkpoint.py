@@ -230,10 +230,13 @@ def resume(path, model, optimizer, scheduler, new_schedule=False):
         {key: value for key, value in group.items() if key != 'params'}
         for group in optimizer.param_groups
     ]
+    for saved, own in zip(checkpoint['optimizer']['param_groups'], settings, strict=False):
+        saved.update({key: own[key] for key in ('fused', 'foreach') if key in own})
     try:
         optimizer.load_state_dict(checkpoint['optimizer'])
     except ValueError as error:
         raise InputError(f'model.resume: the optimizer of {path} differs: {error}') from error
+    _lay_out_like_weights(optimizer)
     if not new_schedule:
         scheduler.load_state_dict(checkpoint['scheduler'])
         return checkpoint
@@ -244,3 +247,14 @@ def resume(path, model, optimizer, scheduler, new_schedule=False):
         for _ in range(checkpoint['epoch']):
             scheduler.step()
     return checkpoint
+
+
+def _lay_out_like_weights(optimizer):
+    """Put moments into the memory layout of their weights, which may be another than was saved.
+
+    Fused steps walk through weights, gradients and moments as they lie in memory.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -5,16 +5,15 @@ STMN. An epoch is in ``training.py``, testing in ``testing.py``; here is what st
 an order in which no moment to be killed at loses a checkpoint or a line of a result.
 """
 
-import math
 import os
 from dataclasses import asdict
 
+import torch
 import torchreid
 from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoint import remove_leftovers, save_checkpoint
 from .epoch_log import append_line, keep_lines
-from .errors import InputError
 from .evaluation import read_evaluations, remove_metrics
 from .interrupt import Interruption
 from .losses import BatchHardTripletLoss, STMNCriterion
@@ -58,6 +57,7 @@ class RunMixin(TrainingMixin, TestingMixin):
             Interrupted: SIGINT or SIGTERM came and the state is saved.
         """
         self.complete_settings()
+        self.start_scaler()
         with Interruption() as self.interruption:
             if test_only:
                 self.evaluations = read_evaluations(save_dir)  # a test is added to them
@@ -83,6 +83,13 @@ class RunMixin(TrainingMixin, TestingMixin):
             finally:
                 self.writer.close()
                 self.writer = None
+
+    def start_scaler(self):
+        settings = self.settings
+        device_type = 'cuda' if self.use_gpu else 'cpu'
+        self.scaler = torch.amp.GradScaler(device_type, enabled=settings.amp == 'fp16')
+        if settings.scaler:
+            self.scaler.load_state_dict(settings.scaler)
 
     def _open_folder(self, save_dir):
         """Take up what a run that is gone on from has left; remove what else is there."""
@@ -131,22 +138,18 @@ class RunMixin(TrainingMixin, TestingMixin):
         print(f'Interrupted {where}; model.resume auto goes on from there')
         self.interruption.stop()
 
-    def forward_backward(self, data):
-        return self.check_finite(super().forward_backward(data))
-
-    def check_finite(self, losses):
-        """The losses, or InputError when one is NaN or infinite: the run stops there."""
-        broken = [f'{name} {value}' for name, value in losses.items() if not math.isfinite(value)]
-        if broken:
-            raise InputError(
-                f'training stopped: {", ".join(broken)} in epoch {self.epoch + 1}, batch '
-                f'{self.batch_idx + 1}; last good checkpoint: {self.last_checkpoint or "none yet"}'
-            )
-        return losses
-
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
-        return super().parse_data_for_train({**data, 'img': self.prepare(data['img'])})
+        images = self.prepare(data['img'])
+        images, pids = super().parse_data_for_train({**data, 'img': images})
+        return images, pids.to(images.device)
+
+    def _forward(self, data):
+        """Outputs of an image model of the host, in float32, and the identities."""
+        images, pids = self.parse_data_for_train(data)
+        with self.autocast():
+            outputs = self.model(images)
+        return in_float32(outputs), pids
 
     def _improved(self):
         first = next(iter(self.test_loader))
@@ -173,6 +176,8 @@ class RunMixin(TrainingMixin, TestingMixin):
                 'config': settings.config,
                 'unfinished': asdict(self.log) if self.log is not None else None,
             }
+            if self.scaler is not None and self.scaler.is_enabled():
+                state['scaler'] = self.scaler.state_dict()
             for part, owner in (('optimizer', self._optims), ('scheduler', self._scheds)):
                 if owner[name] is not None:
                     state[part] = owner[name].state_dict()
@@ -199,19 +204,14 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
         super().__init__(datamanager, model, optimizer, scheduler=scheduler, use_gpu=use_gpu)
         self.criterion = STMNCriterion(**criterion_options)
 
-    def forward_backward(self, data):
+    def losses(self, data):
         clips, pids = self.parse_data_for_train(data)
-        output = self.model(clips)
+        with self.autocast():
+            output = self.model(clips)
         terms = self.criterion(output, pids)
-        accuracy = (output.clip_logits.argmax(dim=1) == pids).float().mean()
-        losses = {'loss': terms.total.item()}
-        losses.update({name: term.item() for name, term in terms._asdict().items()})
-        del losses['total']
-        self.check_finite(losses)  # before the step: the weights stay good
-        self.optimizer.zero_grad()
-        terms.total.backward()
-        self.optimizer.step()
-        return {**losses, 'acc': 100 * accuracy.item()}
+        named = {'loss': terms.total, **terms._asdict(), 'acc': accuracy(output.clip_logits, pids)}
+        del named['total']
+        return terms.total, named
 
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
@@ -222,7 +222,32 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
         return self.model(input)
 
 
-class VideoTripletEngine(RunMixin, torchreid.engine.VideoTripletEngine):
+class SoftmaxMixin(RunMixin):
+    """The losses of the host's softmax engines."""
+
+    def losses(self, data):
+        outputs, pids = self._forward(data)
+        loss = self.compute_loss(self.criterion, outputs, pids)
+        return loss, {'loss': loss, 'acc': accuracy(outputs, pids)}
+
+
+class TripletMixin(RunMixin):
+    """The losses of the host's triplet engines."""
+
+    def losses(self, data):
+        (outputs, features), pids = self._forward(data)
+        total, named = 0, {}
+        if self.weight_t > 0:
+            named['loss_t'] = self.compute_loss(self.criterion_t, features, pids)
+            total = total + self.weight_t * named['loss_t']
+        if self.weight_x > 0:
+            named['loss_x'] = self.compute_loss(self.criterion_x, outputs, pids)
+            total = total + self.weight_x * named['loss_x']
+            named['acc'] = accuracy(outputs, pids)
+        return total, named
+
+
+class VideoTripletEngine(TripletMixin, torchreid.engine.VideoTripletEngine):
     """The host's engine for image models on video; ``soft_margin`` gives it STMN's triplet loss."""
 
     def __init__(self, *args, soft_margin=False, **kwargs):
@@ -231,13 +256,26 @@ class VideoTripletEngine(RunMixin, torchreid.engine.VideoTripletEngine):
             self.criterion_t = BatchHardTripletLoss()
 
 
-class VideoSoftmaxEngine(RunMixin, torchreid.engine.VideoSoftmaxEngine):
+class VideoSoftmaxEngine(SoftmaxMixin, torchreid.engine.VideoSoftmaxEngine):
     """The host's engine."""
 
 
-class ImageTripletEngine(RunMixin, torchreid.engine.ImageTripletEngine):
+class ImageTripletEngine(TripletMixin, torchreid.engine.ImageTripletEngine):
     """The host's engine."""
 
 
-class ImageSoftmaxEngine(RunMixin, torchreid.engine.ImageSoftmaxEngine):
+class ImageSoftmaxEngine(SoftmaxMixin, torchreid.engine.ImageSoftmaxEngine):
     """The host's engine."""
+
+
+def accuracy(outputs, pids):
+    """Per cent of the largest logits that are the right ones; of the first of several outputs."""
+    logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    return 100 * (logits.argmax(dim=1) == pids).float().mean()
+
+
+def in_float32(outputs):
+    """Outputs of a model, a tensor or nested tuples of such, at least in float32."""
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)(map(in_float32, outputs))
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -83,6 +83,7 @@ class Evaluation:
     unmatched: str
     frames: str  # frames of a tracklet that were used
     flip: bool
+    amp: str  # precision in which frames were encoded
     dist_metric: str
     reranked: bool
     num_query: int

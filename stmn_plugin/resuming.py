@@ -29,7 +29,12 @@ FREE_KEYS = {
     'train.print_freq',
     'train.save_freq',
     'train.keep_last',
+    # the same computation in another order
+    'train.channels_last',
+    'train.checkpoint_activations',
+    'train.compile',
     'train.deterministic',
+    'train.fused',
     'train.allow_changed',
 }
 
@@ -95,6 +100,7 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
     settings.best_map = checkpoint.get('best_map', settings.best_map)
     settings.rank1 = float(checkpoint.get('rank1', settings.rank1))
     settings.last_checkpoint = path
+    settings.scaler = checkpoint.get('scaler')
     epoch, log = checkpoint['epoch'], checkpoint.get('unfinished')
     where = f'epoch {epoch}'
     if log is not None and (log['trained'] or not changed):

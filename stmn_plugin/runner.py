@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from . import engine as engines
 from .checkpoint import atomic_path, load_weights
+from .config.defaults import flatten
 from .config.kwargs import (
     criterion_kwargs,
     imagedata_kwargs,
@@ -30,6 +31,10 @@ from .interrupt import leave_signals_to_parent
 from .randomness import deterministic_algorithms
 from .registration import model_registry, register
 from .resuming import path_to_resume, resume_run
+from .speed import check_amp, compile_in_place, tf32, with_fused_steps
+
+# architectures whose code views maps as vectors, which channels_last maps are not
+CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
 
 
 def run(cfg):
@@ -44,7 +49,8 @@ def run(cfg):
     Raises:
         InputError: anything the user gave that cannot work.
     """
-    with run_folder(cfg), deterministic_algorithms(cfg.train.deterministic):
+    precision = tf32(cfg.train.tf32)
+    with run_folder(cfg), deterministic_algorithms(cfg.train.deterministic), precision:
         engine, start_epoch = prepare(cfg)
         if not cfg.test.evaluate:
             write_config(cfg)
@@ -73,8 +79,7 @@ def prepare(cfg):
         load_weights(model, cfg.model.load_weights)
     elif cfg.test.evaluate and not cfg.model.resume:
         print('Testing the initial weights: model.load_weights is not set')
-    if cfg.use_gpu:
-        model = model.cuda()
+    model = speed_up(cfg, model)
     optimizer, scheduler = build_optimizer(cfg, model)
     plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
     settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
@@ -129,10 +134,29 @@ def build_model(cfg, num_classes):
         raise InputError(f'model.name {cfg.model.name}: {reason}{hint}') from error
 
 
+def speed_up(cfg, model):
+    """The model on its device, in the memory layout and with the compilation of the config."""
+    for key in ('train.amp', 'test.amp'):
+        check_amp(flatten(cfg)[key], key, cfg.use_gpu)
+    if cfg.train.checkpoint_activations:
+        if cfg.model.name != 'stmn':
+            raise InputError(f'train.checkpoint_activations: {cfg.model.name} cannot, stmn can')
+        model.encoder.checkpoint_activations = True
+    if cfg.use_gpu:
+        model = model.cuda()
+    if cfg.train.channels_last and cfg.model.name not in CONTIGUOUS_ONLY:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.train.compile:
+        compile_in_place(model)
+    return model
+
+
 def build_optimizer(cfg, model):
     """The host's optimizer and learning rate scheduler."""
     try:
         optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
+        if cfg.train.fused:
+            optimizer = with_fused_steps(optimizer)
         return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
     except (ValueError, TypeError, IndexError) as error:
         raise InputError(

@@ -24,6 +24,7 @@ from .evaluation import (
 )
 from .feature_store import FeatureStore, fingerprint
 from .features import encode_clips, frame_model, pool_tracklets
+from .speed import InferenceModel, autocast
 
 
 @dataclass
@@ -37,6 +38,11 @@ class RunSettings:
     features_dir: str = ''  # where vectors of frames are kept
     save_freq: int = 1  # epochs between checkpoints
     keep_last: int = 2  # checkpoints that stay
+    amp: str = 'off'  # precision of the model in training: off | bf16 | fp16
+    test_amp: str = 'off'  # and in testing
+    accumulate: int = 1  # batches of a step
+    fold_bn: bool = True  # test STMN with its batch norms folded into its convolutions
+    compiled: bool = False  # the model is
     seed: int | None = None  # of all that is random in a step; None leaves the generators alone
     facts: dict = field(default_factory=dict)  # of the run, for checkpoints and metrics.json
     config: dict = field(default_factory=dict)  # key → plain value, for checkpoints
@@ -44,6 +50,7 @@ class RunSettings:
     best_map: float = -1.0  # of the run so far
     rank1: float = 0.0  # of the last evaluation
     unfinished: EpochLog | None = None  # the epoch that was interrupted
+    scaler: dict | None = None  # state of the GradScaler
     last_checkpoint: str | None = None
 
 
@@ -53,6 +60,7 @@ class TestingMixin:
     __test__ = False  # no test case, whatever its name makes pytest think
     settings = None  # a RunSettings; the defaults when nobody sets it
     evaluations = ()  # plain dictionaries, as in metrics.json
+    inference = None  # an InferenceModel, once something was tested
 
     @property
     def bad_frames(self):
@@ -119,6 +127,7 @@ class TestingMixin:
             **protocol._asdict(),
             frames=self.settings.plan.title if self._is_video else 'image',
             flip=self.settings.flip,
+            amp=self.settings.test_amp,
             dist_metric=options.dist_metric,
             reranked=options.rerank,
             num_query=len(query.pids),
@@ -133,6 +142,7 @@ class TestingMixin:
         settings, data = self.settings, self.datamanager
         tracklets = data.test_dataset[name][mode]
         model = frame_model(self.model, getattr(self, 'pooling_method', 'avg'))
+        encoder = self._inference_model(model)
 
         def encode(plan):
             loader = data.planned_clips(tracklets, plan, settings.batch_size)
@@ -140,7 +150,7 @@ class TestingMixin:
             # named here: the feature store takes a RuntimeError for a failed write
             with resource_errors('test.batch_size'):
                 yield from encode_clips(
-                    loader, model, self.prepare, settings.flip, title, bad_frames
+                    loader, encoder, self.prepare, settings.flip, title, bad_frames
                 )
 
         if settings.features_dir:
@@ -152,6 +162,20 @@ class TestingMixin:
         every_frame = settings.plan.frames == 'all'
         return pool_tracklets(batches, model, tracklets, every_frame)
 
+    def _inference_model(self, model):
+        """As the settings want it, with the weights of now; kept, since compiling takes long."""
+        settings = self.settings
+        if self.inference is None:
+            self.inference = InferenceModel(
+                model,
+                'cuda' if self.use_gpu else 'cpu',
+                settings.test_amp,
+                settings.fold_bn,
+                settings.compiled,
+            )
+        self.inference.refresh()
+        return self.inference
+
     def _open_store(self, name, tracklets, encode):
         """The stored vectors of all frames, made first when they are not there."""
         data, plan = self.datamanager, self.settings.plan._replace(frames='consecutive')
@@ -162,6 +186,7 @@ class TestingMixin:
             size=[data.height, data.width],
             normalisation=[data.normalize.mean, data.normalize.std],
             flip=self.settings.flip,
+            amp=self.settings.test_amp,
         )
         store = FeatureStore(self.settings.features_dir, name, made_from, tracklets)
         if not store.exists():
@@ -182,9 +207,10 @@ class TestingMixin:
 
     def _extract_batch(self, data):
         images, pids, camids = self.parse_data_for_eval(data)
-        features = self.extract_features(images)
-        if self.settings.flip:
-            features = (features + self.extract_features(images.flip(-1))) / 2
+        with autocast('cuda' if self.use_gpu else 'cpu', self.settings.test_amp):
+            features = self.extract_features(images).float()
+            if self.settings.flip:
+                features = (features + self.extract_features(images.flip(-1)).float()) / 2
         return features, pids, camids
 
     @property

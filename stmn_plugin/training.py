@@ -2,18 +2,22 @@
 
 The host's loop, with its printed line and its TensorBoard scalars, and three things more: what is
 random in a step depends on (seed, epoch, step) only; an epoch can be entered at any batch; a signal
-ends it after the step at hand. ``forward_backward(data)`` is the step.
+ends it after the step at hand. The step is the same for every model: an engine says what its
+losses are (``losses``), here they become gradients and, of ``train.accumulate`` batches, a step.
 """
 
 import datetime
+import math
 import time
 
+import torch
 from tqdm import tqdm
 
 from .epoch_log import EpochLog
-from .errors import resource_errors
+from .errors import InputError, resource_errors
 from .interrupt import Interruption
 from .randomness import seed_everything
+from .speed import autocast, same_shapes
 
 
 class TrainingMixin:
@@ -23,6 +27,8 @@ class TrainingMixin:
     interruption = Interruption()  # not entered: nothing is ever requested
     settings = None  # a RunSettings
     last_checkpoint = None  # its path
+    scaler = None  # GradScaler of the run; it does something with train.amp fp16 only
+    accumulated = 0  # batches whose gradients wait for the step
 
     def train(self, print_freq=10, fixbase_epoch=0, open_layers=None):
         """One epoch, or what ``log`` says is left of it.
@@ -39,7 +45,8 @@ class TrainingMixin:
             self.datamanager.batch_sampler.set_epoch(self.epoch, self.log.batches)
         self.num_batches = len(self.train_loader)
         kept = f'; last good checkpoint: {self.last_checkpoint or "none yet"}'
-        with self._progress_bar() as bar, resource_errors('train.batch_size', kept):
+        errors = resource_errors('train.batch_size', kept)
+        with self._progress_bar() as bar, errors, same_shapes():
             mark = time.perf_counter()
             for index, data, waited in self._timed_batches(self.log.batches):
                 self.batch_idx = index
@@ -49,10 +56,74 @@ class TrainingMixin:
                 self.log.add(losses, count_images(data['img']), seconds, waited)
                 self.log.learning_rate = self.get_current_lr()
                 self._report_step(losses, seconds, waited, print_freq, bar)
-                if self.interruption.requested and self.batch_idx + 1 < self.num_batches:
+                unfinished = self.batch_idx + 1 < self.num_batches and self.accumulated == 0
+                if self.interruption.requested and unfinished:
                     self.stop_in_epoch()
+            if self.accumulated:  # the loader ended before it said it would
+                self._step()
         self.log.trained = True
         self.update_lr()
+
+    def losses(self, data):
+        """Of one batch.
+
+        Returns:
+            tuple: the loss that is differentiated, and every term to log by name, scalar tensors.
+        """
+        raise NotImplementedError
+
+    def autocast(self):
+        """The precision that a forward of the model runs in; losses are computed outside."""
+        amp = self.settings.amp if self.settings is not None else 'off'
+        return autocast('cuda' if self.use_gpu else 'cpu', amp)
+
+    def forward_backward(self, data):
+        """One batch: losses, gradients and, when the batches of a step are together, the step.
+
+        Returns:
+            dict: the terms of :meth:`losses` as numbers.
+
+        Raises:
+            InputError: a term is NaN or infinite; the weights are those before the batch.
+        """
+        total, terms = self.losses(data)
+        # on a GPU the numbers arrive while the backward pass runs: nothing waits for them
+        values = torch.stack([term.detach() for term in terms.values()])
+        values = values.to('cpu', non_blocking=True)
+        arrived = torch.cuda.Event() if total.is_cuda else None
+        if arrived:
+            arrived.record()
+        if self.accumulated == 0:
+            self.optimizer.zero_grad()
+        group = self._batches_of_step()
+        self.scaler.scale(total / group).backward()
+        if arrived:
+            arrived.synchronize()
+        numbers = self.check_finite(dict(zip(terms, values.tolist(), strict=True)))
+        self.accumulated += 1
+        if self.accumulated == group:
+            self._step()
+        return numbers
+
+    def _batches_of_step(self):
+        """``train.accumulate``, or what is left of the epoch."""
+        accumulate = self.settings.accumulate if self.settings is not None else 1
+        return min(accumulate, self.num_batches - (self.batch_idx - self.accumulated))
+
+    def _step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.accumulated = 0
+
+    def check_finite(self, losses):
+        """The losses, or InputError when one is NaN or infinite: the run stops there."""
+        broken = [f'{name} {value}' for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            raise InputError(
+                f'training stopped: {", ".join(broken)} in epoch {self.epoch + 1}, batch '
+                f'{self.batch_idx + 1}; last good checkpoint: {self.last_checkpoint or "none yet"}'
+            )
+        return losses
 
     def stop_in_epoch(self):
         """Save what is needed to go on after this step, and end the run."""

@@ -326,11 +326,18 @@ def linear(features, weight):
 
 
 def residual_block(x, block, last_relu):
-    """A torchvision residual block in eval mode, from its weights; the last ReLU is optional."""
+    """A torchvision residual block from its weights; the last ReLU is optional.
+
+    Running statistics are not touched in training mode.
+    """
 
     def normalise(y, bn):
         shape = (1, -1, 1, 1)
-        y = (y - bn.running_mean.view(shape)) / (bn.running_var.view(shape) + bn.eps).sqrt()
+        mean, var = bn.running_mean, bn.running_var
+        if bn.training:
+            mean = y.mean(dim=(0, 2, 3))
+            var = (y - mean.view(shape)).square().mean(dim=(0, 2, 3))
+        y = (y - mean.view(shape)) / (var.view(shape) + bn.eps).sqrt()
         return y * bn.weight.view(shape) + bn.bias.view(shape)
 
     def convolve(y, conv):
@@ -349,6 +356,15 @@ def residual_block(x, block, last_relu):
         shortcut = normalise(convolve(x, block.downsample[0]), block.downsample[1])
     y = y + shortcut
     return torch.where(y > 0, y, torch.zeros_like(y)) if last_relu else y
+
+
+def query_map(encoder, head, frames):
+    """conv5 of a head on the trunk's map, without the very last ReLU: (T, D, H, W)."""
+    maps = encoder.trunk(frames)
+    *blocks, last = head
+    for block in blocks:
+        maps = residual_block(maps, block, last_relu=True)
+    return residual_block(maps, last, last_relu=False)
 
 
 def rrs_chunks(num_frames, seq_len, chunks='balanced'):

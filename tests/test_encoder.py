@@ -58,7 +58,8 @@ def test_a_256x128_frame_gives_16x8_positions(name):
         maps = encoder(torch.empty(2, 3, 256, 128))
     dim = 512 if name in ('resnet18', 'resnet34') else 2048
     assert encoder.dim == dim
-    assert [tuple(m.shape) for m in maps] == [(2, dim, 16, 8)] * 3
+    assert [tuple(m.shape) for m in maps[:2]] == [(2, dim, 16, 8)] * 2
+    assert maps.temporal_queries.shape == (2, dim)
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
@@ -94,16 +95,14 @@ def test_every_head_equals_torchvisions_conv5_at_stride_one(name, size):
 
     own.load_state_dict(encoder.frame_head.state_dict())
     assert references.relative_error(maps.frame_features, own(conv4)) <= 1e-10
-    for head, found in zip(QUERY_HEADS, maps[1:], strict=True):
-        own.load_state_dict(getattr(encoder, head).state_dict())
-        *blocks, last = own
-        y = conv4
-        for block in blocks:
-            y = references.residual_block(y, block, last_relu=True)
-        expected = references.residual_block(y, last, last_relu=False)
-        assert references.relative_error(found, expected) <= 1e-10
-        assert references.relative_error(found.clamp(min=0), own(conv4)) <= 1e-10
-    assert references.relative_error(maps.spatial_queries, maps.temporal_queries) > 0.01
+    own.load_state_dict(encoder.spatial_head.state_dict())
+    assert references.relative_error(maps.spatial_queries.clamp(min=0), own(conv4)) <= 1e-10
+    spatial, temporal = (
+        references.query_map(encoder, getattr(encoder, head), frames) for head in QUERY_HEADS
+    )
+    assert references.relative_error(maps.spatial_queries, spatial) <= 1e-10
+    assert references.relative_error(maps.temporal_queries, references.gap(temporal)) <= 1e-10
+    assert references.relative_error(spatial, temporal) > 0.01
 
 
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
@@ -112,9 +111,26 @@ def test_queries_can_be_negative_and_frame_features_cannot(training):
     encoder = Encoder('resnet18', pretrained=False).train(training)
     maps = encoder(torch.randn(2, 3, 64, 32))
     assert maps.frame_features.min() == 0
-    for queries in maps[1:]:
-        assert (queries < 0).float().mean() > 0.1
-        assert torch.equal(queries.clamp(min=0), maps.frame_features)  # equal heads at the start
+    queries = maps.spatial_queries
+    assert (queries < 0).float().mean() > 0.1
+    assert torch.equal(queries.clamp(min=0), maps.frame_features)  # equal heads at the start
+    pooled = queries.mean(dim=(2, 3))
+    torch.testing.assert_close(maps.temporal_queries, pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
+def test_the_pooled_query_has_the_gradients_of_the_map(name):
+    torch.manual_seed(3)
+    encoder = Encoder(name, spatial=False, pretrained=False).double().train()
+    randomise(encoder.temporal_head, 1)
+    frames = torch.randn(3, 3, 48, 32, dtype=torch.float64)
+    parameters = list(encoder.temporal_head.parameters())
+    weights = torch.randn(3, encoder.dim, dtype=torch.float64)
+    ours = torch.autograd.grad((encoder(frames).temporal_queries * weights).sum(), parameters)
+    pooled = references.gap(references.query_map(encoder, encoder.temporal_head, frames))
+    theirs = torch.autograd.grad((pooled * weights).sum(), parameters)
+    for gradient, expected in zip(ours, theirs, strict=True):
+        assert references.relative_error(gradient, expected) <= 1e-9
 
 
 def test_query_heads_train_like_the_block_itself():

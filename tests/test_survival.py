@@ -221,10 +221,10 @@ def test_a_full_gpu_names_the_batch_size_and_the_last_checkpoint(run, tmp_path, 
 def test_a_full_gpu_in_testing_names_its_batch_size(method, run, tmp_path, monkeypatch):
     original = getattr(STMN, method)
 
-    def full(self, batch):
+    def full(self, batch, **more):
         if len(batch) > 1:
             raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
-        return original(self, batch)  # the run looks at the size of the model
+        return original(self, batch, **more)  # the run looks at the size of the model
 
     monkeypatch.setattr(STMN, method, full)
     code, _, err = run('test.evaluate', True, 'test.features_dir', tmp_path / 'features')

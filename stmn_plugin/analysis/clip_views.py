@@ -71,7 +71,7 @@ def _look(model, frames, rows):
         spatial_probs = probs.view(len(frames), height, width, -1)[rows]
     vectors = refined.mean(dim=(2, 3))[rows]  # (B, L, D)
     queries = maps.temporal_queries
-    queries = None if queries is None else queries.mean(dim=(2, 3))[rows]
+    queries = None if queries is None else queries[rows]
     clip = model.temporal_memory(queries, vectors)
     return {
         'attention': clip.attention,

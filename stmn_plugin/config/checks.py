@@ -19,6 +19,8 @@ CHOICES = {
     'video.rrs_chunks': ('balanced', 'ceil'),
     'train.optim': ('adam', 'amsgrad', 'sgd', 'rmsprop', 'radam'),
     'train.lr_scheduler': ('single_step', 'multi_step', 'cosine'),
+    'train.amp': ('off', 'bf16', 'fp16'),
+    'test.amp': ('off', 'bf16', 'fp16'),
     'test.dist_metric': ('euclidean', 'cosine'),
     'data.bad_frames': ('raise', 'skip'),
     'test.frames': ('rrs', 'all'),
@@ -34,6 +36,7 @@ AT_LEAST = {
     'data.workers': 0,
     'train.seed': 0,
     'train.batch_size': 1,
+    'train.accumulate': 1,
     'train.save_freq': 1,
     'train.keep_last': 1,
     'test.batch_size': 1,
@@ -97,6 +100,11 @@ def check_config(cfg):
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )
+    if cfg.train.compile and cfg.train.checkpoint_activations:
+        raise InputError(
+            'train.compile and train.checkpoint_activations exclude each other: '
+            'compiled code decides itself what it computes again'
+        )
     if cfg.cuhk03.use_metric_cuhk03:
         raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
     for key in ('test.visrank', 'test.rerank'):

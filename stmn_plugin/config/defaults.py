@@ -130,6 +130,13 @@ def add_stmn_config(cfg):
 
     cfg.train.save_freq = 1  # epochs between checkpoints
     cfg.train.keep_last = 2  # checkpoints that stay, besides the best
+    cfg.train.accumulate = 1  # batches whose gradients make a step
+    cfg.train.amp = 'off'  # off | bf16 | fp16: mixed precision
+    cfg.train.tf32 = False  # on a GPU: float32 factors rounded to TF32
+    cfg.train.channels_last = True  # memory layout of maps and convolutions
+    cfg.train.fused = True  # optimizer steps of torch that update all weights in one kernel
+    cfg.train.compile = False  # torch.compile of the encoder, in training and testing
+    cfg.train.checkpoint_activations = False  # less memory for more time (stmn)
     cfg.train.deterministic = False  # the same computation every time, at some cost of speed
     cfg.train.allow_changed = False  # go on from a checkpoint of another recipe
 
@@ -139,6 +146,8 @@ def add_stmn_config(cfg):
     cfg.test.clips_per_tracklet = 1  # with rrs: up to that many clips, their features averaged
     cfg.test.features_dir = ''  # keep the vectors of all frames here, and read them back
     cfg.test.flip = False  # average with the mirrored clip
+    cfg.test.amp = 'off'  # off | bf16 | fp16: precision in which frames are encoded
+    cfg.test.fold_bn = True  # fold the batch norms of stmn's encoder into its convolutions
     cfg.test.protocol = 'official'  # official | torchreid | matlab | A | B | C, see README
 
     cfg.synthetic = CfgNode()

@@ -133,6 +133,11 @@ def settings_kwargs(cfg):
         'features_dir': cfg.test.features_dir,
         'save_freq': cfg.train.save_freq,
         'keep_last': cfg.train.keep_last,
+        'amp': cfg.train.amp,
+        'test_amp': cfg.test.amp,
+        'accumulate': cfg.train.accumulate,
+        'fold_bn': cfg.test.fold_bn,
+        'compiled': cfg.train.compile,
         'seed': cfg.train.seed,
         'config': flatten(cfg),
     }

@@ -84,6 +84,8 @@ def _merge(cfg, key, value, origin=''):
             f'{origin}unknown config key {key!r}; the nearest known key is {nearest!r}'
         )
     given = value
+    if value is False and known[key] == 'off':
+        value = 'off'  # YAML reads a bare off as False
     if isinstance(value, str) and not isinstance(known[key], str):
         value = _decode(value)  # YAML reads 1e-4 as text
     value = _coerced(value, known[key], ALSO_ACCEPTS.get(key, ()))

@@ -1,10 +1,12 @@
-"""Frames → feature maps f^o, q^s, q^t (Sec. 3.2): one ResNet trunk, one copy of conv5 per map.
+"""Frames → f^o, q^s and GAP(q^t) (Sec. 3.2): one ResNet trunk, one copy of conv5 per output.
 
 The trunk is torchvision's ResNet up to conv4 (``layer3``). Each head starts from the ImageNet
 weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 positions.
 """
 
+import contextlib
 import copy
+import functools
 import hashlib
 import os
 import tempfile
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import torch
 import torchvision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from stmn_plugin.errors import InputError
 
@@ -22,11 +25,14 @@ BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 class FrameMaps(NamedTuple):
     frame_features: torch.Tensor  # (T, D, H, W) f^o, not negative
     spatial_queries: torch.Tensor | None  # (T, D, H, W) q^s
-    temporal_queries: torch.Tensor | None  # (T, D, H, W) q^t
+    temporal_queries: torch.Tensor | None  # (T, D) GAP(q^t), all that Eq. 4 needs of q^t
 
 
 class Encoder(nn.Module):
     """ResNet with one frame head and up to two query heads.
+
+    With ``checkpoint_activations`` set, training keeps the input of every block only and computes
+    the rest again in the backward pass: the same gradients and statistics, less memory, more time.
 
     Args:
         backbone (str): one of BACKBONES.
@@ -62,6 +68,7 @@ class Encoder(nn.Module):
         self.frame_head = with_stride_one(resnet.layer4)
         self.spatial_head = copy.deepcopy(self.frame_head) if spatial else None
         self.temporal_head = copy.deepcopy(self.frame_head) if temporal else None
+        self.checkpoint_activations = False
 
     def forward(self, frames):
         """
@@ -69,14 +76,52 @@ class Encoder(nn.Module):
             frames (torch.Tensor): normalised images, shape (T, 3, height, width).
 
         Returns:
-            FrameMaps: a map whose head does not exist is None.
+            FrameMaps: an output whose head does not exist is None.
         """
-        maps = self.trunk(frames)
+        maps = self._run(self._trunk_layers(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
         return FrameMaps(
-            self.frame_head(maps),
-            None if self.spatial_head is None else run_query_head(self.spatial_head, maps),
-            None if self.temporal_head is None else run_query_head(self.temporal_head, maps),
+            self._run(self.frame_head, maps),
+            self._run_query_head(self.spatial_head, maps, query_block),
+            self._run_query_head(self.temporal_head, maps, pooled_query_block),
         )
+
+    def _trunk_layers(self):
+        stem, conv2, conv3, conv4 = self.trunk[:4], *self.trunk[4:]
+        return stem, *conv2, *conv3, *conv4
+
+    def _run_query_head(self, head, maps, last_block):
+        if head is None:
+            return None
+        *blocks, last = head
+        return self._run([*blocks, functools.partial(last_block, last)], maps)
+
+    def _run(self, layers, maps):
+        for layer in layers:
+            if self.checkpoint_activations and self.training:
+                maps = checkpoint(
+                    layer, maps, use_reentrant=False, context_fn=self._recomputation_contexts
+                )
+            else:
+                maps = layer(maps)
+        return maps
+
+    def _recomputation_contexts(self):
+        """Of the first computation, and of the second: BN has counted this batch already."""
+        return contextlib.nullcontext(), still_statistics(self)
+
+
+@contextlib.contextmanager
+def still_statistics(module):
+    """In the block the BNs of a module leave their running statistics alone."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def with_stride_one(conv5):
@@ -87,16 +132,42 @@ def with_stride_one(conv5):
     return conv5
 
 
-def run_query_head(conv5, maps):
-    """conv5 without its very last ReLU, so that queries can be negative."""
-    *blocks, last = conv5
-    for block in blocks:
-        maps = block(maps)
-    residual = last.bn1(last.conv1(maps))
-    residual = last.bn2(last.conv2(last.relu(residual)))
-    if hasattr(last, 'conv3'):  # Bottleneck; BasicBlock ends here
-        residual = last.bn3(last.conv3(last.relu(residual)))
-    return residual + (maps if last.downsample is None else last.downsample(maps))
+def query_block(block, maps):
+    """A residual block without its last ReLU, so that queries can be negative."""
+    return _before_last_relu(block, maps)
+
+
+def pooled_query_block(block, maps):
+    """GAP of :func:`query_block`, (T, D).
+
+    After the block's last but one ReLU everything is linear in eval mode, where BN is fixed, so
+    that its last convolution, if that is a 1x1, runs on the pooled map.
+    """
+    return global_average(_before_last_relu(block, maps, pool_early=not block.training))
+
+
+def _before_last_relu(block, maps, pool_early=False):
+    residual = block.bn1(block.conv1(maps))
+    if hasattr(block, 'conv3'):  # Bottleneck
+        residual = block.relu(block.bn2(block.conv2(block.relu(residual))))
+        if pool_early:
+            residual, maps = (x.mean(dim=(2, 3), keepdim=True) for x in (residual, maps))
+        residual = block.bn3(block.conv3(residual))
+    else:  # BasicBlock
+        residual = block.bn2(block.conv2(block.relu(residual)))
+    return residual + (maps if block.downsample is None else block.downsample(maps))
+
+
+def global_average(maps):
+    """GAP: (T, D, H, W) → (T, D), at least in float32."""
+    return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
+
+
+def full_precision(device_type):
+    """A block that a surrounding ``torch.autocast`` does not reach."""
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def load_backbone_weights(resnet, backbone, source='', sha256=''):

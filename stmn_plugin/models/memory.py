@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .encoder import global_average
+
 
 def auto_scale(dim, num_items):
     """The default similarity scale, sqrt(D / items)."""
@@ -93,7 +95,7 @@ class SpatialMemory(nn.Module):
             mean, var = self.bn.running_mean, self.bn.running_var
         factor = self.bn.weight * torch.rsqrt(var + self.bn.eps)  # (D,)
         distraction = (pooled @ self.values - mean) * factor + self.bn.bias  # (T, D) GAP(BN(o^s))
-        return SpatialMemoryOutput(frame_features.mean(dim=(2, 3)) - distraction, probs)
+        return SpatialMemoryOutput(global_average(frame_features) - distraction, probs)
 
     def refine(self, frame_features, spatial_queries):
         """f^s at every position (Eq. 3), for figures and analysis; shapes as in :meth:`forward`.
@@ -117,6 +119,7 @@ class SpatialMemory(nn.Module):
             )
         dim = spatial_queries.shape[1]
         rows = spatial_queries.permute(0, 2, 3, 1).reshape(-1, dim)  # (T*K, D)
+        rows = rows.to(torch.promote_types(rows.dtype, self.keys.dtype))  # of a bf16 encoder
         return cosine_probs(rows, self.keys, self.scale)
 
     def _batch_statistics(self, probs):

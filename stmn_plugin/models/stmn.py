@@ -11,7 +11,7 @@ from torch import nn
 
 from stmn_plugin.errors import InputError
 
-from .encoder import Encoder
+from .encoder import Encoder, full_precision, global_average
 from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
 
 SPATIAL_MODES = ('memory', 'none')
@@ -57,6 +57,8 @@ class BNNeck(nn.BatchNorm1d):
 
 class STMN(nn.Module):
     """Spatial and Temporal Memory Networks.
+
+    Under ``torch.autocast`` the encoder runs in reduced precision, everything after it in float32.
 
     Args:
         num_classes (int): training identities.
@@ -135,8 +137,14 @@ class STMN(nn.Module):
             )
         frames = clips if clips.dim() == 4 else clips.flatten(0, 1)  # (T, 3, H, W)
         if not self.training:
-            return self.clip_features(self._as_clips(self.frame_vectors(frames), clips))
+            vectors = self._as_clips(self.frame_vectors(frames), clips)
+            with full_precision(frames.device.type):
+                return self.clip_features(vectors)
         vectors = self.encode_frames(frames)
+        with full_precision(frames.device.type):
+            return self._training_output(vectors, clips)
+
+    def _training_output(self, vectors, clips):
         refined = self._as_clips(vectors.refined, clips)  # (B, L, D)
         clip = self.temporal_memory(self._as_clips(vectors.temporal_queries, clips), refined)
         frame_feature = refined.mean(dim=1)  # (B, D)
@@ -150,33 +158,35 @@ class STMN(nn.Module):
             temporal_attention=clip.attention,
         )
 
-    def encode_frames(self, frames):
+    def encode_frames(self, frames, encoder=None):
         """Everything that needs one frame at a time.
 
         Args:
             frames (torch.Tensor): shape (T, 3, H, W).
+            encoder (Encoder, optional): in place of the model's own, see ``folding.py``.
 
         Returns:
             FrameVectors
         """
-        maps = self.encoder(frames)
-        if self.spatial_memory is None:
-            refined, probs = maps.frame_features.mean(dim=(2, 3)), None
-        else:
-            refined, probs = self.spatial_memory(maps.frame_features, maps.spatial_queries)
-        queries = maps.temporal_queries
-        return FrameVectors(refined, None if queries is None else queries.mean(dim=(2, 3)), probs)
+        maps = (encoder or self.encoder)(frames)
+        with full_precision(frames.device.type):
+            if self.spatial_memory is None:
+                refined, probs = global_average(maps.frame_features), None
+            else:
+                refined, probs = self.spatial_memory(maps.frame_features, maps.spatial_queries)
+        return FrameVectors(refined, maps.temporal_queries, probs)
 
-    def frame_vectors(self, frames):
+    def frame_vectors(self, frames, encoder=None):
         """For testing: what of each frame is needed to put clips together, as one vector.
 
         Args:
             frames (torch.Tensor): shape (T, 3, H, W).
+            encoder (Encoder, optional): as in :meth:`encode_frames`.
 
         Returns:
             torch.Tensor: shape (T, V), V = 2*D: GAP(f^s), GAP(q^t); V = D with temporal average.
         """
-        refined, queries, _ = self.encode_frames(frames)
+        refined, queries, _ = self.encode_frames(frames, encoder)
         return refined if queries is None else torch.cat([refined, queries], dim=1)
 
     def clip_features(self, vectors):

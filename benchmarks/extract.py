@@ -1,0 +1,180 @@
+"""Frames per second of testing, and its peak memory against the length of the longest tracklet.
+
+    python benchmarks/extract.py             the reference path, each switch, all together
+    python benchmarks/extract.py --memory    all-frames testing of up to 9,324 frames
+
+The reference path is float32, contiguous, with batch norms, the spatial memory written down
+straightforwardly and q^t pooled last. Candidates take turns on the same frames of 256x128; medians
+are printed. With --memory each row is a process of its own that tests one tracklet of F frames and
+many of two, as in DukeMTMC-VideoReID: peak memory should not grow with F. The last rows grow the
+batch instead.
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import measuring
+import torch
+from measuring import GFLOP_PER_FRAME, StraightforwardSpatialMemory
+from tabulate import tabulate
+
+from stmn_plugin.models import STMN, SpatialMemory, encoder
+from stmn_plugin.speed import InferenceModel
+
+SHORT_TRACKLETS = 64
+SEQ_LEN = 6
+
+
+@dataclass(frozen=True)
+class Variant:
+    straightforward: bool = True
+    channels_last: bool = False
+    fold: bool = False
+    compile: bool = False
+    amp: str = 'off'
+
+
+OURS = {'straightforward': False, 'channels_last': True, 'fold': True}
+REFERENCE = 'reference path'
+VARIANTS = {
+    REFERENCE: Variant(),
+    '+ exact shortcuts of the memories': Variant(straightforward=False),
+    '+ train.channels_last': Variant(channels_last=True),
+    '+ test.fold_bn': Variant(fold=True),
+    '+ test.amp bf16': Variant(amp='bf16'),
+    'ours, default': Variant(**OURS),
+    'ours, compiled': Variant(**OURS, compile=True),
+    'ours, bf16': Variant(**OURS, amp='bf16'),
+    'ours, bf16, compiled': Variant(**OURS, amp='bf16', compile=True),
+}
+
+
+def pool_last(block, maps):
+    """GAP(q^t) as one writes it down."""
+    return encoder.global_average(encoder.query_block(block, maps))
+
+
+@torch.no_grad()
+def measure(frames, repeats):
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.manual_seed(0)
+    trained = STMN(625, 'resnet50', seq_len=SEQ_LEN, pretrained=False).eval().to(device)
+    torch.nn.init.normal_(trained.spatial_memory.bn.weight)
+    images = torch.randn(frames, 3, 256, 128, device=device)
+    models, candidates, outputs = {}, {}, {}
+    for name, variant in VARIANTS.items():
+        layout = variant.channels_last
+        if layout not in models:
+            format_ = torch.channels_last if layout else torch.contiguous_format
+            models[layout] = copy.deepcopy(trained).to(memory_format=format_)
+        tested = InferenceModel(
+            models[layout], device, variant.amp, variant.fold or variant.compile, variant.compile
+        )
+
+        def run(name=name, variant=variant, tested=tested):
+            tested.model.spatial_memory.__class__ = (
+                StraightforwardSpatialMemory if variant.straightforward else SpatialMemory
+            )
+            late = mock.patch.object(encoder, 'pooled_query_block', pool_last)
+            with late if variant.straightforward else contextlib.nullcontext():
+                outputs[name] = tested.frame_vectors(images)
+
+        candidates[name] = run
+    print(measuring.machine_line(device))
+    seconds = measuring.in_turns(candidates, repeats, warm_up=2)
+    gains = measuring.speed_ups(seconds, REFERENCE)
+    expected = outputs[REFERENCE]
+    rows = [
+        {
+            'testing': name,
+            'seconds': f'{statistics.median(seconds[name]):.3f}',
+            'x reference': f'{gains[name][0]:.2f}',
+            'range': f'{gains[name][1]:.2f} .. {gains[name][2]:.2f}',
+            'frames/s': f'{frames / statistics.median(seconds[name]):.1f}',
+            'largest difference': f'{(outputs[name] - expected).abs().max():.1e}',
+        }
+        for name in VARIANTS
+    ]
+    print(tabulate(rows, headers='keys', disable_numparse=True))
+    floor = GFLOP_PER_FRAME * 1e9 * frames / measuring.matrix_rate(device=device)
+    print(f'{frames} frames; floor in float32 {floor:.3f} s; medians of {repeats}; ', end='')
+    print(f'vectors are {expected.abs().max():.1f} at most')
+
+
+def extract(num_frames, batch_size, folder):
+    """In a process of its own: make frames (one file, many names would do), extract, measure."""
+    import numpy as np
+    from PIL import Image
+
+    from stmn_plugin.data.clip_plans import ClipPlan, PlannedClips, collate_clips
+    from stmn_plugin.data.clips import ClipTransform, Normalize
+    from stmn_plugin.features import encode_clips, pool_tracklets
+
+    torch.manual_seed(0)
+    path = str(Path(folder) / 'frame.jpg')
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    tracklets = [((path,) * num_frames, 0, 0, 0)]
+    tracklets += [((path,) * 2, i, 0, 0) for i in range(1, SHORT_TRACKLETS)]
+    normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    transform = ClipTransform(64, 32, [], normalize, as_uint8=True)
+    clips = PlannedClips(tracklets, ClipPlan(SEQ_LEN, 'all'), transform)
+    loader = torch.utils.data.DataLoader(clips, batch_size, collate_fn=collate_clips)
+    model = STMN(2, 'resnet18', seq_len=SEQ_LEN, pretrained=False).eval()
+    start = time.perf_counter()
+    batches = encode_clips(loader, model, normalize, False, 'extract', [])
+    features = pool_tracklets(batches, model, tracklets, every_frame=True)
+    seconds = time.perf_counter() - start
+    assert len(features.features) == SHORT_TRACKLETS
+    frames = num_frames + 2 * (SHORT_TRACKLETS - 1)
+    print(
+        json.dumps(
+            {
+                'frames': frames,
+                'peak MiB': 1024 * measuring.peak_gib(),
+                'frames/s': frames / seconds,
+            }
+        )
+    )
+
+
+def memory_row(num_frames, batch_size):
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, __file__, '--child', str(num_frames), str(batch_size), folder]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    row = {'longest tracklet': num_frames, 'clips in a batch': batch_size}
+    return {**row, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument('--frames', type=int, default=192 if on_gpu else 24)
+    parser.add_argument('--repeats', type=int, default=20 if on_gpu else 7)
+    parser.add_argument('--memory', action='store_true')
+    parser.add_argument('--child', nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        extract(int(args.child[0]), int(args.child[1]), args.child[2])
+    elif args.memory:
+        rows = [memory_row(num_frames, 16) for num_frames in (100, 1000, 9324)]
+        rows += [memory_row(1000, batch_size) for batch_size in (4, 64)]
+        print(tabulate(rows, headers='keys', floatfmt='.0f'))
+    else:
+        measure(args.frames, args.repeats)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,208 @@
+"""Seconds of a training step: the reference path, each switch on its own, all together.
+
+    python benchmarks/train_step.py             4 clips of 6 frames on a CPU, 32 on a GPU
+    python benchmarks/train_step.py --memory    peak memory of plain and checkpointed steps
+
+The reference path is float32, contiguous, with the spatial memory written down straightforwardly,
+torch's unfused Adam, and torchreid's reader and transforms in the workers. A step is the wait for
+the next batch, its way to the device, forward, losses, backward and optimizer. Candidates take
+turns on the same frames; medians are printed. The floor is three times the FLOPs of a forward at
+the rate of a large matrix product, measured in the same run.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+import measuring
+import torch
+from measuring import GFLOP_PER_FRAME, PARTS, StraightforwardSpatialMemory
+from reading import host_dataset
+from tabulate import tabulate
+from torch.utils.data import DataLoader
+
+from stmn_plugin.models import SpatialMemory
+
+SEQ_LEN = 6
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from our default path; the first is the reference."""
+
+    straightforward: bool = False
+    host_loader: bool = False
+    channels_last: bool = True
+    fused: bool = True
+    compile: bool = False
+    amp: str = 'off'
+    tf32: bool = False
+    checkpoint: bool = False
+
+
+SLOW = {'straightforward': True, 'host_loader': True, 'channels_last': False, 'fused': False}
+REFERENCE = 'reference path'
+VARIANTS = {
+    REFERENCE: Variant(**SLOW),
+    '+ exact shortcut of the spatial memory': Variant(**{**SLOW, 'straightforward': False}),
+    '+ our reader, bytes to the device': Variant(**{**SLOW, 'host_loader': False}),
+    '+ train.channels_last': Variant(**{**SLOW, 'channels_last': True}),
+    '+ train.fused': Variant(**{**SLOW, 'fused': True}),
+    '+ train.compile': Variant(**SLOW, compile=True),
+    '+ train.amp bf16': Variant(**SLOW, amp='bf16'),
+    '+ train.tf32': Variant(**SLOW, tf32=True),
+    '+ train.checkpoint_activations': Variant(**SLOW, checkpoint=True),
+    'ours, default': Variant(),
+    'ours, compiled': Variant(compile=True),
+    'ours, checkpoint_activations': Variant(checkpoint=True),
+    'ours, tf32': Variant(tf32=True),
+    'ours, bf16': Variant(amp='bf16'),
+    'ours, fp16': Variant(amp='fp16'),
+    'ours, bf16, compiled': Variant(amp='bf16', compile=True),
+}
+
+
+class Steps:
+    """Runs steps of any variant on shared loaders; variants share weights where they can."""
+
+    def __init__(self, root, clips, workers):
+        self.root, self.clips, self.workers = root, clips, workers
+        self.engines = {}
+        self.waited, self.total = {}, {}  # name → seconds in the rounds so far
+        plain = self.engine(Variant())
+        ours = plain.train_loader
+        self.device = 'cuda' if plain.use_gpu else 'cpu'
+        host = DataLoader(
+            host_dataset([tracklet[:4] for tracklet in ours.dataset.tracklets], SEQ_LEN),
+            batch_sampler=[[request.index for request in batch] for batch in ours.batch_sampler],
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=plain.use_gpu,
+        )
+        self.batches = {False: measuring.endless(ours), True: measuring.endless(host)}
+
+    def engine(self, variant):
+        key = (variant.channels_last, variant.fused, variant.compile)
+        if key not in self.engines:
+            names = ('train.channels_last', 'train.fused', 'train.compile')
+            words = [word for pair in zip(names, key, strict=True) for word in pair]
+            words += ['train.batch_size', self.clips, 'sampler.num_instances', 2]
+            words += ['data.workers', self.workers]
+            engine = measuring.make_engine(self.root, *words)
+            engine.start_scaler()
+            engine.epoch, engine.batch_idx, engine.num_batches = 0, 0, 1 << 30
+            engine.set_model_mode('train')
+            self.engines[key] = engine
+        return self.engines[key]
+
+    def run(self, name, variant):
+        engine = self.engine(variant)
+        model = engine.model
+        model.spatial_memory.__class__ = (
+            StraightforwardSpatialMemory if variant.straightforward else SpatialMemory
+        )
+        model.encoder.checkpoint_activations = variant.checkpoint
+        if engine.settings.amp != variant.amp:
+            engine.settings.amp = variant.amp
+            engine.start_scaler()
+        torch.set_float32_matmul_precision('high' if variant.tf32 else 'highest')
+        torch.backends.cudnn.allow_tf32 = variant.tf32
+        torch.backends.cudnn.benchmark = True
+        start = time.perf_counter()
+        batch = next(self.batches[variant.host_loader])
+        self.waited[name] = self.waited.get(name, 0) + time.perf_counter() - start
+        engine.forward_backward(batch)
+        measuring.synchronize()
+        self.total[name] = self.total.get(name, 0) + time.perf_counter() - start
+
+
+def of_this_machine(name, device):
+    """TF32 and fp16 are for GPUs."""
+    return device == 'cuda' or not ('tf32' in name or 'fp16' in name)
+
+
+def measure(args, root):
+    steps = Steps(root, args.clips, args.workers)
+    print(measuring.machine_line(steps.device))
+    frames = args.clips * SEQ_LEN
+    print(f'{frames} frames of 256x128 a step, {args.workers} workers; GFLOP a frame, forward:')
+    print(f'  STMN {GFLOP_PER_FRAME}' + ''.join(f'; {name} {gflop}' for name, gflop in PARTS))
+    variants = {n: v for n, v in VARIANTS.items() if of_this_machine(n, steps.device)}
+    if args.only:
+        variants = {n: v for n, v in variants.items() if n == REFERENCE or args.only in n}
+    candidates = {n: (lambda n=n, v=v: steps.run(n, v)) for n, v in variants.items()}
+    measuring.in_turns(candidates, 0, warm_up=2)
+    steps.waited.clear()
+    steps.total.clear()
+    seconds = measuring.in_turns(candidates, args.repeats, warm_up=0)
+    gains = measuring.speed_ups(seconds, REFERENCE)
+    rates = {
+        amp: measuring.matrix_rate(dtype, steps.device)
+        for amp, dtype in (('off', torch.float32), ('bf16', torch.bfloat16), ('fp16', torch.half))
+    }
+    flop = 3 * GFLOP_PER_FRAME * 1e9 * frames
+    rows = [
+        {
+            'step': name,
+            'seconds': f'{statistics.median(seconds[name]):.3f}',
+            'x reference': f'{gains[name][0]:.2f}',
+            'range': f'{gains[name][1]:.2f} .. {gains[name][2]:.2f}',
+            'frames/s': f'{frames / statistics.median(seconds[name]):.1f}',
+            'share of matrix rate': f'{flop / statistics.median(seconds[name]) / rates[v.amp]:.0%}',
+            'waiting for data': f'{steps.waited[name] / steps.total[name]:.1%}',
+        }
+        for name, v in variants.items()
+    ]
+    print(tabulate(rows, headers='keys', disable_numparse=True))
+    print(f'floor in float32: {flop / rates["off"]:.3f} s a step; medians of {args.repeats}')
+
+
+def peak(args, root, name):
+    """In a process of its own: peak memory of a few steps."""
+    steps = Steps(root, args.clips, args.workers)
+    before = measuring.peak_gib()
+    measuring.reset_peak()
+    for _ in range(3):
+        steps.run(name, VARIANTS[name])
+    print(json.dumps({'step': name, 'peak GiB': measuring.peak_gib(), 'before GiB': before}))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument('--clips', type=int, default=32 if on_gpu else 4)
+    parser.add_argument('--workers', type=int, default=16 if on_gpu else 1)
+    parser.add_argument('--repeats', type=int, default=20 if on_gpu else 5)
+    parser.add_argument('--only', default='', help='candidates whose name contains this')
+    parser.add_argument('--memory', action='store_true')
+    parser.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        peak(args, *args.child)
+        return
+    with tempfile.TemporaryDirectory() as root:
+        measuring.make_data(root, num_ids=2 * args.clips, num_frames=12)
+        if not args.memory:
+            measure(args, root)
+            return
+        rows = []
+        for name in ('ours, default', 'ours, checkpoint_activations'):
+            words = ['--clips', str(args.clips), '--workers', '0', '--child', root, name]
+            done = subprocess.run(
+                [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
+            )
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+        for row in rows:
+            row['x plain'] = row['peak GiB'] / rows[0]['peak GiB']
+        print(tabulate(rows, headers='keys', floatfmt='.2f'))
+
+
+if __name__ == '__main__':
+    main()

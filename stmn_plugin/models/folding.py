@@ -1,0 +1,64 @@
+"""A trained encoder → one for testing whose batch norms are part of its convolutions.
+
+In eval mode BN is affine with fixed numbers, so that conv and BN are one convolution with a bias:
+the same features up to float32 rounding, and nothing reads and writes a map a second time.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+def fold_batch_norms(encoder):
+    """A copy of an encoder, in eval mode, without batch norms.
+
+    Args:
+        encoder (Encoder): with the ResNet's layers of torchvision.
+
+    Returns:
+        Encoder: of the same device and memory format; :func:`refold` brings it up to date.
+    """
+    folded = copy.deepcopy(encoder).eval().requires_grad_(False)
+    for conv_name, norm_name in conv_norm_pairs(folded):
+        conv = folded.get_submodule(conv_name)
+        conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
+        parent, _, name = norm_name.rpartition('.')
+        setattr(folded.get_submodule(parent), name, nn.Identity())
+    refold(folded, encoder)
+    return folded
+
+
+@torch.no_grad()
+def refold(folded, encoder):
+    """Give the result of :func:`fold_batch_norms` the weights and statistics of now, in place."""
+    for conv_name, norm_name in conv_norm_pairs(encoder):
+        conv, norm = encoder.get_submodule(conv_name), encoder.get_submodule(norm_name)
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        target = folded.get_submodule(conv_name)
+        target.weight.copy_(weight)
+        target.bias.copy_(bias)
+
+
+def conv_norm_pairs(encoder):
+    """Names of every convolution and of the batch norm behind it.
+
+    In torchvision's ResNet they are registered one after the other, and nowhere else is a batch
+    norm behind a convolution; a test folds every backbone.
+    """
+    names, last = [], None
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            names.append((last, name))
+        if isinstance(module, nn.Conv2d):
+            last = name
+    return names
