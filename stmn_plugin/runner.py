@@ -25,15 +25,17 @@ from .config.kwargs import (
 )
 from .data.clip_plans import ClipPlan
 from .data.datamanager import VideoDataManager, host_errors_named
+from .distributed import is_main, main_first, peer_errors, process_group, world_size
 from .errors import InputError
 from .interrupt import leave_signals_to_parent
+from .models.sync_batch_norm import synchronize_batch_norm
 from .randomness import deterministic_algorithms
 from .registration import model_registry, register
 from .resuming import path_to_resume, resume_run
 
 
 def run(cfg):
-    """Train and evaluate, or only evaluate, as the config says.
+    """Train and evaluate, or only evaluate, as the config says; with the others under torchrun.
 
     Args:
         cfg (CfgNode): from :func:`stmn_plugin.config.load_config`.
@@ -44,9 +46,14 @@ def run(cfg):
     Raises:
         InputError: anything the user gave that cannot work.
     """
-    with run_folder(cfg), deterministic_algorithms(cfg.train.deterministic):
+    with (
+        process_group(cfg.use_gpu),
+        run_folder(cfg),
+        peer_errors(),
+        deterministic_algorithms(cfg.train.deterministic),
+    ):
         engine, start_epoch = prepare(cfg)
-        if not cfg.test.evaluate:
+        if is_main() and not cfg.test.evaluate:
             write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine
@@ -63,9 +70,11 @@ def prepare(cfg):
     """
     register(cfg)
     check_arch(cfg.model.name)
+    check_processes(cfg)
     torchreid.utils.set_random_seed(cfg.train.seed)
-    datamanager = build_datamanager(cfg)
-    model = build_model(cfg, datamanager.num_train_pids)
+    with main_first():
+        datamanager = build_datamanager(cfg)
+        model = build_model(cfg, datamanager.num_train_pids)
     facts = model_facts(cfg, model)
     check_layers(cfg, model)
     print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
@@ -73,6 +82,10 @@ def prepare(cfg):
         load_weights(model, cfg.model.load_weights)
     elif cfg.test.evaluate and not cfg.model.resume:
         print('Testing the initial weights: model.load_weights is not set')
+    if cfg.train.sync_bn and world_size() > 1:
+        # of STMN the encoder: what follows sees the whole batch in any case
+        part = model.encoder if cfg.model.name == 'stmn' else model
+        synchronize_batch_norm(part, cfg.use_gpu)
     if cfg.use_gpu:
         model = model.cuda()
     optimizer, scheduler = build_optimizer(cfg, model)
@@ -97,6 +110,16 @@ def check_arch(name):
             f'model.name: {name!r} is no architecture; the nearest is {nearest!r} '
             '(--list-archs shows all)'
         )
+
+
+def check_processes(cfg):
+    """InputError for what needs a single process."""
+    if world_size() == 1:
+        return
+    if cfg.data.type == 'image':
+        raise InputError(f'data.type image is for a single process, these are {world_size()}')
+    if cfg.test.features_dir:
+        raise InputError(f'test.features_dir is for a single process, these are {world_size()}')
 
 
 def build_datamanager(cfg):
@@ -211,7 +234,14 @@ def model_facts(cfg, model):
 
 @contextlib.contextmanager
 def run_folder(cfg):
-    """``data.save_dir`` with a log of everything printed in the block."""
+    """``data.save_dir`` with a log of everything that the main process prints in the block."""
+    if not is_main():
+        with (
+            open(os.devnull, 'w', encoding='utf-8') as nothing,
+            contextlib.redirect_stdout(nothing),
+        ):
+            yield
+        return
     folder = cfg.data.save_dir
     kind = 'test' if cfg.test.evaluate else 'train'
     path = os.path.join(folder, f'{kind}.log-{time.strftime("%Y-%m-%d-%H-%M-%S")}')

@@ -5,11 +5,13 @@ random in a step depends on (seed, epoch, step) only; an epoch can be entered at
 ends it after the step at hand. ``forward_backward(data)`` is the step.
 """
 
+import contextlib
 import datetime
 import time
 
 from tqdm import tqdm
 
+from .distributed import gather, is_main, rank, replicate, world_size
 from .epoch_log import EpochLog
 from .errors import resource_errors
 from .interrupt import Interruption
@@ -23,6 +25,9 @@ class TrainingMixin:
     interruption = Interruption()  # not entered: nothing is ever requested
     settings = None  # a RunSettings
     last_checkpoint = None  # its path
+    replica = None  # of many processes: what stands in for the model in a step
+    _replicated = None  # which parameters it trains
+    ddp_options = {'static_graph': True}  # some models hold parameters that no output needs
 
     def train(self, print_freq=10, fixbase_epoch=0, open_layers=None):
         """One epoch, or what ``log`` says is left of it.
@@ -33,6 +38,7 @@ class TrainingMixin:
         """
         self.set_model_mode('train')
         self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
+        self._replicate()
         if self.log is None or self.log.epoch != self.epoch + 1:
             self.log = EpochLog(self.epoch + 1)
         if hasattr(self.datamanager, 'batch_sampler'):  # ours: it can start anywhere
@@ -43,13 +49,15 @@ class TrainingMixin:
             mark = time.perf_counter()
             for index, data, waited in self._timed_batches(self.log.batches):
                 self.batch_idx = index
-                losses = self.forward_backward(data)
+                with self._replica_as_model():
+                    losses = self.forward_backward(data)
                 now = time.perf_counter()
                 seconds, mark = now - mark, now
-                self.log.add(losses, count_images(data['img']), seconds, waited)
+                images = count_images(data['img']) * world_size()
+                self.log.add(losses, images, seconds, waited)
                 self.log.learning_rate = self.get_current_lr()
                 self._report_step(losses, seconds, waited, print_freq, bar)
-                if self.interruption.requested and self.batch_idx + 1 < self.num_batches:
+                if self.batch_idx + 1 < self.num_batches and self.interruption.agreed():
                     self.stop_in_epoch()
         self.log.trained = True
         self.update_lr()
@@ -75,9 +83,32 @@ class TrainingMixin:
                 start = time.perf_counter()  # of the wait for the next one
             index += 1
 
+    def _replicate(self):
+        """Again when other parameters train than before, as a replica knows no others."""
+        trained = [parameter.requires_grad for parameter in self.model.parameters()]
+        if trained != self._replicated:
+            self.replica = None  # its hooks go before those of the next come
+            self.replica = replicate(self.model, **self.ddp_options)
+            self._replicated = trained
+
+    @contextlib.contextmanager
+    def _replica_as_model(self):
+        """In the block ``self.model``, of which a step wants only outputs, is the replica."""
+        model = self.model
+        self.model = model if self.replica is None else self.whole_batch(self.replica)
+        try:
+            yield
+        finally:
+            self.model = model
+
+    def whole_batch(self, replica):
+        """A function of the own images that gives the replica's outputs for those of all."""
+        return lambda images: gather_outputs(replica(images))
+
     def _seed_step(self, step):
+        """Data do not depend on these generators; dropout differs from process to process."""
         if self.settings is not None and self.settings.seed is not None:
-            seed_everything(self.settings.seed, self.epoch, step)
+            seed_everything(self.settings.seed, self.epoch, step, rank())
 
     def _progress_bar(self):
         return tqdm(
@@ -86,7 +117,7 @@ class TrainingMixin:
             desc=f'epoch {self.epoch + 1}/{self.max_epoch}',
             unit='batch',
             leave=False,
-            disable=None,
+            disable=None if is_main() else True,
         )
 
     def _report_step(self, losses, seconds, waited, print_freq, bar):
@@ -132,6 +163,13 @@ class TrainingMixin:
             f'Epoch {log.epoch}/{self.max_epoch}: {losses}; {log.images_per_second:.1f} images/s, '
             f'{log.data_wait:.1%} of the time waiting for data, ETA {self.remaining_time()}'
         )
+
+
+def gather_outputs(outputs):
+    """A model's tensor, or tuple or list of such, for the images of all processes."""
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(map(gather_outputs, outputs))
+    return gather(outputs)
 
 
 def count_images(images):
