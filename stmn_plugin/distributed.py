@@ -40,12 +40,13 @@ def process_group(use_gpu):
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         yield
         return
+    if use_gpu:
+        torch.cuda.set_device(_local_gpu())
     try:
-        if use_gpu:
-            torch.cuda.set_device(_local_gpu())
         dist.init_process_group('cpu:gloo,cuda:nccl' if use_gpu else 'gloo', timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
-        raise InputError(f'the processes cannot join: {" ".join(str(error).split())}') from error
+        reason = ' '.join(str(error).split())
+        raise InputError(f'the processes of the run cannot meet: {reason[:300]}') from error
     yield
     with peer_errors():
         max_over_ranks(0)  # nobody leaves while somebody still works
@@ -71,7 +72,7 @@ def peer_errors():
         if not isinstance(error, dist.DistError) and 'gloo' not in str(error).lower():
             raise
         raise PeerDied(
-            'another process of this run died, its own message says why; '
+            "another process of this run died, its own message or torchrun's report says why; "
             'model.resume auto goes on from the last checkpoint'
         ) from error
 
@@ -210,10 +211,8 @@ def replicate(model, **options):
 
     Returns:
         DistributedDataParallel: averages the gradients of the processes' losses, for the parameters
-        that train now. Buffers stay each process's own, see :func:`broadcast_buffers`.
+        that train now. A forward pass starts from the main process's buffers.
     """
     if world_size() == 1:
         return None
-    return torch.nn.parallel.DistributedDataParallel(
-        model, broadcast_buffers=False, **options
-    )
+    return torch.nn.parallel.DistributedDataParallel(model, **options)

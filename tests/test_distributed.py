@@ -1,25 +1,31 @@
-"""Two processes are one: the same batches, losses, weights, features and files; one end for all."""
+"""Two processes are one: the same batches, losses, weights and features; one end for all."""
 
 import contextlib
 import copy
 import io
 import multiprocessing
 import os
+import signal
 import socket
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torchreid
 import torchvision
 from torch import nn
 
 from stmn_plugin import distributed
+from stmn_plugin.config import load_config
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.datamanager import VideoDataManager
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
-from stmn_plugin.engine import VideoSTMNEngine, VideoTripletEngine
+from stmn_plugin.engine import VideoSoftmaxEngine, VideoSTMNEngine, VideoTripletEngine
 from stmn_plugin.errors import InputError
+from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
+from stmn_plugin.runner import check_processes
+from stmn_plugin.testing import RunSettings
 
 pytestmark = pytest.mark.timeout(120)
 CLASSES, CLIPS, L = 4, 8, 2
@@ -50,12 +56,18 @@ def on_processes(function, *args, count=2):
         writer.close()
         pipes.append(reader), processes.append(process)
     try:
-        results = [pipe.recv_bytes() if pipe.poll(60) else None for pipe in pipes]
+        return [received(pipe) for pipe in pipes]
     finally:
         for process in processes:
             process.kill()
             process.join()
-    return [torch.load(io.BytesIO(result), weights_only=False) for result in results]
+
+
+def received(pipe):
+    """None of a process that ended before."""
+    assert pipe.poll(60), 'a process hangs'
+    with contextlib.suppress(EOFError):
+        return torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
 
 
 def one_process(words, writer, function, args):
@@ -125,8 +137,8 @@ def test_values_go_round(tmp_path):
         assert result['max'] == 7 and result['broadcast'] == {'from': 0}
         assert result['gathered'] == (['a', 'b', 'c'] if rank == 0 else [])
         assert result['mean'] == [0, 0]
-    for sizes, shards in zip(lists, zip(*(r['shards'] for r in results)), strict=True):
-        assert sum(shards, []) == sizes  # everything once, in order
+    for number, sizes in enumerate(lists):  # everything once, in order
+        assert sum((result['shards'][number] for result in results), []) == sizes
     assert [result['shards'][0] for result in results] == [[1, 1]] * 3
     # the long one in the middle process' third, what is before and after it outside
     assert [result['shards'][1] for result in results] == [[1, 1], [6], [1]]
@@ -242,8 +254,8 @@ def own_part(batch):
     return {key: value[distributed.shard([1] * CLIPS)] for key, value in batch.items()}
 
 
-def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, **options):
-    """Losses of every step and weights after two epochs; of the first only ``frozen`` is not open.
+def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=1, **options):
+    """Losses of every step and weights after ``epochs``, in the first of which a layer is frozen.
 
     Returns:
         tuple: list of dictionaries of losses, state dict.
@@ -268,9 +280,10 @@ def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, **optio
             return seen[-1]
 
     engine = Watched(data, model, optimizer, use_gpu=False, **options)
-    engine.max_epoch = 2 if frozen else 1
+    engine.max_epoch = epochs
     layers = [name for name, _ in model.named_children() if name != frozen]
-    for engine.epoch in range(engine.max_epoch if sync_bn else 1):
+    for epoch in range(epochs):
+        engine.epoch = epoch
         engine.train(99, fixbase_epoch=1 if frozen else 0, open_layers=layers)
     return seen, model.state_dict()
 
@@ -288,9 +301,7 @@ def assert_like_one_process(number_of_steps, *args, **kwargs):
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
 def test_two_processes_train_like_one(optimizer, stmn, batches):
-    _, weights = assert_like_one_process(
-        3, VideoSTMNEngine, stmn, batches, optimizer, sync_bn=True
-    )
+    _, weights = assert_like_one_process(3, VideoSTMNEngine, stmn, batches, optimizer, sync_bn=True)
     for key, before in stmn.state_dict().items():  # or it would prove little
         assert not torch.equal(weights[key], before), key
 
@@ -305,17 +316,18 @@ def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(
 def test_layers_that_are_frozen_at_first_train_later(stmn, batches):
     for frozen in ('encoder', 'classifier_clip'):
         _, weights = assert_like_one_process(
-            6, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True, frozen=frozen
+            6, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True, frozen=frozen, epochs=2
         )
         for key, before in stmn.state_dict().items():
             assert not torch.equal(weights[key], before), key
 
 
 class ImageModel(nn.Module):
-    """A model of the host: features and logits of images."""
+    """A model as the host's: logits of images, and with a triplet loss their features."""
 
-    def __init__(self):
+    def __init__(self, with_features):
         super().__init__()
+        self.with_features = with_features
         resnet = narrow_resnet('')
         self.backbone = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.layer4)
         self.neck = nn.BatchNorm1d(8)
@@ -323,11 +335,121 @@ class ImageModel(nn.Module):
 
     def forward(self, images):
         features = self.neck(self.backbone(images).mean(dim=(2, 3)))
-        return self.classifier(features), features
+        logits = self.classifier(features)
+        return (logits, features) if self.with_features else logits
 
 
-@pytest.mark.parametrize('weight_x', [1.0, 0.0])  # 0: nothing needs the classifier
-def test_models_of_the_host_are_mined_over_the_whole_batch(weight_x, batches):
+@pytest.mark.parametrize(
+    'kind, options',
+    [
+        (VideoSoftmaxEngine, {}),
+        (VideoTripletEngine, {'soft_margin': True}),
+        (VideoTripletEngine, {'weight_x': 0}),  # nothing needs the classifier
+    ],
+)
+def test_models_of_the_host_train_like_in_one_process(kind, options, batches):
     torch.manual_seed(5)
-    options = {'weight_x': weight_x, 'soft_margin': True, 'sync_bn': True}
-    assert_like_one_process(3, VideoTripletEngine, ImageModel().double(), batches, 'sgd', **options)
+    model = ImageModel(with_features=kind is VideoTripletEngine).double()
+    assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, **options)
+
+
+# --- testing ---
+
+
+@pytest.mark.parametrize('frames, count', [('rrs', 2), ('all', 2), ('rrs', 5)])
+def test_features_extracted_by_many_are_those_of_one(frames, count, stmn, mars_root):
+    data = VideoDataManager(
+        root=mars_root,
+        sources='mars',
+        seq_len=L,
+        sample_method='rrs',
+        height=16,
+        width=8,
+        workers=0,
+    )
+    # too few for five processes
+    data.test_dataset['mars']['query'] = data.test_dataset['mars']['query'][:3]
+    engine = VideoSTMNEngine(data, stmn.float(), None, use_gpu=False)
+    engine.settings = RunSettings(plan=ClipPlan(L, frames), flip=True, batch_size=3)
+
+    def features():
+        engine.set_model_mode('eval')
+        return [engine.extract_tracklets('mars', mode) for mode in ('query', 'gallery')]
+
+    alone, (parts, *others) = features(), on_processes(features, count=count)
+    assert others == [[None, None]] * (count - 1)
+    for one, other in zip(alone, parts, strict=True):
+        torch.testing.assert_close(other.features, one.features, rtol=0, atol=1e-5)
+        assert other.pids.tolist() == one.pids.tolist()
+        assert other.camids.tolist() == one.camids.tolist()
+        for query, expected in zip(other.features, one.features, strict=True):
+            order = (one.features - expected).norm(dim=1).argsort()
+            assert torch.equal((other.features - query).norm(dim=1).argsort(), order)
+
+
+# --- what ends a run ---
+
+
+def stop_together():
+    with Interruption() as interruption:
+        before = interruption.agreed()
+        if distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            if interruption.agreed():
+                interruption.stop()
+        # torchrun's own signal comes late, or again: the state is being saved
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before, caught.value.code, interruption.requested
+
+
+def test_a_signal_to_one_process_stops_all_of_them():
+    assert on_processes(stop_together) == [(False, 143, True)] * 2
+
+
+def die():
+    if distributed.rank() == 1:
+        os._exit(9)
+    with pytest.raises(InputError, match='another process of this run died') as caught:  # noqa: SIM117
+        with distributed.peer_errors():
+            distributed.max_over_ranks(0)
+    os.write(1, str(caught.value).encode())
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_noticed(capfd):
+    assert on_processes(die) == [None, None]
+    assert 'model.resume auto' in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match='shape'), distributed.peer_errors():
+        raise RuntimeError('shape mismatch')
+
+
+def refusal(words, mars_root):
+    cfg = load_config('', ['data.type', 'video', 'data.root', mars_root, *words])
+    with pytest.raises(InputError) as caught:
+        check_processes(cfg)
+        VideoDataManager(root=mars_root, sources='mars', batch_size_train=cfg.train.batch_size)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'words, named',
+    [
+        (['data.type', 'image'], 'data.type image'),
+        (['test.features_dir', 'vectors'], 'test.features_dir'),
+        (['train.batch_size', '9'], 'train.batch_size 9'),
+    ],
+)
+def test_what_needs_one_process_or_an_even_share_is_refused(words, named, mars_root):
+    for message in on_processes(refusal, words, mars_root):
+        assert named in message and '2' in message
+
+
+def test_an_environment_that_does_not_fit_is_named(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(InputError, match='cannot meet.*RANK'), distributed.process_group(False):
+        pass
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    with pytest.raises(InputError, match='1 GPUs'), distributed.process_group(use_gpu=True):
+        pass
