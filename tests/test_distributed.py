@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ from stmn_plugin.models import STMN
 from stmn_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 from stmn_plugin.runner import check_processes
 from stmn_plugin.testing import RunSettings
+from stmn_plugin.training import TrainingMixin
 
 pytestmark = pytest.mark.timeout(120)
 CLASSES, CLIPS, L = 4, 8, 2
@@ -285,6 +287,7 @@ def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=
     for epoch in range(epochs):
         engine.epoch = epoch
         engine.train(99, fixbase_epoch=1 if frozen else 0, open_layers=layers)
+    assert engine.log.images == len(batches) * CLIPS * L  # those of all processes
     return seen, model.state_dict()
 
 
@@ -353,23 +356,34 @@ def test_models_of_the_host_train_like_in_one_process(kind, options, batches):
     assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, **options)
 
 
+def drawn():
+    """What a step draws, for example in dropout."""
+    engine = SimpleNamespace(settings=RunSettings(seed=1), epoch=2)
+    TrainingMixin._seed_step(engine, 3)
+    return torch.rand(2).tolist()
+
+
+def test_dropout_differs_from_process_to_process():
+    alone, (main_draw, other) = drawn(), on_processes(drawn)
+    assert main_draw == alone and other != alone
+
+
 # --- testing ---
 
 
-@pytest.mark.parametrize('frames, count', [('rrs', 2), ('all', 2), ('rrs', 5)])
-def test_features_extracted_by_many_are_those_of_one(frames, count, stmn, mars_root):
+@pytest.fixture
+def engine(stmn, mars_root):
+    size = {'height': 16, 'width': 8}
     data = VideoDataManager(
-        root=mars_root,
-        sources='mars',
-        seq_len=L,
-        sample_method='rrs',
-        height=16,
-        width=8,
-        workers=0,
+        root=mars_root, sources='mars', seq_len=L, sample_method='rrs', workers=0, **size
     )
-    # too few for five processes
-    data.test_dataset['mars']['query'] = data.test_dataset['mars']['query'][:3]
-    engine = VideoSTMNEngine(data, stmn.float(), None, use_gpu=False)
+    return VideoSTMNEngine(data, stmn.float(), None, use_gpu=False)
+
+
+@pytest.mark.parametrize('frames, count', [('rrs', 2), ('all', 2), ('rrs', 5)])
+def test_features_extracted_by_many_are_those_of_one(frames, count, engine):
+    dataset = engine.datamanager.test_dataset['mars']
+    dataset['query'] = dataset['query'][:3]  # too few for five processes
     engine.settings = RunSettings(plan=ClipPlan(L, frames), flip=True, batch_size=3)
 
     def features():
@@ -385,6 +399,25 @@ def test_features_extracted_by_many_are_those_of_one(frames, count, stmn, mars_r
         for query, expected in zip(other.features, one.features, strict=True):
             order = (one.features - expected).norm(dim=1).argsort()
             assert torch.equal((other.features - query).norm(dim=1).argsort(), order)
+
+
+def evaluated(engine, folder):
+    rank = distributed.rank()
+    for buffer in engine.model.buffers():
+        buffer.add_(2 * rank)  # batch statistics of another part of the batches
+    engine.bad_frames.append(f'{rank}.jpg')
+    rank1 = engine.test(save_dir=str(folder))
+    evaluations = [{k: v for k, v in e.items() if k != 'seconds'} for e in engine.evaluations]
+    return rank1, evaluations
+
+
+def test_every_process_learns_the_main_ones_evaluation(engine, tmp_path):
+    alone = evaluated(engine, tmp_path)
+    engine.evaluations = []
+    assert on_processes(evaluated, engine, tmp_path) == [alone, alone]
+    assert 0 < alone[1][0]['mAP'] < 1
+    bad_frames = json.loads((tmp_path / 'metrics.json').read_text())['bad_frames']
+    assert bad_frames == ['0.jpg', '1.jpg']
 
 
 # --- what ends a run ---
