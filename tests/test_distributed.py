@@ -132,7 +132,7 @@ def exchange(folder, lists):
 
 
 def test_values_go_round(tmp_path):
-    lists = [[1] * 6, [1, 1, 6, 1], [5], [], [0, 0]]
+    lists = [[1] * 6, [1, 1, 6, 1], [5], [], [0, 0], [1, 0]]
     results = on_processes(exchange, tmp_path, lists, count=3)
     for rank, result in enumerate(results):
         assert (result['found'] > 0) == (rank > 0)
