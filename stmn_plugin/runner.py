@@ -1,18 +1,13 @@
 """A checked config → a run: folder, log, data, model, engine, results."""
 
-import contextlib
 import difflib
-import os
-import sys
-import time
 
 import torch
 import torchreid
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from . import engine as engines
-from .checkpoint import atomic_path, load_weights
+from .checkpoint import load_weights
 from .config.kwargs import (
     criterion_kwargs,
     imagedata_kwargs,
@@ -32,6 +27,7 @@ from .models.sync_batch_norm import synchronize_batch_norm
 from .randomness import deterministic_algorithms
 from .registration import model_registry, register
 from .resuming import path_to_resume, resume_run
+from .run_folder import run_folder, write_config
 
 
 def run(cfg):
@@ -230,52 +226,3 @@ def model_facts(cfg, model):
     if cfg.data.type == 'video':
         facts['seq_len'] = cfg.video.seq_len
     return facts
-
-
-@contextlib.contextmanager
-def run_folder(cfg):
-    """``data.save_dir`` with a log of everything that the main process prints in the block."""
-    if not is_main():
-        with (
-            open(os.devnull, 'w', encoding='utf-8') as nothing,
-            contextlib.redirect_stdout(nothing),
-        ):
-            yield
-        return
-    folder = cfg.data.save_dir
-    kind = 'test' if cfg.test.evaluate else 'train'
-    path = os.path.join(folder, f'{kind}.log-{time.strftime("%Y-%m-%d-%H-%M-%S")}')
-    try:
-        os.makedirs(folder, exist_ok=True)
-        log = open(path, 'w', encoding='utf-8')  # noqa: SIM115, closed with the block below
-    except OSError as error:
-        raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
-    with log, contextlib.redirect_stdout(Tee(sys.stdout, log)):
-        try:
-            yield
-        except BaseException as error:
-            log.write(f'{type(error).__name__}: {error}\n')
-            raise
-
-
-def write_config(cfg):
-    """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
-    path = os.path.join(cfg.data.save_dir, 'config.yaml')
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(cfg.dump())
-
-
-class Tee:
-    """Prints to the console, above any progress bar, and to a file."""
-
-    def __init__(self, console, file):
-        self.console = console
-        self.file = file
-
-    def write(self, text):
-        self.file.write(text)
-        tqdm.write(text, file=self.console, end='')
-
-    def flush(self):
-        self.console.flush()
-        self.file.flush()
