@@ -125,7 +125,7 @@ def gather(rows):
     """The rows of all processes, concatenated in rank order, with gradients.
 
     Args:
-        rows (torch.Tensor, optional): shape (n, ...), the same on every process; None stays None.
+        rows (torch.Tensor, optional): shape (n, ...), n the same on all; None stays None.
 
     Returns:
         torch.Tensor: shape (world size * n, ...); ``rows`` itself in a single process.

@@ -213,6 +213,16 @@ def test_half_precision_keeps_its_type_and_sums_in_float32():
         norm(torch.ones(3))
 
 
+@pytest.mark.parametrize('use_gpu, kind', [(False, SyncBatchNorm), (True, nn.SyncBatchNorm)])
+def test_synchronised_models_keep_their_tensors_and_names(use_gpu, kind):
+    model = nn.ModuleDict({'a': nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), 'b': nn.ReLU()})
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    synchronize_batch_norm(model, use_gpu)
+    assert type(model['a'][1]) is kind and list(model.state_dict()) == keys
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert model.eval()['a'](torch.ones(1, 2)).shape == (1, 3)
+
+
 # --- training ---
 
 
