@@ -243,10 +243,17 @@ def narrow_resnet(name):
 
 
 @pytest.fixture
-def stmn(monkeypatch):
+def narrow(monkeypatch):
+    """Makes a small STMN of any kind."""
     monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
     torch.manual_seed(3)
-    model = STMN(CLASSES, spatial_items=4, temporal_items=3, seq_len=L, pretrained=False).double()
+    sizes = {'spatial_items': 4, 'temporal_items': 3, 'seq_len': L}
+    return lambda **modes: STMN(CLASSES, pretrained=False, **sizes, **modes).double()
+
+
+@pytest.fixture
+def stmn(narrow):
+    model = narrow()
     nn.init.uniform_(model.spatial_memory.bn.weight, 0.5, 1)  # 0 would hide it in the first step
     # its loss gradient is zero, as BNNecks remove it: from 0, Adam would follow rounding errors
     nn.init.uniform_(model.spatial_memory.bn.bias, 0.5, 1)
@@ -317,6 +324,12 @@ def test_two_processes_train_like_one(optimizer, stmn, batches):
     _, weights = assert_like_one_process(3, VideoSTMNEngine, stmn, batches, optimizer, sync_bn=True)
     for key, before in stmn.state_dict().items():  # or it would prove little
         assert not torch.equal(weights[key], before), key
+
+
+@pytest.mark.parametrize('spatial, temporal', [('none', 'average'), ('memory', 'mlp')])
+def test_its_variants_do_too(spatial, temporal, narrow, batches):
+    model = narrow(spatial_mode=spatial, temporal_mode=temporal)
+    assert_like_one_process(3, VideoSTMNEngine, model, batches, 'sgd', sync_bn=True)
 
 
 def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(stmn, batches):
