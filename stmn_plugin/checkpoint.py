@@ -55,7 +55,7 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
     Raises:
         InputError: it could not be written.
     """
-    path = os.path.join(folder, f'model.pth.tar-{epoch}')
+    path = checkpoint_path(folder, epoch)
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
         if is_best:  # before the state that says so: killed in between, it is found best again
@@ -63,8 +63,13 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
                 _link_or_copy(temporary, best)
     if keep_last is not None:
         for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
-            os.unlink(os.path.join(folder, f'model.pth.tar-{old}'))
+            os.unlink(checkpoint_path(folder, old))
     return path
+
+
+def checkpoint_path(folder, epoch):
+    """The host's name of a checkpoint."""
+    return os.path.join(folder, f'model.pth.tar-{epoch}')
 
 
 def _link_or_copy(source, target):
@@ -97,9 +102,7 @@ def newest_checkpoint(folder):
     Returns:
         str: path; None when there is none.
     """
-    paths = {
-        epoch: os.path.join(folder, f'model.pth.tar-{epoch}') for epoch in saved_epochs(folder)
-    }
+    paths = {epoch: checkpoint_path(folder, epoch) for epoch in saved_epochs(folder)}
     # by time first: someone may have gone back to an earlier epoch and on from there
     for epoch in sorted(paths, key=lambda e: (os.stat(paths[e]).st_mtime_ns, e), reverse=True):
         try:

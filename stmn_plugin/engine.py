@@ -12,7 +12,8 @@ import torch
 import torchreid
 from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import remove_leftovers, save_checkpoint
+from .checkpoint import checkpoint_path, remove_leftovers, save_checkpoint
+from .distributed import gather, is_main
 from .epoch_log import append_line, keep_lines
 from .evaluation import read_evaluations, remove_metrics
 from .interrupt import Interruption
@@ -60,7 +61,8 @@ class RunMixin(TrainingMixin, TestingMixin):
         self.start_scaler()
         with Interruption() as self.interruption:
             if test_only:
-                self.evaluations = read_evaluations(save_dir)  # a test is added to them
+                # a test is added to them
+                self.evaluations = read_evaluations(save_dir) if is_main() else []
                 self.epoch = None
                 with self.interruption.at_once():
                     self.test(save_dir=save_dir, **test_options)
@@ -81,7 +83,8 @@ class RunMixin(TrainingMixin, TestingMixin):
                     due = eval_freq > 0 and done % eval_freq == 0 and done >= start_eval
                     self._finish_epoch(due or done == max_epoch, test_options)
             finally:
-                self.writer.close()
+                if self.writer is not None:
+                    self.writer.close()
                 self.writer = None
 
     def start_scaler(self):
@@ -96,6 +99,9 @@ class RunMixin(TrainingMixin, TestingMixin):
         settings = self.settings
         self.save_dir, self.rank1 = save_dir, settings.rank1
         self.log, self.last_checkpoint = settings.unfinished, settings.last_checkpoint
+        self.evaluations = []
+        if not is_main():
+            return
         reported = self.start_epoch - (self.log is not None and self.log.trained)
         self.evaluations = [
             e
@@ -120,10 +126,11 @@ class RunMixin(TrainingMixin, TestingMixin):
             with self.interruption.at_once():
                 self.rank1 = self.test(save_dir=self.save_dir, **test_options)
             results, is_best = self.evaluations[known:], self._improved()
-        append_line(self.save_dir, self.log.as_line(results))
+        if is_main():
+            append_line(self.save_dir, self.log.as_line(results))
         self.print_epoch()
         self.log = None
-        stopping = self.interruption.requested
+        stopping = self.interruption.agreed()
         if evaluate or stopping or (self.epoch + 1) % self.settings.save_freq == 0:
             self.save_model(self.epoch, self.rank1, self.save_dir, is_best)
         if stopping:
@@ -142,7 +149,7 @@ class RunMixin(TrainingMixin, TestingMixin):
         self.bad_frames.extend(data.get('bad_frames', ()))
         images = self.prepare(data['img'])
         images, pids = super().parse_data_for_train({**data, 'img': images})
-        return images, pids.to(images.device)
+        return images, gather(pids.to(images.device))
 
     def _forward(self, data):
         """Outputs of an image model of the host, in float32, and the identities."""
@@ -160,13 +167,17 @@ class RunMixin(TrainingMixin, TestingMixin):
         return True
 
     def save_model(self, epoch, rank1, save_dir, is_best=False):
-        """Write the checkpoint of each registered model; the host can load it.
+        """Write the checkpoint of each registered model, in the main process; the host loads it.
 
         Raises:
             InputError: it could not be written; older ones stay.
         """
         settings = self.settings or RunSettings()
         for name in self.get_model_names():
+            folder = os.path.join(save_dir, name)
+            if not is_main():
+                self.last_checkpoint = checkpoint_path(folder, epoch + 1)
+                continue
             state = {
                 'state_dict': self._models[name].state_dict(),
                 'epoch': epoch + 1,
@@ -176,13 +187,13 @@ class RunMixin(TrainingMixin, TestingMixin):
                 'config': settings.config,
                 'unfinished': asdict(self.log) if self.log is not None else None,
             }
-            if self.scaler is not None and self.scaler.is_enabled():
+            if self.scaler.is_enabled():
                 state['scaler'] = self.scaler.state_dict()
             for part, owner in (('optimizer', self._optims), ('scheduler', self._scheds)):
                 if owner[name] is not None:
                     state[part] = owner[name].state_dict()
             self.last_checkpoint = save_checkpoint(
-                state, os.path.join(save_dir, name), epoch + 1, settings.keep_last, is_best
+                state, folder, epoch + 1, settings.keep_last, is_best
             )
             print(f'Checkpoint saved to "{self.last_checkpoint}"')
 
@@ -197,6 +208,8 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
         use_gpu (bool): when there is one.
         **criterion_options: of :class:`stmn_plugin.losses.STMNCriterion`.
     """
+
+    ddp_options = {}
 
     def __init__(
         self, datamanager, model, optimizer, scheduler=None, use_gpu=True, **criterion_options
@@ -216,7 +229,10 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
         pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
-        return self.prepare(data['img']), pids
+        return self.prepare(data['img']), gather(pids)
+
+    def whole_batch(self, replica):
+        return replica  # STMN gathers within, before its BNNecks
 
     def extract_features(self, input):
         return self.model(input)
@@ -254,6 +270,8 @@ class VideoTripletEngine(TripletMixin, torchreid.engine.VideoTripletEngine):
         super().__init__(*args, **kwargs)
         if soft_margin:
             self.criterion_t = BatchHardTripletLoss()
+        if self.weight_t == 0 or self.weight_x == 0:  # no loss needs the features, or the logits
+            self.ddp_options = {'find_unused_parameters': True}
 
 
 class VideoSoftmaxEngine(SoftmaxMixin, torchreid.engine.VideoSoftmaxEngine):

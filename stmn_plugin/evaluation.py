@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .checkpoint import atomic_path
 from .errors import InputError
-from .features import TrackletFeatures
+from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking, rank_rows
 from .reranking import rerank
 from .search import distance_rows
@@ -143,11 +143,7 @@ def apply_protocol(query, gallery, protocol, gallery_needs_queries):
     """
     if not protocol.queries_searched or not gallery_needs_queries:
         return gallery
-    return TrackletFeatures(
-        torch.cat([gallery.features, query.features]),
-        np.concatenate([gallery.pids, query.pids]),
-        np.concatenate([gallery.camids, query.camids]),
-    )
+    return join_tracklets([gallery, query])
 
 
 def distances_in_rows(query, gallery, options):

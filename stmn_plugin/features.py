@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .distributed import is_main
 from .errors import InputError
 
 # of a clip without a readable frame of its own: nothing beside any other clip of its tracklet
@@ -25,6 +26,15 @@ class TrackletFeatures(NamedTuple):
     def normalized(self):
         """With features of length 1."""
         return self._replace(features=torch.nn.functional.normalize(self.features))
+
+
+def join_tracklets(parts):
+    """The TrackletFeatures of several lists of tracklets, one after the other."""
+    return TrackletFeatures(
+        torch.cat([part.features for part in parts]),
+        np.concatenate([part.pids for part in parts]),
+        np.concatenate([part.camids for part in parts]),
+    )
 
 
 class ClipVectors(NamedTuple):
@@ -73,7 +83,8 @@ def encode_clips(loader, model, prepare, flip, description, bad_frames):
         description (str): for the progress bar, quiet when stderr is no terminal.
         bad_frames (list): gets the paths that were left out.
     """
-    for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None):
+    quiet = None if is_main() else True  # None: when stderr is no terminal
+    for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=quiet):
         frames = prepare(batch.frames)
         views = [frames, frames.flip(-1)] if flip else [frames]
         vectors = torch.stack([model.frame_vectors(view) for view in views])

@@ -4,6 +4,9 @@ import contextlib
 import os
 import signal
 import threading
+import time
+
+from .distributed import max_over_ranks, world_size
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,18 +25,25 @@ class Interrupted(SystemExit):
 class Interruption:
     """While the block runs, SIGINT and SIGTERM only leave a request; a second one ends at once.
 
-    ``requested`` is to be read between two steps. Python allows handlers in the main thread only;
+    ``agreed()`` is to be asked between two steps. Python allows handlers in the main thread only;
     in another thread signals act as they always do.
     """
 
     def __init__(self):
         self.signum = None
+        self._since = 0.0
+        self._agreed = 0  # the signal of this or another process that they stop for
         self._at_once = False
         self._previous = {}
 
     @property
     def requested(self):
         return self.signum is not None
+
+    def agreed(self):
+        """Whether any process of the run was asked to stop: all of them get the same answer."""
+        self._agreed = max_over_ranks(self.signum or 0)
+        return self._agreed != 0
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -47,8 +57,11 @@ class Interruption:
 
     def _handle(self, signum, _):
         if self.requested:
+            # torchrun passes on a signal that every process of the job may have got by itself
+            if world_size() > 1 and time.monotonic() - self._since < 1:
+                return
             os._exit(128 + signum)  # nothing is cleaned up: files are whole or absent anyway
-        self.signum = signum
+        self.signum, self._since = signum, time.monotonic()
         what = 'stopping' if self._at_once else 'finishing the step, then saving'
         # not print(): the signal may have come in the middle of one
         os.write(2, f'\n{signal.Signals(signum).name}: {what}; again to end at once\n'.encode())
@@ -57,7 +70,7 @@ class Interruption:
 
     def stop(self):
         """Raise what ends the run."""
-        raise Interrupted(self.signum)
+        raise Interrupted(self.signum or self._agreed)
 
     @contextlib.contextmanager
     def at_once(self):

@@ -8,6 +8,7 @@ import os
 
 from .checkpoint import load_checkpoint, newest_checkpoint, resume
 from .config.defaults import AUTO, flatten, get_default_config
+from .distributed import broadcast, is_main
 from .epoch_log import EpochLog
 from .errors import InputError
 
@@ -61,7 +62,7 @@ def path_to_resume(cfg):
     if cfg.model.resume != AUTO:
         return cfg.model.resume
     folder = os.path.join(cfg.data.save_dir, 'model')
-    path = newest_checkpoint(folder)
+    path = broadcast(newest_checkpoint(folder) if is_main() else None)
     if path is None:
         print(f'model.resume auto: no checkpoint in {folder}, starting from the beginning')
     return path or ''

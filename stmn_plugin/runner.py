@@ -1,18 +1,13 @@
 """A checked config → a run: folder, log, data, model, engine, results."""
 
-import contextlib
 import difflib
-import os
-import sys
-import time
 
 import torch
 import torchreid
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from . import engine as engines
-from .checkpoint import atomic_path, load_weights
+from .checkpoint import load_weights
 from .config.defaults import flatten
 from .config.kwargs import (
     criterion_kwargs,
@@ -26,11 +21,14 @@ from .config.kwargs import (
 )
 from .data.clip_plans import ClipPlan
 from .data.datamanager import VideoDataManager, host_errors_named
+from .distributed import is_main, main_first, peer_errors, process_group, world_size
 from .errors import InputError
 from .interrupt import leave_signals_to_parent
+from .models.sync_batch_norm import synchronize_batch_norm
 from .randomness import deterministic_algorithms
 from .registration import model_registry, register
 from .resuming import path_to_resume, resume_run
+from .run_folder import run_folder, write_config
 from .speed import check_amp, compile_in_place, tf32, with_fused_steps
 
 # architectures whose code views maps as vectors, which channels_last maps are not
@@ -38,7 +36,7 @@ CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
 
 
 def run(cfg):
-    """Train and evaluate, or only evaluate, as the config says.
+    """Train and evaluate, or only evaluate, as the config says; with the others under torchrun.
 
     Args:
         cfg (CfgNode): from :func:`stmn_plugin.config.load_config`.
@@ -49,10 +47,15 @@ def run(cfg):
     Raises:
         InputError: anything the user gave that cannot work.
     """
-    precision = tf32(cfg.train.tf32)
-    with run_folder(cfg), deterministic_algorithms(cfg.train.deterministic), precision:
+    with (
+        process_group(cfg.use_gpu),
+        run_folder(cfg),
+        peer_errors(),
+        deterministic_algorithms(cfg.train.deterministic),
+        tf32(cfg.train.tf32),
+    ):
         engine, start_epoch = prepare(cfg)
-        if not cfg.test.evaluate:
+        if is_main() and not cfg.test.evaluate:
             write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine
@@ -69,9 +72,11 @@ def prepare(cfg):
     """
     register(cfg)
     check_arch(cfg.model.name)
+    check_processes(cfg)
     torchreid.utils.set_random_seed(cfg.train.seed)
-    datamanager = build_datamanager(cfg)
-    model = build_model(cfg, datamanager.num_train_pids)
+    with main_first():
+        datamanager = build_datamanager(cfg)
+        model = build_model(cfg, datamanager.num_train_pids)
     facts = model_facts(cfg, model)
     check_layers(cfg, model)
     print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
@@ -102,6 +107,16 @@ def check_arch(name):
             f'model.name: {name!r} is no architecture; the nearest is {nearest!r} '
             '(--list-archs shows all)'
         )
+
+
+def check_processes(cfg):
+    """InputError for what needs a single process."""
+    if world_size() == 1:
+        return
+    if cfg.data.type == 'image':
+        raise InputError(f'data.type image is for a single process, these are {world_size()}')
+    if cfg.test.features_dir:
+        raise InputError(f'test.features_dir is for a single process, these are {world_size()}')
 
 
 def build_datamanager(cfg):
@@ -135,13 +150,17 @@ def build_model(cfg, num_classes):
 
 
 def speed_up(cfg, model):
-    """The model on its device, in the memory layout and with the compilation of the config."""
+    """The model on its device, with the memory layout, compilation and BNs of the config."""
     for key in ('train.amp', 'test.amp'):
         check_amp(flatten(cfg)[key], key, cfg.use_gpu)
+    stmn = cfg.model.name == 'stmn'
     if cfg.train.checkpoint_activations:
-        if cfg.model.name != 'stmn':
+        if not stmn:
             raise InputError(f'train.checkpoint_activations: {cfg.model.name} cannot, stmn can')
         model.encoder.checkpoint_activations = True
+    if cfg.train.sync_bn and world_size() > 1:
+        # of STMN the encoder: what follows sees the whole batch in any case
+        synchronize_batch_norm(model.encoder if stmn else model, cfg.use_gpu)
     if cfg.use_gpu:
         model = model.cuda()
     if cfg.train.channels_last and cfg.model.name not in CONTIGUOUS_ONLY:
@@ -231,45 +250,3 @@ def model_facts(cfg, model):
     if cfg.data.type == 'video':
         facts['seq_len'] = cfg.video.seq_len
     return facts
-
-
-@contextlib.contextmanager
-def run_folder(cfg):
-    """``data.save_dir`` with a log of everything printed in the block."""
-    folder = cfg.data.save_dir
-    kind = 'test' if cfg.test.evaluate else 'train'
-    path = os.path.join(folder, f'{kind}.log-{time.strftime("%Y-%m-%d-%H-%M-%S")}')
-    try:
-        os.makedirs(folder, exist_ok=True)
-        log = open(path, 'w', encoding='utf-8')  # noqa: SIM115, closed with the block below
-    except OSError as error:
-        raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
-    with log, contextlib.redirect_stdout(Tee(sys.stdout, log)):
-        try:
-            yield
-        except BaseException as error:
-            log.write(f'{type(error).__name__}: {error}\n')
-            raise
-
-
-def write_config(cfg):
-    """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
-    path = os.path.join(cfg.data.save_dir, 'config.yaml')
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(cfg.dump())
-
-
-class Tee:
-    """Prints to the console, above any progress bar, and to a file."""
-
-    def __init__(self, console, file):
-        self.console = console
-        self.file = file
-
-    def write(self, text):
-        self.file.write(text)
-        tqdm.write(text, file=self.console, end='')
-
-    def flush(self):
-        self.console.flush()
-        self.file.flush()

@@ -7,6 +7,7 @@ import torch
 import torchreid
 
 from .data.clip_plans import ClipPlan
+from .distributed import broadcast, broadcast_buffers, gather_objects, is_main, shard
 from .epoch_log import EpochLog
 from .errors import InputError, resource_errors
 from .evaluation import (
@@ -23,7 +24,7 @@ from .evaluation import (
     write_metrics,
 )
 from .feature_store import FeatureStore, fingerprint
-from .features import encode_clips, frame_model, pool_tracklets
+from .features import encode_clips, frame_model, join_tracklets, pool_tracklets
 from .speed import InferenceModel, autocast
 
 
@@ -75,6 +76,8 @@ class TestingMixin:
     def test(self, save_dir='', **options):
         """Evaluate on every target, print and write the results.
 
+        Every process encodes its part of the tracklets, the main one does all the rest.
+
         Args:
             save_dir (str): run folder, gets ``metrics.json``.
             **options: those of the host's ``Engine.test``, see :class:`TestOptions`.
@@ -89,23 +92,31 @@ class TestingMixin:
         options = TestOptions(**options)
         self.complete_settings()
         self.set_model_mode('eval')
+        broadcast_buffers(self.model)  # batch statistics of training are those of each process
         with resource_errors('test.batch_size'):
             results = [self._test_target(name, options, save_dir) for name in self.test_loader]
         print(results_table(results, options.ranks))
-        bad_frames = sorted(set(self.bad_frames))
+        bad_frames = sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
         if bad_frames:
             shown = '\n  '.join(bad_frames[:10])
             print(f'{len(bad_frames)} unreadable frames left out, see metrics.json:\n  {shown}')
         self.evaluations = [*self.evaluations, *(e.as_dict(options.ranks) for e in results)]
-        if save_dir:
+        if save_dir and is_main():
             facts = {**self.settings.facts, 'bad_frames': bad_frames}
             write_metrics(save_dir, self.evaluations, facts)
         return results[0].ranking.rank(1)
 
     def _test_target(self, name, options, save_dir):
-        watch, protocol = Stopwatch(), PROTOCOLS[self.settings.protocol]
+        watch = Stopwatch()
         extract = self.extract_tracklets if self._is_video else self._extract_images
         query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
+        result = None
+        if is_main():
+            result = self._rank_target(name, query, gallery, options, save_dir, watch)
+        return broadcast(result)
+
+    def _rank_target(self, name, query, gallery, options, save_dir, watch):
+        protocol = PROTOCOLS[self.settings.protocol]
         if options.normalize_feature:
             query, gallery = query.normalized(), gallery.normalized()
         needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
@@ -138,9 +149,14 @@ class TestingMixin:
         )
 
     def extract_tracklets(self, name, mode):
-        """Every frame of the plan once, or from ``test.features_dir``."""
+        """Every frame of the plan once, or from ``test.features_dir``.
+
+        Returns:
+            TrackletFeatures: None in all processes but the main one.
+        """
         settings, data = self.settings, self.datamanager
         tracklets = data.test_dataset[name][mode]
+        tracklets = tracklets[shard([settings.plan.count(len(paths)) for paths, *_ in tracklets])]
         model = frame_model(self.model, getattr(self, 'pooling_method', 'avg'))
         encoder = self._inference_model(model)
 
@@ -160,7 +176,9 @@ class TestingMixin:
         else:
             batches = encode(settings.plan)
         every_frame = settings.plan.frames == 'all'
-        return pool_tracklets(batches, model, tracklets, every_frame)
+        features = pool_tracklets(batches, model, tracklets, every_frame) if tracklets else None
+        parts = [part for part in gather_objects(features) if part is not None]
+        return join_tracklets(parts) if is_main() else None
 
     def _inference_model(self, model):
         """As the settings want it, with the weights of now; kept, since compiling takes long."""

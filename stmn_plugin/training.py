@@ -6,6 +6,7 @@ ends it after the step at hand. The step is the same for every model: an engine 
 losses are (``losses``), here they become gradients and, of ``train.accumulate`` batches, a step.
 """
 
+import contextlib
 import datetime
 import math
 import time
@@ -13,6 +14,7 @@ import time
 import torch
 from tqdm import tqdm
 
+from .distributed import gather, is_main, rank, replicate, world_size
 from .epoch_log import EpochLog
 from .errors import InputError, resource_errors
 from .interrupt import Interruption
@@ -27,8 +29,11 @@ class TrainingMixin:
     interruption = Interruption()  # not entered: nothing is ever requested
     settings = None  # a RunSettings
     last_checkpoint = None  # its path
-    scaler = None  # GradScaler of the run; it does something with train.amp fp16 only
+    scaler = torch.amp.GradScaler('cpu', enabled=False)  # of train.amp fp16: one for the run
     accumulated = 0  # batches whose gradients wait for the step
+    replica = None  # of many processes: what stands in for the model in a step
+    _replicated = None  # which parameters it trains
+    ddp_options = {'static_graph': True}  # some models hold parameters that no output needs
 
     def train(self, print_freq=10, fixbase_epoch=0, open_layers=None):
         """One epoch, or what ``log`` says is left of it.
@@ -39,6 +44,7 @@ class TrainingMixin:
         """
         self.set_model_mode('train')
         self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
+        self._replicate()
         if self.log is None or self.log.epoch != self.epoch + 1:
             self.log = EpochLog(self.epoch + 1)
         if hasattr(self.datamanager, 'batch_sampler'):  # ours: it can start anywhere
@@ -50,14 +56,16 @@ class TrainingMixin:
             mark = time.perf_counter()
             for index, data, waited in self._timed_batches(self.log.batches):
                 self.batch_idx = index
-                losses = self.forward_backward(data)
+                with self._replica_as_model():
+                    losses = self.forward_backward(data)
                 now = time.perf_counter()
                 seconds, mark = now - mark, now
-                self.log.add(losses, count_images(data['img']), seconds, waited)
+                images = count_images(data['img']) * world_size()
+                self.log.add(losses, images, seconds, waited)
                 self.log.learning_rate = self.get_current_lr()
                 self._report_step(losses, seconds, waited, print_freq, bar)
-                unfinished = self.batch_idx + 1 < self.num_batches and self.accumulated == 0
-                if self.interruption.requested and unfinished:
+                between = self.batch_idx + 1 < self.num_batches and self.accumulated == 0
+                if between and self.interruption.agreed():
                     self.stop_in_epoch()
             if self.accumulated:  # the loader ended before it said it would
                 self._step()
@@ -86,24 +94,25 @@ class TrainingMixin:
         Raises:
             InputError: a term is NaN or infinite; the weights are those before the batch.
         """
-        total, terms = self.losses(data)
-        # on a GPU the numbers arrive while the backward pass runs: nothing waits for them
-        values = torch.stack([term.detach() for term in terms.values()])
-        values = values.to('cpu', non_blocking=True)
-        arrived = torch.cuda.Event() if total.is_cuda else None
-        if arrived:
-            arrived.record()
+        group = self._batches_of_step()
+        last = self.accumulated + 1 == group
         if self.accumulated == 0:
             self.optimizer.zero_grad()
-        group = self._batches_of_step()
-        self.scaler.scale(total / group).backward()
-        if arrived:
-            arrived.synchronize()
-        numbers = self.check_finite(dict(zip(terms, values.tolist(), strict=True)))
+        with self._gradients_shared(last):
+            total, terms = self.losses(data)
+            arriving = Arriving(terms)
+            self.scaler.scale(total / group).backward()
+        numbers = self.check_finite(arriving.numbers())
         self.accumulated += 1
-        if self.accumulated == group:
+        if last:
             self._step()
         return numbers
+
+    def _gradients_shared(self, shared):
+        """A block whose gradients many processes average, or keep until those of the step do."""
+        if shared or self.replica is None:
+            return contextlib.nullcontext()
+        return self.replica.no_sync()
 
     def _batches_of_step(self):
         """``train.accumulate``, or what is left of the epoch."""
@@ -146,9 +155,32 @@ class TrainingMixin:
                 start = time.perf_counter()  # of the wait for the next one
             index += 1
 
+    def _replicate(self):
+        """Again when other parameters train than before, as a replica knows no others."""
+        trained = [parameter.requires_grad for parameter in self.model.parameters()]
+        if trained != self._replicated:
+            self.replica = None  # its hooks go before those of the next come
+            self.replica = replicate(self.model, **self.ddp_options)
+            self._replicated = trained
+
+    @contextlib.contextmanager
+    def _replica_as_model(self):
+        """In the block ``self.model``, of which a step wants only outputs, is the replica."""
+        model = self.model
+        self.model = model if self.replica is None else self.whole_batch(self.replica)
+        try:
+            yield
+        finally:
+            self.model = model
+
+    def whole_batch(self, replica):
+        """A function of the own images that gives the replica's outputs for those of all."""
+        return lambda images: gather_outputs(replica(images))
+
     def _seed_step(self, step):
+        """Data do not depend on these generators; dropout differs from process to process."""
         if self.settings is not None and self.settings.seed is not None:
-            seed_everything(self.settings.seed, self.epoch, step)
+            seed_everything(self.settings.seed, self.epoch, step, rank())
 
     def _progress_bar(self):
         return tqdm(
@@ -157,7 +189,7 @@ class TrainingMixin:
             desc=f'epoch {self.epoch + 1}/{self.max_epoch}',
             unit='batch',
             leave=False,
-            disable=None,
+            disable=None if is_main() else True,
         )
 
     def _report_step(self, losses, seconds, waited, print_freq, bar):
@@ -203,6 +235,31 @@ class TrainingMixin:
             f'Epoch {log.epoch}/{self.max_epoch}: {losses}; {log.images_per_second:.1f} images/s, '
             f'{log.data_wait:.1%} of the time waiting for data, ETA {self.remaining_time()}'
         )
+
+
+class Arriving:
+    """Scalar tensors on their way to the host: on a GPU the computation goes on meanwhile."""
+
+    def __init__(self, tensors):
+        self.names = list(tensors)
+        stacked = torch.stack([tensor.detach() for tensor in tensors.values()])
+        self.values = stacked.to('cpu', non_blocking=True)
+        self.arrived = torch.cuda.Event() if stacked.is_cuda else None
+        if self.arrived:
+            self.arrived.record()
+
+    def numbers(self):
+        """Name → number, once they are there."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return dict(zip(self.names, self.values.tolist(), strict=True))
+
+
+def gather_outputs(outputs):
+    """A model's tensor, or tuple or list of such, for the images of all processes."""
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(map(gather_outputs, outputs))
+    return gather(outputs)
 
 
 def count_images(images):

@@ -128,6 +128,7 @@ def add_stmn_config(cfg):
 
     cfg.video.rrs_chunks = 'balanced'  # balanced | ceil (authors' code)
 
+    cfg.train.sync_bn = False  # many processes: backbone's BN over the batches of all of them
     cfg.train.save_freq = 1  # epochs between checkpoints
     cfg.train.keep_last = 2  # checkpoints that stay, besides the best
     cfg.train.accumulate = 1  # batches whose gradients make a step

@@ -12,6 +12,7 @@ import torchreid
 from torch.utils.data import DataLoader
 
 from stmn_plugin.config import check_transforms
+from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import leave_signals_to_parent
 from stmn_plugin.ranking import count_matchable
@@ -32,6 +33,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
     Arguments are the host's (see ``torchreid.data.VideoDataManager``), by keyword, and:
 
     Args:
+        batch_size_train (int): of all processes together.
         sample_method (str): frame sampler, one of FRAME_SAMPLERS: 'rrs' or one of the host's.
         train_sampler (str): 'IdentityPassSampler' or one of the host's.
         seed (int): batches and clips are a function of it and the epoch.
@@ -81,6 +83,11 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             raise InputError(
                 f'sampler.train_sampler: {train_sampler!r} is not one of '
                 f'{", ".join((IDENTITY_PASS, *HOST_SAMPLERS))}'
+            )
+        if batch_size_train % world_size():
+            raise InputError(
+                f'train.batch_size {batch_size_train}, the clips of all processes together, '
+                f'cannot be dealt evenly to {world_size()} processes'
             )
         check_transforms(transforms)
         with host_errors_named():

@@ -3,6 +3,7 @@
 import numpy as np
 from torch.utils.data import Sampler
 
+from stmn_plugin.distributed import shard
 from stmn_plugin.errors import InputError
 from stmn_plugin.randomness import seeded
 
@@ -62,7 +63,7 @@ def host_batches(sampler, batch_size, seed, epoch):
 
 
 class EpochBatchSampler(Sampler):
-    """Batches of :class:`ClipRequest`, epoch by epoch.
+    """Batches of :class:`ClipRequest`, epoch by epoch; on many processes the own part of each.
 
     Iterating moves on to the next epoch by itself, so the host's own engines work with it;
     :meth:`set_epoch` puts it anywhere. Its length is that of a whole epoch.
@@ -87,6 +88,7 @@ class EpochBatchSampler(Sampler):
         epoch, first = self.epoch, self.first
         position = sum(map(len, self.batches[:first]))
         for batch in self.batches[first:]:
-            yield [ClipRequest(index, epoch, position + i) for i, index in enumerate(batch)]
+            requests = [ClipRequest(index, epoch, position + i) for i, index in enumerate(batch)]
+            yield requests[shard([1] * len(requests))]
             position += len(batch)
         self.set_epoch(epoch + 1)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stmn_plugin.distributed import gather
+
 from .encoder import global_average
 
 
@@ -46,7 +48,8 @@ def cosine_probs(queries, keys, scale):
 
 class SpatialMemoryOutput(NamedTuple):
     output: torch.Tensor  # (T, D) GAP(f^s), the refined features pooled over positions
-    probs: torch.Tensor  # (T*H*W, M) A^s, frames in order, positions row by row
+    # (T*H*W, M) A^s, frames in order, positions row by row; in training those of all processes
+    probs: torch.Tensor
 
 
 class SpatialMemory(nn.Module):
@@ -89,6 +92,7 @@ class SpatialMemory(nn.Module):
         probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
         pooled = probs.view(len(frame_features), -1, probs.shape[1]).mean(dim=1)  # (T, M)
         if self.training:
+            probs = gather(probs)
             mean, var = self._batch_statistics(probs)
             self._update_running_statistics(mean, var, len(probs))
         else:

@@ -9,10 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from stmn_plugin.distributed import gather
 from stmn_plugin.errors import InputError
 
 from .encoder import Encoder, full_precision, global_average
-from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
+from .memory import (
+    SpatialMemory,
+    TemporalAverage,
+    TemporalMemory,
+    TemporalMLP,
+    TemporalOutput,
+)
 
 SPATIAL_MODES = ('memory', 'none')
 TEMPORAL_MODES = ('memory', 'mlp', 'average')
@@ -27,7 +34,10 @@ class FrameVectors(NamedTuple):
 
 
 class STMNOutput(NamedTuple):
-    """Everything the losses need; returned in training mode."""
+    """Everything the losses need; returned in training mode.
+
+    On many processes each holds its part of the batch; B here is the whole, the same on all.
+    """
 
     clip_feature: torch.Tensor  # (B, D) f^t, before the BNNeck
     frame_feature: torch.Tensor  # (B, D) temporal average of GAP(f^s), for deep supervision
@@ -147,7 +157,9 @@ class STMN(nn.Module):
     def _training_output(self, vectors, clips):
         refined = self._as_clips(vectors.refined, clips)  # (B, L, D)
         clip = self.temporal_memory(self._as_clips(vectors.temporal_queries, clips), refined)
-        frame_feature = refined.mean(dim=1)  # (B, D)
+        # from here on every process holds the clips of all: BNNecks and losses are of the batch
+        clip = TemporalOutput(*map(gather, clip))
+        frame_feature = gather(refined.mean(dim=1))  # (B, D)
         return STMNOutput(
             clip_feature=clip.output,
             frame_feature=frame_feature,

@@ -1,0 +1,218 @@
+"""torchrun's environment → one run on many processes. The only file that knows torch.distributed.
+
+Every process holds a part of each batch up to the encoder's output. :func:`gather` then gives each
+of them the whole, so that everything from there on (BNNecks, classifiers, mining, spread) is that
+of one process, done by all alike. Its gradient is that of the sum of the processes' losses; these
+being one and the same number, DDP's mean over the processes makes it the gradient of that number.
+
+A single process passes through every function here for nothing.
+"""
+
+import contextlib
+import datetime
+import os
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from .errors import InputError
+
+# the others wait that long for the main process, which may draw data or re-rank a large gallery;
+# a process that dies is noticed at once, by its closed connections and by torchrun
+TIMEOUT = datetime.timedelta(hours=1)
+
+
+class PeerDied(InputError):
+    """Another process of the run is gone, so this one cannot go on."""
+
+
+@contextlib.contextmanager
+def process_group(use_gpu):
+    """Within the block this process is one of those that torchrun started, if it started several.
+
+    Args:
+        use_gpu (bool): each process takes the GPU of its local rank.
+
+    Raises:
+        InputError: an environment that does not fit; more processes than GPUs.
+    """
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        yield
+        return
+    if use_gpu:
+        torch.cuda.set_device(_local_gpu())
+    try:
+        dist.init_process_group('cpu:gloo,cuda:nccl' if use_gpu else 'gloo', timeout=TIMEOUT)
+    except (ValueError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())
+        raise InputError(f'the processes of the run cannot meet: {reason[:300]}') from error
+    yield
+    with peer_errors():
+        max_over_ranks(0)  # nobody leaves while somebody still works
+    dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
+
+
+def _local_gpu():
+    number, count = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+    if number >= count:
+        raise InputError(
+            f'torchrun --nproc-per-node: {count} GPUs cannot take {number + 1} processes or more '
+            '(use_gpu False runs them on the CPU)'
+        )
+    return number
+
+
+@contextlib.contextmanager
+def peer_errors():
+    """A lost connection in the block becomes :class:`PeerDied`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and 'gloo' not in str(error).lower():
+            raise
+        raise PeerDied(
+            "another process of this run died, its own message or torchrun's report says why; "
+            'model.resume auto goes on from the last checkpoint'
+        ) from error
+
+
+def world_size():
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank():
+    """Number of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main():
+    """Whether this process is the one that prints, ranks and writes files."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def main_first():
+    """The main process runs the block, then the first one of every other node, then all others.
+
+    For blocks that make what the later ones find made: data, indexes, downloads.
+    """
+    turn = 0 if is_main() else 1 if int(os.environ.get('LOCAL_RANK', 0)) == 0 else 2
+    for now in range(3):
+        if now == turn:
+            yield
+        max_over_ranks(0)
+
+
+def shard(sizes):
+    """The part of a list that is this process's: contiguous, in rank order, balanced by size.
+
+    Args:
+        sizes (sequence of int): of each element.
+
+    Returns:
+        slice: into the list; may be empty. Equal sizes are dealt evenly where that is possible.
+    """
+    sizes = np.asarray(sizes, dtype=np.int64)
+    # an element belongs to the process in whose share of the total its middle lies
+    owners = (2 * np.cumsum(sizes) - sizes) * world_size() // max(2 * sizes.sum(), 1)
+    start, end = np.searchsorted(np.minimum(owners, world_size() - 1), [rank(), rank() + 1])
+    return slice(int(start), int(end))
+
+
+def gather(rows):
+    """The rows of all processes, concatenated in rank order, with gradients.
+
+    Args:
+        rows (torch.Tensor, optional): shape (n, ...), n the same on all; None stays None.
+
+    Returns:
+        torch.Tensor: shape (world size * n, ...); ``rows`` itself in a single process.
+    """
+    return rows if rows is None or world_size() == 1 else _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows):
+        ctx.num_rows = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        start = rank() * ctx.num_rows
+        return total_over_ranks(gradient)[start : start + ctx.num_rows]
+
+
+def total(values):
+    """The sum of a tensor over all processes, element by element, with gradients."""
+    return values if world_size() == 1 else _Total.apply(values)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return total_over_ranks(values)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return total_over_ranks(gradient)
+
+
+def total_over_ranks(values):
+    values = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(values)
+    return values
+
+
+def max_over_ranks(number):
+    """The largest of the processes' integers; every process waits here for all others."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor(number)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers)
+
+
+def broadcast(value):
+    """The main process's value, anything that can be pickled, on every process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def gather_objects(value):
+    """Everyone's value, which can be pickled, in rank order on the main process; [] elsewhere."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size() if is_main() else None
+    dist.gather_object(value, values)
+    return values or []
+
+
+def broadcast_buffers(model):
+    """Give every process the main one's buffers: running statistics of batch normalisation."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def replicate(model, **options):
+    """The model as DDP, for the forward passes of training; None in a single process.
+
+    Args:
+        model (nn.Module): on its device; gets the main process's weights and buffers.
+        **options: of torch's DDP.
+
+    Returns:
+        DistributedDataParallel: averages the gradients of the processes' losses, for the parameters
+        that train now. A forward pass starts from the main process's buffers.
+    """
+    if world_size() == 1:
+        return None
+    return torch.nn.parallel.DistributedDataParallel(model, **options)

@@ -1,0 +1,70 @@
+"""Batch normalisation over the batch of one process → over that of all processes together.
+
+torch has it for GPUs; the one for CPUs is here. Names in state dicts stay what they are.
+"""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stmn_plugin.distributed import total
+
+
+class SyncBatchNorm(_BatchNorm):
+    """As ``nn.SyncBatchNorm``, in plain operations, on any device; input (N, C) or (N, C, ...)."""
+
+    def _check_input_dim(self, input):
+        if input.dim() < 2:
+            raise ValueError(f'expected input of shape (N, C, ...), got {tuple(input.shape)}')
+
+    def forward(self, input):
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        rows = input.to(torch.promote_types(input.dtype, torch.float32))
+        over = [0, *range(2, rows.dim())]
+        per_channel = [1, -1] + [1] * (rows.dim() - 2)
+        count = total(torch.tensor(rows.numel() // rows.shape[1], device=rows.device))
+        mean = total(rows.sum(over)) / count  # (C,)
+        deviation = rows - mean.view(per_channel)
+        # in a second pass: the difference of squares would lose digits
+        var = total(deviation.square().sum(over)) / count  # (C,) biased
+        if self.track_running_stats:
+            self._update_running_statistics(mean, var * count / (count - 1).clamp(min=1))
+        output = deviation * torch.rsqrt(var + self.eps).view(per_channel)
+        if self.affine:
+            output = output * self.weight.view(per_channel) + self.bias.view(per_channel)
+        return output.to(input.dtype)
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean, var):
+        if self.num_batches_tracked is not None:  # torch's BN takes None for no counting
+            self.num_batches_tracked += 1
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var, momentum)
+
+
+def synchronize_batch_norm(module, use_gpu):
+    """Make every batch normalisation inside a module one over all processes, in place.
+
+    Args:
+        module (nn.Module): parameters and buffers are kept.
+        use_gpu (bool): it will run there.
+    """
+    for name, child in module.named_children():
+        if not isinstance(child, _BatchNorm):
+            synchronize_batch_norm(child, use_gpu)
+        elif use_gpu:
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            setattr(module, name, _on_cpu(child))
+
+
+def _on_cpu(norm):
+    synced = SyncBatchNorm(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+    )
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        setattr(synced, name, tensor)
+    return synced.train(norm.training)

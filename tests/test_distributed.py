@@ -1,0 +1,508 @@
+"""Two processes are one: the same batches, losses, weights and features; one end for all."""
+
+import contextlib
+import copy
+import io
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from stmn_plugin import distributed
+from stmn_plugin.config import load_config
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.datamanager import VideoDataManager
+from stmn_plugin.data.identity_sampler import EpochBatchSampler
+from stmn_plugin.engine import VideoSoftmaxEngine, VideoSTMNEngine, VideoTripletEngine
+from stmn_plugin.errors import InputError
+from stmn_plugin.interrupt import Interrupted, Interruption
+from stmn_plugin.models import STMN
+from stmn_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
+from stmn_plugin.runner import check_processes
+from stmn_plugin.testing import RunSettings
+from stmn_plugin.training import TrainingMixin
+
+pytestmark = pytest.mark.timeout(120)
+CLASSES, CLIPS, L = 4, 8, 2
+
+
+# --- several processes ---
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(('127.0.0.1', 0))
+        return place.getsockname()[1]
+
+
+def on_processes(function, *args, count=2):
+    """What ``function(*args)`` returns on each process of one group, in rank order.
+
+    They are forked: that takes no time, and arguments need not be pickled.
+    """
+    context = multiprocessing.get_context('fork')
+    port, pipes, processes = free_port(), [], []
+    for rank in range(count):
+        reader, writer = context.Pipe(duplex=False)
+        words = {'RANK': rank, 'LOCAL_RANK': rank, 'WORLD_SIZE': count}
+        words.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+        process = context.Process(target=one_process, args=(words, writer, function, args))
+        process.start()
+        writer.close()
+        pipes.append(reader), processes.append(process)
+    try:
+        return [received(pipe) for pipe in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def received(pipe):
+    """None of a process that ended before."""
+    assert pipe.poll(60), 'a process hangs'
+    with contextlib.suppress(EOFError):
+        return torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
+
+
+def one_process(words, writer, function, args):
+    os.environ.update({key: str(value) for key, value in words.items()})
+    with distributed.process_group(use_gpu=False):
+        result = function(*args)
+    file = io.BytesIO()
+    torch.save(result, file)
+    writer.send_bytes(file.getvalue())
+
+
+# --- moving values ---
+
+
+def gathered_and_gradient(rows, weights):
+    own = rows[distributed.shard([1] * len(rows))].clone().requires_grad_()
+    whole = distributed.gather(own)
+    # each process has a loss of its own here: the gradient is that of their sum
+    (whole.square() * weights[distributed.rank()]).sum().backward()
+    return whole.detach(), own.grad
+
+
+def test_gathered_rows_and_their_gradients():
+    torch.manual_seed(0)
+    rows, weights = torch.randn(6, 3, dtype=torch.float64), torch.rand(2, 6, 3).double()
+    results = on_processes(gathered_and_gradient, rows, weights)
+    expected = 2 * rows * weights.sum(dim=0)
+    for (whole, gradient), part in zip(results, expected.split(3), strict=True):
+        assert torch.equal(whole, rows)
+        torch.testing.assert_close(gradient, part, rtol=0, atol=1e-14)
+
+
+def test_a_single_process_passes_through():
+    rows = torch.ones(2, requires_grad=True)
+    with distributed.process_group(use_gpu=False), distributed.main_first():
+        assert distributed.gather(rows) is rows and distributed.gather(None) is None
+        assert distributed.total(rows) is rows and distributed.max_over_ranks(3) == 3
+        assert distributed.broadcast(rows) is rows and distributed.gather_objects(5) == [5]
+        assert distributed.shard([1, 2, 3]) == slice(0, 3) and distributed.is_main()
+        assert distributed.replicate(nn.Linear(1, 1)) is None
+        assert not torch.distributed.is_initialized()
+
+
+def exchange(folder, lists):
+    rank = distributed.rank()
+    with distributed.main_first():
+        found = len(os.listdir(folder))
+        (folder / str(rank)).write_text('')
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean += rank
+    distributed.broadcast_buffers(norm)
+    return {
+        'found': found,
+        'max': distributed.max_over_ranks(7 - rank),
+        'broadcast': distributed.broadcast({'from': rank}),
+        'gathered': distributed.gather_objects('abc'[rank]),
+        'shards': [sizes[distributed.shard(sizes)] for sizes in lists],
+        'mean': norm.running_mean.tolist(),
+    }
+
+
+def test_values_go_round(tmp_path):
+    lists = [[1] * 6, [1, 1, 6, 1], [5], [], [0, 0], [1, 0]]
+    results = on_processes(exchange, tmp_path, lists, count=3)
+    for rank, result in enumerate(results):
+        assert (result['found'] > 0) == (rank > 0)
+        assert result['max'] == 7 and result['broadcast'] == {'from': 0}
+        assert result['gathered'] == (['a', 'b', 'c'] if rank == 0 else [])
+        assert result['mean'] == [0, 0]
+    for number, sizes in enumerate(lists):  # everything once, in order
+        assert sum((result['shards'][number] for result in results), []) == sizes
+    assert [result['shards'][0] for result in results] == [[1, 1]] * 3
+    # the long one in the middle process' third, what is before and after it outside
+    assert [result['shards'][1] for result in results] == [[1, 1], [6], [1]]
+
+
+def test_batches_are_dealt_and_keep_their_positions():
+    draw = [[[3, 1, 4, 1], [5, 9, 2, 6]], [[1, 2, 3, 4], [5, 6, 7, 8]]].__getitem__
+
+    def requests():
+        sampler = EpochBatchSampler(draw)
+        return len(sampler), list(sampler)
+
+    length, whole = requests()
+    (first_length, first), (_, second) = on_processes(requests)
+    assert length == first_length == 2
+    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+    assert [request.position for request in second[1]] == [6, 7]
+
+
+# --- batch normalisation ---
+
+
+def normalized(norm, batch, weights):
+    norm, part = copy.deepcopy(norm), distributed.shard([1] * len(batch))
+    module = nn.Sequential(norm)
+    if distributed.world_size() > 1:
+        synchronize_batch_norm(module, use_gpu=False)
+        assert type(module[0]) is SyncBatchNorm
+    images = batch[part].clone().requires_grad_()
+    for _ in range(2):
+        output = module(images)
+    (output * weights[part]).sum().backward()
+    gradients = [distributed.total(p.grad) for p in module.parameters()]
+    return output.detach(), images.grad, gradients, module.state_dict(), module.eval()(images[:1])
+
+
+@pytest.mark.parametrize(
+    'norm, shape',
+    [
+        (nn.BatchNorm2d(3), (6, 3, 4, 5)),
+        (nn.BatchNorm1d(3, momentum=None, eps=0.1), (6, 3)),
+        (nn.BatchNorm2d(3, affine=False, track_running_stats=False), (4, 3, 1, 2)),
+    ],
+)
+def test_batch_normalisation_over_all_processes_is_torchs_over_the_whole_batch(norm, shape):
+    torch.manual_seed(0)
+    norm = norm.double()
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 2)
+    batch, weights = (torch.randn(shape).double() * 3 + 5 for _ in range(2))
+    output, gradient, gradients, state, tested = normalized(norm, batch, weights)
+    results = on_processes(normalized, norm, batch, weights)
+    exact = {'rtol': 0, 'atol': 1e-10}
+    torch.testing.assert_close(torch.cat([r[0] for r in results]), output, **exact)
+    torch.testing.assert_close(torch.cat([r[1] for r in results]), gradient, **exact)
+    for result in results:
+        torch.testing.assert_close(result[2], gradients, **exact)
+        torch.testing.assert_close(result[3], state, **exact)
+    if norm.track_running_stats:
+        torch.testing.assert_close(results[0][4], tested, **exact)
+
+
+def test_half_precision_keeps_its_type_and_sums_in_float32():
+    norm = SyncBatchNorm(2)
+    images = torch.randn(4, 2, 50, 50, generator=torch.Generator().manual_seed(0)) + 300
+    output = norm(images.bfloat16())
+    assert output.dtype == torch.bfloat16 and norm.running_mean.dtype == torch.float32
+    torch.testing.assert_close(10 * norm.running_mean, images.bfloat16().float().mean((0, 2, 3)))
+    with pytest.raises(ValueError, match='shape'):
+        norm(torch.ones(3))
+
+
+@pytest.mark.parametrize('use_gpu, kind', [(False, SyncBatchNorm), (True, nn.SyncBatchNorm)])
+def test_synchronised_models_keep_their_tensors_and_names(use_gpu, kind):
+    model = nn.ModuleDict({'a': nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), 'b': nn.ReLU()})
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    synchronize_batch_norm(model, use_gpu)
+    assert type(model['a'][1]) is kind and list(model.state_dict()) == keys
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert model.eval()['a'](torch.ones(1, 2)).shape == (1, 3)
+
+
+# --- training ---
+
+
+def narrow_resnet(name):
+    """What the encoder takes of a ResNet, 8 channels wide."""
+    block = torchvision.models.resnet.BasicBlock
+    return SimpleNamespace(
+        conv1=nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+        bn1=nn.BatchNorm2d(8),
+        relu=nn.ReLU(inplace=True),
+        maxpool=nn.Identity(),
+        layer1=nn.Sequential(block(8, 8)),
+        layer2=nn.Sequential(),
+        layer3=nn.Sequential(),
+        layer4=nn.Sequential(block(8, 8), block(8, 8)),
+        fc=nn.Linear(8, 1),
+    )
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Makes a small STMN of any kind."""
+    monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
+    torch.manual_seed(3)
+    sizes = {'spatial_items': 4, 'temporal_items': 3, 'seq_len': L}
+    return lambda **modes: STMN(CLASSES, pretrained=False, **sizes, **modes).double()
+
+
+@pytest.fixture
+def stmn(narrow):
+    model = narrow()
+    nn.init.uniform_(model.spatial_memory.bn.weight, 0.5, 1)  # 0 would hide it in the first step
+    # its loss gradient is zero, as BNNecks remove it: from 0, Adam would follow rounding errors
+    nn.init.uniform_(model.spatial_memory.bn.bias, 0.5, 1)
+    return model
+
+
+@pytest.fixture
+def batches():
+    """Three P x K batches of clips."""
+    torch.manual_seed(4)
+    pids = torch.arange(CLASSES).repeat_interleave(CLIPS // CLASSES)
+    clips = torch.randn(3, CLIPS, L, 3, 8, 6, dtype=torch.float64) + pids.view(-1, 1, 1, 1, 1) / 4
+    return [{'img': batch, 'pid': pids} for batch in clips]
+
+
+def own_part(batch):
+    return {key: value[distributed.shard([1] * CLIPS)] for key, value in batch.items()}
+
+
+def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=1, **options):
+    """Losses of every step and weights after ``epochs``, in the first of which a layer is frozen.
+
+    Returns:
+        tuple: list of dictionaries of losses, state dict.
+    """
+    model, seen = copy.deepcopy(model), []
+    if sync_bn and distributed.world_size() > 1:
+        synchronize_batch_norm(getattr(model, 'encoder', model), use_gpu=False)
+    optimizer = {
+        'sgd': lambda: torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-3),
+        'adam': lambda: torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-3),
+    }[optimizer]()
+    data = SimpleNamespace(
+        train_loader=[own_part(batch) for batch in batches],
+        test_loader={},
+        num_train_pids=CLASSES,
+        data_type='video',
+    )
+
+    class Watched(kind):
+        def forward_backward(self, data):
+            seen.append(super().forward_backward(data))
+            return seen[-1]
+
+    engine = Watched(data, model, optimizer, use_gpu=False, **options)
+    engine.max_epoch = epochs
+    layers = [name for name, _ in model.named_children() if name != frozen]
+    for epoch in range(epochs):
+        engine.epoch = epoch
+        engine.train(99, fixbase_epoch=1 if frozen else 0, open_layers=layers)
+    assert engine.log.images == len(batches) * CLIPS * L  # those of all processes
+    return seen, model.state_dict()
+
+
+def assert_like_one_process(number_of_steps, *args, **kwargs):
+    losses, weights = trained(*args, **kwargs)
+    assert len(losses) == number_of_steps
+    close = {'rtol': 0, 'atol': 1e-8}
+    for own_losses, own_weights in on_processes(lambda: trained(*args, **kwargs)):
+        for step, own_step in zip(losses, own_losses, strict=True):
+            assert own_step == pytest.approx(step, rel=0, abs=1e-8)
+        torch.testing.assert_close(own_weights, weights, **close)
+    return losses, weights
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
+def test_two_processes_train_like_one(optimizer, stmn, batches):
+    _, weights = assert_like_one_process(3, VideoSTMNEngine, stmn, batches, optimizer, sync_bn=True)
+    for key, before in stmn.state_dict().items():  # or it would prove little
+        assert not torch.equal(weights[key], before), key
+
+
+@pytest.mark.parametrize('spatial, temporal', [('none', 'average'), ('memory', 'mlp')])
+def test_its_variants_do_too(spatial, temporal, narrow, batches):
+    model = narrow(spatial_mode=spatial, temporal_mode=temporal)
+    assert_like_one_process(3, VideoSTMNEngine, model, batches, 'sgd', sync_bn=True)
+
+
+def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(stmn, batches):
+    """The encoder is frozen here, and with it its statistics."""
+    assert_like_one_process(3, VideoSTMNEngine, stmn, batches, 'adam', frozen='encoder')
+    with pytest.raises(AssertionError):  # whereas statistics of each process are others
+        assert_like_one_process(3, VideoSTMNEngine, stmn, batches, 'adam')
+
+
+def test_layers_that_are_frozen_at_first_train_later(stmn, batches):
+    for frozen in ('encoder', 'classifier_clip'):
+        _, weights = assert_like_one_process(
+            6, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True, frozen=frozen, epochs=2
+        )
+        for key, before in stmn.state_dict().items():
+            assert not torch.equal(weights[key], before), key
+
+
+class ImageModel(nn.Module):
+    """A model as the host's: logits of images, and with a triplet loss their features."""
+
+    def __init__(self, with_features):
+        super().__init__()
+        self.with_features = with_features
+        resnet = narrow_resnet('')
+        self.backbone = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.layer4)
+        self.neck = nn.BatchNorm1d(8)
+        self.classifier = nn.Linear(8, CLASSES)
+
+    def forward(self, images):
+        features = self.neck(self.backbone(images).mean(dim=(2, 3)))
+        logits = self.classifier(features)
+        return (logits, features) if self.with_features else logits
+
+
+@pytest.mark.parametrize(
+    'kind, options',
+    [
+        (VideoSoftmaxEngine, {}),
+        (VideoTripletEngine, {'soft_margin': True}),
+        (VideoTripletEngine, {'weight_x': 0}),  # nothing needs the classifier
+    ],
+)
+def test_models_of_the_host_train_like_in_one_process(kind, options, batches):
+    torch.manual_seed(5)
+    model = ImageModel(with_features=kind is VideoTripletEngine).double()
+    assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, **options)
+
+
+def drawn():
+    """What a step draws, for example in dropout."""
+    engine = SimpleNamespace(settings=RunSettings(seed=1), epoch=2)
+    TrainingMixin._seed_step(engine, 3)
+    return torch.rand(2).tolist()
+
+
+def test_dropout_differs_from_process_to_process():
+    alone, (main_draw, other) = drawn(), on_processes(drawn)
+    assert main_draw == alone and other != alone
+
+
+# --- testing ---
+
+
+@pytest.fixture
+def engine(stmn, mars_root):
+    size = {'height': 16, 'width': 8}
+    data = VideoDataManager(
+        root=mars_root, sources='mars', seq_len=L, sample_method='rrs', workers=0, **size
+    )
+    return VideoSTMNEngine(data, stmn.float(), None, use_gpu=False)
+
+
+@pytest.mark.parametrize('frames, count', [('rrs', 2), ('all', 2), ('rrs', 5)])
+def test_features_extracted_by_many_are_those_of_one(frames, count, engine):
+    dataset = engine.datamanager.test_dataset['mars']
+    dataset['query'] = dataset['query'][:3]  # too few for five processes
+    engine.settings = RunSettings(plan=ClipPlan(L, frames), flip=True, batch_size=3)
+
+    def features():
+        engine.set_model_mode('eval')
+        return [engine.extract_tracklets('mars', mode) for mode in ('query', 'gallery')]
+
+    alone, (parts, *others) = features(), on_processes(features, count=count)
+    assert others == [[None, None]] * (count - 1)
+    for one, other in zip(alone, parts, strict=True):
+        torch.testing.assert_close(other.features, one.features, rtol=0, atol=1e-5)
+        assert other.pids.tolist() == one.pids.tolist()
+        assert other.camids.tolist() == one.camids.tolist()
+
+
+def evaluated(engine, folder):
+    rank = distributed.rank()
+    for buffer in engine.model.buffers():
+        buffer.add_(2 * rank)  # batch statistics of another part of the batches
+    engine.bad_frames.append(f'{rank}.jpg')
+    rank1 = engine.test(save_dir=str(folder))
+    evaluations = [{k: v for k, v in e.items() if k != 'seconds'} for e in engine.evaluations]
+    return rank1, evaluations
+
+
+def test_every_process_learns_the_main_ones_evaluation(engine, tmp_path):
+    alone = evaluated(engine, tmp_path)
+    engine.evaluations = []
+    assert on_processes(evaluated, engine, tmp_path) == [alone, alone]
+    assert 0 < alone[1][0]['mAP'] < 1
+    bad_frames = json.loads((tmp_path / 'metrics.json').read_text())['bad_frames']
+    assert bad_frames == ['0.jpg', '1.jpg']
+
+
+# --- what ends a run ---
+
+
+def stop_together():
+    with Interruption() as interruption:
+        before = interruption.agreed()
+        if distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            if interruption.agreed():
+                interruption.stop()
+        # torchrun's own signal comes late, or again: the state is being saved
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before, caught.value.code, interruption.requested
+
+
+def test_a_signal_to_one_process_stops_all_of_them():
+    assert on_processes(stop_together) == [(False, 143, True)] * 2
+
+
+def die():
+    if distributed.rank() == 1:
+        os._exit(9)
+    with pytest.raises(InputError, match='another process of this run died') as caught:  # noqa: SIM117
+        with distributed.peer_errors():
+            distributed.max_over_ranks(0)
+    os.write(1, str(caught.value).encode())
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_noticed(capfd):
+    assert on_processes(die) == [None, None]
+    assert 'model.resume auto' in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match='shape'), distributed.peer_errors():
+        raise RuntimeError('shape mismatch')
+
+
+def refusal(words, mars_root):
+    cfg = load_config('', ['data.type', 'video', 'data.root', mars_root, *words])
+    with pytest.raises(InputError) as caught:
+        check_processes(cfg)
+        VideoDataManager(root=mars_root, sources='mars', batch_size_train=cfg.train.batch_size)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'words, named',
+    [
+        (['data.type', 'image'], 'data.type image'),
+        (['test.features_dir', 'vectors'], 'test.features_dir'),
+        (['train.batch_size', '9'], 'train.batch_size 9'),
+    ],
+)
+def test_what_needs_one_process_or_an_even_share_is_refused(words, named, mars_root):
+    for message in on_processes(refusal, words, mars_root):
+        assert named in message and '2' in message
+
+
+def test_an_environment_that_does_not_fit_is_named(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(InputError, match='cannot meet.*RANK'), distributed.process_group(False):
+        pass
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    with pytest.raises(InputError, match='1 GPUs'), distributed.process_group(use_gpu=True):
+        pass
