@@ -96,12 +96,7 @@ class TestingMixin:
 
     def _test_target(self, name, options, save_dir):
         watch, protocol = Stopwatch(), PROTOCOLS[self.settings.protocol]
-        extract = self.extract_tracklets if self._is_video else self._extract_images
-        query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
-        if options.normalize_feature:
-            query, gallery = query.normalized(), gallery.normalized()
-        needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
-        searched = apply_protocol(query, gallery, protocol, needs_queries)
+        query, searched = self.searched_features(name, options)
         seconds = {'extraction': watch()}
         ranking = rank_tracklets(query, searched, protocol, options)
         seconds['ranking'] = watch()
@@ -112,11 +107,15 @@ class TestingMixin:
         if self.writer is not None:
             self.writer.add_scalar(f'Test/{name}/rank1', ranking.rank(1), self.epoch)
             self.writer.add_scalar(f'Test/{name}/mAP', ranking.mean_ap, self.epoch)
+        return self.describe(name, ranking, query, searched, options, seconds)
+
+    def describe(self, name, ranking, query, searched, options, seconds):
+        """``Evaluation`` of a ranking of what :meth:`searched_features` gave."""
         return Evaluation(
             dataset=name,
             ranking=ranking,
             protocol=self.settings.protocol,
-            **protocol._asdict(),
+            **PROTOCOLS[self.settings.protocol]._asdict(),
             frames=self.settings.plan.title if self._is_video else 'image',
             flip=self.settings.flip,
             dist_metric=options.dist_metric,
@@ -126,6 +125,20 @@ class TestingMixin:
             feature_dim=query.features.shape[1],
             seconds=seconds,
             epoch=None if self.epoch is None else self.epoch + 1,
+        )
+
+    def searched_features(self, name, options):
+        """Features of a target's queries and of the gallery that the protocol searches.
+
+        Where the protocol adds the queries to the gallery, they come last in it.
+        """
+        extract = self.extract_tracklets if self._is_video else self._extract_images
+        query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
+        if options.normalize_feature:
+            query, gallery = query.normalized(), gallery.normalized()
+        needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
+        return query, apply_protocol(
+            query, gallery, PROTOCOLS[self.settings.protocol], needs_queries
         )
 
     def extract_tracklets(self, name, mode):
