@@ -2,11 +2,11 @@
 
     python benchmarks/report_page.py
 
-Draws 1,980 queries with 10 found tracklets each out of 9,330, writes the page once with its
-pictures in a folder and once with all of them inside, and opens both in headless Chromium
-(Debian packages chromium, chromium-driver; pip: selenium). "queries" is the time from the start of
-loading until the list stands and the film strip of the first query is decoded, "next" that from a
-pressed key until the next query's is. Medians; nothing is warmed up but the disk.
+Draws 1,980 queries with 10 found tracklets each, out of 9,330 with the pictures in a folder, and
+out of as many as fit into the page by default, and opens both pages in headless Chromium (Debian
+packages chromium, chromium-driver; pip: selenium). "queries" is the time from the start of loading
+until the list stands and the film strip of the first query is decoded, "next" that from a pressed
+key until the next query's is. Medians; nothing is warmed up but the disk.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from stmn_plugin.analysis.film_strips import StripSize, film_strip
 from stmn_plugin.analysis.report import Browser, Overview, write_report
+from stmn_plugin.analysis.report.page import EMBED_LIMIT
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tests'))
 from chromium import chromium, show  # noqa: E402
@@ -49,16 +50,16 @@ def draw_strips(folder, rng):
         paths = []
         for frame in range(SEQ_LEN):
             path = os.path.join(folder, f'{frame}.png')
-            noise = Image.fromarray(rng.integers(0, 256, (32, 16, 3)).astype(np.uint8))
+            noise = Image.fromarray(rng.integers(0, 256, (16, 8, 3)).astype(np.uint8))
             noise.resize((128, 256), Image.Resampling.BICUBIC).save(path)
             paths.append(path)
         strips.append(film_strip(paths, np.arange(SEQ_LEN), SIZE))
     return strips
 
 
-def draw_browser(rng):
+def draw_browser(rng, num_gallery):
     """What ``report.collect`` gives for a run on MARS, at random."""
-    total = NUM_QUERY + NUM_GALLERY
+    total = NUM_QUERY + num_gallery
     attention = rng.dirichlet(np.full(SEQ_LEN, 20), total).round(4)
     lengths = rng.integers(SEQ_LEN, 300, total)
     tracklets = [
@@ -92,7 +93,7 @@ def draw_browser(rng):
         }
         for row in range(NUM_QUERY)
         for found in [
-            np.stack([rng.choice(NUM_GALLERY, TOP_K, False), rng.integers(0, 2, TOP_K)], axis=1)
+            np.stack([rng.choice(num_gallery, TOP_K, False), rng.integers(0, 2, TOP_K)], axis=1)
         ]
     ]
     spatial = [
@@ -136,16 +137,19 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         output = args.output or temporary
         few = draw_strips(temporary, rng)
-        browser = draw_browser(rng)
-        strips = [few[i % DIFFERENT] for i in range(len(browser.data['tracklets']))]
         overview = Overview('drawn', {'queries': NUM_QUERY}, [], [], '')
-        for name, embed in (('folder', False), ('inside', True)):
+        fit = int(EMBED_LIMIT / (statistics.mean(map(len, few)) * 4 / 3)) - NUM_QUERY - DIFFERENT
+        for name, num_gallery in (('folder', NUM_GALLERY), ('inside', fit)):
+            browser = draw_browser(rng, num_gallery)
+            strips = [few[i % DIFFERENT] for i in range(len(browser.data['tracklets']))]
             path = os.path.join(output, f'{name}.html')
-            written = write_report(path, overview, browser, strips, SIZE, embed)
+            written = write_report(path, overview, browser, strips, SIZE)
+            assert bool(written.folder) == (name == 'folder')
             loaded, queries, following = measure(path, args.repeats)
             rows.append(
                 {
                     'pictures': name,
+                    'tracklets': len(strips),
                     'page MB': f'{written.size / 1e6:.1f}',
                     'loaded s': f'{loaded / 1e3:.2f}',
                     'queries s': f'{queries / 1e3:.2f}',

@@ -62,6 +62,7 @@ def small_run(tmp_path):
 
 
 def small_run_words(folder):
+    """The words of ``small_run`` for any run folder."""
     words = (
         'model.pretrained False stmn.backbone resnet18 data.type video '
         'data.height 64 data.width 32 data.workers 0 '

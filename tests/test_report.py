@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import report
 
 from stmn_plugin.analysis.film_strips import StripSize
 from stmn_plugin.analysis.report import Browser, Overview, write_report
@@ -228,3 +229,23 @@ def test_two_datasets_have_curves_of_their_own():
     names, rows = values_by_epoch([panel])
     assert names == ['mars mAP', 'mars rank-1', 'lsvid mAP', 'lsvid rank-1']
     assert rows == [(1, [25.0, 50.0, 75.0, 50.0])]
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        ([], '--run FOLDER or --config-file FILE'),
+        (['--run', 'a', '--config-file', 'b'], '--run FOLDER or --config-file FILE'),
+        (['--run', '/nowhere/run'], 'no config /nowhere/run/config.yaml'),
+        (['--run', 'a', '--top-k', '0'], '--top-k takes a number from 1 on, got 0'),
+        (['--run', 'a', '--max-queries', '-1'], '--max-queries takes'),
+        (['--config-file', 'configs/stmn_synthetic.yaml'], 'model.load_weights'),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_exit_code_2(words, said, capsys, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    with pytest.raises(SystemExit) as stop:
+        report.main(words)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

@@ -11,8 +11,10 @@ import pytest
 import references
 import report
 from chromium import MISSING, chromium, is_missing, requests, set_window, show
+from test_report import SIZE, STRIPS, contents
 
 from stmn_plugin.analysis.clip_views import view_clips
+from stmn_plugin.analysis.report import write_report
 from stmn_plugin.analysis.trained_run import config_of_run, open_run
 from stmn_plugin.search import pairwise_distances
 
@@ -283,6 +285,19 @@ def test_dark_mode_follows_the_system_and_the_button(page):
     assert background() == light
 
 
+def test_as_many_queries_as_mars_has_cost_no_more_than_those_in_view(page, tmp_path):
+    overview, browser = contents()
+    (query,) = browser.data['datasets'][0]['queries']
+    browser.data['datasets'][0]['queries'] = [{**query, 'row': row} for row in range(1980)]
+    write_report(str(tmp_path / 'r.html'), overview, browser, STRIPS, SIZE)
+    driver = page('tab=queries&q=1200', path=tmp_path / 'r.html')
+    assert selected(driver) == 1200 and 1200 in rows_of_list(driver)
+    one(driver, '#list').send_keys('\ue010')  # End
+    rows = rows_of_list(driver)
+    assert rows == list(range(rows[0], 1980)) and 20 < len(rows) < 60
+    assert driver.execute_script("return document.querySelectorAll('*').length") < 1000
+
+
 @pytest.mark.parametrize('tab', ['overview', 'queries', 'memory'])
 def test_a_window_of_360_pixels_needs_no_sideways_scroll(page, tab):
     driver = page(f'tab={tab}', width=360)
@@ -301,7 +316,9 @@ def test_memory_items_show_the_frames_and_clips_that_address_them_most(page, tru
     shown = []  # rows of the tracklets of the page
     for t in data['tracklets']:
         shown += [row for path, row in paths.items() if path.endswith(f'/{t["path"]}')]
-    assert data['folder'] == 'mars/bbox_test' and len(set(shown)) == len(data['tracklets'])
+    assert data['folder'] == 'data.root/mars/bbox_test' and len(set(shown)) == len(
+        data['tracklets']
+    )
     M, N = (len(x.keys) for x in (engine.model.spatial_memory, engine.model.temporal_memory))
     articles = texts(driver, '#memory article')
     assert len(articles) == M + N
@@ -329,6 +346,7 @@ def test_memory_items_show_the_frames_and_clips_that_address_them_most(page, tru
 
 def test_names_of_people_and_cameras_are_text(page, tmp_path):
     root = miniatures.make_tracklets(tmp_path / 'data')
+    miniatures.make_mars(root)
     rows = [
         (split, pid, camera, tracklet, f'tracklets/{split}/{pid}/{camera}/{tracklet}/{frame}')
         for split, pid, camera, tracklet, frames in miniatures.TRACKLETS
@@ -342,25 +360,33 @@ def test_names_of_people_and_cameras_are_text(page, tmp_path):
     miniatures.write_csv(root / 'tracklets.csv', rows)
     train(root, tmp_path / 'run', 'tracklets')
     path = tmp_path / 'a b#.html'
-    report.main(['--run', str(tmp_path / 'run'), '--folder', '--output', str(path)])
+    words = ['--folder', '--output', str(path), 'data.targets', "['tracklets', 'mars']"]
+    report.main(['--run', str(tmp_path / 'run'), *words])
     driver, names = page('tab=queries', path=path), []
     for _ in range(4):
         names += texts(driver, '#detail .path')
         press(driver, 'j')
-    assert f'query/{EVIL}/cam2/0.jpg' in names
-    assert f'gallery/{EVIL}/{EVIL_CAMERA}/0.jpg · 3 frames' in names
+    assert f'tracklets/query/{EVIL}/cam2/0.jpg' in names
+    assert f'tracklets/gallery/{EVIL}/{EVIL_CAMERA}/0.jpg · 3 frames' in names
+    assert 'Files lie below data.root.' in one(driver, '#detail > .note').text
     loaded = driver.execute_async_script("""
         const images = [...document.querySelectorAll('#detail img')];
         Promise.all(images.map((x) => x.decode())).then(() => arguments[0](images.length));
     """)
     assert loaded == 1 + len(texts(driver, '#detail .tracklet')) > 3  # from the folder
+    choose(driver, 'set', 1)
+    assert len(rows_of_list(driver)) == len(miniatures.MARS_QUERY_ROWS)
+    press(driver, '1')
+    assert texts(driver, '.card h2') == ['tracklets', 'mars', 'Model']
 
 
 def test_image_models_and_samples_of_queries_have_a_page_too(page, mars_root, tmp_path):
     folder = tmp_path / 'run'
     train(mars_root, folder, 'mars', words=['model.name', 'resnet18'])
     words = ['test.frames', 'all', 'test.flip', 'True', 'test.protocol', 'torchreid']
-    report.main(['--run', str(folder), '--max-queries', '4', '--top-k', '3', *words])
+    words += ['model.load_weights', str(folder / 'model' / 'model-best.pth.tar')]
+    flags = ['--config-file', str(folder / 'config.yaml'), '--max-queries', '4', '--top-k', '3']
+    report.main([*flags, *words])
     driver = page('tab=queries', path=folder / 'report.html')
     assert rows_of_list(driver) == [0, 3, 7, 10]
     assert one(driver, '#count').text == '4 of 4 queries, a sample of 11'

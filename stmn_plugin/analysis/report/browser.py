@@ -50,7 +50,7 @@ def collect(engine, options, root='', top_k=10, max_queries=None):
     Args:
         engine: from :func:`stmn_plugin.analysis.trained_run.open_run`, on video data.
         options (TestOptions): metric and re-ranking, as in testing.
-        root (str): ``data.root``; the folder on the page is given from there.
+        root (str): ``data.root``, which is not spelt out on the page.
         top_k (int): tracklets shown of every query.
         max_queries (int, optional): shown of every target, evenly spread over all.
 
@@ -198,9 +198,10 @@ def _spread(count, limit):
 
 
 def _below(root, path):
-    """The path from the root on, where it lies below it."""
-    path = os.path.abspath(path)
-    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+    """The path with ``data.root`` for the root, where it lies below it."""
+    if os.path.commonpath([root, path]) != root:
+        return path
+    return os.path.normpath(os.path.join('data.root', os.path.relpath(path, root)))
 
 
 def _digits(value):
