@@ -268,6 +268,9 @@ def test_keys_move_between_queries_and_parts_of_the_page(page):
     one(driver, 'nav a[data-tab=overview]').click()
     assert one(driver, '#overview').is_displayed()
     assert one(driver, 'nav a[aria-current=page]').text == 'Overview'
+    address = driver.current_url
+    press(driver, 'j', '\ue012', 'k')  # left arrow: no query is in view to move from
+    assert driver.current_url == address
 
 
 def test_dark_mode_follows_the_system_and_the_button(page):
