@@ -8,7 +8,7 @@ VERSION = next(
     for line in (HERE / 'stmn_plugin' / '__init__.py').read_text(encoding='utf-8').splitlines()
     if line.startswith('__version__')
 )
-TEST = ['pytest>=8', 'pytest-timeout', 'hypothesis', 'faiss-cpu']
+TEST = ['pytest>=8', 'pytest-timeout', 'hypothesis', 'faiss-cpu', 'selenium']
 
 setup(
     name='stmn_plugin',
@@ -19,6 +19,7 @@ setup(
     license='MIT',
     python_requires='>=3.10',
     packages=find_packages(include=['stmn_plugin', 'stmn_plugin.*']),
+    package_data={'stmn_plugin.analysis.report': ['templates/*']},
     # why each is needed stands in README.md, "Dependencies"
     install_requires=[
         'torch>=2.4',
@@ -36,6 +37,7 @@ setup(
         'matplotlib',
         'opencv-python-headless',
         'PyYAML',
+        'Jinja2',
         'six',
     ],
     extras_require={

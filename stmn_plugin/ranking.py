@@ -25,6 +25,14 @@ JUNK_PID = -1
 SORTED_AT_ONCE = 1 << 22  # distances; a copy that stays in the cache
 
 
+class QueryScores(NamedTuple):
+    """A number for every query."""
+
+    first_ranks: np.ndarray  # (Q,) int64 rank of its first match, from 1; 0 where it has none
+    aps: np.ndarray  # (Q,) average precision; NaN where it has no match
+    inps: np.ndarray  # (Q,) matches / rank of the last; NaN where it has no match
+
+
 class Ranking(NamedTuple):
     """Fractions in 0..1, over the queries that have a match or (unmatched='zero') over all."""
 
@@ -121,16 +129,54 @@ def rank_rows(
     Args:
         chunks (iterable of torch.Tensor): rows (q, G), the first queries first, Q rows in all.
     """
+    if unmatched not in UNMATCHED:
+        raise ValueError(f'expected one of {UNMATCHED}, got unmatched {unmatched!r}')
+    labels = query_pids, gallery_pids, query_camids, gallery_camids
+    scores = score_queries(chunks, *labels, average_precision)
+    return summarize(scores, len(gallery_pids), unmatched)
+
+
+def summarize(scores, num_gallery, unmatched='skip'):
+    """``Ranking`` of the scores of queries; raises InputError when no query has a match."""
+    matched = scores.first_ranks > 0
+    num_valid = int(matched.sum())
+    if num_valid == 0:
+        raise InputError('no query has a match in the gallery (same pid, another camid)')
+    counted = len(matched) if unmatched == 'zero' else num_valid
+    hits = np.bincount(scores.first_ranks[matched] - 1, minlength=num_gallery)
+    return Ranking(
+        cmc=hits.cumsum() / counted,
+        mean_ap=float(scores.aps[matched].sum() / counted),
+        mean_inp=float(scores.inps[matched].sum() / counted),
+        num_valid=num_valid,
+    )
+
+
+def score_queries(
+    chunks,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    average_precision='rectangle',
+):
+    """``QueryScores`` of distances that come in chunks of queries, as ``rank_rows`` takes them.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown ``average_precision``.
+        InputError: distances that are not finite.
+    """
     shape = num_query, num_gallery = len(query_pids), len(gallery_pids)
     labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
     query_pids, gallery_pids, query_camids, gallery_camids = labels
-    if average_precision not in AVERAGE_PRECISIONS or unmatched not in UNMATCHED:
-        got = f'average_precision {average_precision!r}, unmatched {unmatched!r}'
-        raise ValueError(f'expected one of {AVERAGE_PRECISIONS} and of {UNMATCHED}, got {got}')
+    if average_precision not in AVERAGE_PRECISIONS:
+        got = f'average_precision {average_precision!r}'
+        raise ValueError(f'expected one of {AVERAGE_PRECISIONS}, got {got}')
     searched = np.flatnonzero(gallery_pids != JUNK_PID)
     gallery_pids, gallery_camids = gallery_pids[searched], gallery_camids[searched]
     by_pid = np.argsort(gallery_pids, kind='stable')
-    scores, start = [(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))], 0
+    numbers = np.full((2, num_query), np.nan)
+    scores, start = QueryScores(np.zeros(num_query, dtype=np.int64), *numbers), 0
     for rows in _pieces(chunks):
         stop = start + len(rows)
         if rows.shape[1] != num_gallery or stop > num_query:
@@ -139,20 +185,14 @@ def rank_rows(
             rows = rows[:, torch.from_numpy(searched).to(rows.device)]
         row, column = _same_pid(query_pids[start:stop], gallery_pids, by_pid)
         is_match = gallery_camids[column] != query_camids[start:stop][row]
-        scores.append(_score(row, _positions(rows, row, column), is_match, average_precision))
+        position = _positions(rows, row, column)
+        matched, *own = _score(row, position, is_match, average_precision)
+        for values, some in zip(scores, own, strict=True):
+            values[start + matched] = some
         start = stop
     if start != num_query:
         raise ValueError(f'{start} rows of distances for {num_query} queries')
-    first_hits, aps, inps = map(np.concatenate, zip(*scores, strict=True))
-    if len(first_hits) == 0:
-        raise InputError('no query has a match in the gallery (same pid, another camid)')
-    counted = num_query if unmatched == 'zero' else len(first_hits)
-    return Ranking(
-        cmc=np.bincount(first_hits, minlength=num_gallery).cumsum() / counted,
-        mean_ap=float(aps.sum() / counted),
-        mean_inp=float(inps.sum() / counted),
-        num_valid=len(first_hits),
-    )
+    return scores
 
 
 def count_matchable(query_pids, gallery_pids, query_camids, gallery_camids):
@@ -229,7 +269,7 @@ def _positions(distances, row, column):
 
 
 def _score(row, position, is_match, average_precision):
-    """First hit (0-based rank), AP and INP of those queries that have a match.
+    """Those queries that have a match, and of each the rank of the first (from 1), AP and INP.
 
     Args:
         row, position (numpy.ndarray): the pairs with the same pid, shape (p,), row by row.
@@ -240,7 +280,7 @@ def _score(row, position, is_match, average_precision):
     left_out = np.concatenate([[0], (~is_match).cumsum()])  # (p + 1,) up to each pair
     rank = position - (left_out[1:] - left_out[np.searchsorted(row, row)])
     row, rank = row[is_match], rank[is_match]  # the matches, query by query in order of rank
-    _, query, num_matches = np.unique(row, return_inverse=True, return_counts=True)
+    matched, query, num_matches = np.unique(row, return_inverse=True, return_counts=True)
     first = num_matches.cumsum() - num_matches  # where each query's matches begin
     nth = _nth(row) + 1
     precision = nth / rank
@@ -249,4 +289,4 @@ def _score(row, position, is_match, average_precision):
         before = np.where(rank == 1, 1.0, (nth - 1) / np.maximum(rank - 1, 1))
         precision = (precision + before) / 2
     ap = np.bincount(query, weights=precision, minlength=len(first)) / num_matches
-    return rank[first] - 1, ap, num_matches / rank[first + num_matches - 1]
+    return matched, rank[first], ap, num_matches / rank[first + num_matches - 1]

@@ -107,20 +107,14 @@ class TestingMixin:
         return results[0].ranking.rank(1)
 
     def _test_target(self, name, options, save_dir):
-        watch = Stopwatch()
-        extract = self.extract_tracklets if self._is_video else self._extract_images
-        query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
-        result = None
+        watch, result = Stopwatch(), None
+        query, searched = self.searched_features(name, options)
         if is_main():
-            result = self._rank_target(name, query, gallery, options, save_dir, watch)
+            result = self._rank_target(name, query, searched, options, save_dir, watch)
         return broadcast(result)
 
-    def _rank_target(self, name, query, gallery, options, save_dir, watch):
+    def _rank_target(self, name, query, searched, options, save_dir, watch):
         protocol = PROTOCOLS[self.settings.protocol]
-        if options.normalize_feature:
-            query, gallery = query.normalized(), gallery.normalized()
-        needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
-        searched = apply_protocol(query, gallery, protocol, needs_queries)
         seconds = {'extraction': watch()}
         ranking = rank_tracklets(query, searched, protocol, options)
         seconds['ranking'] = watch()
@@ -131,11 +125,15 @@ class TestingMixin:
         if self.writer is not None:
             self.writer.add_scalar(f'Test/{name}/rank1', ranking.rank(1), self.epoch)
             self.writer.add_scalar(f'Test/{name}/mAP', ranking.mean_ap, self.epoch)
+        return self.describe(name, ranking, query, searched, options, seconds)
+
+    def describe(self, name, ranking, query, searched, options, seconds):
+        """``Evaluation`` of a ranking of what :meth:`searched_features` gave."""
         return Evaluation(
             dataset=name,
             ranking=ranking,
             protocol=self.settings.protocol,
-            **protocol._asdict(),
+            **PROTOCOLS[self.settings.protocol]._asdict(),
             frames=self.settings.plan.title if self._is_video else 'image',
             flip=self.settings.flip,
             amp=self.settings.test_amp,
@@ -146,6 +144,23 @@ class TestingMixin:
             feature_dim=query.features.shape[1],
             seconds=seconds,
             epoch=None if self.epoch is None else self.epoch + 1,
+        )
+
+    def searched_features(self, name, options):
+        """Features of a target's queries and of the gallery that the protocol searches.
+
+        Where the protocol adds the queries to the gallery, they come last in it. Both are None in
+        all processes but the main one.
+        """
+        extract = self.extract_tracklets if self._is_video else self._extract_images
+        query, gallery = (extract(name, mode) for mode in ('query', 'gallery'))
+        if not is_main():
+            return None, None
+        if options.normalize_feature:
+            query, gallery = query.normalized(), gallery.normalized()
+        needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
+        return query, apply_protocol(
+            query, gallery, PROTOCOLS[self.settings.protocol], needs_queries
         )
 
     def extract_tracklets(self, name, mode):

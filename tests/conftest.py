@@ -58,10 +58,16 @@ def canonical_host(tmp_path_factory):
 @pytest.fixture
 def small_run(tmp_path):
     """KEY VALUE words that make any run on a miniature take about a second."""
-    return (
+    return small_run_words(tmp_path / 'run')
+
+
+def small_run_words(folder):
+    """The words of ``small_run`` for any run folder."""
+    words = (
         'model.pretrained False stmn.backbone resnet18 data.type video '
         'data.height 64 data.width 32 data.workers 0 '
         'train.optim sgd sgd.momentum 0.0 '  # keeps checkpoints small
         'train.max_epoch 1 train.print_freq 1 train.batch_size 8 '
-        f'sampler.num_instances 2 video.seq_len 4 data.save_dir {tmp_path / "run"}'
-    ).split()
+        'sampler.num_instances 2 video.seq_len 4'
+    )
+    return [*words.split(), 'data.save_dir', str(folder)]

@@ -15,6 +15,7 @@ from stmn_plugin.ranking import (
     evaluate_ranking,
     rank_features,
     rank_rows,
+    score_queries,
 )
 from stmn_plugin.search import pairwise_distances
 
@@ -104,6 +105,26 @@ def test_the_size_of_chunks_changes_nothing(kind):
         chunked = evaluate_ranking(*case, average_precision=kind, chunk_size=chunk_size)
         assert np.array_equal(chunked.cmc, whole.cmc)
         assert chunked[1:] == whole[1:]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@settings(max_examples=200, deadline=None)
+@given(case=cases(), chunk_size=st.integers(1, 6))
+def test_the_scores_of_a_query_are_those_of_ranking_it_alone(kind, case, chunk_size):
+    distances, query_pids, gallery_pids, query_camids, gallery_camids = case
+    chunks = torch.from_numpy(distances).split(chunk_size)
+    scores = score_queries(chunks, *case[1:], average_precision=kind)
+    for q in range(len(query_pids)):
+        own = query_pids[q : q + 1], gallery_pids, query_camids[q : q + 1], gallery_camids
+        expected = references.rank_queries(distances[q : q + 1], *own, kind)
+        if expected is None:
+            assert scores.first_ranks[q] == 0
+            assert np.isnan(scores.aps[q]) and np.isnan(scores.inps[q])
+            continue
+        cmc, ap, inp, _ = expected
+        assert scores.first_ranks[q] == cmc.index(1) + 1
+        assert scores.aps[q] == pytest.approx(ap, abs=1e-12)
+        assert scores.inps[q] == pytest.approx(inp, abs=1e-12)
 
 
 def test_both_average_precisions_worked_by_hand():

@@ -49,4 +49,5 @@ def open_run(cfg):
     engine, _ = prepare(cfg)
     engine.complete_settings()
     engine.set_model_mode('eval')
+    engine.epoch = None  # it is only tested
     return engine

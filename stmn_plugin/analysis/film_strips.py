@@ -1,0 +1,68 @@
+"""Frames of a tracklet → one small picture with the frames side by side."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from stmn_plugin.data.frames import read_clip
+
+QUALITY = 78  # of WebP; below 70 faces and textures smear at this size
+
+
+class StripSize(NamedTuple):
+    """Pixels of one frame in a strip."""
+
+    height: int
+    width: int
+
+
+def film_strip(paths, chosen, size, skip_bad=False):
+    """Read the frames of a clip and put them side by side.
+
+    Args:
+        paths (tuple): all frames of the tracklet.
+        chosen (numpy.ndarray): indices of the clip's frames, shape (L,).
+        size (StripSize): of a frame.
+        skip_bad (bool): the nearest frame stands in for an unreadable one, see ``read_clip``.
+
+    Returns:
+        bytes: a WebP picture of L frames.
+
+    Raises:
+        InputError: a frame cannot be read.
+    """
+    frames, rows, *_ = read_clip(paths, chosen, skip_bad)
+    thumbnails = [_shrink(frame, size) for frame in frames]
+    strip = Image.new('RGB', (size.width * len(rows), size.height))
+    for place, row in enumerate(rows):
+        strip.paste(thumbnails[row], (size.width * place, 0))
+    content = io.BytesIO()
+    strip.save(content, 'webp', quality=QUALITY)
+    return content.getvalue()
+
+
+def film_strips(clips, size, skip_bad=False):
+    """Strips of many clips, in order, made by threads (Pillow decodes outside Python's lock).
+
+    Args:
+        clips (list): of paths and chosen frames, as :func:`film_strip` takes them.
+
+    Returns:
+        list of bytes
+    """
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda clip: film_strip(*clip, size, skip_bad), clips)
+        progress = tqdm(
+            made, total=len(clips), desc='film strips', unit='', leave=False, disable=None
+        )
+        return list(progress)
+
+
+def _shrink(frame, size):
+    """uint8 tensor (3, h, w) → Pillow image of the size."""
+    image = Image.fromarray(np.ascontiguousarray(frame.permute(1, 2, 0)))
+    return image.resize((size.width, size.height), Image.Resampling.LANCZOS)

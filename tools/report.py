@@ -1,0 +1,107 @@
+"""One HTML page of a run: results, curves, a browser of its queries, memory items.
+
+python tools/report.py --run log/stmn_synthetic
+
+writes log/stmn_synthetic/report.html, to be opened by any browser; it needs no network, no server.
+"""
+
+import argparse
+import os
+from dataclasses import fields
+
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
+
+HEIGHT = 96  # pixels of a frame on the page
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0],
+        epilog='example: python tools/report.py --run log/stmn_mars --max-queries 200 '
+        'data.root /data test.frames all',
+    )
+    parser.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
+    parser.add_argument(
+        '--config-file', metavar='FILE', help='instead of --run, with model.load_weights FILE'
+    )
+    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
+    parser.add_argument('--output', metavar='FILE', help='by default report.html of the run folder')
+    parser.add_argument('--top-k', type=int, default=10, help='tracklets shown of a query')
+    parser.add_argument(
+        '--max-queries', type=int, metavar='N', help='show N of a dataset, evenly spread; all count'
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        '--embed', action='store_const', const=True, help='pictures in the page, however many'
+    )
+    where.add_argument(
+        '--folder',
+        action='store_const',
+        const=False,
+        dest='embed',
+        help='pictures in a folder beside the page, however few',
+    )
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
+    return parser.parse_args(argv)
+
+
+def read_config(args):
+    """The config of the run, and its folder."""
+    from stmn_plugin.analysis.trained_run import config_of_run
+
+    for name, value in (('--top-k', args.top_k), ('--max-queries', args.max_queries)):
+        if value is not None and value < 1:
+            raise InputError(f'{name} takes a number from 1 on, got {value}')
+    if bool(args.run) == bool(args.config_file):
+        raise InputError('give either --run FOLDER or --config-file FILE')
+    words = [*(['data.root', args.root] if args.root else []), *args.opts]
+    if args.run:
+        return config_of_run(args.run, words), args.run
+    cfg = load_config(args.config_file, words, {'test.evaluate': True})
+    if not cfg.model.load_weights:
+        raise InputError('model.load_weights: name the checkpoint that the page is to show')
+    return cfg, cfg.data.save_dir
+
+
+def make_report(args):
+    """Write the page; returns where."""
+    cfg, folder = read_config(args)
+    from stmn_plugin.analysis import report
+    from stmn_plugin.analysis.film_strips import StripSize, film_strips
+    from stmn_plugin.analysis.report.curves import training_panels
+    from stmn_plugin.analysis.trained_run import open_run
+    from stmn_plugin.config.kwargs import run_kwargs
+    from stmn_plugin.epoch_log import read_lines
+    from stmn_plugin.evaluation import TestOptions, read_evaluations
+
+    options = run_kwargs(cfg)
+    options = TestOptions(**{field.name: options[field.name] for field in fields(TestOptions)})
+    evaluations, lines = read_evaluations(folder), read_lines(folder)
+    engine = open_run(cfg)
+    with resource_errors('test.batch_size'):
+        browser = report.collect(engine, options, cfg.data.root, args.top_k, args.max_queries)
+    size = StripSize(HEIGHT, max(round(HEIGHT * cfg.data.width / cfg.data.height), 1))
+    strips = film_strips(browser.clips, size, engine.datamanager.skip_bad)
+    overview = report.Overview(
+        title=os.path.basename(os.path.abspath(folder)),
+        facts={**engine.settings.facts, 'weights': cfg.model.load_weights},
+        evaluations=evaluations,
+        panels=training_panels(lines),
+        config=cfg.dump(),
+    )
+    path = args.output or os.path.join(folder, 'report.html')
+    return report.write_report(path, overview, browser, strips, size, args.embed)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        written = make_report(args)
+        where = f'in {written.folder}' if written.folder else 'inside'
+        print(f'Wrote {written.path}, {written.size / 1e6:.1f} MB, its pictures {where}')
+
+
+if __name__ == '__main__':
+    main()
