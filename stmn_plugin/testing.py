@@ -22,8 +22,9 @@ from .evaluation import (
     results_table,
     write_metrics,
 )
-from .feature_store import FeatureStore, fingerprint
+from .feature_store import FeatureStore, fingerprint, weights_digest
 from .features import encode_clips, frame_model, pool_tracklets
+from .peak_memory import peak_memory
 
 
 @dataclass
@@ -102,7 +103,8 @@ class TestingMixin:
             query, gallery = query.normalized(), gallery.normalized()
         needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
         searched = apply_protocol(query, gallery, protocol, needs_queries)
-        seconds = {'extraction': watch()}
+        extraction, tracklets = watch(), len(query.pids) + len(gallery.pids)
+        seconds = {'extraction': extraction, 'per_tracklet': round(extraction / tracklets, 6)}
         ranking = rank_tracklets(query, searched, protocol, options)
         seconds['ranking'] = watch()
         print(f'##### {name}: protocol {self.settings.protocol} #####')
@@ -125,6 +127,9 @@ class TestingMixin:
             num_gallery=len(searched.pids),
             feature_dim=query.features.shape[1],
             seconds=seconds,
+            normalize_feature=options.normalize_feature,
+            weights=weights_digest(self.model),
+            peak_memory=peak_memory(),
             epoch=None if self.epoch is None else self.epoch + 1,
         )
 
