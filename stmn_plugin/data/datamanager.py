@@ -20,7 +20,7 @@ from .clip_plans import ClipPlan, PlannedClips, collate_clips
 from .clips import ClipDataset, ClipTransform, Normalize, collate_items
 from .frame_samplers import FRAME_SAMPLERS
 from .identity_sampler import EpochBatchSampler, host_batches, identity_batches
-from .validation import hold_out
+from .validation import hold_out, validation_name
 
 IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over the identities
 HOST_SAMPLERS = tuple(torchreid.data.sampler.AVAI_SAMPLERS)
@@ -221,7 +221,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
     def _hold_out(self, tracklets, validation_ids, seed):
         """What is left to train on; the validation part becomes the only target."""
         split = hold_out(tracklets, validation_ids, seed)
-        name = f'{"+".join(self.sources)}-validation'
+        name = validation_name(self.sources)
         self._num_train_pids = len({pid for _, pid, _, _ in split.train})
         self.targets = [name]
         self.test_dataset = {name: {'query': split.query, 'gallery': split.gallery}}

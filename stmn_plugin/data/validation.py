@@ -11,6 +11,11 @@ from .listing import relabel
 NUM_QUERIES = 200  # of the paper's validation part of MARS, 125 identities with 1,223 tracklets
 
 
+def validation_name(sources):
+    """What the validation part of these datasets is called as a target."""
+    return f'{"+".join(sources)}-validation'
+
+
 class ValidationSplit(NamedTuple):
     """Lists of the host's 4-tuples; no identity is both in ``train`` and in the other two."""
 
