@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from PIL import Image
 
 from stmn_plugin.analysis import grid
 from stmn_plugin.analysis.run_queue import last_error, run_process
+from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory
 
@@ -46,6 +48,20 @@ def test_a_command_runs_with_its_output_in_a_file(tmp_path):
     lines = log.read_text().splitlines()
     assert lines[0] == 'before' and lines[1].startswith('$ ') and {'out', 'err'} == {*lines[2:]}
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_folder_that_another_process_works_on_is_left_alone(tmp_path):
+    log, code = tmp_path / 'log', 'import sys; print("ready", flush=True); sys.stdin.read()'
+    with open(log, 'a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        command = [sys.executable, '-c', code]
+        orphan = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file)
+    before = log.read_text()
+    with pytest.raises(InputError, match='another process works on'):
+        run_process([sys.executable, '-c', '1'], str(log), lambda: None)
+    assert before in ('', 'ready\n') and '$' not in log.read_text()
+    orphan.communicate()
+    assert run_process([sys.executable, '-c', '1'], str(log), lambda: None) == 0
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

@@ -189,6 +189,7 @@ def test_each_factor_is_searched_with_the_best_of_those_before():
     chosen = [s for settings in factors for s in settings if s.chosen]
     assert [s.title for s in chosen] == ['M=20, N=10', 'alpha=0.7', 'L=8']
     assert chosen[0].rank1 == (pytest.approx(41.0), pytest.approx(2**0.5)) and chosen[0].seeds == 2
+    assert grid.words_of(factors) == [str(x) for pair in best.items() for x in pair]
     table = grid.as_table(factors[0]).splitlines()
     assert sum('chosen' in line for line in table) == 1
     with pytest.raises(InputError, match='no run of the 4 settings'):

@@ -64,7 +64,7 @@ def test_how_far_a_run_is(tmp_path):
 )
 def test_an_evaluation_is_reused_only_for_what_it_is_of(change, tmp_path):
     cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
-    final, alone = evaluation(epoch=3), evaluation(mAP=0.3)
+    final, alone = (evaluation(weights='of epoch 3', **x) for x in ({'epoch': 3}, {'mAP': 0.3}))
     run = write_run(tmp_path / 'same', evaluations=[final, alone])
     assert standalone_evaluations(run, cfg) == [alone]
     run = write_run(tmp_path / 'other', evaluations=[final, {**alone, **change}])

@@ -137,6 +137,7 @@ def search_grid(args, words, execute):
         factors.append(settings)
         print(f'\n{grid.as_table(settings)}\n')
     print(*grid.NOTES, sep='\n')
+    print('Chosen:', *grid.words_of(factors))
     print('Written:', *grid.write_grid(factors, output))
     return failed
 

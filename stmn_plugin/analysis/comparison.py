@@ -41,11 +41,11 @@ class Row(NamedTuple):
     """A method under one strategy on one target; what is not known is None."""
 
     method: str
+    scores: dict  # name → Spread, percent
     dataset: str = ''
     protocol: str = ''
     frames: str = ''
     seeds: tuple = ()
-    scores: dict = {}  # name → Spread, percent
     parameters: int | None = None
     gflops_per_frame: float | None = None
     feature_dim: int | None = None
@@ -77,7 +77,7 @@ def rows_of(outcomes):
             key = (outcome.title, e['dataset'], *_conditions(e))
             groups.setdefault(key, []).append((outcome, e))
     failed = [
-        Row(outcome.title, seeds=(outcome.seed,), error=f'seed {outcome.seed}: {outcome.error}')
+        Row(outcome.title, {}, seeds=(outcome.seed,), error=f'seed {outcome.seed}: {outcome.error}')
         for outcome in outcomes
         if outcome.error
     ]

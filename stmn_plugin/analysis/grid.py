@@ -12,7 +12,7 @@ from tabulate import tabulate
 from stmn_plugin.errors import InputError
 
 from .comparison import Spread, spread, write_csv, write_json, write_text
-from .wanted_runs import Variant
+from .wanted_runs import Variant, as_words
 
 SIZES = (5, 10, 20)
 SYMBOLS = {
@@ -48,6 +48,11 @@ class Setting(NamedTuple):
     @property
     def title(self):
         return title_of(self.changes)
+
+
+def words_of(factors):
+    """What was chosen in searched factors, as KEY VALUE words."""
+    return as_words({k: v for f in factors for s in f if s.chosen for k, v in s.changes.items()})
 
 
 def title_of(changes):

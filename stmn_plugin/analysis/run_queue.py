@@ -6,6 +6,7 @@ running process, which saves itself; then the queue stops.
 
 import contextlib
 import datetime
+import fcntl
 import os
 import shlex
 import signal
@@ -34,7 +35,7 @@ class Outcome(NamedTuple):
     seed: int | None
     folder: str
     run: RunFolder | None = None
-    evaluations: list = []  # plain dictionaries; of every strategy and target
+    evaluations: tuple = ()  # plain dictionaries; of every strategy and target
     error: str = ''  # the last, when something has failed
 
 
@@ -72,7 +73,7 @@ def _complete(wanted, execute, strategies, label):
             raise InputError(f'{wanted.folder} is {wanted.state}; --runs trains nothing')
         _train(wanted, execute, label, run.epochs)
         run = read_run(wanted.folder)
-    error, evaluations = '', [] if strategies else run.final_evaluations(max_epoch)
+    error, evaluations = '', [*(() if strategies else run.final_evaluations(max_epoch))]
     for frames in strategies:
         words = testing_words(wanted, run, frames)
         cfg = load_config(wanted.config_file, words)
@@ -82,8 +83,8 @@ def _complete(wanted, execute, strategies, label):
             except InputError as failure:  # the other strategy may still be possible
                 error = f'testing {frames}: {failure}'
             run = read_run(wanted.folder)
-        evaluations = evaluations + standalone_evaluations(run, cfg)
-    return Outcome(wanted.title, wanted.seed, wanted.folder, run, evaluations, error)
+        evaluations += standalone_evaluations(run, cfg)
+    return Outcome(wanted.title, wanted.seed, wanted.folder, run, tuple(evaluations), error)
 
 
 def training_words(wanted):
@@ -174,7 +175,8 @@ def run_process(command, log, watch):
     """Run a command to its end, its output added to a file.
 
     It gets a process group of its own, so that Ctrl-C reaches it once, from here, and it can save
-    itself; a second one ends it at once.
+    itself; a second one ends it at once. It holds a lock on the file as long as it lives, also when
+    it outlives this process.
 
     Args:
         command (list): words.
@@ -185,6 +187,7 @@ def run_process(command, log, watch):
         int: exit code, negative for the signal that killed it.
 
     Raises:
+        InputError: the file cannot be written, or the command of another call still runs.
         Interrupted: SIGINT or SIGTERM came; the process has ended.
     """
     process, received = None, []
@@ -198,6 +201,7 @@ def run_process(command, log, watch):
     previous = {signum: signal.signal(signum, forward) for signum in SIGNALS}
     try:
         with open(log, 'ab') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(f'$ {shlex.join(command)}\n'.encode())
             file.flush()
             process = subprocess.Popen(
@@ -214,6 +218,8 @@ def run_process(command, log, watch):
                     code = process.wait(POLL_SECONDS)
                     break
                 watch()
+    except BlockingIOError as error:
+        raise InputError(f'another process works on {os.path.dirname(log)}') from error
     except OSError as error:
         raise InputError(f'cannot run with a log in {log}: {error.strerror}') from error
     finally:
