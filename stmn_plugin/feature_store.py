@@ -21,10 +21,10 @@ BLOCK = 1 << 24  # bytes per read of the check
 
 
 def weights_digest(model):
-    """SHA-256 of a model's weights and buffers."""
+    """SHA-256 of a model's weights and buffers, the same with and without DataParallel."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
+        digest.update(key.removeprefix('module.').encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 

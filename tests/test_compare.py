@@ -16,9 +16,11 @@ import miniatures
 import numpy as np
 import pytest
 from PIL import Image
+from test_comparison import evaluation, write_run
 
 from stmn_plugin.analysis import grid
-from stmn_plugin.analysis.run_queue import last_error, run_process
+from stmn_plugin.analysis.run_queue import complete_runs, last_error, run_process
+from stmn_plugin.analysis.wanted_runs import given_runs
 from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory
@@ -48,6 +50,13 @@ def test_a_command_runs_with_its_output_in_a_file(tmp_path):
     lines = log.read_text().splitlines()
     assert lines[0] == 'before' and lines[1].startswith('$ ') and {'out', 'err'} == {*lines[2:]}
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):
+    write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), evaluation(frames='all')])
+    (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), lambda *_: 0)
+    assert outcome.error == 'testing rrs: no result of the last weights in metrics.json'
+    assert [e['frames'] for e in outcome.evaluations] == ['all']
 
 
 def test_a_folder_that_another_process_works_on_is_left_alone(tmp_path):
@@ -188,8 +197,8 @@ def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, tmp_path):
     assert again['rows'] == content['rows'][:4] and tables[2] != ''
     assert run(*flags, '--dry-run', execute=never)[1].count('finished') == 4
     # the same folders, given as runs
-    code, out, _ = run('--runs', *map(str, folders), execute=never)
-    assert code == 0 and out.count('osnet_x0_25') >= 2
+    flags = ['--runs', *map(str, folders), '--output', str(tmp_path / 'out')]
+    compare.main(flags, never)  # their configs are in them
     rows = json.loads((tmp_path / 'out' / 'compare.json').read_text())['rows']
     assert [row['scores'] for row in rows] == [row['scores'] for row in content['rows'][:2]]
     # another protocol: nothing is trained, all is tested

@@ -136,7 +136,7 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
     runs = given_runs(paths, ['data.root', 'elsewhere'])
     assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
-    assert 'notes is no run folder' in capsys.readouterr().out
+    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
     (outcome,) = complete_runs(runs[2:], execute=None)
     assert 'interrupted after epoch 1 of 3; --runs trains nothing' in outcome.error
     (run,) = given_runs(paths[:1], ['train.lr', '0.5'])

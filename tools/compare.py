@@ -90,9 +90,12 @@ def compare(args, words, archs, runs, execute):
         variants += wanted_runs.arch_variants(archs or [default])
     if args.ablation:
         variants += wanted_runs.ablation_variants(ABLATION)
-    check_variants(variants)
-    wanted = wanted_runs.place_variants(variants, args.seeds, args.config_file, words, output)
-    wanted += wanted_runs.given_runs(runs, words) if runs else []
+    wanted = []
+    if variants:  # given runs have configs of their own
+        check_variants(variants)
+        wanted += wanted_runs.place_variants(variants, args.seeds, args.config_file, words, output)
+    if runs:
+        wanted += wanted_runs.given_runs(runs, words)
     if args.dry_run:
         print_plan(wanted)
         return 0

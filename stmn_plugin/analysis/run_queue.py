@@ -18,6 +18,7 @@ from tqdm import tqdm
 from stmn_plugin.config import load_config
 from stmn_plugin.epoch_log import read_lines
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation import METRICS
 from stmn_plugin.interrupt import SIGNALS, Interrupted
 
 from .run_folders import RunFolder, read_run, standalone_evaluations
@@ -83,7 +84,10 @@ def _complete(wanted, execute, strategies, label):
             except InputError as failure:  # the other strategy may still be possible
                 error = f'testing {frames}: {failure}'
             run = read_run(wanted.folder)
-        evaluations += standalone_evaluations(run, cfg)
+        found = standalone_evaluations(run, cfg)
+        if not found:
+            error = error or f'testing {frames}: no result of the last weights in {METRICS}'
+        evaluations += found
     return Outcome(wanted.title, wanted.seed, wanted.folder, run, tuple(evaluations), error)
 
 

@@ -186,10 +186,10 @@ def given_runs(paths, words):
         InputError: none of the paths is a run folder.
     """
     wanted, titles = [], []  # titles: (recipe without its seed, title)
-    for path in (os.path.normpath(path) for path in paths):
-        if not is_run(path):
-            print(f'Passed over: {path} is no run folder, it has no {CONFIG}')
-            continue
+    others = [path for path in paths if not is_run(path)]
+    if others:
+        print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
+    for path in (os.path.normpath(path) for path in paths if is_run(path)):
         run = read_run(path)
         title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles)
         file, own = os.path.join(path, CONFIG), [*words, 'model.load_weights', '']
