@@ -9,7 +9,7 @@ import yaml
 from test_comparison import VIDEO, evaluation, write_run
 
 from stmn_plugin.analysis.run_folders import read_run, recipe_changes, standalone_evaluations
-from stmn_plugin.analysis.run_queue import complete_runs
+from stmn_plugin.analysis.run_queue import complete_runs, words_to_test, words_to_train
 from stmn_plugin.analysis.wanted_runs import (
     TESTING,
     Variant,
@@ -143,6 +143,19 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
     assert 'train.lr was 0.0003, is 0.5' in run.problem
     with pytest.raises(InputError, match='no run folder among'):
         given_runs([str(tmp_path / 'notes')], [])
+
+
+def test_words_for_testing_are_for_the_tests(tmp_path):
+    words = [*VIDEO, 'test.rerank', 'True', 'test.clips_per_tracklet', '4', 'test.flip', 'True']
+    (run,) = place_variants(arch_variants(['resnet50']), 1, '', words, str(tmp_path))
+    write_run(tmp_path / os.path.basename(run.folder))
+    trained = load_config('', words_to_train(run))
+    assert not trained.test.rerank and not trained.test.evaluate and trained.model.resume == 'auto'
+    assert trained.data.save_dir == run.folder
+    for frames, clips in (('rrs', 4), ('all', 1)):
+        tested = load_config('', words_to_test(run, read_run(run.folder), frames)).test
+        assert (tested.frames, tested.clips_per_tracklet) == (frames, clips)
+        assert tested.rerank and tested.evaluate and tested.flip
 
 
 def test_image_data_is_refused(tmp_path):

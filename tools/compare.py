@@ -10,7 +10,7 @@ import sys
 from tabulate import tabulate
 
 from stmn_plugin.analysis.published import DATASETS, published_rows
-from stmn_plugin.config import load_config, split_words
+from stmn_plugin.config import split_words
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.interrupt import Interrupted
 
@@ -86,7 +86,7 @@ def compare(args, words, archs, runs, execute):
     output = args.output or default_output(args.config_file)
     variants = []
     if archs or not (args.ablation or runs):
-        default = load_config(args.config_file, words).model.name
+        default = wanted_runs.training_config(args.config_file, words).model.name
         variants += wanted_runs.arch_variants(archs or [default])
     if args.ablation:
         variants += wanted_runs.ablation_variants(ABLATION)
@@ -112,10 +112,10 @@ def search_grid(args, words, execute):
     """The tables of the grid search; how many runs have failed."""
     from stmn_plugin.analysis import grid
     from stmn_plugin.analysis.run_queue import complete_runs
-    from stmn_plugin.analysis.wanted_runs import place_variants
+    from stmn_plugin.analysis.wanted_runs import place_variants, training_config
 
     output = args.output or default_output(args.config_file)
-    cfg = load_config(args.config_file, words)
+    cfg = training_config(args.config_file, words)
     if cfg.model.name != 'stmn':
         raise InputError(f'--grid searches hyperparameters of stmn, model.name is {cfg.model.name}')
     if not cfg.data.validation_ids:

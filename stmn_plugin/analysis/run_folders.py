@@ -26,6 +26,7 @@ class RunFolder(NamedTuple):
     lines: list  # of metrics.jsonl, one an epoch
 
     def checkpoint(self, epoch):
+        """Path of the weights after an epoch."""
         return os.path.join(self.path, 'model', f'model.pth.tar-{epoch}')
 
     def final_evaluations(self, max_epoch):
@@ -36,6 +37,7 @@ class RunFolder(NamedTuple):
 
     @property
     def training_seconds(self):
+        """Of all steps with the waiting for data; evaluations are not counted."""
         return sum(line['seconds'] for line in self.lines)
 
 

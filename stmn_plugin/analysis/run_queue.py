@@ -76,7 +76,7 @@ def _complete(wanted, execute, strategies, label):
         run = read_run(wanted.folder)
     error, evaluations = '', [*(() if strategies else run.final_evaluations(max_epoch))]
     for frames in strategies:
-        words = testing_words(wanted, run, frames)
+        words = words_to_test(wanted, run, frames)
         cfg = load_config(wanted.config_file, words)
         if not standalone_evaluations(run, cfg):
             try:
@@ -91,13 +91,13 @@ def _complete(wanted, execute, strategies, label):
     return Outcome(wanted.title, wanted.seed, wanted.folder, run, tuple(evaluations), error)
 
 
-def training_words(wanted):
+def words_to_train(wanted):
     """KEY VALUE words that train a run, or go on with it."""
     place = {'model.resume': 'auto', 'data.save_dir': wanted.folder}
     return [*wanted.words, *as_words({**TRAINING, **place})]
 
 
-def testing_words(wanted, run, frames):
+def words_to_test(wanted, run, frames):
     """KEY VALUE words that test the weights of the last epoch."""
     changes = {
         **TESTING,
@@ -123,7 +123,7 @@ def _train(wanted, execute, label, done):
             bar.n = max([done, *(line['epoch'] for line in lines)])
             bar.refresh()
 
-        _execute(wanted, training_words(wanted), execute, watch=watch)
+        _execute(wanted, words_to_train(wanted), execute, watch=watch)
     if not read_run(wanted.folder).final_evaluations(max_epoch):
         raise InputError(f'{wanted.folder} holds no evaluation after epoch {max_epoch}')
 

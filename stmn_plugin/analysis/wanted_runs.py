@@ -32,7 +32,7 @@ TRAINING = {  # both strategies are tested afterwards, in processes of their own
 TESTING = {
     'test.evaluate': True,
     'test.visrank': False,
-    'test.features_dir': '',  # vectors read back would make the seconds a tale
+    'test.features_dir': '',  # the seconds of vectors that are read back say nothing
     'model.resume': '',
     'model.pretrained': False,  # the checkpoint holds every weight
 }
@@ -78,6 +78,7 @@ class Wanted(NamedTuple):
 
 
 def arch_variants(names):
+    """Architectures of the factory, each once."""
     return [Variant(name, name, {'model.name': name}) for name in dict.fromkeys(names)]
 
 
@@ -118,26 +119,32 @@ def place_variants(variants, num_seeds, config_file, words, output):
         InputError: a config that cannot work, or a damaged file in a run folder.
     """
     known = [read_run(path) for path in run_folders(output)]
-    common = load_config(config_file, words)
-    if common.data.type != 'video':
-        raise InputError(f'data.type {common.data.type}: a comparison needs video data')
-    first = common.train.seed
+    first = training_config(config_file, words).train.seed
     placed = []
     for variant in variants:
         for seed in range(first, first + num_seeds):
             own = [*words, *as_words({**variant.changes, 'train.seed': seed})]
-            cfg = load_config(config_file, [*own, *as_words(TRAINING)])
+            cfg = training_config(config_file, own)
             path = os.path.join(output, folder_name(variant, words, seed, cfg))
             run, problem = _find(cfg, path, known)
             if run is None:
                 run = read_run(path)
                 known.append(run._replace(config=flatten(cfg)))  # for the next with this recipe
-            placed.append(
-                Wanted(
-                    variant.title, seed, config_file, tuple(own), cfg, run.path, run, True, problem
-                )
-            )
+            known_as = (variant.title, seed, config_file, tuple(own))
+            placed.append(Wanted(*known_as, cfg, run.path, run, problem=problem))
     return placed
+
+
+def training_config(config_file, words):
+    """The config of a training; words for testing are set aside.
+
+    Raises:
+        InputError: a config that cannot work, or that is not for video.
+    """
+    cfg = load_config(config_file, [*words, *as_words(TRAINING)])
+    if cfg.data.type != 'video':
+        raise InputError(f'data.type {cfg.data.type}: a comparison needs video data')
+    return cfg
 
 
 def _find(cfg, path, known):
@@ -192,23 +199,25 @@ def given_runs(paths, words):
     for path in (os.path.normpath(path) for path in paths if is_run(path)):
         run = read_run(path)
         title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles)
-        file, own = os.path.join(path, CONFIG), [*words, 'model.load_weights', '']
-        own += ['model.resume', '']
+        file = os.path.join(path, CONFIG)
+        own = [*words, *as_words({'model.load_weights': '', 'model.resume': ''})]
         cfg, problem = None, ''
         try:
-            cfg = load_config(file, [*own, *as_words(TRAINING)])
+            cfg = training_config(file, own)
             changes = recipe_changes(run, cfg)
             problem = name_changes(run, changes) if changes else ''
         except InputError as error:
             problem = str(error)
         seed = run.config.get('train.seed')
-        wanted.append(Wanted(title, seed, file, tuple(own), cfg, path, run, False, problem))
+        known_as = (title, seed, file, tuple(own))
+        wanted.append(Wanted(*known_as, cfg, path, run, may_train=False, problem=problem))
     if not wanted:
         raise InputError(f'--runs: no run folder among {", ".join(paths)}')
     return wanted
 
 
 def _title_of_recipe(recipe, path, titles):
+    """The title of the recipe, or a new one by the folder's name, noted in ``titles``."""
     for other, title in titles:
         if not changed_keys(other, recipe):
             return title
