@@ -219,7 +219,7 @@ def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
 ):
     tool, config = repository / 'tools' / 'compare.py', repository / 'configs' / 'stmn_mars.yaml'
     flags = ['--archs', 'osnet_x0_25', '--seeds', '1']
-    keys = ['train.max_epoch', '8', 'train.save_freq', '8']
+    keys = ['train.max_epoch', '6', 'train.save_freq', '6']
     command = [sys.executable, str(tool), '--config-file', str(config), '--root', mars_root]
     command += ['--output', str(tmp_path / 'out'), *flags, *small_run[:-2], *keys]
     environment = {**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'}
@@ -237,12 +237,12 @@ def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
     assert not (tmp_path / 'out' / 'compare.md').exists()
     (folder,) = (tmp_path / 'out').glob('osnet*')
     saved = max(int(path.name.split('-')[1]) for path in (folder / 'model').iterdir())
-    assert 0 < saved < 8
-    assert f'interrupted after epoch {saved} of 8' in run(*flags, '--dry-run', keys=keys)[1]
+    assert 0 < saved < 6
+    assert f'interrupted after epoch {saved} of 6' in run(*flags, '--dry-run', keys=keys)[1]
     code, out, _ = run(*flags, keys=keys)
-    assert code == 0 and f'training, from epoch {saved} of 8' in out
+    assert code == 0 and f'training, from epoch {saved} of 6' in out
     epochs = [json.loads(line)['epoch'] for line in (folder / 'metrics.jsonl').open()]
-    assert epochs == list(range(1, 9))  # none was trained again
+    assert epochs == list(range(1, 7))  # none was trained again
 
 
 @pytest.mark.slow
