@@ -27,6 +27,7 @@ __all__ = [
     'evaluate_ranking',
     'extract_features',
     'read_evaluations',
+    'read_metrics',
     'remove_metrics',
     'results_table',
     'write_metrics',
@@ -89,7 +90,10 @@ class Evaluation:
     num_query: int
     num_gallery: int
     feature_dim: int
-    seconds: dict  # 'extraction', 'ranking'
+    seconds: dict  # 'extraction', 'per_tracklet' of it, 'ranking'
+    normalize_feature: bool = False
+    weights: str = ''  # digest of the tested weights
+    peak_memory: dict | None = None  # see ``peak_memory``: of the process up to here
     epoch: int | None = None  # finished epochs; None when only tested
 
     def as_dict(self, ranks):
@@ -197,19 +201,28 @@ def write_metrics(folder, evaluations, facts):
         json.dump(content, file, indent=2)
 
 
-def read_evaluations(folder):
-    """The evaluations that an interrupted run has written so far; [] when there are none."""
+def read_metrics(folder):
+    """What :func:`write_metrics` has written; no evaluation and no fact when nothing is there.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     path = os.path.join(folder, METRICS)
     try:
         with open(path, encoding='utf-8') as file:
-            evaluations = json.load(file)['evaluations']
-        if not all({'epoch', 'dataset', 'mAP'} <= set(e) for e in evaluations):
+            content = json.load(file)
+        if not all({'epoch', 'dataset', 'mAP'} <= set(e) for e in content['evaluations']):
             raise ValueError('an evaluation lacks its epoch, dataset or mAP')
-        return evaluations
+        return content
     except FileNotFoundError:
-        return []
+        return {'evaluations': []}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f'cannot go on with the damaged {path}: {error}') from error
+
+
+def read_evaluations(folder):
+    """The evaluations that an interrupted run has written so far; [] when there are none."""
+    return read_metrics(folder)['evaluations']
 
 
 def remove_metrics(folder):

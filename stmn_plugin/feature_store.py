@@ -20,6 +20,15 @@ from .features import ClipVectors
 BLOCK = 1 << 24  # bytes per read of the check
 
 
+def weights_digest(model):
+    """SHA-256 of a model's weights and buffers, the same with and without DataParallel."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.removeprefix('module.').encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def fingerprint(model, tracklets, **settings):
     """What vectors depend on, by name, so that a mismatch can be named.
 
@@ -29,10 +38,6 @@ def fingerprint(model, tracklets, **settings):
             folder they lie in does not.
         **settings: anything else, plain values.
     """
-    weights = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        weights.update(key.encode())
-        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     frames = hashlib.sha256()
     for paths, _, _, _ in tracklets:
         for path in paths:
@@ -44,7 +49,7 @@ def fingerprint(model, tracklets, **settings):
             except OSError:
                 frames.update(f'{os.path.basename(path)} missing'.encode())
         frames.update(b'end of tracklet')
-    return {'weights': weights.hexdigest(), 'frames': frames.hexdigest(), **settings}
+    return {'weights': weights_digest(model), 'frames': frames.hexdigest(), **settings}
 
 
 class FeatureStore:

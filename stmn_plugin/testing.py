@@ -23,8 +23,9 @@ from .evaluation import (
     results_table,
     write_metrics,
 )
-from .feature_store import FeatureStore, fingerprint
+from .feature_store import FeatureStore, fingerprint, weights_digest
 from .features import encode_clips, frame_model, join_tracklets, pool_tracklets
+from .peak_memory import peak_memory
 from .speed import InferenceModel, autocast
 
 
@@ -114,8 +115,9 @@ class TestingMixin:
         return broadcast(result)
 
     def _rank_target(self, name, query, searched, options, save_dir, watch):
-        protocol = PROTOCOLS[self.settings.protocol]
-        seconds = {'extraction': watch()}
+        protocol, extraction = PROTOCOLS[self.settings.protocol], watch()
+        tracklets = sum(map(len, self.datamanager.test_dataset[name].values()))
+        seconds = {'extraction': extraction, 'per_tracklet': round(extraction / tracklets, 6)}
         ranking = rank_tracklets(query, searched, protocol, options)
         seconds['ranking'] = watch()
         print(f'##### {name}: protocol {self.settings.protocol} #####')
@@ -143,6 +145,9 @@ class TestingMixin:
             num_gallery=len(searched.pids),
             feature_dim=query.features.shape[1],
             seconds=seconds,
+            normalize_feature=options.normalize_feature,
+            weights=weights_digest(self.model),
+            peak_memory=peak_memory(),
             epoch=None if self.epoch is None else self.epoch + 1,
         )
 

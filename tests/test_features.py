@@ -19,7 +19,7 @@ from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
 from stmn_plugin.data.frames import read_frame
 from stmn_plugin.errors import InputError
-from stmn_plugin.feature_store import FeatureStore, fingerprint
+from stmn_plugin.feature_store import FeatureStore, fingerprint, weights_digest
 from stmn_plugin.features import ImageFrameModel, encode_clips, frame_model, pool_tracklets
 from stmn_plugin.models import STMN
 
@@ -357,3 +357,12 @@ def test_features_that_are_not_finite_are_named(data):
 
     with pytest.raises(InputError, match='NaN'):
         extract(data, Broken().eval(), data.plan)
+
+
+def test_weights_are_told_apart_and_known_again():
+    torch.manual_seed(0)
+    model, other = (torch.nn.BatchNorm1d(3) for _ in range(2))
+    assert weights_digest(model) == weights_digest(other)
+    assert weights_digest(torch.nn.DataParallel(model)) == weights_digest(model)
+    model.running_mean[1] += 1e-6
+    assert weights_digest(model) != weights_digest(other)

@@ -89,7 +89,8 @@ def assert_same_end(folder, other, epoch=EPOCHS):
 
 def results(folder):
     evaluations = json.loads((folder / 'metrics.json').read_text())['evaluations']
-    return [{k: v for k, v in e.items() if k != 'seconds'} for e in evaluations]
+    cost = ('seconds', 'peak_memory')
+    return [{k: v for k, v in e.items() if k not in cost} for e in evaluations]
 
 
 def epoch_lines(folder):

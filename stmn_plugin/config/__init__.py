@@ -2,14 +2,16 @@
 
 from .checks import TRANSFORMS, check_config, check_transforms
 from .defaults import add_stmn_config, get_default_config
-from .load import load_config, split_words
+from .load import BASE, load_config, read_yaml, split_words
 
 __all__ = [
+    'BASE',
     'TRANSFORMS',
     'add_stmn_config',
     'check_config',
     'check_transforms',
     'get_default_config',
     'load_config',
+    'read_yaml',
     'split_words',
 ]

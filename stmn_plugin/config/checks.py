@@ -34,6 +34,8 @@ AT_LEAST = {
     'data.height': 1,
     'data.width': 1,
     'data.workers': 0,
+    'data.validation_ids': 0,
+    'data.validation_seed': 0,
     'train.seed': 0,
     'train.batch_size': 1,
     'train.accumulate': 1,
@@ -100,6 +102,7 @@ def check_config(cfg):
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )
+    check_validation(cfg)
     if cfg.train.compile and cfg.train.checkpoint_activations:
         raise InputError(
             'train.compile and train.checkpoint_activations exclude each other: '
@@ -125,6 +128,19 @@ def check_config(cfg):
             continue
         if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
             raise InputError(f'{key}: no file {values[key]}')
+
+
+def check_validation(cfg):
+    """Whether ``data.validation_ids`` can be held out."""
+    share = cfg.data.validation_ids
+    if share >= 1 and share != int(share):
+        raise InputError(
+            f'data.validation_ids is a share below 1 or a whole number of identities, got {share}'
+        )
+    if share and cfg.data.type != 'video':
+        raise InputError('data.validation_ids needs data.type video')
+    if share and cfg.data.combineall:
+        raise InputError('data.validation_ids: data.combineall would train on the test set')
 
 
 def check_lists(values):

@@ -141,6 +141,8 @@ def add_stmn_config(cfg):
     cfg.train.deterministic = False  # the same computation every time, at some cost of speed
     cfg.train.allow_changed = False  # go on from a checkpoint of another recipe
 
+    cfg.data.validation_ids = 0.0  # share (or number) of training ids to hold out and test on
+    cfg.data.validation_seed = 0  # which of them
     cfg.data.bad_frames = 'raise'  # raise | skip: unreadable images stop the run or are left out
 
     cfg.test.frames = 'rrs'  # rrs | all: frames of a tracklet that are tested

@@ -63,6 +63,8 @@ def videodata_kwargs(cfg):
         'sample_method': cfg.video.sample_method,
         'rrs_chunks': cfg.video.rrs_chunks,
         'skip_bad': cfg.data.bad_frames == 'skip',
+        'validation_ids': cfg.data.validation_ids,
+        'validation_seed': cfg.data.validation_seed,
         'seed': cfg.train.seed,
         'as_uint8': True,
     }

@@ -49,7 +49,7 @@ def load_config(file='', opts=(), overrides=None):
 
 def _merge_file(cfg, file, children=()):
     """A YAML file on top of the one it names as ``_BASE_`` (relative to itself), if it does."""
-    values = _read_yaml(file)
+    values = read_yaml(file)
     base = values.pop(BASE, None)
     if base is not None:
         if file in children:
@@ -60,7 +60,12 @@ def _merge_file(cfg, file, children=()):
         _merge(cfg, key, value, f'{file}: ')
 
 
-def _read_yaml(file):
+def read_yaml(file):
+    """What a YAML file itself says, as full key → value: ``_BASE_`` is not followed.
+
+    Raises:
+        InputError: missing or malformed file.
+    """
     try:
         with open(file, encoding='utf-8') as stream:
             tree = yaml.safe_load(stream)

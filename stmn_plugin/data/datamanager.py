@@ -21,6 +21,7 @@ from .clip_plans import ClipPlan, PlannedClips, collate_clips
 from .clips import ClipDataset, ClipTransform, Normalize, collate_items
 from .frame_samplers import FRAME_SAMPLERS
 from .identity_sampler import EpochBatchSampler, host_batches, identity_batches
+from .validation import hold_out, validation_name
 
 IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over the identities
 HOST_SAMPLERS = tuple(torchreid.data.sampler.AVAI_SAMPLERS)
@@ -39,6 +40,10 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         seed (int): batches and clips are a function of it and the epoch.
         rrs_chunks (str): 'balanced' or 'ceil', see :func:`sample_rrs`.
         skip_bad (bool): leave unreadable frames out; the batches list them in ``bad_frames``.
+        validation_ids (float): 0, or the share or number of training identities that are held out
+            and tested on instead of the targets, which are not looked at then; see
+            :func:`stmn_plugin.data.validation.hold_out`.
+        validation_seed (int): draws them.
         as_uint8 (bool): batches are uint8, to be passed through :attr:`normalize` on the device;
             by default they are normalised floats, as the host's engines want them.
 
@@ -73,6 +78,8 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         seed=1,
         rrs_chunks='balanced',
         skip_bad=False,
+        validation_ids=0,
+        validation_seed=0,
         as_uint8=False,
     ):
         if sample_method not in FRAME_SAMPLERS:
@@ -94,7 +101,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             super().__init__(
                 root=root,
                 sources=sources,
-                targets=targets,
+                targets=[] if validation_ids else targets,
                 height=height,
                 width=width,
                 transforms=transforms,
@@ -127,6 +134,8 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             return ClipDataset(tracklets, sampler, transform, seed, skip_bad)
 
         tracklets = self.train_loader.dataset.train
+        if validation_ids:
+            tracklets = self._hold_out(tracklets, validation_ids, validation_seed)
         self.batch_sampler = EpochBatchSampler(
             self._draw_batches(
                 tracklets,
@@ -153,7 +162,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         )
         self.gallery_needs_queries = {}  # target → does its official protocol search the queries?
         for name, loaders in self.test_loader.items():
-            dataset = loaders['query'].dataset
+            dataset = getattr(loaders['query'], 'dataset', None)  # None of the validation part
             self.gallery_needs_queries[name] = getattr(dataset, 'gallery_needs_queries', False)
             self._check_target(name)
             for mode in ('query', 'gallery'):
@@ -215,6 +224,21 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 ) from error
 
         return draw
+
+    def _hold_out(self, tracklets, validation_ids, seed):
+        """What is left to train on; the validation part becomes the only target."""
+        split = hold_out(tracklets, validation_ids, seed)
+        name = validation_name(self.sources)
+        self._num_train_pids = len({pid for _, pid, _, _ in split.train})
+        self.targets = [name]
+        self.test_dataset = {name: {'query': split.query, 'gallery': split.gallery}}
+        self.test_loader = {name: {'query': None, 'gallery': None}}
+        print(
+            f'Held out for validation: {len({pid for _, pid, _, _ in split.gallery})} identities, '
+            f'{len(split.gallery)} tracklets, {len(split.query)} of them queries; '
+            f'trained on: {self._num_train_pids} identities, {len(split.train)} tracklets'
+        )
+        return split.train
 
     def _check_target(self, name):
         query, gallery = self.test_dataset[name]['query'], self.test_dataset[name]['gallery']

@@ -1,0 +1,216 @@
+"""Outcomes of runs → one row per method, strategy and target → a table, as text, JSON and CSV."""
+
+import csv
+import datetime
+import json
+import os
+import statistics
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from stmn_plugin.checkpoint import atomic_path
+
+SCORES = ('rank-1', 'rank-5', 'rank-10', 'mAP', 'mINP')
+MEASURED = 'measured'
+NOTES = (
+    'Rates in percent; ± is the sample standard deviation (n - 1) over the seeds.',
+    'Tested: the weights after the last epoch, not those that were best on the test set.',
+    'GFLOPs: convolutions and matrix products of one frame, a multiply-add being two. '
+    'Parameters: at test time, without the classifier.',
+    's/tracklet: reading and encoding of all query and gallery tracklets, by their number, on the '
+    'machine that tested; mean over the seeds.',
+    'Peak memory: most that a process that only tests has held, tensors on the GPU where there is '
+    'one, else resident memory without its workers; highest of the seeds.',
+    'Training: time of all steps with the waiting for data, without evaluations; mean.',
+)
+NOTE_PUBLISHED = 'Rows marked "published" are numbers of their papers, not measured here.'
+
+
+class Spread(NamedTuple):
+    """A number over seeds."""
+
+    mean: float
+    std: float | None  # sample standard deviation; None for a single value
+
+    def __str__(self):
+        return f'{self.mean:.1f}' + ('' if self.std is None else f' ± {self.std:.1f}')
+
+
+class Row(NamedTuple):
+    """A method under one strategy on one target; what is not known is None."""
+
+    method: str
+    scores: dict  # name → Spread, percent
+    dataset: str = ''
+    protocol: str = ''
+    frames: str = ''
+    seeds: tuple = ()
+    parameters: int | None = None
+    gflops_per_frame: float | None = None
+    feature_dim: int | None = None
+    seconds_per_tracklet: float | None = None
+    peak_memory: int | None = None  # bytes
+    training_seconds: float | None = None
+    source: str = MEASURED
+    error: str = ''
+
+
+def spread(values):
+    """Mean and sample standard deviation of numbers, at least one."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), std)
+
+
+def rows_of(outcomes):
+    """Rows in the order of the outcomes, then one for every run that failed.
+
+    Args:
+        outcomes (list): of :class:`stmn_plugin.analysis.run_queue.Outcome`.
+
+    Returns:
+        list: of Row.
+    """
+    groups = {}  # (title, dataset, protocol, frames) → [(outcome, evaluation)]
+    for outcome in outcomes:
+        for e in outcome.evaluations:
+            key = (outcome.title, e['dataset'], *_conditions(e))
+            groups.setdefault(key, []).append((outcome, e))
+    failed = [
+        Row(outcome.title, {}, seeds=(outcome.seed,), error=f'seed {outcome.seed}: {outcome.error}')
+        for outcome in outcomes
+        if outcome.error
+    ]
+    return [_row(*key, members) for key, members in groups.items()] + failed
+
+
+def _conditions(evaluation):
+    return (
+        evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
+        evaluation['frames'] + (' + flip' if evaluation['flip'] else ''),
+    )
+
+
+def _row(title, dataset, protocol, frames, members):
+    facts = members[0][0].run.metrics
+    evaluations = [evaluation for _, evaluation in members]
+    return Row(
+        method=title,
+        dataset=dataset,
+        protocol=protocol,
+        frames=frames,
+        seeds=tuple(outcome.seed for outcome, _ in members),
+        scores={
+            name: spread([100 * e[name] for e in evaluations])
+            for name in SCORES
+            if all(name in e for e in evaluations)  # test.ranks says which there are
+        },
+        parameters=facts.get('parameters'),
+        gflops_per_frame=facts.get('gflops_per_frame'),
+        feature_dim=facts.get('feature_dim'),
+        seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
+        peak_memory=max(
+            e['peak_memory']['gpu'] or e['peak_memory']['resident'] for e in evaluations
+        ),
+        training_seconds=statistics.fmean(o.run.training_seconds for o, _ in members),
+    )
+
+
+def as_table(rows, tablefmt='simple'):
+    """Rows as text. Columns that would be empty in every row are left out."""
+    cells = [
+        {
+            'method': row.method,
+            'dataset': row.dataset,
+            'protocol': row.protocol,
+            'frames': row.frames,
+            'seeds': '' if row.error else len(row.seeds) or '',
+            **{name: str(row.scores.get(name, '')) for name in SCORES},
+            'params, M': _number(row.parameters, 1e6, 2),
+            'GFLOPs/frame': _number(row.gflops_per_frame, 1, 3),
+            'feature': row.feature_dim or '',
+            's/tracklet': _number(row.seconds_per_tracklet, 1, 4),
+            'peak memory, GiB': _number(row.peak_memory, 2**30, 2),
+            'training': _clock(row.training_seconds),
+            'source': row.source if any(r.source != MEASURED for r in rows) else '',
+            'error': row.error,
+        }
+        for row in rows
+    ]
+    filled = [name for name in cells[0] if any(line[name] != '' for line in cells)]
+    lines = [[line[name] for name in filled] for line in cells]
+    # the cells are text as it shall be read: 68.0 must not become 68
+    return tabulate(lines, headers=filled, tablefmt=tablefmt, disable_numparse=True)
+
+
+def _number(value, unit, digits):
+    return '' if value is None else f'{value / unit:.{digits}f}'
+
+
+def _clock(seconds):
+    return '' if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def notes_for(rows):
+    """What must be known to read a table."""
+    published = any(row.source != MEASURED for row in rows)
+    return [*NOTES, NOTE_PUBLISHED] if published else list(NOTES)
+
+
+def write_comparison(rows, folder, name='compare'):
+    """Write ``compare.md``, ``.json`` and ``.csv``; rates in percent, bytes and seconds.
+
+    Returns:
+        list: the paths.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    notes = notes_for(rows)
+    plain = [{**row._asdict(), 'scores': _plain(row.scores)} for row in rows]
+    flat = [
+        {
+            **{key: value for key, value in row.items() if key not in ('scores', 'seeds')},
+            'seeds': ' '.join(map(str, row['seeds'])),
+            **{
+                f'{score} {part}': row['scores'].get(score, {}).get(part)
+                for score in SCORES
+                for part in ('mean', 'std')
+            },
+        }
+        for row in plain
+    ]
+    text = '\n'.join([as_table(rows, 'github'), '', *(f'* {note}' for note in notes), ''])
+    return [
+        write_text(os.path.join(folder, f'{name}.md'), text),
+        write_json(os.path.join(folder, f'{name}.json'), {'notes': notes, 'rows': plain}),
+        write_csv(os.path.join(folder, f'{name}.csv'), flat),
+    ]
+
+
+def _plain(scores):
+    return {name: value._asdict() for name, value in scores.items()}
+
+
+def write_text(path, text):
+    """Write a file whole, and return its path."""
+    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+        file.write(text)
+    return path
+
+
+def write_json(path, content):
+    """Write a file whole, and return its path."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+
+
+def write_csv(path, rows):
+    """Write dictionaries of the same keys, and return the path."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, 'w', newline='', encoding='utf-8') as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

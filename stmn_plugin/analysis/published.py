@@ -1,0 +1,74 @@
+"""The name of a dataset → rank-1 and mAP that papers report, to be printed beside what is measured.
+
+Numbers in percent. ``RRS`` and ``all`` are the two strategies of the STMN paper, Sec. 4.3; where a
+paper says neither, ``frames`` is empty.
+"""
+
+from .comparison import Row, Spread
+
+DATASETS = ('mars', 'dukemtmcvidreid', 'lsvid')
+TABLE_1 = 'STMN paper, Table 1'
+TABLE_2 = 'STMN paper, Table 2'
+RERUN = f'{TABLE_2}, run by its authors'  # brackets there
+# method, frames, (rank-1, mAP) of each of DATASETS, source
+ABLATION = (
+    ('Baseline', 'rrs', (87.3, 79.1), (95.0, 92.7), (71.6, 55.9), TABLE_1),
+    ('+ SM (w/o L_S)', 'rrs', (88.7, 81.6), (95.4, 93.6), (78.8, 64.7), TABLE_1),
+    ('+ SM', 'rrs', (89.3, 82.5), (96.2, 94.2), (79.6, 65.8), TABLE_1),
+    ('+ TM (w/o L_S)', 'rrs', (88.5, 81.9), (95.2, 93.3), (77.8, 63.0), TABLE_1),
+    ('+ TM', 'rrs', (89.5, 82.0), (95.4, 93.7), (78.9, 64.4), TABLE_1),
+    ('+ SM + TM (w/o L_S)', 'rrs', (89.1, 81.9), (95.6, 93.9), (79.9, 65.4), TABLE_1),
+    ('+ SM + TM', 'rrs', (89.9, 83.7), (96.7, 94.6), (80.6, 66.6), TABLE_1),
+)
+STATE_OF_THE_ART = (
+    ('EUG', 'rrs', (62.7, 42.5), (72.8, 63.2), None, TABLE_2),
+    ('SeeForest', 'rrs', (70.6, 50.7), None, None, TABLE_2),
+    ('QAN', 'rrs', (73.7, 51.7), None, None, TABLE_2),
+    ('DRSA', 'rrs', (82.3, 65.8), None, None, TABLE_2),
+    ('CSA', 'rrs', (86.3, 76.1), None, None, TABLE_2),
+    ('STE-NVAN', 'rrs', (88.9, 81.2), (95.2, 93.5), None, TABLE_2),
+    ('STE-NVAN', 'rrs', None, None, (72.1, 56.6), RERUN),
+    ('TCLNet', 'rrs', (88.5, 80.9), (95.0, 92.8), (75.0, 60.2), RERUN),
+    ('MGH', 'rrs', (89.2, 83.4), (95.3, 93.4), (75.3, 58.9), RERUN),
+    ('STMN', 'rrs', (89.9, 83.7), (96.7, 94.6), (80.6, 66.6), TABLE_2),
+    ('COSAM', 'all', (83.7, 77.2), (94.4, 94.0), None, TABLE_2),
+    ('STMP', 'all', (84.4, 72.7), None, (56.8, 39.1), TABLE_2),
+    ('M3D', 'all', (84.4, 74.1), None, (57.7, 40.1), TABLE_2),
+    ('Part-Aligned', 'all', (84.7, 75.9), None, None, TABLE_2),
+    ('STA', 'all', (86.3, 80.8), (96.0, 95.0), None, TABLE_2),
+    ('GLTR', 'all', (87.0, 78.5), (96.3, 93.7), (63.1, 44.3), TABLE_2),
+    ('TCLNet', 'all', (89.1, 83.4), (96.7, 95.6), (81.0, 67.2), RERUN),
+    ('MGH', 'all', (89.4, 85.3), (95.0, 94.6), (79.6, 61.8), RERUN),
+    ('STMN', 'all', (90.5, 84.5), (97.0, 95.9), (82.1, 69.2), TABLE_2),
+    ('PSTA', '', (91.5, 85.8), (98.3, 97.7), None, 'its authors, ICCV 2021'),
+    ('SINet', '', (91.0, 86.2), None, (87.4, 79.6), 'its authors, CVPR 2022'),
+    ('TF-CLIP', '', (93.0, 89.4), None, (90.4, 83.8), 'its authors, AAAI 2024'),
+    ('CLIMB-ReID', '', (93.3, 89.7), None, (91.3, 85.0), 'its authors, AAAI 2025'),
+)
+
+
+def published_rows(dataset, ablation=False):
+    """Rows of Table 2 and of later methods, or of Table 1.
+
+    Args:
+        dataset (str): one of DATASETS.
+        ablation (bool): the variants of STMN instead of other methods.
+
+    Returns:
+        list: of Row, marked as published.
+    """
+    column = 2 + DATASETS.index(dataset)
+    return [
+        Row(
+            method=entry[0],
+            dataset=dataset,
+            frames=entry[1],
+            scores={
+                name: Spread(value, None)
+                for name, value in zip(('rank-1', 'mAP'), entry[column], strict=True)
+            },
+            source=f'published: {entry[-1]}',
+        )
+        for entry in (ABLATION if ablation else STATE_OF_THE_ART)
+        if entry[column] is not None
+    ]

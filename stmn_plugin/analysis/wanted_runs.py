@@ -1,0 +1,228 @@
+"""Flags and words of a comparison → the runs it needs, each with a folder under the output."""
+
+import hashlib
+import os
+import re
+from typing import NamedTuple
+
+from yacs.config import CfgNode
+
+from stmn_plugin.config import BASE, load_config, read_yaml
+from stmn_plugin.config.defaults import flatten
+from stmn_plugin.errors import InputError
+from stmn_plugin.resuming import changed_keys, is_recipe
+
+from .run_folders import (
+    CONFIG,
+    RunFolder,
+    describe_state,
+    is_run,
+    name_changes,
+    read_run,
+    recipe_changes,
+)
+
+TRAINING = {  # both strategies are tested afterwards, in processes of their own
+    'test.evaluate': False,
+    'test.rerank': False,
+    'test.visrank': False,
+    'test.features_dir': '',
+    'test.frames': 'rrs',
+}
+TESTING = {
+    'test.evaluate': True,
+    'test.visrank': False,
+    'test.features_dir': '',  # the seconds of vectors that are read back say nothing
+    'model.resume': '',
+    'model.pretrained': False,  # the checkpoint holds every weight
+}
+TABLE_1 = {  # file of configs/ablation → name in the paper
+    '1_baseline': 'Baseline',
+    '2_sm_no_spread': '+ SM (w/o L_S)',
+    '3_sm': '+ SM',
+    '4_tm_no_spread': '+ TM (w/o L_S)',
+    '5_tm': '+ TM',
+    '6_sm_tm_no_spread': '+ SM + TM (w/o L_S)',
+    '7_sm_tm': '+ SM + TM',
+    'mlp': '+ SM + MLP of N',
+    'mlp_512': '+ SM + MLP of 512',
+    'scale_1': '+ SM + TM, scale 1 (Eq. 1 to the letter)',
+}
+LONGEST_NAME = 80
+
+
+class Variant(NamedTuple):
+    """One row of a table: what differs from the common config."""
+
+    title: str
+    name: str  # starts the names of its folders
+    changes: dict  # key → value
+
+
+class Wanted(NamedTuple):
+    """One training, and how it is asked for on the command line."""
+
+    title: str
+    seed: int
+    config_file: str
+    words: tuple  # KEY VALUE words
+    cfg: CfgNode | None  # the merged config for training; None: it cannot be made
+    folder: str
+    run: RunFolder  # what the folder held when it was looked at
+    may_train: bool = True
+    problem: str = ''  # why it can be neither trained nor tested
+
+    @property
+    def state(self):
+        return self.problem or describe_state(self.run, self.cfg)
+
+
+def arch_variants(names):
+    """Architectures of the factory, each once."""
+    return [Variant(name, name, {'model.name': name}) for name in dict.fromkeys(names)]
+
+
+def ablation_variants(folder):
+    """The YAML files of a folder as deltas, in the order and with the names of Table 1.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    variants = []
+    for stem, title in TABLE_1.items():
+        changes = read_yaml(os.path.join(folder, f'{stem}.yaml'))
+        changes = {k: v for k, v in changes.items() if k not in (BASE, 'data.save_dir')}
+        variants.append(Variant(title, f'ablation-{stem}', changes))
+    return variants
+
+
+def as_words(changes):
+    """{'train.seed': 1} → ['train.seed', '1']."""
+    return [word for key, value in changes.items() for word in (key, str(value))]
+
+
+def place_variants(variants, num_seeds, config_file, words, output):
+    """Every variant with every seed, in the folder that holds it already or shall hold it.
+
+    A run is found by its recipe, whatever its folder under ``output`` is called.
+
+    Args:
+        variants (list): of Variant.
+        num_seeds (int): the config's ``train.seed`` and those after it.
+        config_file (str), words (list): common to all.
+        output (str): folder of run folders.
+
+    Returns:
+        list: of Wanted, seeds of a variant together.
+
+    Raises:
+        InputError: a config that cannot work, or a damaged file in a run folder.
+    """
+    known = [read_run(path) for path in run_folders(output)]
+    first = training_config(config_file, words).train.seed
+    placed = []
+    for variant in variants:
+        for seed in range(first, first + num_seeds):
+            own = [*words, *as_words({**variant.changes, 'train.seed': seed})]
+            cfg = training_config(config_file, own)
+            path = os.path.join(output, folder_name(variant, words, seed, cfg))
+            run, problem = _find(cfg, path, known)
+            if run is None:
+                run = read_run(path)
+                known.append(run._replace(config=flatten(cfg)))  # for the next with this recipe
+            known_as = (variant.title, seed, config_file, tuple(own))
+            placed.append(Wanted(*known_as, cfg, run.path, run, problem=problem))
+    return placed
+
+
+def training_config(config_file, words):
+    """The config of a training; words for testing are set aside.
+
+    Raises:
+        InputError: a config that cannot work, or that is not for video.
+    """
+    cfg = load_config(config_file, [*words, *as_words(TRAINING)])
+    if cfg.data.type != 'video':
+        raise InputError(f'data.type {cfg.data.type}: a comparison needs video data')
+    return cfg
+
+
+def _find(cfg, path, known):
+    """The run of a recipe, (None, '') if there is none, or what is in its way with a problem."""
+    fitting = [run for run in known if not recipe_changes(run, cfg)]
+    if fitting:
+        return max(fitting, key=lambda run: (run.epochs, run.path == path)), ''
+    for run in known:
+        if run.path == path:
+            return run, name_changes(run, recipe_changes(run, cfg))
+    return None, ''
+
+
+def folder_name(variant, words, seed, cfg):
+    """Readable and stable: variant, the common words that change the weights, seed."""
+    values = flatten(cfg)
+    keys = dict.fromkeys(words[::2])
+    given = {key: values[key] for key in keys if key in values and is_recipe(key, values)}
+    for key in ('train.seed', *variant.changes):
+        given.pop(key, None)
+    parts = [variant.name, *(f'{key.split(".")[-1]}={value}' for key, value in given.items())]
+    name = re.sub(r'[^\w.=+,-]+', '', '_'.join(parts))
+    if len(name) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f'{name[:LONGEST_NAME]}-{digest}'
+    return f'{name}_seed{seed}'
+
+
+def run_folders(output):
+    """Paths of the run folders in a folder, in order; none when it is not there."""
+    names = sorted(os.listdir(output)) if os.path.isdir(output) else []
+    return [path for path in (os.path.join(output, name) for name in names) if is_run(path)]
+
+
+def given_runs(paths, words):
+    """Runs that exist, to be tested and never trained; seeds of one recipe get one title.
+
+    Args:
+        paths (list): run folders; others among them are passed over with a printed word.
+        words (list): KEY VALUE words on top of their configs, no key of the recipe.
+
+    Returns:
+        list: of Wanted.
+
+    Raises:
+        InputError: none of the paths is a run folder.
+    """
+    wanted, titles = [], []  # titles: (recipe without its seed, title)
+    others = [path for path in paths if not is_run(path)]
+    if others:
+        print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
+    for path in (os.path.normpath(path) for path in paths if is_run(path)):
+        run = read_run(path)
+        title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles)
+        file = os.path.join(path, CONFIG)
+        own = [*words, *as_words({'model.load_weights': '', 'model.resume': ''})]
+        cfg, problem = None, ''
+        try:
+            cfg = training_config(file, own)
+            changes = recipe_changes(run, cfg)
+            problem = name_changes(run, changes) if changes else ''
+        except InputError as error:
+            problem = str(error)
+        seed = run.config.get('train.seed')
+        known_as = (title, seed, file, tuple(own))
+        wanted.append(Wanted(*known_as, cfg, path, run, may_train=False, problem=problem))
+    if not wanted:
+        raise InputError(f'--runs: no run folder among {", ".join(paths)}')
+    return wanted
+
+
+def _title_of_recipe(recipe, path, titles):
+    """The title of the recipe, or a new one by the folder's name, noted in ``titles``."""
+    for other, title in titles:
+        if not changed_keys(other, recipe):
+            return title
+    title = re.sub(r'[-_ ]*seed[-_ =]*\d+$', '', os.path.basename(path)) or path
+    if title in (other for _, other in titles):
+        title = path
+    titles.append((recipe, title))
+    return title

@@ -1,0 +1,71 @@
+"""Training tracklets → a part to train on and a part to choose hyperparameters on (Sec. 4.1)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from stmn_plugin.errors import InputError
+
+from .listing import relabel
+
+NUM_QUERIES = 200  # of the paper's validation part of MARS, 125 identities with 1,223 tracklets
+
+
+def validation_name(sources):
+    """What the validation part of these datasets is called as a target."""
+    return f'{"+".join(sources)}-validation'
+
+
+class ValidationSplit(NamedTuple):
+    """Lists of the host's 4-tuples; no identity is both in ``train`` and in the other two."""
+
+    train: list  # pids are numbered anew from 0
+    query: list
+    gallery: list  # every held-out tracklet, the queries among them
+
+
+def hold_out(tracklets, validation_ids, seed=0, num_queries=NUM_QUERIES):
+    """Draw identities to validate on, and queries among their tracklets.
+
+    Queries are tracklets that another camera has seen the person of; when there are fewer than
+    ``num_queries``, all are. A query stays in the gallery: its camera excludes it from its own
+    ranking, and others search it as in the official protocol of MARS.
+
+    Args:
+        tracklets (list): training tracklets (img_paths, pid, camid, dsetid).
+        validation_ids (float): share of the identities (below 1) or their number.
+        seed (int): another seed, another draw.
+        num_queries (int): at most.
+
+    Returns:
+        ValidationSplit
+
+    Raises:
+        InputError: nobody is left to train on, or no held-out person is seen by two cameras.
+    """
+    pids = sorted({pid for _, pid, _, _ in tracklets})
+    share = validation_ids < 1
+    count = max(1, round(validation_ids * len(pids))) if share else int(validation_ids)
+    if count >= len(pids):
+        raise InputError(
+            f'data.validation_ids {validation_ids:g} holds out {count} of {len(pids)} training '
+            'identities: none is left to train on'
+        )
+    rng = np.random.default_rng(seed)
+    held_out = {pids[i] for i in rng.permutation(len(pids))[:count]}
+    gallery = [tracklet for tracklet in tracklets if tracklet[1] in held_out]
+    cameras = {}  # pid → those that saw it
+    for _, pid, camid, _ in gallery:
+        cameras.setdefault(pid, set()).add(camid)
+    query = [tracklet for tracklet in gallery if len(cameras[tracklet[1]]) > 1]
+    if not query:
+        raise InputError(
+            f'data.validation_ids {validation_ids:g}: none of the {count} held-out identities is '
+            'seen by two cameras; hold out more, or set another data.validation_seed'
+        )
+    chosen = np.sort(rng.permutation(len(query))[:num_queries])
+    return ValidationSplit(
+        train=relabel([tracklet for tracklet in tracklets if tracklet[1] not in held_out]),
+        query=[query[i] for i in chosen],
+        gallery=gallery,
+    )

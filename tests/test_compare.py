@@ -1,0 +1,292 @@
+"""A whole comparison: trained once, stopped and gone on with; what fails is a row."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import compare
+import main
+import miniatures
+import numpy as np
+import pytest
+from PIL import Image
+from test_comparison import evaluation, write_run
+
+from stmn_plugin.analysis import grid
+from stmn_plugin.analysis.run_queue import complete_runs, last_error, run_process
+from stmn_plugin.analysis.wanted_runs import given_runs
+from stmn_plugin.errors import InputError
+from stmn_plugin.interrupt import Interrupted
+from stmn_plugin.peak_memory import peak_memory
+
+
+@pytest.mark.parametrize(
+    'text, code, expected',
+    [
+        ('Epoch 1\nerror: data.root: nothing there\nlast words\n', 2, 'data.root: nothing there'),
+        ('Traceback\n  File\nZeroDivisionError: by zero\n\n', 1, 'ZeroDivisionError: by zero'),
+        ('', 7, 'exit code 7'),
+        ('whatever\n', -9, 'killed by SIGKILL'),
+    ],
+)
+def test_why_a_process_failed(text, code, expected, tmp_path):
+    log = tmp_path / 'console.log'
+    log.write_text('error: of an earlier run\n' + text)
+    assert last_error(str(log), len('error: of an earlier run\n'), code) == expected
+
+
+def test_a_command_runs_with_its_output_in_a_file(tmp_path):
+    log = tmp_path / 'log'
+    log.write_text('before\n')
+    code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    assert run_process([sys.executable, '-c', code], str(log), lambda: None) == 3
+    lines = log.read_text().splitlines()
+    assert lines[0] == 'before' and lines[1].startswith('$ ') and {'out', 'err'} == {*lines[2:]}
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):
+    write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), evaluation(frames='all')])
+    (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), lambda *_: 0)
+    assert outcome.error == 'testing rrs: no result of the last weights in metrics.json'
+    assert [e['frames'] for e in outcome.evaluations] == ['all']
+
+
+def test_a_folder_that_another_process_works_on_is_left_alone(tmp_path):
+    log, code = tmp_path / 'log', 'import sys; print("ready", flush=True); sys.stdin.read()'
+    with open(log, 'a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        command = [sys.executable, '-c', code]
+        orphan = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file)
+    before = log.read_text()
+    with pytest.raises(InputError, match='another process works on'):
+        run_process([sys.executable, '-c', '1'], str(log), lambda: None)
+    assert before in ('', 'ready\n') and '$' not in log.read_text()
+    orphan.communicate()
+    assert run_process([sys.executable, '-c', '1'], str(log), lambda: None) == 0
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_goes_on_to_the_command_which_ends_in_its_own_time(signum, tmp_path):
+    code = (
+        'import signal, sys, time\n'
+        'def save(signum, _):\n'
+        '    time.sleep(0.7)\n'
+        "    print('saved', signum, flush=True)\n"
+        '    sys.exit(0)\n'
+        'signal.signal(signal.SIGINT, save)\n'
+        'signal.signal(signal.SIGTERM, save)\n'
+        "print('ready', flush=True)\n"
+        'time.sleep(60)\n'
+    )
+    log, sent = tmp_path / 'log', []
+
+    def watch():
+        if not sent and 'ready' in log.read_text().splitlines():
+            sent.append(signum)
+            os.kill(os.getpid(), signum)
+
+    with pytest.raises(Interrupted) as stop:
+        run_process([sys.executable, '-c', code], str(log), watch)
+    assert stop.value.code == 128 + signum
+    assert log.read_text().splitlines()[-1] == f'saved {int(signum)}'
+
+
+def test_peak_memory_stays_when_memory_is_given_back():
+    def resident_now():
+        with open('/proc/self/statm') as file:
+            return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+    block = np.ones(20_000_000)  # 160 MB
+    held, peak = resident_now(), peak_memory()['resident']
+    # the kernel counts in batches: some pages are seen later
+    assert peak > 0.99 * held > block.nbytes
+    del block
+    assert peak_memory()['resident'] > 0.99 * held > resident_now()
+    assert peak < os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def in_this_process(words, log, watch):
+    """As ``compare.child``, without a start of Python."""
+    with (
+        open(log, 'a') as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        try:
+            main.main(words)
+        except SystemExit as stop:
+            return stop.code
+    watch()
+    return 0
+
+
+@pytest.fixture
+def run(repository, small_run, mars_root, tmp_path, capsys):
+    """Run tools/compare.py in this process on the miniature MARS → exit code, stdout, stderr."""
+
+    def call(*flags, keys=(), execute=in_this_process):
+        words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml')]
+        words += ['--root', mars_root, '--output', str(tmp_path / 'out'), *flags]
+        code = 0
+        try:
+            compare.main([*words, *small_run[:-2], *keys], execute)
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def never(words, log, watch):
+    raise AssertionError(f'nothing was left to do, but {words} was to run')
+
+
+@pytest.mark.slow
+def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, tmp_path):
+    flags = ['--archs', 'osnet_x0_25', 'inceptionv4', 'osnet_x0_5', '--seeds', '2']
+    code, out, err = run(*flags)
+    assert code == 1 and err == '2 runs have failed\n'
+    content = json.loads((tmp_path / 'out' / 'compare.json').read_text())
+    methods = [(row['method'], row['frames'], row['seeds']) for row in content['rows']]
+    assert methods == [
+        ('osnet_x0_25', 'rrs', [1, 2]),
+        ('osnet_x0_25', 'all', [1, 2]),
+        ('osnet_x0_5', 'rrs', [1, 2]),
+        ('osnet_x0_5', 'all', [1, 2]),
+        ('inceptionv4', '', [1]),
+        ('inceptionv4', '', [2]),
+    ]
+    assert 'inceptionv4 cannot take frames of 64x32' in content['rows'][-1]['error']
+    assert 'inceptionv4 cannot take frames of 64x32' in out
+    # the numbers again, from the files of the runs
+    folders = sorted(path for path in (tmp_path / 'out').glob('osnet_x0_25_*'))
+    assert len(folders) == 2 and all((folder / 'console.log').is_file() for folder in folders)
+    metrics = [json.loads((folder / 'metrics.json').read_text()) for folder in folders]
+    alone = [m['evaluations'][2] for m in metrics]
+    assert [(e['frames'], e['epoch']) for e in alone] == [('all', None)] * 2
+    row = content['rows'][1]
+    for name in ('rank-1', 'mAP', 'mINP'):
+        values = np.array([e[name] for e in alone]) * 100
+        assert row['scores'][name]['mean'] == pytest.approx(values.mean())
+        assert row['scores'][name]['std'] == pytest.approx(values.std(ddof=1))
+    assert row['parameters'] == metrics[0]['parameters'] and row['feature_dim'] == 512
+    tracklets = sum(pid != -1 for pid, *_ in miniatures.MARS_TEST)  # the queries are among them
+    seconds = [e['seconds']['extraction'] / tracklets for e in alone]
+    assert row['seconds_per_tracklet'] == pytest.approx(np.mean(seconds), rel=0.01)
+    assert row['peak_memory'] == max(e['peak_memory']['resident'] for e in alone)
+    steps = [json.loads((folder / 'metrics.jsonl').read_text())['seconds'] for folder in folders]
+    assert row['training_seconds'] == pytest.approx(np.mean(steps))
+
+    # the second call: nothing is left to do but what failed
+    checkpoints = sorted((tmp_path / 'out').glob('osnet*/model/*'))
+    before = [path.stat().st_mtime_ns for path in checkpoints]
+    tables = [(tmp_path / 'out' / f'compare.{kind}').read_text() for kind in ('json', 'md', 'csv')]
+    flags.remove('inceptionv4')
+    code, out, _ = run(*flags, execute=never)
+    assert code == 0 and 'training, ' not in out
+    assert [path.stat().st_mtime_ns for path in checkpoints] == before
+    again = json.loads((tmp_path / 'out' / 'compare.json').read_text())
+    assert again['rows'] == content['rows'][:4] and tables[2] != ''
+    assert run(*flags, '--dry-run', execute=never)[1].count('finished') == 4
+    # the same folders, given as runs
+    flags = ['--runs', *map(str, folders), '--output', str(tmp_path / 'out')]
+    compare.main(flags, never)  # their configs are in them
+    rows = json.loads((tmp_path / 'out' / 'compare.json').read_text())['rows']
+    assert [row['scores'] for row in rows] == [row['scores'] for row in content['rows'][:2]]
+    # another protocol: nothing is trained, all is tested
+    words = []
+
+    def spy(given, log, watch):
+        words.append(given)
+        return in_this_process(given, log, watch)
+
+    code, out, _ = run('--runs', str(folders[0]), keys=['test.protocol', 'torchreid'], execute=spy)
+    assert code == 0 and len(words) == 2 and all('test.evaluate' in given for given in words)
+    assert 'torchreid' in out
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
+    repository, run, small_run, mars_root, tmp_path
+):
+    tool, config = repository / 'tools' / 'compare.py', repository / 'configs' / 'stmn_mars.yaml'
+    flags = ['--archs', 'osnet_x0_25', '--seeds', '1']
+    keys = ['train.max_epoch', '6', 'train.save_freq', '6']
+    command = [sys.executable, str(tool), '--config-file', str(config), '--root', mars_root]
+    command += ['--output', str(tmp_path / 'out'), *flags, *small_run[:-2], *keys]
+    environment = {**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / 'out').glob('*/metrics.jsonl')):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert 'the same command goes on from there' in err and 'Traceback' not in err
+    assert not (tmp_path / 'out' / 'compare.md').exists()
+    (folder,) = (tmp_path / 'out').glob('osnet*')
+    saved = max(int(path.name.split('-')[1]) for path in (folder / 'model').iterdir())
+    assert 0 < saved < 6
+    assert f'interrupted after epoch {saved} of 6' in run(*flags, '--dry-run', keys=keys)[1]
+    code, out, _ = run(*flags, keys=keys)
+    assert code == 0 and f'training, from epoch {saved} of 6' in out
+    epochs = [json.loads(line)['epoch'] for line in (folder / 'metrics.jsonl').open()]
+    assert epochs == list(range(1, 7))  # none was trained again
+
+
+@pytest.mark.slow
+def test_the_grid_never_looks_at_the_test_set(run, tmp_path, monkeypatch):
+    opened, original = [], Image.open
+
+    def spy(file, *args, **options):
+        opened.append(str(file))
+        return original(file, *args, **options)
+
+    monkeypatch.setattr(Image, 'open', spy)
+    factors = (
+        [{'stmn.spatial_items': 2, 'stmn.temporal_items': 3}],
+        [{'video.seq_len': 2}, {'video.seq_len': 3}],
+    )
+    monkeypatch.setattr(grid, 'FACTORS', factors)
+    flags = ['--grid', '--seeds', '1']
+    keys = ['data.validation_ids', '0.3', 'train.batch_size', '4', 'model.name', 'stmn']
+    plan = run(*flags, '--dry-run', keys=keys, execute=never)[1]
+    assert 'M=2, N=3' in plan and 'then, with the best of these: L=2, L=3' in plan
+    code, out, _ = run(*flags, keys=keys)
+    assert code == 0
+    assert any('bbox_train' in path for path in opened)
+    assert not any('bbox_test' in path for path in opened)
+    content = json.loads((tmp_path / 'out' / 'grid.json').read_text())
+    found = {s['setting']: s for s in content['settings']}
+    assert list(found) == ['M=2, N=3', 'L=2', 'L=3'] and found['M=2, N=3']['chosen']
+    assert found['L=2']['chosen'] != found['L=3']['chosen']
+    (folder,) = (tmp_path / 'out').glob('grid-M=2-N=3-L=3*')
+    (last,) = json.loads((folder / 'metrics.json').read_text())['evaluations']
+    assert last['dataset'] == 'mars-validation'
+    assert found['L=3']['mAP mean'] == pytest.approx(100 * last['mAP'])
+    with open(tmp_path / 'out' / 'grid.csv', newline='') as file:
+        assert [line['factor'] for line in csv.DictReader(file)] == ['M, N', 'L', 'L']
+    assert '| chosen' in (tmp_path / 'out' / 'grid.md').read_text()
+    assert run(*flags, keys=keys, execute=never)[0] == 0
+
+
+def test_flags_that_cannot_go_together_and_mistyped_ones(run):
+    code, _, err = run('--grid', '--ablation', execute=never)
+    assert code == 2 and '--grid stands alone' in err
+    code, _, err = run('--archs', 'osnet_x0_26', execute=never)
+    assert code == 2 and "the nearest is 'osnet_x0_25'" in err
+    code, _, err = run('--seeds', '0', execute=never)
+    assert code == 2 and '--seeds must be at least 1' in err
+    code, _, err = run('--grid', keys=['model.name', 'resnet18'], execute=never)
+    assert code == 2 and 'model.name is resnet18' in err

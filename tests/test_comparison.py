@@ -1,0 +1,196 @@
+"""Runs → rows → tables: numbers over seeds, published ones, the search of hyperparameters."""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+import compare
+import pytest
+
+from stmn_plugin.analysis import comparison, grid
+from stmn_plugin.analysis.comparison import Spread, rows_of, spread
+from stmn_plugin.analysis.published import DATASETS, published_rows
+from stmn_plugin.analysis.run_folders import read_run
+from stmn_plugin.analysis.run_queue import Outcome
+from stmn_plugin.analysis.wanted_runs import (
+    ablation_variants,
+)
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError
+
+VIDEO = ['data.type', 'video', 'data.sources', "['mars']", 'data.targets', "['mars']"]
+VIDEO += ['train.max_epoch', '3', 'video.sample_method', 'rrs']
+
+
+def evaluation(**changes):
+    values = {
+        'dataset': 'mars',
+        'protocol': 'official',
+        'frames': 'rrs',
+        'flip': False,
+        'dist_metric': 'euclidean',
+        'normalize_feature': False,
+        'reranked': False,
+        'weights': 'w',
+        'epoch': None,
+        'seconds': {'extraction': 10.0, 'per_tracklet': 0.5, 'ranking': 0.1},
+        'peak_memory': {'resident': 3 << 30, 'gpu': 0},
+        'rank-1': 0.5,
+        'rank-5': 0.6,
+        'rank-10': 0.7,
+        'mAP': 0.4,
+        'mINP': 0.1,
+    }
+    return {**values, **changes}
+
+
+def write_run(folder, words=(), epochs=3, evaluations=None, base=VIDEO):
+    """A run folder as training leaves it after so many of its epochs."""
+    (folder / 'model').mkdir(parents=True)
+    cfg = load_config('', [*base, *words])
+    (folder / 'config.yaml').write_text(cfg.dump())
+    if epochs:
+        (folder / 'model' / f'model.pth.tar-{epochs}').write_bytes(b'not looked at')
+    lines = [{'epoch': e, 'losses': {}, 'seconds': 2.5} for e in range(1, epochs + 1)]
+    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    evaluations = [evaluation(epoch=epochs)] if evaluations is None else evaluations
+    content = {'parameters': 1_500_000, 'gflops_per_frame': 0.25, 'feature_dim': 512}
+    (folder / 'metrics.json').write_text(json.dumps({**content, 'evaluations': evaluations}))
+    return read_run(str(folder))
+
+
+def test_mean_and_sample_standard_deviation():
+    assert spread([1.0, 2.0, 6.0]) == Spread(3.0, pytest.approx(7**0.5))  # (4 + 1 + 9) / (3 - 1)
+    assert spread([4.0]) == Spread(4.0, None)
+    assert str(spread([64.8, 78.1, 70.3])) == '71.1 ± 6.7' and str(spread([0.0])) == '0.0'
+
+
+def outcomes(tmp_path):
+    slow = {'seconds': {'per_tracklet': 0.7}, 'peak_memory': {'resident': 5 << 30, 'gpu': 4 << 30}}
+    first = write_run(tmp_path / 'a')
+    second = write_run(tmp_path / 'b', epochs=1)
+    return [
+        Outcome('stmn', 1, 'a', first, [evaluation(), evaluation(frames='all', flip=True)]),
+        Outcome('stmn', 2, 'b', second, [evaluation(**slow, **{'rank-1': 0.7, 'mAP': 0.2})]),
+        Outcome('stmn', 3, 'c', error='killed by SIGKILL (see c/console.log)'),
+    ]
+
+
+def test_rows_are_means_over_the_seeds_that_went_well(tmp_path):
+    rrs, every, failed = rows_of(outcomes(tmp_path))
+    assert (rrs.method, rrs.dataset, rrs.protocol, rrs.frames) == (
+        'stmn',
+        'mars',
+        'official',
+        'rrs',
+    )
+    assert rrs.seeds == (1, 2) and every.seeds == (1,)
+    assert rrs.scores['rank-1'] == (pytest.approx(60.0), pytest.approx(200**0.5))
+    assert rrs.scores['mAP'] == (pytest.approx(30.0), pytest.approx(200**0.5))
+    assert every.scores['rank-1'] == (50.0, None) and every.frames == 'all + flip'
+    assert (rrs.parameters, rrs.gflops_per_frame, rrs.feature_dim) == (1_500_000, 0.25, 512)
+    assert rrs.seconds_per_tracklet == pytest.approx(0.6)
+    assert rrs.peak_memory == 4 << 30  # of the GPU where there is one; the highest
+    assert rrs.training_seconds == pytest.approx((7.5 + 2.5) / 2)
+    assert failed.method == 'stmn' and failed.error.startswith('seed 3: killed by SIGKILL')
+
+
+def test_the_table_shows_what_is_known(tmp_path):
+    table = comparison.as_table(rows_of(outcomes(tmp_path)))
+    head, _, rrs, every, failed = table.splitlines()
+    scores = ['60.0 ± 14.1', '60.0 ± 0.0', '70.0 ± 0.0', '30.0 ± 14.1', '10.0 ± 0.0']
+    costs = ['1.50', '0.250', '512', '0.6000', '4.00', '0:00:05']
+    cells = ['stmn', 'mars', 'official', 'rrs', '2', *scores, *costs]
+    assert re.split(r'\s{2,}', rrs.strip()) == cells
+    assert 'all + flip' in every and 'seed 3: killed by SIGKILL' in failed
+    assert 'error' in head and 'source' not in head  # nothing published: all is measured
+    rows = rows_of(outcomes(tmp_path / 'again')[:2]) + published_rows('mars')
+    head, *lines = comparison.as_table(rows).splitlines()
+    assert 'error' not in head and 'source' in head
+    assert lines[1].endswith('measured') and lines[-1].endswith('published: its authors, AAAI 2025')
+    assert any('not measured' in note for note in comparison.notes_for(rows))
+
+
+def test_the_files_hold_the_table(tmp_path):
+    rows = rows_of(outcomes(tmp_path))
+    paths = comparison.write_comparison(rows, str(tmp_path / 'out'))
+    assert [os.path.basename(path) for path in paths] == [
+        'compare.md',
+        'compare.json',
+        'compare.csv',
+    ]
+    text, content = Path(paths[0]).read_text(), json.loads(Path(paths[1]).read_text())
+    assert '| stmn     | mars' in text and all(f'* {note}\n' in text for note in comparison.NOTES)
+    assert content['rows'][0]['scores']['rank-1'] == {'mean': 60.0, 'std': pytest.approx(14.142136)}
+    assert content['rows'][0]['seeds'] == [1, 2]
+    with open(paths[2], newline='') as file:
+        lines = list(csv.DictReader(file))
+    assert [line['method'] for line in lines] == ['stmn'] * 3
+    assert float(lines[0]['mAP std']) == pytest.approx(14.142136) and lines[1]['mAP std'] == ''
+    assert lines[2]['error'].startswith('seed 3') and lines[0]['seeds'] == '1 2'
+
+
+def test_published_numbers_are_marked_and_those_of_the_paper():
+    found = {
+        (row.method, row.frames): tuple(spread.mean for spread in row.scores.values())
+        for row in published_rows('lsvid')
+    }
+    assert found['STMN', 'rrs'] == (80.6, 66.6) and found['STMN', 'all'] == (82.1, 69.2)
+    assert found['GLTR', 'all'] == (63.1, 44.3) and ('EUG', 'rrs') not in found
+    ablation = published_rows('mars', ablation=True)
+    assert [row.method for row in ablation] == [
+        v.title for v in ablation_variants(compare.ABLATION)
+    ][:7]
+    assert ablation[0].scores['rank-1'].mean == 87.3
+    for name in DATASETS:
+        for row in published_rows(name):
+            assert row.source.startswith('published: ') and list(row.scores) == ['rank-1', 'mAP']
+            assert 100 > row.scores['rank-1'].mean >= row.scores['mAP'].mean > 0
+
+
+def setting(*scores):
+    both = spread([sum(pair) / 2 for pair in scores]) if scores else None
+    return grid.Setting({}, len(scores), None, None, both)
+
+
+def test_the_best_setting():
+    assert grid.choose([setting((60, 40)), setting((50, 52)), setting((70, 20))]) == 1
+    # equal means: the smaller standard deviation, then the first
+    wide, narrow = setting((40, 40), (60, 60)), setting((49, 49), (51, 51))
+    assert grid.choose([wide, narrow, narrow]) == 1
+    assert grid.choose([setting(), setting((1, 1)), setting()]) == 1
+    assert grid.choose([setting(), setting()]) is None
+
+
+def test_each_factor_is_searched_with_the_best_of_those_before():
+    best = {'stmn.spatial_items': 20, 'stmn.temporal_items': 10, 'loss.spread.margin': 0.7}
+    best['video.seq_len'] = 8
+    asked = []
+
+    def run_variants(variants):
+        asked.append([variant.changes for variant in variants])
+        for variant in variants:
+            good = sum(best[key] == value for key, value in variant.changes.items())
+            for seed, luck in enumerate((0.0, 0.02)):
+                scores = {'rank-1': good / 5 + luck, 'mAP': good / 10}
+                yield Outcome(variant.title, seed, '', evaluations=[scores])
+        yield Outcome(variants[0].title, 9, '', error='failed')
+
+    factors = list(grid.search(run_variants, grid.FACTORS))
+    assert [len(variants) for variants in asked] == [9, 5, 4]
+    pairs = {(v['stmn.spatial_items'], v['stmn.temporal_items']) for v in asked[0]}
+    assert pairs == {(m, n) for m in (5, 10, 20) for n in (5, 10, 20)}
+    assert [v['loss.spread.margin'] for v in asked[1]] == [0.1, 0.3, 0.5, 0.7, 1.0]
+    assert [v['video.seq_len'] for v in asked[2]] == [4, 6, 8, 10]
+    for later, keys in ((asked[1], list(best)[:2]), (asked[2], list(best)[:3])):
+        assert all(v[key] == best[key] for v in later for key in keys)
+    chosen = [s for settings in factors for s in settings if s.chosen]
+    assert [s.title for s in chosen] == ['M=20, N=10', 'alpha=0.7', 'L=8']
+    assert chosen[0].rank1 == (pytest.approx(41.0), pytest.approx(2**0.5)) and chosen[0].seeds == 2
+    assert grid.words_of(factors) == [str(x) for pair in best.items() for x in pair]
+    table = grid.as_table(factors[0]).splitlines()
+    assert sum('chosen' in line for line in table) == 1
+    with pytest.raises(InputError, match='no run of the 4 settings'):
+        list(grid.search(lambda v: [Outcome(v[0].title, 1, '', error='x')], grid.FACTORS[2:]))

@@ -1,0 +1,163 @@
+"""Which runs a comparison wants, which folder holds them, and what is reused."""
+
+import os
+import re
+
+import compare
+import pytest
+import yaml
+from test_comparison import VIDEO, evaluation, write_run
+
+from stmn_plugin.analysis.run_folders import read_run, recipe_changes, standalone_evaluations
+from stmn_plugin.analysis.run_queue import complete_runs, words_to_test, words_to_train
+from stmn_plugin.analysis.wanted_runs import (
+    TESTING,
+    Variant,
+    ablation_variants,
+    arch_variants,
+    as_words,
+    given_runs,
+    place_variants,
+)
+from stmn_plugin.config import load_config
+from stmn_plugin.config.defaults import flatten
+from stmn_plugin.errors import InputError
+
+
+def test_how_far_a_run_is(tmp_path):
+    cfg = load_config('', VIDEO)
+
+    def state(run):
+        (wanted,) = given_runs([run.path], [])
+        return wanted.state
+
+    assert state(write_run(tmp_path / 'whole')) == 'finished'
+    assert state(write_run(tmp_path / 'part', epochs=2)) == 'interrupted after epoch 2 of 3'
+    # killed between its last evaluation and the line or the checkpoint that says so
+    killed = write_run(tmp_path / 'killed')
+    (tmp_path / 'killed' / 'metrics.jsonl').write_text('')
+    assert state(killed) == 'interrupted after epoch 3 of 3'
+    lost = write_run(tmp_path / 'lost')
+    os.unlink(lost.checkpoint(3))
+    assert state(lost) == 'interrupted after epoch 0 of 3'
+    assert read_run(str(tmp_path / 'nothing')).final_evaluations(3) == []
+    more = load_config('', [*VIDEO, 'train.max_epoch', '5'])
+    assert recipe_changes(read_run(str(tmp_path / 'whole')), more) == {}
+    fewer = load_config('', [*VIDEO, 'train.max_epoch', '2'])
+    assert recipe_changes(read_run(str(tmp_path / 'whole')), fewer) == {'train.max_epoch': (3, 2)}
+    assert recipe_changes(read_run(str(tmp_path / 'whole')), cfg) == {}
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'weights': 'others'},
+        {'epoch': 3},
+        {'protocol': 'matlab'},
+        {'frames': 'all'},
+        {'flip': True},
+        {'dist_metric': 'cosine'},
+        {'normalize_feature': True},
+        {'reranked': True},
+        {'dataset': 'lsvid'},
+    ],
+)
+def test_an_evaluation_is_reused_only_for_what_it_is_of(change, tmp_path):
+    cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
+    final, alone = (evaluation(weights='of epoch 3', **x) for x in ({'epoch': 3}, {'mAP': 0.3}))
+    run = write_run(tmp_path / 'same', evaluations=[final, alone])
+    assert standalone_evaluations(run, cfg) == [alone]
+    run = write_run(tmp_path / 'other', evaluations=[final, {**alone, **change}])
+    assert standalone_evaluations(run, cfg) == []
+
+
+def test_a_run_is_found_by_its_recipe_and_another_is_never_overwritten(tmp_path):
+    output, words = str(tmp_path), [*VIDEO, 'train.lr', '0.01']
+    (fresh,) = place_variants(arch_variants(['resnet50']), 1, '', words, output)
+    assert fresh.state == 'new'
+    name = os.path.basename(fresh.folder)
+    assert name == 'resnet50_type=video_sources=mars_sample_method=rrs_lr=0.01_seed1'
+    write_run(tmp_path / 'named otherwise', ['train.lr', '0.01', 'data.workers', '7'])
+    variants = [*arch_variants(['resnet50', 'resnet50']), Variant('again', 'again', {})]
+    found = place_variants(variants, 2, '', words, output)
+    assert [run.title for run in found] == ['resnet50', 'resnet50', 'again', 'again']
+    assert [os.path.basename(run.folder) for run in found] == [
+        'named otherwise',
+        f'{name[:-1]}2',
+    ] * 2
+    assert [run.state for run in found][:2] == ['finished', 'new']
+    write_run(tmp_path / name, ['train.lr', '0.02'])
+    os.rename(tmp_path / 'named otherwise', tmp_path.parent / 'elsewhere')
+    (conflict,) = place_variants(arch_variants(['resnet50']), 1, '', words, output)
+    assert 'left alone: train.lr was 0.02, is 0.01' in conflict.state
+    before = (tmp_path / name / 'config.yaml').read_bytes()
+    (outcome,) = complete_runs([conflict], execute=None)
+    assert outcome.error == conflict.state
+    assert (tmp_path / name / 'config.yaml').read_bytes() == before
+
+
+def test_folder_names_are_short_and_tell_runs_apart(tmp_path):
+    words = [*VIDEO, 'train.stepsize', str(list(range(1, 40))), 'data.root', str(tmp_path)]
+    names = []
+    for last in (50, 60):
+        own = [*words, 'train.stepsize', str([*range(1, 40), last]), 'test.flip', 'True']
+        (run,) = place_variants(arch_variants(['resnet50']), 1, '', own, str(tmp_path))
+        names.append(os.path.basename(run.folder))
+    assert len(set(names)) == 2 and max(map(len, names)) < 110
+    assert all(re.fullmatch(r'resnet50_[\w.=+,-]+_seed1', name) for name in names)
+
+
+@pytest.mark.parametrize('config', ['stmn_mars.yaml', 'stmn_synthetic.yaml'])
+def test_the_ablation_is_a_delta_on_any_config(config, repository, tmp_path):
+    file = str(repository / 'configs' / config)
+    variants = ablation_variants(compare.ABLATION)
+    assert {f'{v.name.removeprefix("ablation-")}.yaml' for v in variants} == {
+        path.name for path in (repository / 'configs' / 'ablation').glob('*.yaml')
+    }
+    runs = place_variants(variants, 1, file, [], str(tmp_path))
+    base = flatten(load_config(file))
+    for run, variant in zip(runs, variants, strict=True):
+        own = yaml.safe_load(
+            (repository / 'configs' / 'ablation' / f'{variant.name[9:]}.yaml').open()
+        )
+        own = {k: v for k, v in flatten(own).items() if k not in ('_BASE_', 'data.save_dir')}
+        values = flatten(run.cfg)
+        assert {k: v for k, v in values.items() if v != base[k]} == {
+            k: v for k, v in own.items() if v != base[k]
+        }
+    assert runs[0].cfg.stmn.spatial_mode == 'none' and runs[6].title == '+ SM + TM'
+
+
+def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
+    write_run(tmp_path / 'mine_seed1', ['train.seed', '1'])
+    write_run(tmp_path / 'mine_seed2', ['train.seed', '2'])
+    write_run(tmp_path / 'other', ['train.lr', '0.5'], epochs=1)
+    (tmp_path / 'notes').mkdir()
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    runs = given_runs(paths, ['data.root', 'elsewhere'])
+    assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
+    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
+    (outcome,) = complete_runs(runs[2:], execute=None)
+    assert 'interrupted after epoch 1 of 3; --runs trains nothing' in outcome.error
+    (run,) = given_runs(paths[:1], ['train.lr', '0.5'])
+    assert 'train.lr was 0.0003, is 0.5' in run.problem
+    with pytest.raises(InputError, match='no run folder among'):
+        given_runs([str(tmp_path / 'notes')], [])
+
+
+def test_words_for_testing_are_for_the_tests(tmp_path):
+    words = [*VIDEO, 'test.rerank', 'True', 'test.clips_per_tracklet', '4', 'test.flip', 'True']
+    (run,) = place_variants(arch_variants(['resnet50']), 1, '', words, str(tmp_path))
+    write_run(tmp_path / os.path.basename(run.folder))
+    trained = load_config('', words_to_train(run))
+    assert not trained.test.rerank and not trained.test.evaluate and trained.model.resume == 'auto'
+    assert trained.data.save_dir == run.folder
+    for frames, clips in (('rrs', 4), ('all', 1)):
+        tested = load_config('', words_to_test(run, read_run(run.folder), frames)).test
+        assert (tested.frames, tested.clips_per_tracklet) == (frames, clips)
+        assert tested.rerank and tested.evaluate and tested.flip
+
+
+def test_image_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match='data.type image'):
+        place_variants(arch_variants(['resnet50']), 1, '', [], str(tmp_path))

@@ -1,0 +1,191 @@
+"""Train, test and compare: one table of architectures, variants of STMN or given runs.
+
+python tools/compare.py --config-file configs/stmn_synthetic.yaml --archs stmn resnet18 --seeds 3
+"""
+
+import argparse
+import os
+import sys
+
+from tabulate import tabulate
+
+from stmn_plugin.analysis.published import DATASETS, published_rows
+from stmn_plugin.config import split_words
+from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.interrupt import Interrupted
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ABLATION = os.path.join(os.path.dirname(HERE), 'configs', 'ablation')
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0],
+        epilog='Interrupt it whenever you like: the same command goes on where it stopped.',
+    )
+    parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config of all runs')
+    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
+    parser.add_argument('-s', '--sources', nargs='+', metavar='NAME', help='train on these')
+    parser.add_argument('-t', '--targets', nargs='+', metavar='NAME', help='test on these')
+    parser.add_argument('--archs', nargs='+', metavar='NAME', help='stmn or any of the host')
+    parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
+    parser.add_argument('--runs', nargs='+', metavar='FOLDER', help='trained runs, as they are')
+    parser.add_argument(
+        '--grid',
+        action='store_true',
+        help='search M, N, alpha and L on held-out training identities (Sec. 4.1)',
+    )
+    parser.add_argument('--seeds', type=int, default=3, metavar='N', help='runs of each (3)')
+    parser.add_argument(
+        '--published', choices=DATASETS, help='print what papers report on this beside it'
+    )
+    parser.add_argument(
+        '--output', metavar='FOLDER', help='of the runs and tables (log/compare/<config file>)'
+    )
+    parser.add_argument('--dry-run', action='store_true', help='say what would run, and stop')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
+    return parser.parse_args(argv)
+
+
+def common_words(args):
+    """Flags and words of the command line → KEY VALUE words, architectures, run folders."""
+    lists = {'sources': args.sources, 'targets': args.targets, 'archs': args.archs}
+    words, names = [], {}
+    for flag, given in lists.items():
+        # a flag takes words up to the next flag: hand back the KEY VALUE pairs among them
+        names[flag], pairs = split_words(given or [])
+        words += pairs
+    runs = args.runs or []
+    end = next((i for i, w in enumerate(runs) if '.' in w and not os.path.exists(w)), len(runs))
+    words += [*runs[end:], *args.opts]
+    flags = ['data.root', args.root] if args.root else []
+    for flag in ('sources', 'targets'):
+        if names[flag]:
+            flags += [f'data.{flag}', str(names[flag])]
+    return [*flags, *words], names['archs'], runs[:end]
+
+
+def default_output(config_file):
+    stem = os.path.splitext(os.path.basename(config_file))[0]
+    return os.path.join('log', 'compare', stem or 'runs')
+
+
+def child(words, log, watch):
+    """Run tools/main.py in a process of its own."""
+    from stmn_plugin.analysis.run_queue import run_process
+
+    return run_process([sys.executable, os.path.join(HERE, 'main.py'), *words], log, watch)
+
+
+def compare(args, words, archs, runs, execute):
+    """The table of architectures, ablation and given runs; how many runs have failed."""
+    from stmn_plugin.analysis import comparison, wanted_runs
+    from stmn_plugin.analysis.run_queue import complete_runs
+
+    output = args.output or default_output(args.config_file)
+    variants = []
+    if archs or not (args.ablation or runs):
+        default = wanted_runs.training_config(args.config_file, words).model.name
+        variants += wanted_runs.arch_variants(archs or [default])
+    if args.ablation:
+        variants += wanted_runs.ablation_variants(ABLATION)
+    wanted = []
+    if variants:  # given runs have configs of their own
+        check_variants(variants)
+        wanted += wanted_runs.place_variants(variants, args.seeds, args.config_file, words, output)
+    if runs:
+        wanted += wanted_runs.given_runs(runs, words)
+    if args.dry_run:
+        print_plan(wanted)
+        return 0
+    outcomes = list(complete_runs(wanted, execute))
+    rows = comparison.rows_of(outcomes)
+    if args.published:
+        rows += published_rows(args.published, args.ablation)
+    print(f'\n{comparison.as_table(rows)}\n', *comparison.notes_for(rows), sep='\n')
+    print('Written:', *comparison.write_comparison(rows, output))
+    return sum(bool(outcome.error) for outcome in outcomes)
+
+
+def search_grid(args, words, execute):
+    """The tables of the grid search; how many runs have failed."""
+    from stmn_plugin.analysis import grid
+    from stmn_plugin.analysis.run_queue import complete_runs
+    from stmn_plugin.analysis.wanted_runs import place_variants, training_config
+
+    output = args.output or default_output(args.config_file)
+    cfg = training_config(args.config_file, words)
+    if cfg.model.name != 'stmn':
+        raise InputError(f'--grid searches hyperparameters of stmn, model.name is {cfg.model.name}')
+    if not cfg.data.validation_ids:
+        words = [*words, 'data.validation_ids', str(grid.VALIDATION_IDS)]
+    if args.dry_run:
+        first, *later = grid.FACTORS
+        variants = grid.factor_variants(first, {})
+        print_plan(place_variants(variants, args.seeds, args.config_file, words, output))
+        for factor in later:
+            print(f'then, with the best of these: {", ".join(map(grid.title_of, factor))}')
+        return 0
+    failed, factors = 0, []
+
+    def run_variants(variants):
+        nonlocal failed
+        wanted = place_variants(variants, args.seeds, args.config_file, words, output)
+        for outcome in complete_runs(wanted, execute, strategies=()):
+            failed += bool(outcome.error)
+            yield outcome
+
+    for settings in grid.search(run_variants, grid.FACTORS):
+        factors.append(settings)
+        print(f'\n{grid.as_table(settings)}\n')
+    print(*grid.NOTES, sep='\n')
+    print('Chosen:', *grid.words_of(factors))
+    print('Written:', *grid.write_grid(factors, output))
+    return failed
+
+
+def check_variants(variants):
+    """A mistyped architecture is an error now, not at its turn."""
+    from stmn_plugin.registration import register
+    from stmn_plugin.runner import check_arch
+
+    register()
+    for variant in variants:
+        if 'model.name' in variant.changes:
+            check_arch(variant.changes['model.name'])
+
+
+def print_plan(wanted):
+    """What would run, in which folder, and how far it is."""
+    seen, lines = set(), []
+    for run in wanted:
+        state = 'the same run as above' if run.folder in seen else run.state
+        seen.add(run.folder)
+        lines.append({'run': run.title, 'seed': run.seed, 'folder': run.folder, 'state': state})
+    print(tabulate(lines, headers='keys'))
+
+
+def main(argv=None, execute=child):
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        if args.seeds < 1:
+            raise InputError(f'--seeds must be at least 1, got {args.seeds}')
+        words, archs, runs = common_words(args)
+        if args.grid and (archs or runs or args.ablation or args.published):
+            raise InputError('--grid stands alone: no --archs, --ablation, --runs or --published')
+        try:
+            if args.grid:
+                failed = search_grid(args, words, execute)
+            else:
+                failed = compare(args, words, archs, runs, execute)
+        except Interrupted:
+            print('Stopped; the same command goes on from there', file=sys.stderr)
+            raise
+    if failed:
+        print(f'{failed} runs have failed', file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == '__main__':
+    main()
