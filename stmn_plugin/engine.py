@@ -146,7 +146,8 @@ class RunMixin(TrainingMixin, TestingMixin):
 
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
-        return super().parse_data_for_train({**data, 'img': self.prepare(data['img'])})
+        images = self.prepare(data['img'], data.get('augmentation'))
+        return super().parse_data_for_train({**data, 'img': images})
 
     def _improved(self):
         first = next(iter(self.test_loader))
@@ -216,7 +217,7 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
         pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
-        return self.prepare(data['img']), pids
+        return self.prepare(data['img'], data.get('augmentation')), pids
 
     def extract_features(self, input):
         return self.model(input)

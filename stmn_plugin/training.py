@@ -6,10 +6,12 @@ ends it after the step at hand. ``forward_backward(data)`` is the step.
 """
 
 import datetime
+import functools
 import time
 
 from tqdm import tqdm
 
+from .data.prefetch import SideStream, TimedIterator, prefetch
 from .epoch_log import EpochLog
 from .errors import resource_errors
 from .interrupt import Interruption
@@ -59,21 +61,35 @@ class TrainingMixin:
         self.interruption.stop()
 
     def _timed_batches(self, first):
-        """(index, batch, seconds waited for it), from batch ``first`` on."""
-        start = time.perf_counter()
+        """(index, batch, seconds blocked on the loader since the last), from batch ``first`` on."""
+        reading = TimedIterator(self._read_batches(first))
+        batches = prefetch(reading, self._prepare_batch, self._side) if self.use_gpu else reading
+        for index, data in enumerate(batches, first):
+            self._seed_step(index + 1)  # whatever has been read since: the next batch, for example
+            yield index, data, reading.take_seconds()
+
+    def _read_batches(self, first):
         self._seed_step(0)  # the host's loaders draw their order here
         batches = iter(self.train_loader)
         # the host's loaders start at their beginning: batches that are done are read and dropped
         index = first if hasattr(self.datamanager, 'batch_sampler') else 0
         while index < self.num_batches:
-            self._seed_step(index + 1)
+            self._seed_step(index + 1)  # the host's loaders augment here
             data = next(batches, None)
             if data is None:  # the host's RandomIdentitySampler promises more than it has
                 return
             if index >= first:
-                yield index, data, time.perf_counter() - start
-                start = time.perf_counter()  # of the wait for the next one
+                yield data
             index += 1
+
+    @functools.cached_property
+    def _side(self):
+        return SideStream()  # one for all epochs: each stream keeps memory of its own
+
+    def _prepare_batch(self, data):
+        """With what a step does to a batch first done, so that the step finds nothing to do."""
+        images = self.prepare(data['img'], data.get('augmentation'))
+        return {**data, 'img': images, 'pid': data['pid'].to(images.device, non_blocking=True)}
 
     def _seed_step(self, step):
         if self.settings is not None and self.settings.seed is not None:
