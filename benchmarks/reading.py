@@ -4,8 +4,13 @@
 
 The host decodes, converts and normalises frame by frame in the worker and sends floats. Ours
 decodes in the worker and sends bytes, a quarter of the size; whole batches are normalised in the
-main process (on the GPU when there is one). Both give the same clips, which is checked first. The
-candidates take turns, so that a busy machine slows all of them alike; medians are printed.
+main process. Both give the same clips, which is checked first.
+
+Then the training transforms, by one worker: applied there to each clip, or drawn there and applied
+in the main process to whole batches (on the GPU when there is one). "Delivered" is what the loader
+alone gives, "finished" is augmented and normalised. Both give the same clips, which is checked too.
+
+The candidates take turns, so that a busy machine slows all of them alike; medians are printed.
 """
 
 import argparse
@@ -23,11 +28,13 @@ import torchreid
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stmn_plugin.data.clips import ClipDataset, ClipTransform, Normalize
+from stmn_plugin.data.clips import ClipDataset, ClipRequest, ClipTransform, Normalize
 from stmn_plugin.data.datamanager import IMAGENET_MEAN, IMAGENET_STD
 from stmn_plugin.data.frame_samplers import sample_evenly
 
 SIZE = (256, 128)  # height, width of a MARS frame
+RECIPE = ['random_flip', 'random_erase']  # of the paper
+EVERYTHING = ['random_flip', 'random_crop', 'color_jitter', 'random_erase']
 
 
 def make_tracklets(folder, num_tracklets, num_frames, seed=0):
@@ -62,19 +69,106 @@ def host_dataset(tracklets, seq_len):
     )
 
 
-def our_dataset(tracklets, seq_len, normalize, as_uint8=True):
+class AugmentedInWorker(ClipDataset):
+    """Clips that are augmented where they are read, and still travel as bytes."""
+
+    def __getitem__(self, key):
+        item = super().__getitem__(key)
+        draws = item.pop('augmentation')
+        return {**item, 'img': self.transform.augmentation.apply_to_clip(item['img'], draws)}
+
+
+def our_dataset(tracklets, seq_len, names=(), as_uint8=True, kind=ClipDataset):
     sampler = functools.partial(sample_evenly, seq_len=seq_len)
-    return ClipDataset(tracklets, sampler, ClipTransform(*SIZE, [], normalize, as_uint8))
+    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    return kind(tracklets, sampler, ClipTransform(*SIZE, names, normalize, as_uint8))
 
 
-def run(dataset, workers, batch_size, after=None):
+def finish(dataset, batch):
+    """Augment what is left to augment, and normalise, on the GPU when there is one."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    clips = batch['img'].to(device, non_blocking=True)
+    if 'augmentation' in batch:
+        clips = dataset.transform.augmentation.apply(clips, batch['augmentation'])
+    return dataset.transform.normalize(clips)
+
+
+def deliver(dataset, batch):
+    """Nothing more is done to it."""
+
+
+def run(dataset, after, augmented, workers, batch_size):
     """Seconds of one epoch; with a worker, from the first request to the last batch."""
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+    loader = make_loader(dataset, augmented, workers, batch_size)
     begin = time.perf_counter()
     for batch in loader:
-        if after is not None:
-            after(batch['img'])
+        after(dataset, batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
+
+
+def make_loader(dataset, augmented, workers, batch_size):
+    indices = range(len(dataset))
+    keys = [ClipRequest(i, 0, i) for i in indices] if augmented else indices
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    pin_memory = torch.cuda.is_available()
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
+
+
+def compare(title, candidates, args, workers, augmented=False):
+    """A table: frames per second of each candidate, and the ratio to the first of them."""
+    seconds = {name: [] for name in candidates}
+    for repeat in range(args.repeats + 1):
+        for name, (dataset, after) in candidates.items():
+            elapsed = run(dataset, after, augmented, workers, args.batch_size)
+            if repeat:  # the first round fills the page cache
+                seconds[name].append(elapsed)
+    print(f'\n{title:44}{"frames/s":>10}{"ratio":>8}   range of the ratio')
+    first = next(iter(seconds.values()))
+    for name, times in seconds.items():
+        rate = args.tracklets * args.seq_len / statistics.median(times)
+        ratios = [f / t for f, t in zip(first, times, strict=True)]
+        print(
+            f'{name:44}{rate:10.0f}{statistics.median(ratios):8.2f}'
+            f'   {min(ratios):.2f} .. {max(ratios):.2f}'
+        )
+
+
+def compare_with_host(tracklets, args):
+    host = host_dataset(tracklets, args.seq_len)
+    ours = our_dataset(tracklets, args.seq_len)
+    floats = our_dataset(tracklets, args.seq_len, as_uint8=False)
+    clip = ours.transform.normalize(ours[0]['img'])
+    torch.testing.assert_close(clip, host[0]['img'], rtol=1e-5, atol=1e-5)
+    candidates = {
+        'torchreid': (host, deliver),
+        'ours, bytes': (ours, deliver),
+        'ours, bytes, normalised in main': (ours, finish),
+        'ours, floats from the worker': (floats, deliver),
+    }
+    for workers, where in ((0, 'in one process'), (1, 'one worker')):
+        compare(f'reading, {where}', candidates, args, workers)
+
+
+def compare_augmentation(tracklets, args):
+    plain = our_dataset(tracklets, args.seq_len)
+    for names, title in ((RECIPE, 'flip, erase'), (EVERYTHING, 'flip, crop, jitter, erase')):
+        there = our_dataset(tracklets, args.seq_len, names, kind=AugmentedInWorker)
+        here = our_dataset(tracklets, args.seq_len, names)
+        batches = (next(iter(make_loader(d, True, 0, args.batch_size))) for d in (there, here))
+        clips = [finish(d, batch).cpu() for d, batch in zip((there, here), batches, strict=True)]
+        # on a GPU torchvision's resize may differ by one grey level
+        torch.testing.assert_close(*clips, rtol=0, atol=0 if names == RECIPE else 0.02)
+        candidates = {
+            'in the worker, delivered': (there, deliver),
+            'left to the main process, delivered': (here, deliver),
+            'no augmentation, delivered': (plain, deliver),
+            'in the worker, finished': (there, finish),
+            'left to the main process, finished': (here, finish),
+            'no augmentation, finished': (plain, finish),
+        }
+        compare(title, candidates, args, workers=1, augmented=True)
 
 
 def main():
@@ -87,37 +181,13 @@ def main():
     parser.add_argument('--batch-size', type=int, default=8, help='clips')
     parser.add_argument('--repeats', type=int, default=7)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # the main process normalises on one core, too
-    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    torch.set_num_threads(1)  # the main process works on one core, too
     with tempfile.TemporaryDirectory() as folder:
         tracklets = make_tracklets(folder, args.tracklets, args.frames)
         size = statistics.mean(Path(path).stat().st_size for t in tracklets for path in t[0])
-        host = host_dataset(tracklets, args.seq_len)
-        ours = our_dataset(tracklets, args.seq_len, normalize)
-        floats = our_dataset(tracklets, args.seq_len, normalize, as_uint8=False)
-        torch.testing.assert_close(normalize(ours[0]['img']), host[0]['img'], rtol=1e-5, atol=1e-5)
-        candidates = {
-            'host': (host, None),
-            'ours, bytes': (ours, None),
-            'ours, bytes, normalised in main': (ours, normalize),
-            'ours, floats from the worker': (floats, None),
-        }
         print(f'{SIZE[0]}x{SIZE[1]} JPEG, {size / 1000:.1f} kB, clips of {args.seq_len} frames')
-        print(f'{"":40}{"frames/s":>10}{"x host":>8}   range of the ratio')
-        for workers, where in ((0, 'one process'), (1, 'one worker')):
-            seconds = {name: [] for name in candidates}
-            for repeat in range(args.repeats + 1):
-                for name, (dataset, after) in candidates.items():
-                    elapsed = run(dataset, workers, args.batch_size, after)
-                    if repeat:  # the first round fills the page cache
-                        seconds[name].append(elapsed)
-            for name, times in seconds.items():
-                rate = args.tracklets * args.seq_len / statistics.median(times)
-                ratios = [h / t for h, t in zip(seconds['host'], times, strict=True)]
-                print(
-                    f'{where + ": " + name:40}{rate:10.0f}{statistics.median(ratios):8.2f}'
-                    f'   {min(ratios):.2f} .. {max(ratios):.2f}'
-                )
+        compare_with_host(tracklets, args)
+        compare_augmentation(tracklets, args)
 
 
 if __name__ == '__main__':

@@ -1,25 +1,12 @@
-"""The host's engines with what a run needs: clips, checks, protocols, checkpoints, a run folder.
-
-``RunMixin`` is put before any engine of the host; ``VideoSTMNEngine`` adds the training step of
-STMN. An epoch is in ``training.py``, testing in ``testing.py``; here is what stands around them, in
-an order in which no moment to be killed at loses a checkpoint or a line of a result.
-"""
-
-import os
-from dataclasses import asdict
+"""The host's engines with our run, and their losses; ``VideoSTMNEngine`` trains STMN."""
 
 import torch
 import torchreid
-from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import checkpoint_path, remove_leftovers, save_checkpoint
-from .distributed import gather, is_main
-from .epoch_log import append_line, keep_lines
-from .evaluation import read_evaluations, remove_metrics
-from .interrupt import Interruption
+from .distributed import gather
 from .losses import BatchHardTripletLoss, STMNCriterion
-from .testing import RunSettings, TestingMixin
-from .training import TrainingMixin
+from .running import RunMixin
+from .testing import RunSettings
 
 __all__ = [
     'ImageSoftmaxEngine',
@@ -29,173 +16,6 @@ __all__ = [
     'VideoSoftmaxEngine',
     'VideoTripletEngine',
 ]
-
-
-class RunMixin(TrainingMixin, TestingMixin):
-    """Training that checks itself and evaluation by protocol, for any engine of the host."""
-
-    def run(
-        self,
-        save_dir='log',
-        max_epoch=0,
-        start_epoch=0,
-        print_freq=10,
-        fixbase_epoch=0,
-        open_layers=None,
-        start_eval=0,
-        eval_freq=-1,
-        test_only=False,
-        **test_options,
-    ):
-        """Train and evaluate, or only evaluate; arguments are those of the host's ``Engine.run``.
-
-        Writes checkpoints, TensorBoard events, ``metrics.json`` and ``metrics.jsonl`` into
-        ``save_dir``. ``settings`` says from where in ``start_epoch`` to go on.
-
-        Raises:
-            InputError: a loss or feature that is not finite, a file that cannot be written, memory
-                that does not suffice.
-            Interrupted: SIGINT or SIGTERM came and the state is saved.
-        """
-        self.complete_settings()
-        self.start_scaler()
-        with Interruption() as self.interruption:
-            if test_only:
-                # a test is added to them
-                self.evaluations = read_evaluations(save_dir) if is_main() else []
-                self.epoch = None
-                with self.interruption.at_once():
-                    self.test(save_dir=save_dir, **test_options)
-                return
-            test_options.update(visrank=False, rerank=False)  # the host leaves them to testing, too
-            self.start_epoch, self.max_epoch = start_epoch, max_epoch
-            self._open_folder(save_dir)
-            try:
-                if self.log is not None and self.log.trained:
-                    self.epoch = start_epoch - 1
-                    self.num_batches = len(self.train_loader)
-                    self._finish_epoch(True, test_options)
-                if start_epoch >= max_epoch:
-                    print(f'Nothing to train: {start_epoch} of {max_epoch} epochs are done')
-                for self.epoch in range(start_epoch, max_epoch):
-                    self.train(print_freq, fixbase_epoch, open_layers)
-                    done = self.epoch + 1
-                    due = eval_freq > 0 and done % eval_freq == 0 and done >= start_eval
-                    self._finish_epoch(due or done == max_epoch, test_options)
-            finally:
-                if self.writer is not None:
-                    self.writer.close()
-                self.writer = None
-
-    def start_scaler(self):
-        settings = self.settings
-        device_type = 'cuda' if self.use_gpu else 'cpu'
-        self.scaler = torch.amp.GradScaler(device_type, enabled=settings.amp == 'fp16')
-        if settings.scaler:
-            self.scaler.load_state_dict(settings.scaler)
-
-    def _open_folder(self, save_dir):
-        """Take up what a run that is gone on from has left; remove what else is there."""
-        settings = self.settings
-        self.save_dir, self.rank1 = save_dir, settings.rank1
-        self.log, self.last_checkpoint = settings.unfinished, settings.last_checkpoint
-        self.evaluations = []
-        if not is_main():
-            return
-        reported = self.start_epoch - (self.log is not None and self.log.trained)
-        self.evaluations = [
-            e
-            for e in (read_evaluations(save_dir) if reported > 0 else [])
-            if e['epoch'] is None or e['epoch'] <= reported
-        ]
-        if not self.evaluations:
-            remove_metrics(save_dir)  # an earlier run's: no result of this one
-        keep_lines(save_dir, reported)
-        for folder in (save_dir, *(os.path.join(save_dir, name) for name in self._models)):
-            remove_leftovers(folder)
-        first = self.start_epoch * len(self.train_loader)
-        self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
-
-    def _finish_epoch(self, evaluate, test_options):
-        """Evaluate, report and save: an epoch is reported before a checkpoint says it is done."""
-        results, is_best = [], False
-        if evaluate:
-            # an evaluation that fails or is interrupted costs no epoch: it is made up for
-            self.save_model(self.epoch, self.rank1, self.save_dir)
-            known = len(self.evaluations)
-            with self.interruption.at_once():
-                self.rank1 = self.test(save_dir=self.save_dir, **test_options)
-            results, is_best = self.evaluations[known:], self._improved()
-        if is_main():
-            append_line(self.save_dir, self.log.as_line(results))
-        self.print_epoch()
-        self.log = None
-        stopping = self.interruption.agreed()
-        if evaluate or stopping or (self.epoch + 1) % self.settings.save_freq == 0:
-            self.save_model(self.epoch, self.rank1, self.save_dir, is_best)
-        if stopping:
-            self._stop(f'after epoch {self.epoch + 1}')
-
-    def stop_in_epoch(self):
-        # as many epochs are finished as before this one; the log says how far this one is
-        self.save_model(self.epoch - 1, self.rank1, self.save_dir)
-        self._stop(f'in epoch {self.epoch + 1} after batch {self.batch_idx + 1}')
-
-    def _stop(self, where):
-        print(f'Interrupted {where}; model.resume auto goes on from there')
-        self.interruption.stop()
-
-    def parse_data_for_train(self, data):
-        self.bad_frames.extend(data.get('bad_frames', ()))
-        images = self.prepare(data['img'])
-        images, pids = super().parse_data_for_train({**data, 'img': images})
-        return images, gather(pids.to(images.device))
-
-    def _forward(self, data):
-        """Outputs of an image model of the host, in float32, and the identities."""
-        images, pids = self.parse_data_for_train(data)
-        with self.autocast():
-            outputs = self.model(images)
-        return in_float32(outputs), pids
-
-    def _improved(self):
-        first = next(iter(self.test_loader))
-        mean_ap = [e for e in self.evaluations if e['dataset'] == first][-1]['mAP']
-        if mean_ap <= self.settings.best_map:
-            return False
-        self.settings.best_map = mean_ap
-        return True
-
-    def save_model(self, epoch, rank1, save_dir, is_best=False):
-        """Write the checkpoint of each registered model, in the main process; the host loads it.
-
-        Raises:
-            InputError: it could not be written; older ones stay.
-        """
-        settings = self.settings or RunSettings()
-        for name in self.get_model_names():
-            folder = os.path.join(save_dir, name)
-            if not is_main():
-                self.last_checkpoint = checkpoint_path(folder, epoch + 1)
-                continue
-            state = {
-                'state_dict': self._models[name].state_dict(),
-                'epoch': epoch + 1,
-                'rank1': float(rank1),
-                'best_map': settings.best_map,
-                'facts': settings.facts,
-                'config': settings.config,
-                'unfinished': asdict(self.log) if self.log is not None else None,
-            }
-            if self.scaler.is_enabled():
-                state['scaler'] = self.scaler.state_dict()
-            for part, owner in (('optimizer', self._optims), ('scheduler', self._scheds)):
-                if owner[name] is not None:
-                    state[part] = owner[name].state_dict()
-            self.last_checkpoint = save_checkpoint(
-                state, folder, epoch + 1, settings.keep_last, is_best
-            )
-            print(f'Checkpoint saved to "{self.last_checkpoint}"')
 
 
 class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
@@ -229,7 +49,7 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
         pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
-        return self.prepare(data['img']), gather(pids)
+        return self.prepare(data['img'], data.get('augmentation')), gather(pids)
 
     def whole_batch(self, replica):
         return replica  # STMN gathers within, before its BNNecks
@@ -238,7 +58,24 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
         return self.model(input)
 
 
-class SoftmaxMixin(RunMixin):
+class HostMixin(RunMixin):
+    """What the engines of the host's image models share."""
+
+    def parse_data_for_train(self, data):
+        self.bad_frames.extend(data.get('bad_frames', ()))
+        images = self.prepare(data['img'], data.get('augmentation'))
+        images, pids = super().parse_data_for_train({**data, 'img': images})
+        return images, gather(pids.to(images.device))
+
+    def _forward(self, data):
+        """Outputs of an image model of the host, in float32, and the identities."""
+        images, pids = self.parse_data_for_train(data)
+        with self.autocast():
+            outputs = self.model(images)
+        return in_float32(outputs), pids
+
+
+class SoftmaxMixin(HostMixin):
     """The losses of the host's softmax engines."""
 
     def losses(self, data):
@@ -247,7 +84,7 @@ class SoftmaxMixin(RunMixin):
         return loss, {'loss': loss, 'acc': accuracy(outputs, pids)}
 
 
-class TripletMixin(RunMixin):
+class TripletMixin(HostMixin):
     """The losses of the host's triplet engines."""
 
     def losses(self, data):

@@ -60,6 +60,7 @@ class TestOptions:
     __test__ = False  # no test case, whatever its name makes pytest think
 
     dist_metric: str = 'euclidean'
+    amp: str = 'off'  # precision in which frames were encoded
     normalize_feature: bool = False
     visrank: bool = False
     visrank_topk: int = 10
@@ -84,7 +85,6 @@ class Evaluation:
     unmatched: str
     frames: str  # frames of a tracklet that were used
     flip: bool
-    amp: str  # precision in which frames were encoded
     dist_metric: str
     reranked: bool
     num_query: int

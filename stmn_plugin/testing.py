@@ -258,10 +258,14 @@ class TestingMixin:
     def parse_data_for_eval(self, data):
         return super().parse_data_for_eval({**data, 'img': self.prepare(data['img'])})
 
-    def prepare(self, images):
-        """To the device, and there to normalised floats."""
+    def prepare(self, images, draws=None):
+        """To the device, and there augmented and to normalised floats; floats are finished."""
         images = images.to('cuda' if self.use_gpu else 'cpu', non_blocking=True)
-        return self.datamanager.normalize(images) if images.dtype == torch.uint8 else images
+        if images.dtype != torch.uint8:
+            return images
+        if draws is not None:
+            images = self.datamanager.augmentation.apply(images, draws)
+        return self.datamanager.normalize(images)
 
     def _draw_ranks(self, name, query, searched, options, save_dir):
         """The host's pictures of ranked results; they need all distances at once."""

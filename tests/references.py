@@ -7,6 +7,7 @@ Letters: B clips, L frames, T = B*L frames of a batch, D channels, H W positions
 M or N memory items, P memory accesses, Q queries, G gallery tracklets.
 """
 
+import itertools
 import math
 
 import torch
@@ -462,3 +463,68 @@ def rank_queries(
     if num_valid == 0:
         return None
     return [c / num_valid for c in cmc], sum_ap / num_valid, sum_inp / num_valid, num_valid
+
+
+def flipped(clip):
+    """The mirrored clip (L, 3, H, W)."""
+    out = clip.clone()
+    for place in pixels(clip):
+        frame, channel, y, x = place
+        out[place] = clip[frame, channel, y, clip.shape[3] - 1 - x]
+    return out
+
+
+def shifted(clip, top, left):
+    """Enlarged by an eighth with bilinear interpolation, cut out at (top, left); whole grey levels.
+
+    Centres of pixels lie at halves, and beyond the border the last pixel goes on.
+    """
+    height, width = clip.shape[2:]
+    tall, wide = round(height * 1.125), round(width * 1.125)
+    out = clip.clone()
+    for place in pixels(clip):
+        frame, channel, y, x = place
+        row = min(max((y + top + 0.5) * height / tall - 0.5, 0), height - 1)
+        column = min(max((x + left + 0.5) * width / wide - 0.5, 0), width - 1)
+        value = 0.0
+        for r in (math.floor(row), math.floor(row) + 1):
+            for c in (math.floor(column), math.floor(column) + 1):
+                weight = (1 - abs(row - r)) * (1 - abs(column - c))
+                value += weight * clip[frame, channel, min(r, height - 1), min(c, width - 1)].item()
+        out[place] = round(value)
+    return out
+
+
+def recoloured(clip, brightness, contrast):
+    """Brightness, then contrast around the mean luma of the frame; fractions are cut off."""
+    bright = clip.clone()
+    for place in pixels(clip):
+        bright[place] = int(min(clip[place].item() * brightness, 255))
+    out = bright.clone()
+    for index, frame in enumerate(bright.double()):
+        red, green, blue = (channel.flatten().tolist() for channel in frame)
+        lumas = [
+            int(0.2989 * r + 0.587 * g + 0.114 * b)
+            for r, g, b in zip(red, green, blue, strict=True)
+        ]
+        mean = sum(lumas) / len(lumas)
+        for place in pixels(frame):
+            value = contrast * frame[place].item() + (1 - contrast) * mean
+            out[(index, *place)] = int(min(max(value, 0), 255))
+    return out
+
+
+def erased(clip, boxes, fill):
+    """Each frame's box (top, left, height, width) in the colour of three grey levels."""
+    out = clip.clone()
+    for place in pixels(clip):
+        frame, channel, y, x = place
+        top, left, height, width = boxes[frame]
+        if top <= y < top + height and left <= x < left + width:
+            out[place] = fill[channel]
+    return out
+
+
+def pixels(images):
+    """Every index of a tensor, as a tuple."""
+    return itertools.product(*map(range, images.shape))

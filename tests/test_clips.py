@@ -1,4 +1,4 @@
-"""Clips: one decision per clip, values by the book, randomness by (seed, epoch, position)."""
+"""Clips: resized and normalised by the book, randomness by (seed, epoch, position)."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,7 @@ import torchreid
 from PIL import Image
 
 from stmn_plugin.config import TRANSFORMS
-from stmn_plugin.data.clips import (
-    ClipDataset,
-    ClipRequest,
-    ClipTransform,
-    Normalize,
-    erasing_box,
-)
+from stmn_plugin.data.clips import ClipDataset, ClipRequest, ClipTransform, Normalize
 from stmn_plugin.data.frame_samplers import sample_rrs
 from stmn_plugin.errors import InputError
 
@@ -58,61 +52,10 @@ def test_frames_of_any_size_are_resized_like_the_hosts(frames):
     assert (clip[1] - host(smooth)).abs().max() < 1.01 / 255 / min(STD)
 
 
-def test_a_clip_flips_as_a_whole_and_half_the_time(frames):
-    clip, flipped, count = torch.stack(frames), torch.stack(frames).flip(-1), 0
-    for seed in range(200):
-        out = transform('random_flip')(frames, np.random.default_rng(seed))
-        assert torch.equal(out, clip) or torch.equal(out, flipped)
-        count += torch.equal(out, flipped)
-    assert 70 <= count <= 130  # 100 +- 4 standard deviations
-
-
-def test_a_clip_shifts_as_a_whole():
-    same = [torch.arange(32 * 16 * 3, dtype=torch.float).view(3, 32, 16).div(6).to(torch.uint8)] * 4
-    shifted = 0
-    for seed in range(20):
-        out = transform('random_crop')(same, np.random.default_rng(seed))
-        assert out.shape == (4, 3, 32, 16)
-        assert all(torch.equal(frame, out[0]) for frame in out)
-        shifted += not torch.equal(out[0], same[0])
-    assert 3 <= shifted <= 17
-
-
-def test_a_clip_changes_colour_as_a_whole(frames):
-    same = [frames[0]] * 4
-    out = transform('color_jitter')(same, np.random.default_rng(0))
-    assert all(torch.equal(frame, out[0]) for frame in out)
-    assert not torch.equal(out[0], same[0])
-
-
-def test_erasing_decides_per_frame_and_fills_with_the_mean(frames):
-    untouched = torch.stack(frames)
-    erased = []
-    for seed in range(100):
-        out = transform('random_erase')(frames, np.random.default_rng(seed))
-        changed = (out != untouched).any(dim=1)  # (L, H, W)
-        erased += changed.flatten(1).any(dim=1).tolist()
-        for frame, mask in zip(out, changed, strict=True):
-            fill = frame[:, mask].float()
-            assert torch.equal(fill, torch.tensor(MEAN).mul(255).round()[:, None].expand_as(fill))
-    assert 230 <= sum(erased) <= 370  # of 600 at p=0.5: 300 +- 5.7 standard deviations
-    filled = NORMALIZE(torch.tensor(MEAN).mul(255).round().to(torch.uint8).view(3, 1, 1))
-    assert filled.abs().max() < 0.5 / 255 / min(STD) + 1e-6  # 0, but for the rounding to a byte
-
-
-def test_erasing_boxes_keep_area_aspect_and_bounds():
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        top, left, height, width = erasing_box(256, 128, rng)
-        assert 0 <= top and top + height <= 256 and 0 <= left and left + width <= 128
-        assert 0.018 < height * width / (256 * 128) < 0.41
-        assert 0.28 < height / width < 3.6
-    assert erasing_box(1, 1, rng) is None
-
-
 def test_every_name_of_the_host_works_and_a_wrong_one_is_named(frames):
     for name in TRANSFORMS:
-        out = transform(name.upper())(frames, np.random.default_rng(0))
+        made = transform(name.upper())
+        out = made(frames, made.augmentation.draw(6, np.random.default_rng(0)))
         assert (out.shape, out.dtype) == ((6, 3, 32, 16), torch.uint8)
     with pytest.raises(InputError, match='random_flp'):
         transform('random_flp')
@@ -120,6 +63,23 @@ def test_every_name_of_the_host_works_and_a_wrong_one_is_named(frames):
 
 def test_testing_changes_nothing(frames):
     assert torch.equal(transform(*TRANSFORMS)(frames, None), torch.stack(frames))
+
+
+@pytest.mark.parametrize(
+    'names, as_uint8, left',
+    [
+        (['random_flip', 'color_jitter'], True, True),
+        (['random_flip', 'color_jitter'], False, False),  # finished floats are asked for
+        (['random_patch', 'color_jitter'], True, False),  # the patches are in the worker
+        ([], True, False),
+    ],
+)
+def test_augmentation_is_left_to_the_device_where_that_is_possible(names, as_uint8, left, frames):
+    made = transform(*names, as_uint8=as_uint8)
+    draws = made.augmentation.draw(6, np.random.default_rng(1))
+    assert made.leaves_augmentation == left
+    untouched = torch.stack(frames) if as_uint8 else NORMALIZE(torch.stack(frames))
+    assert torch.equal(made(frames, draws), untouched) == (left or not names)
 
 
 @pytest.fixture
@@ -133,13 +93,15 @@ def dataset(tmp_path, frames):
         return sample_rrs(num_frames, 3, rng)
 
     tracklets = [(tuple(paths), 7, 2, 0), ((), 8, 1, 0)]
-    return ClipDataset(tracklets, sampler, transform('random_flip', 'random_erase'), seed=5)
+    made = transform('random_flip', 'random_erase', as_uint8=False)
+    return ClipDataset(tracklets, sampler, made, seed=5)
 
 
 def test_items_are_the_hosts_and_a_function_of_seed_epoch_and_position(dataset, frames):
     item = dataset[0]
     assert (item['pid'], item['camid'], item['dsetid']) == (7, 2, 0)
-    assert torch.equal(item['img'], torch.stack(frames)[[0, 2, 4]])  # testing: the first of each
+    chosen = torch.stack(frames)[[0, 2, 4]]  # testing: the first of each
+    assert torch.equal(item['img'], NORMALIZE(chosen))
     draws = {
         (epoch, position): dataset[ClipRequest(0, epoch, position)]['img']
         for epoch in range(3)

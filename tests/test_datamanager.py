@@ -8,7 +8,9 @@ import torch
 import torchreid
 
 import stmn_plugin
+from stmn_plugin.config import TRANSFORMS
 from stmn_plugin.data import VideoDataManager
+from stmn_plugin.engine import VideoSTMNEngine, VideoTripletEngine
 from stmn_plugin.errors import InputError, one_line
 
 
@@ -89,11 +91,31 @@ def test_batches_depend_on_the_epoch_and_can_be_set_to_any(mars_root):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_bytes_normalised_later_equal_floats_now(mars_root):
-    as_bytes, as_floats = manager(mars_root, as_uint8=True), manager(mars_root)
+@pytest.mark.parametrize('names', [['random_flip', 'random_erase'], list(TRANSFORMS), []])
+def test_bytes_finished_later_equal_floats_now(names, mars_root):
+    options = {'transforms': names, 'batch_size_train': 4}
+    as_bytes, as_floats = (
+        manager(mars_root, as_uint8=True, **options),
+        manager(mars_root, **options),
+    )
+    for raw, done in zip(as_bytes.train_loader, as_floats.train_loader, strict=True):
+        assert raw['img'].dtype == torch.uint8 and 'augmentation' not in done
+        clips = raw['img']
+        if 'augmentation' in raw:
+            clips = as_bytes.augmentation.apply(clips, raw['augmentation'])
+        assert torch.equal(as_bytes.normalize(clips), done['img'])
+
+
+@pytest.mark.parametrize('kind', [VideoSTMNEngine, VideoTripletEngine])
+def test_the_engines_finish_what_the_loader_leaves_once(kind, mars_root):
+    options = {'transforms': ['random_flip', 'color_jitter'], 'batch_size_train': 4}
+    as_bytes, as_floats = (manager(mars_root, as_uint8=b, **options) for b in (True, False))
     raw, done = next(iter(as_bytes.train_loader)), next(iter(as_floats.train_loader))
-    assert raw['img'].dtype == torch.uint8
-    assert torch.equal(as_bytes.normalize(raw['img']), done['img'])
+    engine = kind.__new__(kind)
+    engine.datamanager, engine.use_gpu = as_bytes, False
+    for batch in (raw, engine._prepare_batch(raw)):  # as read, and as prefetched
+        clips, _ = engine.parse_data_for_train(batch)
+        assert torch.equal(clips.view_as(done['img']), done['img'])
 
 
 def test_the_hosts_samplers_stay_selectable(mars_root):

@@ -44,8 +44,9 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             and tested on instead of the targets, which are not looked at then; see
             :func:`stmn_plugin.data.validation.hold_out`.
         validation_seed (int): draws them.
-        as_uint8 (bool): batches are uint8, to be passed through :attr:`normalize` on the device;
-            by default they are normalised floats, as the host's engines want them.
+        as_uint8 (bool): batches are uint8, to be passed on the device through :attr:`augmentation`
+            with the batch's ``augmentation``, if it has that, and :attr:`normalize`; by default
+            they are finished floats, as the host's engines want them.
 
     Raises:
         InputError: an unknown name; a missing or broken dataset; batches that cannot be made; a
@@ -160,6 +161,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             persistent_workers=workers > 0,
             **self.loader_options,
         )
+        self.augmentation = self.train_loader.dataset.transform.augmentation
         self.gallery_needs_queries = {}  # target → does its official protocol search the queries?
         for name, loaders in self.test_loader.items():
             dataset = getattr(loaders['query'], 'dataset', None)  # None of the validation part
@@ -176,6 +178,9 @@ class VideoDataManager(torchreid.data.VideoDataManager):
 
     def planned_clips(self, tracklets, plan, batch_size):
         """A loader of the clips of a plan, ``ClipBatch`` by ``ClipBatch``.
+
+        Its workers end with it: forking them takes less than half a second, kept ones would hold
+        their memory through the training between two evaluations.
 
         Args:
             tracklets (list): the host's 4-tuples, for example ``test_dataset[name]['query']``.

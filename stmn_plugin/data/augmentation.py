@@ -1,0 +1,207 @@
+"""A clip's generator → a few numbers, drawn in the worker → whole batches, augmented on the device.
+
+What is random is small, and drawn where the generator of (seed, epoch, position) is; the pixels are
+changed where that is cheap. Letters: B clips, L frames, H W pixels.
+"""
+
+import math
+import random
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torchreid
+import torchvision.transforms.v2.functional as TF
+from torch.utils.data import default_collate
+
+from stmn_plugin.config import check_transforms
+
+
+class Draws(NamedTuple):
+    """What is random about a clip; collated, tensors with B in front. A step that is not asked for
+    draws nothing and leaves the values that change nothing."""
+
+    boxes: np.ndarray  # (L, 4) top, left, height, width of what is erased; 0: nothing
+    flip: bool = False
+    offset: tuple = (-1, -1)  # top, left of the crop in the enlarged clip; -1: as it is
+    patch_seed: int = 0
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+class Augmentation:
+    """The host's training transforms, on clips.
+
+    Where the host decides anew for every frame, a clip is flipped, shifted and recoloured as a
+    whole, so that motion stays motion; erasing and patches are per frame, as occlusions are. Erased
+    pixels take the mean colour (0 after normalising).
+
+    Args:
+        names (list): of ``data.transforms``, case as you like.
+        height, width (int): of the clips, in pixels.
+        mean (list): three numbers from 0 to 1, the colour of erased boxes.
+
+    Raises:
+        InputError: unknown name.
+    """
+
+    def __init__(self, names, height, width, mean):
+        self.names = check_transforms(names)
+        self.height, self.width = height, width
+        self.fill = [min(max(round(255 * value), 0), 255) for value in mean]
+        # its pool of patches is filled by the clips that this process has seen
+        self.patches = (
+            torchreid.data.transforms.RandomPatch() if 'random_patch' in self.names else None
+        )
+
+    @property
+    def batched(self):
+        """Whether there is anything to do, and all of it can be done on the device."""
+        return bool(self.names) and self.patches is None
+
+    def draw(self, num_frames, rng):
+        """Draw for one clip of ``num_frames`` frames from a ``numpy.random.Generator``."""
+        draws = Draws(boxes=np.zeros((num_frames, 4), int))
+        if 'random_flip' in self.names:
+            draws = draws._replace(flip=rng.random() < 0.5)
+        if 'random_crop' in self.names and rng.random() < 0.5:
+            tall, wide = enlarged(self.height, self.width)
+            top, left = rng.integers(tall - self.height + 1), rng.integers(wide - self.width + 1)
+            draws = draws._replace(offset=(int(top), int(left)))
+        if self.patches is not None:
+            draws = draws._replace(patch_seed=int(rng.integers(2**63)))
+        if 'color_jitter' in self.names:
+            brightness, contrast = rng.uniform(0.8, 1.2), rng.uniform(0.85, 1.15)
+            draws = draws._replace(brightness=brightness, contrast=contrast)
+        if 'random_erase' in self.names:
+            for box in draws.boxes:
+                if rng.random() < 0.5:
+                    box[:] = erasing_box(self.height, self.width, rng) or 0
+        return draws
+
+    def apply(self, clips, draws):
+        """
+        Args:
+            clips (torch.Tensor): uint8, shape (B, L, 3, H, W), on any device; is not changed.
+            draws (Draws): collated, on the CPU. (Nothing here makes a GPU wait for the CPU.)
+
+        Returns:
+            torch.Tensor: as ``clips``; the same tensor when there is nothing to do.
+
+        Raises:
+            ValueError: no batch of clips.
+        """
+        if clips.dim() != 5 or clips.dtype != torch.uint8:
+            raise ValueError(
+                'expected uint8 clips of shape (B, L, 3, H, W), '
+                f'got {clips.dtype} {tuple(clips.shape)}'
+            )
+        if 'random_flip' in self.names:
+            clips = flip_clips(clips, draws.flip)
+        if 'random_crop' in self.names:
+            clips = shift_clips(clips, draws.offset)
+        if self.patches is not None:
+            clips = paste_patches(clips, draws.patch_seed, self.patches)
+        if 'color_jitter' in self.names:
+            clips = recolour_clips(clips, draws.brightness, draws.contrast)
+        if 'random_erase' in self.names:
+            clips = erase_boxes(clips, draws.boxes, self.fill)
+        return clips
+
+    def apply_to_clip(self, clip, draws):
+        """The same for one clip (L, 3, H, W) and its draws as drawn."""
+        return self.apply(clip[None], default_collate([draws]))[0]
+
+
+def flip_clips(clips, flip):
+    """Mirror the clips (B, L, 3, H, W) for which ``flip`` (B,) is true."""
+    flip = flip.to(clips.device, non_blocking=True).view(-1, 1, 1, 1, 1)
+    return choose(byte_mask(flip), clips.flip(-1), clips)
+
+
+def enlarged(height, width):
+    """Size out of which the host's random crop cuts the old one."""
+    return round(height * 1.125), round(width * 1.125)
+
+
+def shift_clips(clips, offset):
+    """Enlarge by an eighth and cut the size out at ``offset``, two (B,) on the CPU; not at -1."""
+    height, width = clips.shape[-2:]
+    size = enlarged(height, width)
+    shifted = clips.clone()
+    for clip, top, left in zip(shifted, *(axis.tolist() for axis in offset), strict=True):
+        if top >= 0:
+            # bilinear; torchvision rounds once more on a CPU: one grey level from what a GPU gives
+            large = TF.resize(clip, size, antialias=True)
+            clip.copy_(large[..., top : top + height, left : left + width])
+    return shifted
+
+
+def paste_patches(clips, seeds, patches):
+    """The host's own RandomPatch on each frame, its generator seeded for each clip."""
+    state, pasted = random.getstate(), []
+    try:
+        for clip, seed in zip(clips, seeds.tolist(), strict=True):
+            random.seed(seed)
+            frames = [TF.pil_to_tensor(patches(TF.to_pil_image(frame))) for frame in clip]
+            pasted.append(torch.stack(frames))
+    finally:
+        random.setstate(state)
+    return torch.stack(pasted)
+
+
+def recolour_clips(clips, brightness, contrast):
+    """Scale the grey levels of clips (B, L, 3, H, W), then their distance to the mean luma of their
+    frame, by factors (B,); bytes in between, as in the host's transform."""
+    brightness, contrast = (
+        factor.to(clips.device, non_blocking=True).float().view(-1, 1, 1, 1, 1)
+        for factor in (brightness, contrast)
+    )
+    clips = clips.float().mul_(brightness).clamp_(0, 255).to(torch.uint8)
+    luma = TF.rgb_to_grayscale(clips)  # (B, L, 1, H, W), uint8
+    # the sum of bytes is exact in float64: it does not depend on the batch, nor on the device
+    mean = luma.mean(dim=(2, 3, 4), keepdim=True, dtype=torch.float64).float()
+    clips = clips.float().mul_(contrast).add_(mean * (1 - contrast))
+    return clips.clamp_(0, 255).to(torch.uint8)
+
+
+def erase_boxes(clips, boxes, fill):
+    """Paint a box (top, left, height, width) of each frame, ``boxes`` (B, L, 4), in a colour."""
+    height, width = clips.shape[-2:]
+    boxes = boxes.to(clips.device, non_blocking=True)
+    top, left, tall, wide = boxes.unsqueeze(-1).unbind(2)  # (B, L, 1) each
+    y = torch.arange(height, device=clips.device)
+    x = torch.arange(width, device=clips.device)
+    rows = byte_mask((top <= y) & (y < top + tall))  # (B, L, H)
+    columns = byte_mask((left <= x) & (x < left + wide))  # (B, L, W)
+    inside = rows.unsqueeze(-1) & columns.unsqueeze(-2)  # (B, L, H, W)
+    # made where it is needed: a tensor of numbers would have to be copied to the GPU
+    colour = torch.stack([clips.new_full((1, 1), value) for value in fill])  # (3, 1, 1)
+    return choose(inside.unsqueeze(2), colour, clips)
+
+
+def byte_mask(condition):
+    """255 where it is true, 0 elsewhere."""
+    return condition.to(torch.uint8).mul_(255)
+
+
+def choose(mask, yes, no):
+    """``torch.where`` for bytes, whose own takes many times as long on a CPU."""
+    return (yes ^ no).bitwise_and_(mask).bitwise_xor_(no)
+
+
+def erasing_box(height, width, rng, attempts=100):
+    """A random box (top, left, height, width) of 2 to 40 % of the area and aspect 0.3 to 1/0.3
+    (random erasing, Zhong et al. 2017); None when none fits in ``attempts`` draws."""
+    for _ in range(attempts):
+        area = rng.uniform(0.02, 0.4) * height * width
+        aspect = rng.uniform(0.3, 1 / 0.3)
+        tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < tall < height and 0 < wide < width:
+            return (
+                int(rng.integers(height - tall + 1)),
+                int(rng.integers(width - wide + 1)),
+                tall,
+                wide,
+            )
+    return None

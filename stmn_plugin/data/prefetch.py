@@ -1,0 +1,78 @@
+"""Batches of a loader → the same batches, one ahead: ready on the GPU when their step begins."""
+
+import time
+
+import torch
+
+END = object()
+
+
+def prefetch(batches, prepare, side):
+    """Read and prepare the next batch beside the step that works on the last.
+
+    An error of the next batch comes when that one is asked for: the step before it is done.
+
+    Args:
+        batches (iterator): of a loader; read once per batch yielded, and once ahead.
+        prepare (callable): batch → batch on the GPU, a dictionary.
+        side (SideStream): where it works.
+    """
+    ahead = next(batches, END)
+    if ahead is not END:
+        ahead = side.launch(prepare, ahead)
+    while ahead is not END:
+        # waited for before the next is launched: the step must not wait for that, too
+        batch, error = side.hand_over(ahead), None
+        try:
+            ahead = next(batches, END)
+            if ahead is not END:
+                ahead = side.launch(prepare, ahead)
+        except Exception as caught:
+            error = caught
+        yield batch
+        if error is not None:
+            raise error
+
+
+class SideStream:
+    """A second queue of work on the current GPU."""
+
+    def __init__(self):
+        self.stream = torch.cuda.Stream()
+
+    def launch(self, prepare, batch):
+        """Queue the work; the result may be used after :meth:`hand_over`."""
+        with torch.cuda.stream(self.stream):
+            return prepare(batch)
+
+    def hand_over(self, batch):
+        """Let the current stream, not the CPU, wait for the work launched so far."""
+        current = torch.cuda.current_stream()
+        current.wait_stream(self.stream)
+        for value in batch.values():
+            if isinstance(value, torch.Tensor):
+                value.record_stream(current)  # its memory is not used anew before the step is done
+        return batch
+
+
+class TimedIterator:
+    """An iterator that adds up for how long its user was blocked in it."""
+
+    def __init__(self, iterator):
+        self.iterator = iterator
+        self.seconds = 0.0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        start = time.perf_counter()
+        try:
+            return next(self.iterator)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def take_seconds(self):
+        """Seconds since the last time."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds

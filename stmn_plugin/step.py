@@ -1,0 +1,130 @@
+"""A batch → losses → gradients → a step of the optimizer, the same for every model.
+
+An engine says what its losses are. Here they become gradients, in mixed precision and on many
+processes where that is asked for, and those of ``train.accumulate`` batches a step.
+"""
+
+import contextlib
+import math
+
+import torch
+
+from .distributed import gather, replicate
+from .errors import InputError
+from .speed import autocast
+
+
+class StepMixin:
+    """``forward_backward(data)`` for an engine with ``losses(data)``.
+
+    That gives the loss which is differentiated and every term to log by name, as scalar tensors.
+    """
+
+    settings = None  # a RunSettings
+    scaler = torch.amp.GradScaler('cpu', enabled=False)  # of train.amp fp16: one for the run
+    accumulated = 0  # batches whose gradients wait for the step
+    replica = None  # of many processes: what stands in for the model in a step
+    _replicated = None  # which parameters it trains
+    ddp_options = {'static_graph': True}  # some models hold parameters that no output needs
+
+    def autocast(self):
+        """The precision that a forward of the model runs in; losses are computed outside."""
+        amp = self.settings.amp if self.settings is not None else 'off'
+        return autocast('cuda' if self.use_gpu else 'cpu', amp)
+
+    def forward_backward(self, data):
+        """One batch: losses, gradients and, when the batches of a step are together, the step.
+
+        Returns:
+            dict: the terms of ``losses`` as numbers.
+
+        Raises:
+            InputError: a term is NaN or infinite; the weights are those before the batch.
+        """
+        group = self._batches_of_step()
+        last = self.accumulated + 1 == group
+        if self.accumulated == 0:
+            self.optimizer.zero_grad()
+        with self._replica_as_model(), self._gradients_shared(last):
+            total, terms = self.losses(data)
+            arriving = Arriving(terms)
+            self.scaler.scale(total / group).backward()
+        numbers = self.check_finite(arriving.numbers())
+        self.accumulated += 1
+        if last:
+            self.step()
+        return numbers
+
+    def _gradients_shared(self, shared):
+        """A block whose gradients many processes average, or keep until those of the step do."""
+        if shared or self.replica is None:
+            return contextlib.nullcontext()
+        return self.replica.no_sync()
+
+    def _batches_of_step(self):
+        """``train.accumulate``, or what is left of the epoch."""
+        accumulate = self.settings.accumulate if self.settings is not None else 1
+        return min(accumulate, self.num_batches - (self.batch_idx - self.accumulated))
+
+    def step(self):
+        """Move the weights by the gradients that have been accumulated."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.accumulated = 0
+
+    def check_finite(self, losses):
+        """The losses, or InputError when one is NaN or infinite: the run stops there."""
+        broken = [f'{name} {value}' for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            raise InputError(
+                f'training stopped: {", ".join(broken)} in epoch {self.epoch + 1}, batch '
+                f'{self.batch_idx + 1}; last good checkpoint: {self.last_checkpoint or "none yet"}'
+            )
+        return losses
+
+    def replicate(self):
+        """Of many processes: make the replica, again when other parameters train than before."""
+        trained = [parameter.requires_grad for parameter in self.model.parameters()]
+        if trained != self._replicated:
+            self.replica = None  # its hooks go before those of the next come
+            self.replica = replicate(self.model, **self.ddp_options)
+            self._replicated = trained
+
+    @contextlib.contextmanager
+    def _replica_as_model(self):
+        """In the block ``self.model``, of which a step wants only outputs, is the replica."""
+        model = self.model
+        self.model = model if self.replica is None else self.whole_batch(self.replica)
+        try:
+            yield
+        finally:
+            self.model = model
+
+    def whole_batch(self, replica):
+        """A function of the own images that gives the replica's outputs for those of all."""
+        return lambda images: gather_outputs(replica(images))
+
+
+class Arriving:
+    """Scalar tensors on their way to the host: on a GPU the computation goes on meanwhile."""
+
+    def __init__(self, tensors):
+        self.names = list(tensors)
+        stacked = torch.stack([tensor.detach() for tensor in tensors.values()])
+        self.values = stacked.to('cpu', non_blocking=True)
+        self.arrived = torch.cuda.Event() if stacked.is_cuda else None
+        if self.arrived:
+            self.arrived.record()
+
+    def numbers(self):
+        """Name → number, once they are there."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return dict(zip(self.names, self.values.tolist(), strict=True))
+
+
+def gather_outputs(outputs):
+    """A model's tensor, or tuple or list of such, for the images of all processes."""
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(map(gather_outputs, outputs))
+    return gather(outputs)
