@@ -30,6 +30,8 @@ from .pictures import picture
 TOP_FRAMES = 5
 TOP_CLIPS = 3
 TOP_FOUND = 10
+MASK_GRID = (32, 16)  # of the outlines of masks
+SHOWN_DIFFERENCES = 99  # percent of the positions; the others have the last colour
 TEMPORAL_NAMES = {'memory': 'temporal memory', 'mlp': 'MLP', 'average': 'average pooling'}
 
 
@@ -67,7 +69,7 @@ def figure_5(subject, against, options):
         f'Figure 5. Matching probabilities of {len(probes)} queries (rows) with the items of each '
         'memory (columns): spatial queries of random positions in random frames of the gallery, '
         'temporal queries of the clips that those lie in, the same for all runs; drawn with seed '
-        f'{options.seed}. {_origins(subjects)}.'
+        f'{options.seed}. {_from(*subjects)}'
     )
     return Drawn(probability_maps.draw(maps, caption), caption)
 
@@ -91,7 +93,7 @@ def figure_6(subject, against, options):
         f'Figure 6. For each spatial item the {len(items[0][1])} frames that address it most, from '
         'different tracklets, with the matching probability; the box marks the position of the '
         f'{subject.grid[0]} x {subject.grid[1]} feature map, which sees more of the frame than the '
-        f'box. {subject.origin}.'
+        f'box. {_from(subject)}'
     )
     return Drawn(item_frames.draw(items, subject.grid, caption), caption)
 
@@ -104,7 +106,7 @@ def figure_7(subject, against, options):
     for row in subject.choice.shown:
         view = subject.gathered.kept[row]
         if subject.truth is not None:
-            masks = _truth_of(subject, [row], [view.frames], (32, 16)).distractor_share[0]
+            masks = _truth_of(subject, [row], [view.frames], MASK_GRID).distractor_share[0]
         clips.append(
             refinement_maps.RefinedClip(
                 _title(subject, row),
@@ -113,20 +115,21 @@ def figure_7(subject, against, options):
                 masks,
             )
         )
-    outlined = (
-        ' The black line is the border of the true distractor mask.' if masks is not None else ''
-    )
+    shown = np.concatenate([np.abs(clip.norm_changes).ravel() for clip in clips])
+    limit = float(np.percentile(shown, SHOWN_DIFFERENCES)) or 1.0
+    mean_norm = np.mean([subject.gathered.kept[row].frame_norms for row in subject.choice.shown])
+    outlined = '' if masks is None else ' Black: border of the true distractor mask, smoothed.'
     caption = (
-        'Figure 7. Difference of magnitude |f^s| - |f^o| after and before the refinement, bilinear, '
-        'over the grey frame: purple where features get shorter (suppressed), orange where they get '
-        f'longer, one scale for all.{outlined} {len(clips)} tracklets {subject.choice.words}. '
-        f'{subject.origin}.'
+        'Figure 7. Difference of magnitude |fˢ| − |fᵒ| after and before the refinement, bilinear, '
+        'over the grey frame: purple where features get shorter (suppressed), orange where they '
+        f'get longer. The colours end at {limit / mean_norm:.1%} of the mean |fᵒ|.{outlined} '
+        f'{len(clips)} tracklets {subject.choice.words}. {_from(subject)}'
     )
-    return Drawn(refinement_maps.draw(clips, caption), caption)
+    return Drawn(refinement_maps.draw(clips, limit, caption), caption)
 
 
 def figure_8(subject, against, options):
-    """Retrieval with the temporal average of pooled f^o, and of pooled f^s."""
+    """Retrieval with the temporal average of pooled fᵒ, and of pooled fˢ."""
     if subject.gathered.spatial is None:
         raise NotDrawn('the model has no spatial memory')
     if not subject.choice.queries:
@@ -157,17 +160,17 @@ def figure_8(subject, against, options):
         retrieval.Search(
             _title(subject, row),
             _picture(subject, row, 0),
-            [('f$^o$', found[row, 'frame']), ('f$^s$', found[row, 'refined'])],
+            [('fᵒ', found[row, 'frame']), ('fˢ', found[row, 'refined'])],
         )
         for row in subject.choice.queries
     ]
     caption = (
-        f'Figure 8. The {TOP_FOUND} nearest tracklets by the features before (f^o) and after (f^s) '
+        f'Figure 8. The {TOP_FOUND} nearest tracklets by the features before (fᵒ) and after (fˢ) '
         'the refinement, both averaged over positions and frames, first frames shown: blue and ✓ '
         "the query's person, orange and ✗ somebody else. Protocol "
         f'{subject.engine.settings.protocol}, distance {metric}, queries {subject.choice.words}. '
-        f'Over all queries mAP {scores["frame"].mean_ap:.1%} with f^o, '
-        f'{scores["refined"].mean_ap:.1%} with f^s. {subject.origin}.'
+        f'Over all queries mAP {scores["frame"].mean_ap:.1%} with fᵒ, '
+        f'{scores["refined"].mean_ap:.1%} with fˢ. {_from(subject)}'
     )
     return Drawn(retrieval.draw(searches, caption), caption)
 
@@ -189,7 +192,7 @@ def figure_9(subject, against, options):
     caption = (
         f'Figure 9. For each temporal item the {len(items[0].strips)} clips that address it most, '
         'with the matching probability, above the attention that the item stores, softmax(v_n); '
-        f'dashed: average pooling, 1/{stored.shape[1]}. {subject.origin}.'
+        f'dashed: average pooling, 1/{stored.shape[1]}. {_from(subject)}'
     )
     return Drawn(item_strips.draw(items, caption), caption)
 
@@ -226,7 +229,7 @@ def figure_10(subject, against, options):
     caption = (
         'Figure 10. Temporal attention of clips (left) and of the same frames in reversed order '
         f'(right); dashed: average pooling.{seen} {len(rows)} tracklets {subject.choice.words}. '
-        f'{_origins(runs)}.{left_out}'
+        f'{_from(*runs)}{left_out}'
     )
     return Drawn(attention_strips.draw(rows, names, caption), caption)
 
@@ -311,5 +314,7 @@ def _spread_in_words(subject):
     return f'{kind} spread loss: {subject.name}'
 
 
-def _origins(subjects):
-    return '. '.join(subject.origin for subject in subjects)
+def _from(*subjects):
+    """The end of every caption."""
+    models = '; '.join(f'{subject.name} ({subject.weights})' for subject in subjects)
+    return f'Model: {models}. Data: {subjects[0].data_in_words}.'

@@ -20,7 +20,7 @@ from .trained_run import open_run
 
 PROBES = 10  # rows of Fig. 5
 SHOWN = 4  # tracklets of Fig. 7 and 10
-QUERIES = 3  # of Fig. 8
+QUERIES = 2  # of Fig. 8
 
 
 class Collection(NamedTuple):
@@ -56,13 +56,11 @@ class Subject(NamedTuple):
     truth: ClipTruth | None
 
     @property
-    def origin(self):
-        """What everything of this run is drawn from, for captions."""
-        count = len(self.collection.tracklets)
-        frames = self.engine.settings.plan.title
+    def data_in_words(self):
+        """What was looked at, for captions."""
         return (
-            f'{self.name} ({self.weights}); {self.dataset}, query and gallery, {count} tracklets, '
-            f'frames {frames}'
+            f'{self.dataset}, query and gallery, {len(self.collection.tracklets)} tracklets, '
+            f'frames {self.engine.settings.plan.title}'
         )
 
     def features(self, kind):

@@ -1,1 +1,1 @@
-"""Arrays and pictures → matplotlib figures at the width of a column or a page; one file a figure."""
+"""Arrays and pictures → matplotlib figures for a column or a page; one file a figure."""

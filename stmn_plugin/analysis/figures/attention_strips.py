@@ -37,12 +37,15 @@ def draw(rows, runs, caption):
     strips = [strip for row in rows for _, strip in row.strips]
     length = len(strips[0].pictures)
     block = (PAGE - 2 * MARGIN) / len(rows[0].strips)
-    width = min((block - LABEL - 0.12) / length - GAP, 0.45)
+    width = min((block - LABEL - 0.12) / length - GAP, 0.42)
+    block = LABEL + length * (width + GAP) + 0.12
     height = 2 * width
     known = strips[0].visibility is not None
     step = LINE + height + BAR_HEIGHT + (LINE if known else 0) + 0.16
     legend = LINE + 0.04
-    sheet = Sheet(PAGE, legend + len(rows) * step + MARGIN, caption)
+    sheet = Sheet(
+        2 * MARGIN + len(rows[0].strips) * block, legend + len(rows) * step + MARGIN, caption
+    )
     x = MARGIN + LABEL
     for name, colour in zip(runs, COLOURS, strict=False):
         sheet.text(x, MARGIN, f'■ {name}', va='top', color=colour)

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from .sheet import BLACK, LINE, MARGIN, PAGE, Sheet
 
 BLOCKS = 2  # of items beside each other
-LABEL = 0.5
+LABEL = 0.4
 GAP = 0.05
 
 
@@ -29,8 +29,8 @@ def draw(items, grid, caption):
         matplotlib.figure.Figure
     """
     most = max(len(frames) for _, frames in items)
-    block = (PAGE - 2 * MARGIN) / BLOCKS
-    width = (block - LABEL) / max(most, 4) - GAP
+    block = (PAGE - 2 * MARGIN + GAP) / BLOCKS
+    width = (block - LABEL - 2 * GAP) / max(most, 4) - GAP
     height = width * 2
     step = height + LINE + 2 * GAP
     rows = -(-len(items) // BLOCKS)

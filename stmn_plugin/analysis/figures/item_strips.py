@@ -6,7 +6,8 @@ import numpy as np
 
 from .sheet import BLUE, GREY, LINE, MARGIN, PAGE, Sheet
 
-COLUMNS = 2  # of items beside each other
+MAX_COLUMNS = 3  # of items beside each other
+FRAME = 0.34  # inches that a frame wants at least
 BAR_HEIGHT = 0.38
 GAP = 0.04
 LABEL = 0.36
@@ -28,17 +29,18 @@ def draw(items, caption):
         matplotlib.figure.Figure
     """
     length = len(items[0].attention)
-    block = (PAGE - 2 * MARGIN) / COLUMNS
-    width = min((block - LABEL - 0.1) / length - GAP, 0.4)
+    columns = min(max(int(PAGE / (LABEL + length * FRAME)), 1), MAX_COLUMNS)
+    block = (PAGE - 2 * MARGIN) / columns
+    width = min((block - LABEL - 0.1) / length - GAP, 0.45)
     height = 2 * width
     strips = max(len(item.strips) for item in items)
     step = LINE + strips * (height + GAP) + BAR_HEIGHT + 0.16
-    rows = -(-len(items) // COLUMNS)
+    rows = -(-len(items) // columns)
     sheet = Sheet(PAGE, rows * step + MARGIN, caption)
     highest = max(item.attention.max() for item in items) * 1.1
     for index, item in enumerate(items):
-        left = MARGIN + block * (index % COLUMNS) + LABEL
-        top = MARGIN + step * (index // COLUMNS)
+        left = MARGIN + block * (index % columns) + LABEL
+        top = MARGIN + step * (index // columns)
         sheet.text(left, top, f'item {item.number}', va='top', weight='bold')
         top += LINE + 0.02
         for pictures, prob in item.strips:

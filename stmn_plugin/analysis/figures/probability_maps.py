@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .sheet import COLUMN, LINE, MARGIN, PAGE, SEQUENTIAL, Sheet
+from .sheet import COLUMN, LINE, MARGIN, PAGE, SEQUENTIAL, TEXT, Sheet
 
 CELL_HEIGHT = 0.135
 
@@ -50,7 +50,7 @@ def draw(runs, caption):
         axes = sheet.axes(left, top, cell * items, height * count / rows)
         axes.pcolormesh(probs, cmap=SEQUENTIAL, vmin=0, vmax=1, linewidth=0)
         axes.invert_yaxis()
-        axes.set_title(f'{kind} memory', pad=3)
+        axes.set_title(kind, pad=3, fontsize=TEXT)
         axes.set_xlabel('item', labelpad=1)
         axes.set_xticks(np.arange(items) + 0.5, range(1, items + 1))
         axes.tick_params(length=0, pad=2)

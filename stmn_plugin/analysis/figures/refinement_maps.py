@@ -6,12 +6,14 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 
 from .sheet import BLACK, DIVERGING, LINE, MARGIN, PAGE, Sheet
 
 COLUMNS = 2  # of clips beside each other
 OPAQUE = 0.85  # of the colour where the difference is largest
 GAP = 0.04
+SMOOTHING = 0.7  # cells of the mask
 
 
 class RefinedClip(NamedTuple):
@@ -21,18 +23,18 @@ class RefinedClip(NamedTuple):
     masks: np.ndarray | None  # (L, H, W) share of distractors, where known
 
 
-def draw(clips, caption):
+def draw(clips, limit, caption):
     """
     Args:
         clips (list of RefinedClip)
+        limit (float): end of the colour scale, on both sides.
         caption (str)
 
     Returns:
         matplotlib.figure.Figure
     """
-    limit = max(float(np.abs(clip.norm_changes).max()) for clip in clips) or 1.0
     length = max(len(clip.pictures) for clip in clips)
-    bar = 0.62
+    bar = 0.72
     block = (PAGE - MARGIN - bar) / COLUMNS
     width = (block - 0.1) / length - GAP
     height = min(2 * width, 1.3)
@@ -53,12 +55,12 @@ def draw(clips, caption):
             if clip.masks is not None:
                 _outline(axes, clip.masks[place], pixels.shape)
     sheet.colour_bar(
-        PAGE - bar + 0.12,
-        MARGIN + LINE + 0.12,
+        PAGE - bar + 0.14,
+        MARGIN + LINE + GAP + 0.1,
         0.09,
-        rows * step - 2 * LINE - 0.12,
+        2 * height - 0.1,
         (-limit, limit),
-        '|f$^s$| - |f$^o$|',
+        '|fˢ| − |fᵒ|',
         DIVERGING,
     )
     return sheet.figure
@@ -69,7 +71,7 @@ def overlay(pixels, norm_changes, limit):
 
     Args:
         pixels (numpy.ndarray): (h, w, 3) uint8.
-        norm_changes (numpy.ndarray): (H, W), made as large as the picture by bilinear interpolation.
+        norm_changes (numpy.ndarray): (H, W), interpolated bilinearly.
         limit (float): what the last colour stands for, on both sides; 0 is transparent.
 
     Returns:
@@ -87,8 +89,9 @@ def overlay(pixels, norm_changes, limit):
 
 
 def _outline(axes, mask, shape):
-    """The border of the distractor mask, at the resolution that it is given in."""
-    if not 0 < (mask >= 0.5).mean() < 1:
+    """The border of the distractor mask, smoothed: its single cells are no shapes."""
+    mask = gaussian_filter(mask, SMOOTHING)
+    if not mask.min() < 0.5 < mask.max():
         return
     rows = (np.arange(mask.shape[0]) + 0.5) * shape[0] / mask.shape[0] - 0.5
     columns = (np.arange(mask.shape[1]) + 0.5) * shape[1] / mask.shape[1] - 0.5

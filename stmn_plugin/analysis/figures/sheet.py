@@ -18,10 +18,10 @@ COLUMN, PAGE = 3.3, 6.9  # inches, of a two-column paper
 TEXT = 7  # points
 LINE = 0.135  # inches, of a line of text
 MARGIN = 0.06
-LETTERS_PER_INCH = 19  # of the caption, on average
+LETTERS_PER_INCH = 21.5  # of the caption, on average
 SEQUENTIAL, DIVERGING = 'cividis', 'PuOr_r'
 BLACK, GREY = '#000000', '#7F7F7F'
-BLUE, VERMILLION, GREEN, ORANGE = '#0072B2', '#D55E00', '#009E73', '#E69F00'
+BLUE, VERMILLION = '#0072B2', '#D55E00'
 FORMATS = ('png', 'svg')
 STYLE = {
     'font.size': TEXT,
@@ -97,7 +97,7 @@ class Sheet:
             axes.yaxis.set_major_locator(MaxNLocator(4))
         else:
             axes.set_yticks(ticks)
-        axes.set_title(label, pad=4)
+        axes.set_title(label, pad=4, fontsize=TEXT)
         return axes
 
 

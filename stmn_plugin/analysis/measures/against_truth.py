@@ -28,13 +28,13 @@ ATTENTION = (
 )
 REFINEMENT = (
     'Positions of the feature maps weighted by the share m that the distractor mask covers (scene '
-    'objects, occluders): inside = sum m e / sum m, outside = sum (1 - m) e / sum (1 - m), over all '
-    'positions of all frames, of the energy e = |f^s - f^o|^2. ratio = inside / outside. '
+    'objects, occluders): inside = sum m e / sum m, outside = sum (1 - m) e / sum (1 - m), over '
+    'all positions of all frames, of the energy e = |f^s - f^o|^2. ratio = inside / outside. '
     'fixed_ratio: the same with the mean of e over all frames in place of their own, what a memory '
     'that only knows the place in the crop gets. beyond_fixed = ratio - fixed_ratio. norm_inside, '
-    'norm_outside: the same means of |f^s| - |f^o|, below 0 where features are suppressed. Verdict: '
-    '"does not aim at distractors" when the interval of ratio reaches 1; else "only the place" '
-    'when that of beyond_fixed reaches 0; else "does not suppress" when norm_inside >= '
+    'norm_outside: the same means of |f^s| - |f^o|, below 0 where features are suppressed. '
+    'Verdict: "does not aim at distractors" when the interval of ratio reaches 1; else "only the '
+    'place" when that of beyond_fixed reaches 0; else "does not suppress" when norm_inside >= '
     f'norm_outside; else "aims at distractors". {INTERVAL}'
 )
 NO_TRUTH = 'No truth for this dataset: only synthetic data knows {}.'

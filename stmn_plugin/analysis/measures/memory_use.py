@@ -1,4 +1,4 @@
-"""Matching probabilities and attention → is a memory spread, collapsed or flat; does it do anything.
+"""Probabilities and attention → is a memory spread, collapsed or flat, does it change anything.
 
 Needs no truth. Letters are those of ``models/memory.py``; C clips.
 """
@@ -33,9 +33,9 @@ READOUT = (
     f'anything" when change < {HARDLY_ANY_CHANGE}. {INTERVAL}'
 )
 ATTENTION = (
-    'Temporal attention a over the L frames of a clip. moved = mean over clips of sum_l |a_l - 1/L| '
-    '/ 2, the share of the weight that is not where average pooling puts it. largest = mean of '
-    'max_l a_l x L, 1 in average pooling. between_clips = moved of each clip against the mean '
+    'Temporal attention a over the L frames of a clip. moved = mean over clips of sum_l '
+    '|a_l - 1/L| / 2, the share of the weight that is not where average pooling puts it. largest = '
+    'mean of max_l a_l x L, 1 in average pooling. between_clips = moved of each clip against the mean '
     'attention of all clips instead of 1/L: 0 when every clip gets the same attention. Verdict: '
     f'"average pooling" when moved < {AVERAGE_POOLING}; "one fixed attention" when between_clips < '
     f'{AVERAGE_POOLING}. {INTERVAL}'
