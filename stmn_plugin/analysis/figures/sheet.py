@@ -4,21 +4,23 @@ No pyplot: a figure here belongs to nobody but its caller. Colours are those of 
 maps that stay in order for every kind of colour vision.
 """
 
+import functools
 import os
-import textwrap
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from stmn_plugin.checkpoint import atomic_path
 
 COLUMN, PAGE = 3.3, 6.9  # inches, of a two-column paper
 TEXT = 7  # points
+POINTS_PER_INCH = 72
 LINE = 0.135  # inches, of a line of text
 MARGIN = 0.06
-LETTERS_PER_INCH = 21.5  # of the caption, on average
 SEQUENTIAL, DIVERGING = 'cividis', 'PuOr_r'
 BLACK, GREY = '#000000', '#7F7F7F'
 BLUE, VERMILLION = '#0072B2', '#D55E00'
@@ -52,7 +54,7 @@ class Sheet:
     """
 
     def __init__(self, width, height, caption):
-        lines = textwrap.wrap(caption, int((width - 2 * MARGIN) * LETTERS_PER_INCH))
+        lines = wrap(caption, width - 2 * MARGIN)
         self.width = width
         self.height = height + (len(lines) + 0.5) * LINE + MARGIN
         with matplotlib.rc_context(STYLE):
@@ -99,6 +101,25 @@ class Sheet:
             axes.set_yticks(ticks)
         axes.set_title(label, pad=4, fontsize=TEXT)
         return axes
+
+
+def wrap(text, width):
+    """Lines of text that are at most so many inches wide; a word too long stands alone."""
+    lines = []
+    for word in text.split():
+        longer = f'{lines[-1]} {word}' if lines else word
+        if lines and text_width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+@functools.cache
+def text_width(text):
+    """Inches of a line of text in the font and size of figures."""
+    font = FontProperties(family=STYLE['font.family'])
+    return TextPath((0, 0), text, size=TEXT, prop=font).get_extents().x1 / POINTS_PER_INCH
 
 
 def save_figure(figure, folder, name, formats=FORMATS):

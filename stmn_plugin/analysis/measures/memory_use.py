@@ -35,10 +35,10 @@ READOUT = (
 ATTENTION = (
     'Temporal attention a over the L frames of a clip. moved = mean over clips of sum_l '
     '|a_l - 1/L| / 2, the share of the weight that is not where average pooling puts it. largest = '
-    'mean of max_l a_l x L, 1 in average pooling. between_clips = moved of each clip against the mean '
+    'mean of max_l a_l x L, 1 in average pooling. between_clips = moved, against the mean '
     'attention of all clips instead of 1/L: 0 when every clip gets the same attention. Verdict: '
-    f'"average pooling" when moved < {AVERAGE_POOLING}; "one fixed attention" when between_clips < '
-    f'{AVERAGE_POOLING}. {INTERVAL}'
+    f'"average pooling" when moved < {AVERAGE_POOLING}; "one fixed attention" when between_clips '
+    f'< {AVERAGE_POOLING}. {INTERVAL}'
 )
 
 
