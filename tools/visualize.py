@@ -95,8 +95,9 @@ def look(args):
 
 def draw(subjects, args, folder):
     """Write the figures and their captions; say which cannot be drawn."""
+    from stmn_plugin.analysis.drawn import NotDrawn, Options
     from stmn_plugin.analysis.figures.sheet import save_figure
-    from stmn_plugin.analysis.paper_figures import FIGURES, NotDrawn, Options
+    from stmn_plugin.analysis.paper_figures import FIGURES
 
     subject, against = subjects[0], (subjects[1] if len(subjects) > 1 else None)
     options = Options(args.items, args.seed)
