@@ -15,7 +15,10 @@ from stmn_plugin.analysis.measures.against_truth import (
 from stmn_plugin.analysis.measures.measure import Estimate, bootstrap, not_measured
 from stmn_plugin.analysis.measures.memory_use import attention_use, read_out, usage
 
-RNG = np.random.default_rng(3)
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
 
 
 def random_probs(*shape, sharpness=3.0, seed=0):
@@ -28,8 +31,8 @@ def own_tracklets(count):
 
 
 # --- bootstrap -----------------------------------------------------------------------------------
-def test_the_interval_is_that_of_scipy():
-    data = RNG.normal(2, 1, 80)
+def test_the_interval_is_that_of_scipy(rng):
+    data = rng.normal(2, 1, 80)
     own = bootstrap(lambda rows: {'mean': data[rows].mean()}, own_tracklets(80), seed=1)['mean']
     other = scipy.stats.bootstrap(
         (data,), np.mean, n_resamples=4000, method='percentile', rng=5
@@ -39,8 +42,8 @@ def test_the_interval_is_that_of_scipy():
     assert own.high == pytest.approx(other.high, abs=0.03)
 
 
-def test_the_interval_is_over_tracklets_however_many_clips_they_have():
-    data = RNG.normal(size=30)
+def test_the_interval_is_over_tracklets_however_many_clips_they_have(rng):
+    data = rng.normal(size=30)
     clips, tracklets = np.tile(data, 20), np.tile(np.arange(30), 20)  # 20 equal clips of each
     once = bootstrap(lambda rows: {'m': data[rows].mean()}, own_tracklets(30), seed=2)['m']
     many = bootstrap(lambda rows: {'m': clips[rows].mean()}, tracklets, seed=2)['m']
@@ -76,9 +79,7 @@ def test_usage_is_mutual_information_in_loops():
     probs = random_probs(7, 5, 4)  # 7 clips, 5 accesses each
     accesses = [row for clip in probs.tolist() for row in clip]
     used = [sum(row[n] for row in accesses) / 35 for n in range(4)]
-    information = sum(
-        p / 35 * math.log(p / used[n]) for row in accesses for n, p in enumerate(row)
-    )
+    information = sum(p / 35 * math.log(p / used[n]) for row in accesses for n, p in enumerate(row))
     values = usage_of(probs).values
     assert values['information'].value == pytest.approx(information / math.log(4))
     spread = -sum(p * math.log(p) for p in used)
@@ -125,8 +126,8 @@ def use_of(probs):
     )
 
 
-def test_the_share_of_the_read_out_that_varies_by_reading_everything():
-    probs, values = random_probs(6, 8, 4, seed=1), RNG.normal(size=(4, 10)) + 0.5
+def test_the_share_of_the_read_out_that_varies_by_reading_everything(rng):
+    probs, values = random_probs(6, 8, 4, seed=1), rng.normal(size=(4, 10)) + 0.5
     read = (probs @ values).reshape(-1, 10)  # every read-out of Eq. 2
     share = read.var(axis=0).sum() / (read.var(axis=0).sum() + (read.mean(axis=0) ** 2).sum())
     found = read_out(use_of(probs), values, np.full(6, 4.0), np.full(6, 1.0), own_tracklets(6))
@@ -135,8 +136,8 @@ def test_the_share_of_the_read_out_that_varies_by_reading_everything():
     assert found.does_its_job
 
 
-def test_a_constant_read_out_and_a_small_change_are_said():
-    values = RNG.normal(size=(4, 10))
+def test_a_constant_read_out_and_a_small_change_are_said(rng):
+    values = rng.normal(size=(4, 10))
     energies = np.full(6, 4.0), np.full(6, 1.0)
     flat = read_out(use_of(np.full((6, 8, 4), 0.25)), values, *energies, own_tracklets(6))
     assert flat.does_its_job is False and 'nearly constant' in flat.verdict
@@ -164,15 +165,15 @@ def test_average_pooling_and_one_fixed_attention_are_said():
 
 
 # --- attention against visibility ----------------------------------------------------------------
-def test_correlation_is_scipys_and_0_where_nothing_varies():
-    a, b = RNG.normal(size=(2, 6, 5))
+def test_correlation_is_scipys_and_0_where_nothing_varies(rng):
+    a, b = rng.normal(size=(2, 6, 5))
     expected = [scipy.stats.pearsonr(x, y).statistic for x, y in zip(a, b, strict=True)]
     assert correlation(a, b) == pytest.approx(expected)
     assert correlation(np.ones((2, 5)), b[:2]).tolist() == [0, 0]
 
 
-def test_attention_that_is_visibility_follows_it():
-    visibility = RNG.random((40, 6))
+def test_attention_that_is_visibility_follows_it(rng):
+    visibility = rng.random((40, 6))
     attention = visibility / visibility.sum(axis=1, keepdims=True)
     found = attention_and_visibility(attention, visibility, own_tracklets(40))
     assert found.does_its_job
@@ -185,9 +186,9 @@ def test_attention_that_is_visibility_follows_it():
     assert found.values['visibility_gain'].value == pytest.approx(np.mean(gain), rel=1e-3)
 
 
-def test_attention_numbers_clip_by_clip_with_scipy():
-    visibility = RNG.random((30, 4))
-    visibility[:10] = 0.97 + 0.01 * RNG.random((10, 4))  # hardly varies: left out
+def test_attention_numbers_clip_by_clip_with_scipy(rng):
+    visibility = rng.random((30, 4))
+    visibility[:10] = 0.97 + 0.01 * rng.random((10, 4))  # hardly varies: left out
     attention = random_probs(30, 4, sharpness=1)
     attention[10] = 0.25  # constant: counts 0
     found = attention_and_visibility(attention, visibility, own_tracklets(30))
@@ -202,17 +203,17 @@ def test_attention_numbers_clip_by_clip_with_scipy():
     assert found.values['fixed_pearson'].value == pytest.approx(np.mean(fixed), abs=1e-4)
 
 
-def test_attention_that_ignores_visibility_is_said():
-    visibility, attention = RNG.random((60, 4)), random_probs(60, 4, sharpness=1, seed=8)
+def test_attention_that_ignores_visibility_is_said(rng):
+    visibility, attention = rng.random((60, 4)), random_probs(60, 4, sharpness=1, seed=8)
     found = attention_and_visibility(attention, visibility, own_tracklets(60))
     assert found.does_its_job is False and 'does not follow' in found.verdict
     found = attention_and_visibility(np.full((60, 4), 0.25), visibility, own_tracklets(60))
     assert found.values['pearson'] == (0, 0, 0) and found.does_its_job is False
 
 
-def test_one_fixed_attention_is_not_taken_for_a_memory():
+def test_one_fixed_attention_is_not_taken_for_a_memory(rng):
     """Persons that come in late are seen better at the end; so is any attention to the end."""
-    visibility = np.linspace(0.2, 1, 6) + 0.1 * RNG.random((50, 6))
+    visibility = np.linspace(0.2, 1, 6) + 0.1 * rng.random((50, 6))
     attention = np.tile(np.arange(1, 7) / 21, (50, 1)).astype(np.float32)
     found = attention_and_visibility(attention, visibility, own_tracklets(50))
     assert found.values['pearson'].value > 0.9
@@ -220,8 +221,8 @@ def test_one_fixed_attention_is_not_taken_for_a_memory():
     assert found.does_its_job is False and 'no better than one fixed attention' in found.verdict
 
 
-def test_attention_that_follows_but_hardly_weighs_is_said():
-    visibility = RNG.random((50, 6))
+def test_attention_that_follows_but_hardly_weighs_is_said(rng):
+    visibility = rng.random((50, 6))
     found = attention_and_visibility(
         1 / 6 + 1e-3 * (visibility - visibility.mean(axis=1, keepdims=True)),
         visibility,
@@ -246,8 +247,8 @@ def refinement(energy, share, norm=None):
     return refinement_and_distractors(changes, share, own_tracklets(len(energy)))
 
 
-def test_refinement_in_loops():
-    energy, share, norm = RNG.random(SHAPE), RNG.random(SHAPE), RNG.normal(size=SHAPE)
+def test_refinement_in_loops(rng):
+    energy, share, norm = rng.random(SHAPE), rng.random(SHAPE), rng.normal(size=SHAPE)
     inside = outside = inside_weight = outside_weight = norm_inside = 0.0
     for place in np.ndindex(*SHAPE):
         inside += share[place] * energy[place]
@@ -263,8 +264,8 @@ def test_refinement_in_loops():
     assert values['norm_inside'].value == pytest.approx(norm_inside / inside_weight, rel=1e-4)
 
 
-def test_refinement_inside_the_mask_aims_and_outside_does_not():
-    share = (RNG.random(SHAPE) < 0.4).astype(np.float32)
+def test_refinement_inside_the_mask_aims_and_outside_does_not(rng):
+    share = (rng.random(SHAPE) < 0.4).astype(np.float32)
     aimed = refinement(0.1 + share, share)
     assert aimed.does_its_job and aimed.values['ratio'].value == pytest.approx(11, rel=1e-4)
     missed = refinement(1.1 - share, share)
@@ -276,10 +277,10 @@ def test_refinement_inside_the_mask_aims_and_outside_does_not():
     assert longer.does_its_job is False and 'does not suppress' in longer.verdict
 
 
-def test_one_fixed_map_is_not_taken_for_a_memory():
+def test_one_fixed_map_is_not_taken_for_a_memory(rng):
     """Distractors stand at the border of crops; so does a map that only knows the border."""
     border = np.array([[1.0, 0.1], [1, 0.1], [1, 0.1], [1, 0.1]])
-    share = (RNG.random(SHAPE) < 0.2 + 0.6 * (border == 1)).astype(np.float32)
+    share = (rng.random(SHAPE) < 0.2 + 0.6 * (border == 1)).astype(np.float32)
     found = refinement(np.broadcast_to(border, SHAPE), share)
     assert found.values['ratio'].low > 1.5
     assert found.values['beyond_fixed'] == pytest.approx((0, 0, 0), abs=1e-6)

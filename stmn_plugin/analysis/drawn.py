@@ -48,7 +48,7 @@ def strip_of(subject, row, frames):
 
 
 def title_of(subject, row):
-    """A tracklet's name as frames of MARS have it, else its folder's; ``--tracklets`` takes both."""
+    """A tracklet's name as in MARS, else its folders'; ``--tracklets`` takes both."""
     path = Path(subject.collection.tracklets[row][0][0])
     name = re.fullmatch(r'(.+T\d+)F\d+', path.stem)
     return name[1] if name else '/'.join(path.parts[-3:-1])

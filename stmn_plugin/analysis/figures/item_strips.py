@@ -7,7 +7,7 @@ import numpy as np
 from .sheet import BLUE, GREY, LINE, MARGIN, PAGE, Sheet
 
 MAX_COLUMNS = 3  # of items beside each other
-FRAME = 0.34  # inches that a frame wants at least
+FRAME = 0.28  # inches that a frame wants at least
 BAR_HEIGHT = 0.38
 GAP = 0.04
 LABEL = 0.36
@@ -31,7 +31,7 @@ def draw(items, caption):
     length = len(items[0].attention)
     columns = min(max(int(PAGE / (LABEL + length * FRAME)), 1), MAX_COLUMNS)
     block = (PAGE - 2 * MARGIN) / columns
-    width = min((block - LABEL - 0.1) / length - GAP, 0.45)
+    width = min((block - LABEL - 0.1) / length - GAP, 0.42)
     height = 2 * width
     strips = max(len(item.strips) for item in items)
     step = LINE + strips * (height + GAP) + BAR_HEIGHT + 0.16

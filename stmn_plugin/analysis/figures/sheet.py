@@ -4,21 +4,19 @@ No pyplot: a figure here belongs to nobody but its caller. Colours are those of 
 maps that stay in order for every kind of colour vision.
 """
 
-import functools
 import os
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from stmn_plugin.checkpoint import atomic_path
 
 COLUMN, PAGE = 3.3, 6.9  # inches, of a two-column paper
 TEXT = 7  # points
-POINTS_PER_INCH = 72
 LINE = 0.135  # inches, of a line of text
 MARGIN = 0.06
 SEQUENTIAL, DIVERGING = 'cividis', 'PuOr_r'
@@ -54,7 +52,7 @@ class Sheet:
     """
 
     def __init__(self, width, height, caption):
-        lines = wrap(caption, width - 2 * MARGIN)
+        lines = wrap(caption, width - 3 * MARGIN)  # letters vary in width with the resolution
         self.width = width
         self.height = height + (len(lines) + 0.5) * LINE + MARGIN
         with matplotlib.rc_context(STYLE):
@@ -115,11 +113,11 @@ def wrap(text, width):
     return lines
 
 
-@functools.cache
 def text_width(text):
     """Inches of a line of text in the font and size of figures."""
-    font = FontProperties(family=STYLE['font.family'])
-    return TextPath((0, 0), text, size=TEXT, prop=font).get_extents().x1 / POINTS_PER_INCH
+    renderer = RendererAgg(1, 1, STYLE['savefig.dpi'])
+    font = FontProperties(family=STYLE['font.family'], size=TEXT)
+    return renderer.get_text_width_height_descent(text, font, ismath=False)[0] / renderer.dpi
 
 
 def save_figure(figure, folder, name, formats=FORMATS):
