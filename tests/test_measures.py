@@ -207,7 +207,8 @@ def test_attention_that_ignores_visibility_is_said(rng):
     visibility, attention = rng.random((60, 4)), random_probs(60, 4, sharpness=1, seed=8)
     found = attention_and_visibility(attention, visibility, own_tracklets(60))
     assert found.does_its_job is False and 'does not follow' in found.verdict
-    found = attention_and_visibility(np.full((60, 4), 0.25), visibility, own_tracklets(60))
+    noise = np.full((60, 4), 0.25) + 1e-8 * visibility  # of float32: no attention
+    found = attention_and_visibility(noise, visibility, own_tracklets(60))
     assert found.values['pearson'] == (0, 0, 0) and found.does_its_job is False
 
 
