@@ -274,6 +274,8 @@ def test_refinement_inside_the_mask_aims_and_outside_does_not(rng):
     everywhere = refinement(np.ones(SHAPE), share)
     assert everywhere.values['ratio'].value == pytest.approx(1)
     assert everywhere.does_its_job is False
+    nothing = refinement(np.zeros(SHAPE), share)
+    assert nothing.does_its_job is False and 'changes nothing' in nothing.verdict
     longer = refinement(0.1 + share, share, norm=share)
     assert longer.does_its_job is False and 'does not suppress' in longer.verdict
 

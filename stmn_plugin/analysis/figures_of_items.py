@@ -32,7 +32,7 @@ def figure_5(subject, against, options):
     caption = (
         f'Figure 5. Matching probabilities of {len(probes)} queries (rows) with the items of each '
         'memory (columns): spatial queries of random positions in random frames of the gallery, '
-        'temporal queries of the clips that those lie in, the same for all runs; drawn with seed '
+        'temporal queries of the clips that those lie in; drawn with seed '
         f'{options.seed}. {made_from(*subjects)}'
     )
     return Drawn(probability_maps.draw(maps, caption), caption)

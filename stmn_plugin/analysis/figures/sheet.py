@@ -97,7 +97,7 @@ class Sheet:
             axes.yaxis.set_major_locator(MaxNLocator(4))
         else:
             axes.set_yticks(ticks)
-        axes.set_title(label, pad=4, fontsize=TEXT)
+        axes.set_title(label, pad=3, fontsize=TEXT)
         return axes
 
 

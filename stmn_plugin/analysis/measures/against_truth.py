@@ -33,9 +33,10 @@ REFINEMENT = (
     'fixed_ratio: the same with the mean of e over all frames in place of their own, what a memory '
     'that only knows the place in the crop gets. beyond_fixed = ratio - fixed_ratio. norm_inside, '
     'norm_outside: the same means of |f^s| - |f^o|, below 0 where features are suppressed. '
-    'Verdict: "does not aim at distractors" when the interval of ratio reaches 1; else "only the '
-    'place" when that of beyond_fixed reaches 0; else "does not suppress" when norm_inside >= '
-    f'norm_outside; else "aims at distractors". {INTERVAL}'
+    'Verdict: "changes nothing" when e is 0 everywhere; else "does not aim at distractors" when the '
+    'interval of ratio reaches 1; else "only as one fixed map" when that of beyond_fixed '
+    'reaches 0; else "does not suppress" when norm_inside >= norm_outside; else "aims at '
+    f'distractors". {INTERVAL}'
 )
 NO_TRUTH = 'No truth for this dataset: only synthetic data knows {}.'
 
@@ -152,7 +153,9 @@ def refinement_and_distractors(changes, distractor_share, clip_tracklets, seed=0
     values = bootstrap(statistic, clip_tracklets, seed)
     ratio, beyond = values['ratio'], values['beyond_fixed']
     suppressed = values['norm_inside'].value < values['norm_outside'].value
-    if ratio.low <= 1:
+    if not energy.any():
+        found = 'The refinement changes nothing'
+    elif ratio.low <= 1:
         found = f'The refinement does not aim at distractors (energy inside/outside {ratio})'
     elif beyond.low <= NOISE:
         found = (
