@@ -33,7 +33,7 @@ REFINEMENT = (
     'fixed_ratio: the same with the mean of e over all frames in place of their own, what a memory '
     'that only knows the place in the crop gets. beyond_fixed = ratio - fixed_ratio. norm_inside, '
     'norm_outside: the same means of |f^s| - |f^o|, below 0 where features are suppressed. '
-    'Verdict: "changes nothing" when e is 0 everywhere; else "does not aim at distractors" when the '
+    'Verdict: "changes nothing" when e is 0 everywhere; "does not aim at distractors" when the '
     'interval of ratio reaches 1; else "only as one fixed map" when that of beyond_fixed '
     'reaches 0; else "does not suppress" when norm_inside >= norm_outside; else "aims at '
     f'distractors". {INTERVAL}'
