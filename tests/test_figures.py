@@ -271,7 +271,9 @@ def test_items_are_all_or_drawn():
 
 
 def test_highest_and_search_order_by_hand():
-    assert highest(np.array([0.1, 0.9, 0.5, 0.9]), 3) == [1, 3, 2]
+    probs_ = np.array([0.1, 0.9, 0.5, 0.9])
+    assert highest(probs_, 3, np.arange(4)) == [1, 3, 2]
+    assert highest(probs_, 3, np.array([7, 5, 4, 5])) == [1, 2, 0]  # each tracklet once
     distances = np.array([0.1, 0.2, 0.3, 0.4, 0.3])
     pids, camids = np.array([7, 7, 0, -1, 7]), np.array([1, 2, 1, 1, 2])
     # the query: person 7, camera 1. Its own camera and junk are left out, distractors stay

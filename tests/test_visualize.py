@@ -1,10 +1,14 @@
 """tools/visualize.py on trained runs: files, captions, numbers, and what a model cannot have."""
 
 import json
+from pathlib import Path
 
 import main
 import pytest
 import visualize
+
+from stmn_plugin.analysis import figures_of_effects
+from stmn_plugin.analysis.pictures import picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -91,11 +95,35 @@ def test_two_runs_on_data_with_truth(train, run, tmp_path):
         assert path.read_bytes() == (figures / path.name).read_bytes()
 
 
-def test_data_without_truth_and_tracklets_by_name(train, run, mars_root, tmp_path):
+def assert_found_are_right(searches, mars_root):
+    """Every picture of Fig. 8 is marked right when its file bears the query's person."""
+    paths = Path(mars_root, 'mars', 'bbox_test').glob('*/*.jpg')
+    name_of = {picture(str(path)).tobytes(): path.name for path in paths}
+    assert [search.title for search in searches] == ['0006C2T0001', '0150C3T0001']
+    for search in searches:
+        assert name_of[search.picture.tobytes()].startswith(search.title)
+        for _, found in search.lists:
+            names = [name_of[one.picture.tobytes()] for one in found]
+            assert len(set(names)) == len(names) == 10
+            own = [name.startswith(search.title[:4]) for name in names]
+            assert [one.right for one in found] == own
+            assert not any(name.startswith(search.title[:6]) for name in names)  # same camera
+
+
+def test_data_without_truth_and_tracklets_by_name(train, run, mars_root, tmp_path, monkeypatch):
+    searches, draw = [], figures_of_effects.retrieval.draw
+
+    def spy(shown, caption):
+        searches.extend(shown)
+        return draw(shown, caption)
+
+    monkeypatch.setattr(figures_of_effects.retrieval, 'draw', spy)
     folder = train('run', 'stmn_mars.yaml', mars_root)
-    words = '--tracklets', '0006C2T0001', '0150C4T0002', '--items', 2, '--format', 'png'
-    code, out, _ = run('--run', folder, '--seed', 3, *words, 'data.root', mars_root)
+    names = '0006C2T0001', '0150C3T0001', '0150C4T0002'  # the last is no query
+    words = '--tracklets', *names, '--items', 2, '--format', 'png', 'data.root', mars_root
+    code, out, _ = run('--run', folder, '--seed', 3, *words)
     assert code == 0 and 'No truth for this dataset' in out
+    assert_found_are_right(searches, mars_root)
     figures = tmp_path / 'run' / 'figures'
     (one,) = json.loads((figures / 'analysis.json').read_text())['runs']
     assert (one['tracklets'], one['clips']) == (30, 30)  # 32 rows, two of them junk

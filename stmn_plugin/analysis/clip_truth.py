@@ -33,22 +33,6 @@ def find_truth(tracklets):
     return load_truth(parents[3])
 
 
-def truth_rows(truth, tracklets, clip_tracklets, clip_frames):
-    """Rows of the truth file of the frames of clips, int64 (C, L).
-
-    Raises:
-        InputError: a frame that the truth file does not know.
-    """
-    names = [
-        [Path(tracklets[tracklet][0][frame]).name for frame in frames]
-        for tracklet, frames in zip(clip_tracklets, clip_frames, strict=True)
-    ]
-    try:
-        return np.array([[truth.index[name] for name in row] for row in names], dtype=np.int64)
-    except KeyError as error:
-        raise InputError(f'{truth.path} does not know the frame {error.args[0]}') from error
-
-
 def clip_truth(truth, tracklets, clip_tracklets, clip_frames, grid):
     """What is known about clips.
 
@@ -66,7 +50,7 @@ def clip_truth(truth, tracklets, clip_tracklets, clip_frames, grid):
     Raises:
         InputError: a frame that the truth file does not know.
     """
-    rows = truth_rows(truth, tracklets, clip_tracklets, clip_frames)
+    rows = _rows(truth, tracklets, clip_tracklets, clip_frames)
     distinct, where = np.unique(rows, return_inverse=True)
     masks = torch.from_numpy(truth.masks()[distinct]).float()  # (n, h, w)
     shares = F.adaptive_avg_pool2d(masks[:, None], grid)[:, 0].numpy()  # (n, H, W)
@@ -74,3 +58,15 @@ def clip_truth(truth, tracklets, clip_tracklets, clip_frames, grid):
         visibility=truth.visibility[rows],
         distractor_share=shares[where.reshape(rows.shape)],
     )
+
+
+def _rows(truth, tracklets, clip_tracklets, clip_frames):
+    """Rows of the truth file of the frames of clips, int64 (C, L)."""
+    names = [
+        [Path(tracklets[tracklet][0][frame]).name for frame in frames]
+        for tracklet, frames in zip(clip_tracklets, clip_frames, strict=True)
+    ]
+    try:
+        return np.array([[truth.index[name] for name in row] for row in names], dtype=np.int64)
+    except KeyError as error:
+        raise InputError(f'{truth.path} does not know the frame {error.args[0]}') from error

@@ -25,23 +25,27 @@ def figure_7(subject, against, options):
     """Where the refinement changes the length of features."""
     if subject.gathered.spatial is None:
         raise NotDrawn('the model has no spatial memory')
-    clips, masks = [], None
-    for row in subject.choice.shown:
-        view = subject.gathered.kept[row]
-        if subject.truth is not None:
-            masks = _truth_of(subject, [row], [view.frames], MASK_GRID).distractor_share[0]
+    views = [subject.gathered.kept[row] for row in subject.choice.shown]
+    masks = [None] * len(views)
+    if subject.truth is not None:
+        frames = [view.frames for view in views]
+        masks = _truth_of(subject, subject.choice.shown, frames, MASK_GRID).distractor_share
+    clips = []
+    for row, view, mask in zip(subject.choice.shown, views, masks, strict=True):
         clips.append(
             refinement_maps.RefinedClip(
                 title_of(subject, row),
                 strip_of(subject, row, view.frames),
                 view.refined_norms - view.frame_norms,
-                masks,
+                mask,
             )
         )
     shown = np.concatenate([np.abs(clip.norm_changes).ravel() for clip in clips])
     limit = float(np.percentile(shown, SHOWN_DIFFERENCES)) or 1.0
-    mean_norm = np.mean([subject.gathered.kept[row].frame_norms for row in subject.choice.shown])
-    outlined = '' if masks is None else ' Black: border of the true distractor mask, smoothed.'
+    mean_norm = np.mean([view.frame_norms for view in views])
+    outlined = (
+        '' if subject.truth is None else ' Black: border of the true distractor mask, smoothed.'
+    )
     caption = (
         'Figure 7. Difference of magnitude |fˢ| − |fᵒ| after and before the refinement, bilinear, '
         'over the grey frame: purple where features get shorter (suppressed), orange where they '

@@ -46,12 +46,11 @@ def figure_6(subject, against, options):
     items = []
     for item in shown_items(spatial.best_probs.shape[1], options):
         frames = []
-        for row in highest(spatial.best_probs[:, item], TOP_FRAMES):
+        best = spatial.best_probs[:, item]  # (T,)
+        for row in highest(best, TOP_FRAMES, np.arange(len(best))):
             frame, *place = spatial.best_places[row, item].tolist()
             pixels = picture_of(subject, row, frame)
-            frames.append(
-                item_frames.TopFrame(pixels, tuple(place), float(spatial.best_probs[row, item]))
-            )
+            frames.append(item_frames.TopFrame(pixels, tuple(place), float(best[row])))
         items.append((item + 1, frames))
     caption = (
         f'Figure 6. For each spatial item the {len(items[0][1])} frames that address it most, from '
@@ -64,22 +63,22 @@ def figure_6(subject, against, options):
 
 def figure_9(subject, against, options):
     """The clips that address each temporal item most, and the attention that the item stores."""
-    gathered = subject.gathered
-    if gathered.temporal_probs is None:
+    gathered, probs = subject.gathered, subject.gathered.temporal_probs
+    if probs is None:
         raise NotDrawn('the model has no temporal memory')
     stored = softmax(subject.engine.model.temporal_memory.values.detach().cpu().numpy(), axis=1)
     items = []
     for item in shown_items(len(stored), options):
         strips = []
-        for clip in highest(gathered.temporal_probs[:, item], TOP_CLIPS):
+        for clip in highest(probs[:, item], TOP_CLIPS, gathered.clip_tracklets):
             frames = gathered.clip_frames[clip]
             pictures = strip_of(subject, gathered.clip_tracklets[clip], frames)
-            strips.append((pictures, float(gathered.temporal_probs[clip, item])))
+            strips.append((pictures, float(probs[clip, item])))
         items.append(item_strips.Item(item + 1, stored[item], strips))
     caption = (
         f'Figure 9. For each temporal item the {len(items[0].strips)} clips that address it most, '
-        'with the matching probability, above the attention that the item stores, softmax(v_n); '
-        f'dashed: average pooling, 1/{stored.shape[1]}. {made_from(subject)}'
+        'of different tracklets, with the matching probability, above the attention that the item '
+        f'stores, softmax(v_n); dashed: average pooling, 1/{stored.shape[1]}. {made_from(subject)}'
     )
     return Drawn(item_strips.draw(items, caption), caption)
 

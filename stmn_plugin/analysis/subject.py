@@ -168,7 +168,7 @@ def choose(collection, words, seed):
         queries = [row for row in shown if row in set(collection.query.tolist())]
         return Choice(probes, places, shown, queries, 'chosen by name')
     shown = rng.choice(gallery, size=min(SHOWN, len(gallery)), replace=False).tolist()
-    candidates = [row for row in collection.query.tolist() if _has_match(collection, row)]
+    candidates = matchable(collection)
     queries = rng.choice(candidates, size=min(QUERIES, len(candidates)), replace=False).tolist()
     return Choice(probes, places, shown, queries, f'drawn at random (seed {seed})')
 
@@ -181,9 +181,11 @@ def find_tracklet(tracklets, word):
     return found[0]
 
 
-def _has_match(collection, row):
-    _, pid, camid, _ = collection.tracklets[row]
-    return any(
-        collection.tracklets[other][1] == pid and collection.tracklets[other][2] != camid
-        for other in collection.gallery
-    )
+def matchable(collection):
+    """Rows of the queries whose person another camera of the gallery saw."""
+    cameras = {}  # pid → its cameras in the gallery
+    for row in collection.gallery.tolist():
+        _, pid, camid, _ = collection.tracklets[row]
+        cameras.setdefault(pid, set()).add(camid)
+    queries = [(row, collection.tracklets[row]) for row in collection.query.tolist()]
+    return [row for row, (_, pid, camid, _) in queries if cameras.get(pid, set()) - {camid}]
