@@ -49,8 +49,8 @@ def figure_7(subject, against, options):
     caption = (
         'Figure 7. Difference of magnitude |fˢ| − |fᵒ| after and before the refinement, bilinear, '
         'over the grey frame: purple where features get shorter (suppressed), orange where they '
-        f'get longer. The colours end at {100 * limit / mean_norm:.2g} % of the mean |fᵒ|.{outlined} '
-        f'{len(clips)} tracklets {subject.choice.words}. {made_from(subject)}'
+        f'get longer. The colours end at {100 * limit / mean_norm:.2g} % of the mean |fᵒ|.'
+        f'{outlined} {len(clips)} tracklets {subject.choice.words}. {made_from(subject)}'
     )
     return Drawn(refinement_maps.draw(clips, limit, caption), caption)
 
