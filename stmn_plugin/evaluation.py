@@ -60,7 +60,6 @@ class TestOptions:
     __test__ = False  # no test case, whatever its name makes pytest think
 
     dist_metric: str = 'euclidean'
-    amp: str = 'off'  # precision in which frames were encoded
     normalize_feature: bool = False
     visrank: bool = False
     visrank_topk: int = 10
@@ -94,6 +93,7 @@ class Evaluation:
     normalize_feature: bool = False
     weights: str = ''  # digest of the tested weights
     peak_memory: dict | None = None  # see ``peak_memory``: of the process up to here
+    amp: str = 'off'  # precision in which frames were encoded
     epoch: int | None = None  # finished epochs; None when only tested
 
     def as_dict(self, ranks):

@@ -19,6 +19,7 @@ class ClipView(NamedTuple):
     spatial_probs: np.ndarray | None  # (L, H, W, M) A^s; None where there is no spatial memory
     frame_norms: np.ndarray  # (L, H, W) |f^o|
     refined_norms: np.ndarray  # (L, H, W) |f^s|
+    change_norms: np.ndarray  # (L, H, W) |f^s - f^o|
     frame_feature: np.ndarray  # (D,) temporal average of GAP(f^o)
     refined_feature: np.ndarray  # (D,) temporal average of GAP(f^s)
     clip_feature: np.ndarray  # (D,) f^t after the BNNeck, what is searched
@@ -79,6 +80,7 @@ def _look(model, frames, rows):
         'spatial_probs': spatial_probs,
         'frame_norms': torch.linalg.vector_norm(original, dim=1)[rows],
         'refined_norms': torch.linalg.vector_norm(refined, dim=1)[rows],
+        'change_norms': torch.linalg.vector_norm(refined - original, dim=1)[rows],
         'frame_feature': original.mean(dim=(2, 3))[rows].mean(dim=1),
         'refined_feature': vectors.mean(dim=1),
         'clip_feature': model.bnneck_clip(clip.output),

@@ -1,0 +1,1 @@
+"""Arrays and pictures → matplotlib figures for a column or a page; one file a figure."""

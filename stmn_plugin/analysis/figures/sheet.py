@@ -1,0 +1,138 @@
+"""Panels placed in inches, a caption below → a figure → PNG and SVG, the same bytes every time.
+
+No pyplot: a figure here belongs to nobody but its caller. Colours are those of Okabe and Ito and of
+maps that stay in order for every kind of colour vision.
+"""
+
+import os
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import MaxNLocator
+
+from stmn_plugin.checkpoint import atomic_path
+
+COLUMN, PAGE = 3.3, 6.9  # inches, of a two-column paper
+TEXT = 7  # points
+LINE = 0.135  # inches, of a line of text
+MARGIN = 0.06
+SEQUENTIAL, DIVERGING = 'cividis', 'PuOr_r'
+BLACK, GREY = '#000000', '#7F7F7F'
+BLUE, VERMILLION = '#0072B2', '#D55E00'
+FORMATS = ('png', 'svg')
+STYLE = {
+    'font.size': TEXT,
+    'font.family': 'DejaVu Sans',
+    'axes.titlesize': TEXT,
+    'axes.labelsize': TEXT,
+    'axes.linewidth': 0.5,
+    'xtick.labelsize': TEXT,
+    'ytick.labelsize': TEXT,
+    'xtick.major.width': 0.5,
+    'ytick.major.width': 0.5,
+    'xtick.major.size': 2,
+    'ytick.major.size': 2,
+    'svg.fonttype': 'none',  # text stays text
+    'svg.hashsalt': 'stmn_plugin',
+    'savefig.dpi': 300,
+}
+METADATA = {'png': {'Software': None}, 'svg': {'Date': None}}
+
+
+class Sheet:
+    """A figure laid out in inches from its top left corner.
+
+    Args:
+        width (float): inches.
+        height (float): inches, of the panels; the caption's is added.
+        caption (str): what is drawn and from what.
+    """
+
+    def __init__(self, width, height, caption):
+        lines = wrap(caption, width - 3 * MARGIN)  # letters vary in width with the resolution
+        self.width = width
+        self.height = height + (len(lines) + 0.5) * LINE + MARGIN
+        with matplotlib.rc_context(STYLE):
+            self.figure = Figure(figsize=(self.width, self.height))
+        self.text(MARGIN, height + LINE / 2, '\n'.join(lines), va='top')
+
+    def axes(self, left, top, width, height):
+        """Axes at a place in inches."""
+        with matplotlib.rc_context(STYLE):
+            return self.figure.add_axes(
+                (
+                    left / self.width,
+                    1 - (top + height) / self.height,
+                    width / self.width,
+                    height / self.height,
+                )
+            )
+
+    def text(self, left, top, text, **style):
+        """Text at a place in inches."""
+        style = {'fontsize': TEXT, 'linespacing': 1.15, **style}
+        with matplotlib.rc_context(STYLE):
+            return self.figure.text(left / self.width, 1 - top / self.height, text, **style)
+
+    def picture(self, left, top, width, height, pixels, frame=BLACK, line=0.4):
+        """A picture (h, w, 3) with a thin frame; its axes count in pixels."""
+        axes = self.axes(left, top, width, height)
+        axes.imshow(pixels, interpolation='none', aspect='auto')
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color=frame, linewidth=line)
+        return axes
+
+    def colour_bar(self, left, top, width, height, limits, label, cmap, ticks=None):
+        """A vertical colour bar with its label above."""
+        axes = self.axes(left, top, width, height)
+        shades = np.linspace(*limits, 128)[:, None]
+        edges = np.linspace(*limits, 129)
+        axes.pcolormesh([0, 1], edges, shades, cmap=cmap, rasterized=True)
+        axes.set(xticks=[], ylim=limits)
+        axes.yaxis.tick_right()
+        if ticks is None:
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        else:
+            axes.set_yticks(ticks)
+        axes.set_title(label, pad=3, fontsize=TEXT)
+        return axes
+
+
+def wrap(text, width):
+    """Lines of text that are at most so many inches wide; a word too long stands alone."""
+    lines = []
+    for word in text.split():
+        longer = f'{lines[-1]} {word}' if lines else word
+        if lines and text_width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def text_width(text):
+    """Inches of a line of text in the font and size of figures."""
+    renderer = RendererAgg(1, 1, STYLE['savefig.dpi'])
+    font = FontProperties(family=STYLE['font.family'], size=TEXT)
+    return renderer.get_text_width_height_descent(text, font, ismath=False)[0] / renderer.dpi
+
+
+def save_figure(figure, folder, name, formats=FORMATS):
+    """Write ``folder/name.png`` and so on, each whole or not at all.
+
+    Returns:
+        list: the paths.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    paths = []
+    for kind in formats:
+        path = os.path.join(folder, f'{name}.{kind}')
+        with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
+            figure.savefig(temporary, format=kind, metadata=METADATA[kind])
+        paths.append(path)
+    return paths

@@ -1,0 +1,182 @@
+"""Probabilities and attention → is a memory spread, collapsed or flat, does it change anything.
+
+Needs no truth. Letters are those of ``models/memory.py``; C clips.
+"""
+
+import numpy as np
+
+from ..gathering import entropy
+from .measure import INTERVAL, Measure, bootstrap
+
+HALF_THE_ITEMS = 0.5
+FLAT = 0.05  # of log(items)
+NEARLY_CONSTANT = 0.01  # of the mean square
+HARDLY_ANY_CHANGE = 0.01  # of the features' length
+AVERAGE_POOLING = 0.02  # of the weight
+
+USAGE = (
+    'Each access of the memory gives probabilities p over its items. usage_entropy = H(mean p) / '
+    'log(items): 1 when all items are used equally over the dataset, 0 when only one is. '
+    'effective_items = exp(H(mean p)). access_entropy = mean H(p) / log(items): 0 when every '
+    'access reads one item, 1 when every access mixes all alike. information = usage_entropy - '
+    'access_entropy: the mutual information of access and item over log(items), how much the item '
+    'read depends on what is looked at; a flat softmax has a high usage entropy, too, but no '
+    f'information. Verdict: "collapsed" when effective_items < {HALF_THE_ITEMS} x items; else '
+    f'"flat" when information < {FLAT}; else "spread". {INTERVAL}'
+)
+READOUT = (
+    'o^s = sum_n a_n v_n (Eq. 2) at every position of every frame, before the BN of Eq. 3. '
+    'varying_share = var / (var + |mean|^2), var being the variance over positions summed over '
+    'channels: 0 is the same vector everywhere, and the BN, which subtracts the mean, then removes '
+    'what was read and leaves magnified differences. change = sqrt(mean |f^s - f^o|^2 / mean '
+    f'|f^o|^2). Verdict: "nearly constant" when varying_share < {NEARLY_CONSTANT}; "changes hardly '
+    f'anything" when change < {HARDLY_ANY_CHANGE}. {INTERVAL}'
+)
+ATTENTION = (
+    'Temporal attention a over the L frames of a clip. moved = mean over clips of sum_l '
+    '|a_l - 1/L| / 2, the share of the weight that is not where average pooling puts it. largest = '
+    'mean of max_l a_l x L, 1 in average pooling. between_clips = moved, against the mean '
+    'attention of all clips instead of 1/L: 0 when every clip gets the same attention. Verdict: '
+    f'"average pooling" when moved < {AVERAGE_POOLING}; "one fixed attention" when between_clips '
+    f'< {AVERAGE_POOLING}. {INTERVAL}'
+)
+
+
+def usage(mean_probs, entropies, clip_tracklets, seed=0):
+    """Whether the items of a memory are used, and depending on what is looked at.
+
+    Args:
+        mean_probs (numpy.ndarray): (C, items) mean probabilities of the accesses of a clip, the
+            same number in each.
+        entropies (numpy.ndarray): (C,) mean entropy of those accesses, nats.
+        clip_tracklets (numpy.ndarray): (C,)
+
+    Returns:
+        Measure
+    """
+    items = mean_probs.shape[1]
+    largest = np.log(items) if items > 1 else 1.0
+
+    def statistic(rows):
+        used = entropy(mean_probs[rows].mean(axis=0, dtype=np.float64))
+        accessed = entropies[rows].mean(dtype=np.float64)
+        return {
+            'usage_entropy': used / largest,
+            'effective_items': np.exp(used),
+            'access_entropy': accessed / largest,
+            'information': (used - accessed) / largest,
+        }
+
+    values = bootstrap(statistic, clip_tracklets, seed)
+    effective, information = values['effective_items'], values['information']
+    if effective.value < HALF_THE_ITEMS * items:
+        verdict, works = (
+            f'Collapsed: about {effective.value:.1f} of {items} items are used. '
+            'The memory does NOT do its job.',
+            False,
+        )
+    elif information.value < FLAT:
+        verdict, works = (
+            f'Flat: every access reads nearly the same mixture of the {items} items (information '
+            f'{information}). The memory does NOT do its job.',
+            False,
+        )
+    else:
+        verdict, works = (
+            f'Spread: about {effective.value:.1f} of {items} items are used, and which depends on '
+            f'what is looked at (information {information}).',
+            True,
+        )
+    counts = {'clips': len(mean_probs), 'items': items}
+    return Measure(USAGE, values, counts, verdict, works)
+
+
+def read_out(use, memory_values, original_energy, change_energy, clip_tracklets, seed=0):
+    """Whether what is read from the spatial memory varies, and how much it changes the features.
+
+    Args:
+        use (SpatialUse): of :func:`stmn_plugin.analysis.gathering.gather`.
+        memory_values (numpy.ndarray): v^s, (M, D).
+        original_energy, change_energy (numpy.ndarray): (C,) mean |f^o|^2 and |f^s - f^o|^2.
+        clip_tracklets (numpy.ndarray): (C,)
+
+    Returns:
+        Measure
+    """
+    gram = memory_values.astype(np.float64) @ memory_values.T.astype(np.float64)  # (M, M)
+
+    def statistic(rows):
+        mean = use.mean_probs[rows].mean(axis=0)
+        square = (use.second_moments[rows].mean(axis=0) * gram).sum()  # mean |o^s|^2
+        constant = mean @ gram @ mean  # |mean o^s|^2
+        change = change_energy[rows].mean() / max(original_energy[rows].mean(), 1e-30)
+        return {
+            'varying_share': max(square - constant, 0) / max(square, 1e-30),
+            'change': np.sqrt(change),
+        }
+
+    values = bootstrap(statistic, clip_tracklets, seed)
+    varying, change = values['varying_share'], values['change']
+    if varying.value < NEARLY_CONSTANT:
+        verdict, works = (
+            f'What is read is nearly constant: {varying.value:.2%} of it varies over positions. '
+            'The memory does NOT do its job.',
+            False,
+        )
+    elif change.value < HARDLY_ANY_CHANGE:
+        verdict, works = (
+            f'The refinement changes hardly anything: {change.value:.2%} of the length of the '
+            'features. The memory does NOT do its job.',
+            False,
+        )
+    else:
+        verdict, works = (
+            f'What is read varies over positions ({varying.value:.0%} of it), and the refinement '
+            f'changes the features by {change.value:.0%} of their length.',
+            True,
+        )
+    return Measure(READOUT, values, {'clips': len(clip_tracklets)}, verdict, works)
+
+
+def attention_use(attention, clip_tracklets, seed=0):
+    """Whether temporal attention differs from average pooling, and from clip to clip.
+
+    Args:
+        attention (numpy.ndarray): (C, L), rows sum to 1.
+        clip_tracklets (numpy.ndarray): (C,)
+
+    Returns:
+        Measure
+    """
+    attention = attention.astype(np.float64)
+    length = attention.shape[1]
+
+    def statistic(rows):
+        own = attention[rows]
+        return {
+            'moved': np.abs(own - 1 / length).sum(axis=1).mean() / 2,
+            'largest': own.max(axis=1).mean() * length,
+            'between_clips': np.abs(own - own.mean(axis=0)).sum(axis=1).mean() / 2,
+        }
+
+    values = bootstrap(statistic, clip_tracklets, seed)
+    moved, between = values['moved'], values['between_clips']
+    if moved.value < AVERAGE_POOLING:
+        verdict, works = (
+            f'This is average pooling: {moved.value:.2%} of the weight is moved. The temporal '
+            'attention does NOT do its job.',
+            False,
+        )
+    elif between.value < AVERAGE_POOLING:
+        verdict, works = (
+            f'One fixed attention for all clips: {between.value:.2%} of the weight differs between '
+            'clips. The temporal attention does NOT do its job.',
+            False,
+        )
+    else:
+        verdict, works = (
+            f'{moved.value:.0%} of the weight is moved away from average pooling, and '
+            f'{between.value:.0%} differs between clips.',
+            True,
+        )
+    return Measure(ATTENTION, values, {'clips': len(attention), 'frames': length}, verdict, works)

@@ -1,0 +1,179 @@
+"""tools/visualize.py on trained runs: files, captions, numbers, and what a model cannot have."""
+
+import json
+from pathlib import Path
+
+import main
+import pytest
+import visualize
+
+from stmn_plugin.analysis import figures_of_effects
+from stmn_plugin.analysis.pictures import picture
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+MEASURES = {
+    'spatial_usage',
+    'spatial_read_out',
+    'temporal_usage',
+    'temporal_attention',
+    'attention_and_visibility',
+    'refinement_and_distractors',
+}
+
+
+@pytest.fixture
+def train(repository, small_run, tmp_path, capsys):
+    """Train a run for an epoch → its folder."""
+
+    def call(name, config, root, *words):
+        folder = str(tmp_path / name)
+        config = ['--config-file', str(repository / 'configs' / config), '--root', str(root)]
+        main.main([*config, *small_run, 'data.save_dir', folder, *words])
+        capsys.readouterr()
+        return folder
+
+    return call
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the tool → exit code, stdout, stderr."""
+
+    def call(*words):
+        code = 0
+        try:
+            visualize.main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def test_two_runs_on_data_with_truth(train, run, tmp_path):
+    words = 'synthetic.preset', 'tiny', 'train.batch_size', '4'
+    folder = train('with', 'stmn_synthetic.yaml', tmp_path, *words)
+    mlp = 'stmn.temporal_mode', 'mlp', 'loss.spread.weight', '0.0'
+    other = train('mlp', 'stmn_synthetic.yaml', tmp_path, *words, *mlp)
+    code, out, _ = run('--run', folder, '--against', other)
+    assert code == 0
+    figures = tmp_path / 'with' / 'figures'
+    names = {f'figure-{n}.{kind}' for n in range(5, 11) for kind in ('png', 'svg', 'txt')}
+    assert {path.name for path in figures.iterdir()} == names | {'analysis.json'}
+    for number in range(5, 11):
+        caption = (figures / f'figure-{number}.txt').read_text()
+        assert caption.startswith(f'Figure {number}. ')
+        for fact in (folder, 'model-best.pth.tar, epoch 1', 'synthetic, query and gallery', 'rrs'):
+            assert fact in caption
+    for number in (5, 10):
+        assert other in (figures / f'figure-{number}.txt').read_text()
+    assert 'distractor mask' in (figures / 'figure-7.txt').read_text()
+
+    runs = json.loads((figures / 'analysis.json').read_text())['runs']
+    assert [one['run'] for one in runs] == [folder, other]
+    for one in runs:
+        assert one['measures'].keys() == MEASURES
+        assert (one['dataset'], one['weights']) == ('synthetic', 'model-best.pth.tar, epoch 1')
+        for name, measure in one['measures'].items():
+            assert len(measure['definition']) > 100 and measure['verdict'] in out
+            without = one is runs[1] and name == 'temporal_usage'
+            assert (measure['does_its_job'] is None) == without
+            for value in measure['values'].values():
+                assert value['low'] <= value['high']
+    assert runs[1]['measures']['temporal_usage']['verdict'].startswith('The model has no temporal')
+    # an epoch of training does not make memories that do their job, and the numbers say so
+    assert 'NOT do its job' in out
+
+    again = tmp_path / 'again'
+    code, *_ = run('--run', folder, '--figures', 7, 9, '--format', 'svg', '--output', again)
+    assert code == 0
+    assert {path.name for path in again.glob('figure*')} == {
+        f'figure-{n}.{kind}' for n in (7, 9) for kind in ('svg', 'txt')
+    }
+    for path in again.glob('*.svg'):
+        assert path.read_bytes() == (figures / path.name).read_bytes()
+
+
+def assert_found_are_right(searches, mars_root):
+    """Every picture of Fig. 8 is marked right when its file bears the query's person."""
+    paths = Path(mars_root, 'mars', 'bbox_test').glob('*/*.jpg')
+    name_of = {picture(str(path)).tobytes(): path.name for path in paths}
+    assert [search.title for search in searches] == ['0006C2T0001', '0150C3T0001']
+    for search in searches:
+        assert name_of[search.picture.tobytes()].startswith(search.title)
+        for _, found in search.lists:
+            names = [name_of[one.picture.tobytes()] for one in found]
+            assert len(set(names)) == len(names) == 10
+            own = [name.startswith(search.title[:4]) for name in names]
+            assert [one.right for one in found] == own
+            assert not any(name.startswith(search.title[:6]) for name in names)  # same camera
+
+
+def test_data_without_truth_and_tracklets_by_name(train, run, mars_root, tmp_path, monkeypatch):
+    searches, draw = [], figures_of_effects.retrieval.draw
+
+    def spy(shown, caption):
+        searches.extend(shown)
+        return draw(shown, caption)
+
+    monkeypatch.setattr(figures_of_effects.retrieval, 'draw', spy)
+    folder = train('run', 'stmn_mars.yaml', mars_root)
+    names = '0006C2T0001', '0150C3T0001', '0150C4T0002'  # the last is no query
+    words = '--tracklets', *names, '--items', 2, '--format', 'png', 'data.root', mars_root
+    code, out, _ = run('--run', folder, '--seed', 3, *words)
+    assert code == 0 and 'No truth for this dataset' in out
+    assert_found_are_right(searches, mars_root)
+    figures = tmp_path / 'run' / 'figures'
+    (one,) = json.loads((figures / 'analysis.json').read_text())['runs']
+    assert (one['tracklets'], one['clips']) == (30, 30)  # 32 rows, two of them junk
+    for name in ('attention_and_visibility', 'refinement_and_distractors'):
+        assert one['measures'][name]['values'] == {}
+    assert 'chosen by name' in (figures / 'figure-8.txt').read_text()
+    assert 'mask' not in (figures / 'figure-7.txt').read_text()
+
+
+def test_a_config_with_weights_and_models_that_cannot_have_a_figure(
+    train, run, repository, small_run, mars_root, tmp_path
+):
+    plain = 'stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average'
+    folder = train('plain', 'stmn_mars.yaml', mars_root, *plain)
+    config = '--config-file', repository / 'configs' / 'stmn_mars.yaml', '--root', mars_root
+    weights = 'model.load_weights', f'{folder}/model/model-best.pth.tar'
+    output = '--output', tmp_path / 'out'
+    code, out, _ = run(*config, *output, *small_run, *plain, *weights)
+    assert code == 0
+    for number, reason in (
+        (5, 'no run has a memory'),
+        (6, 'the model has no spatial memory'),
+        (7, 'the model has no spatial memory'),
+        (8, 'the model has no spatial memory'),
+        (9, 'the model has no temporal memory'),
+        (10, 'the model averages over time'),
+    ):
+        assert f'Figure {number} is left out: {reason}' in out
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['analysis.json']
+    code, _, err = run(*config, *output, '--figures', 6, *small_run, *plain, *weights)
+    assert (code, err) == (2, 'error: --figures 6: the model has no spatial memory\n')
+
+
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        (['--figures', '4'], "--figures takes numbers from 5 to 10, got '4'"),
+        (['--format', 'pdf'], "--format takes png and svg, got 'pdf'"),
+        (['--tracklets', 'nobody'], '--tracklets nobody'),
+        (['--against', 'nowhere'], 'nowhere holds no trained run'),
+    ],
+)
+def test_wrong_words_are_named(words, says, run, repository, small_run, mars_root):
+    config = '--config-file', repository / 'configs' / 'stmn_mars.yaml', '--root', mars_root
+    code, _, err = run(*config, *words, *small_run)
+    assert code == 2 and says in err
+
+
+def test_another_runs_tracklets_must_be_the_same(train, run, mars_root, miniature_roots):
+    mars = train('mars', 'stmn_mars.yaml', mars_root)
+    duke = train('duke', 'stmn_dukev.yaml', miniature_roots['dukemtmcvidreid'])
+    code, _, err = run('--run', mars, '--against', duke, '--figures', 5)
+    assert code == 2 and f'--against {duke}: its target has other tracklets' in err

@@ -1,0 +1,139 @@
+"""Figures 5 to 10 of the paper, and numbers that say whether the memories do their job.
+
+python tools/visualize.py --run log/stmn_mars --against log/ablation/6_sm_tm_no_spread
+python tools/visualize.py --config-file configs/stmn_mars.yaml --root /data \
+    model.load_weights log/stmn_mars/model/model-best.pth.tar
+
+writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json into RUN/figures.
+"""
+
+import argparse
+import os
+
+from stmn_plugin.checkpoint import atomic_path
+from stmn_plugin.config import load_config, split_words
+from stmn_plugin.errors import InputError, exit_on_input_error
+
+NUMBERS = (5, 6, 7, 8, 9, 10)
+FORMATS = ('png', 'svg')
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0],
+        epilog='KEY VALUE words hold for both runs, for example data.root /data.',
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
+    what.add_argument('--config-file', metavar='FILE', help='YAML config, with model.load_weights')
+    parser.add_argument(
+        '--against', metavar='FOLDER', help='another run: without spread loss (5), with an MLP (10)'
+    )
+    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
+    parser.add_argument('--figures', nargs='+', metavar='N', help='5 to 10; all by default')
+    parser.add_argument('--output', metavar='FOLDER', help='by default RUN/figures')
+    parser.add_argument(
+        '--format', nargs='+', default=list(FORMATS), metavar='NAME', help='png svg'
+    )
+    parser.add_argument(
+        '--tracklets',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='shown in 7, 8 and 10: part of the path of their first frame, such as 0033C1T0001',
+    )
+    parser.add_argument('--items', type=int, default=0, metavar='N', help='shown in 6, 9 (0: all)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of all that is drawn')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
+    return parser.parse_args(argv)
+
+
+def split_flags(args):
+    """Flags that take many words also took the KEY VALUE words after them: hand those back."""
+    pairs = []
+    for flag in ('figures', 'format', 'tracklets'):
+        if getattr(args, flag):
+            words, rest = split_words(getattr(args, flag))
+            setattr(args, flag, words)
+            pairs += rest
+    args.opts = pairs + args.opts
+    for word in args.figures or ():
+        if not word.isdigit() or int(word) not in NUMBERS:
+            raise InputError(f'--figures takes numbers from 5 to 10, got {word!r}')
+    for word in args.format:
+        if word not in FORMATS:
+            raise InputError(f'--format takes {" and ".join(FORMATS)}, got {word!r}')
+
+
+def configs(args):
+    """Config and name of the run and of the one it is compared with, if any."""
+    from stmn_plugin.analysis.trained_run import config_of_run
+
+    words = [*(['data.root', args.root] if args.root else []), *args.opts]
+    if args.run:
+        found = [(config_of_run(args.run, words), args.run)]
+    else:
+        overrides = {'test.evaluate': True, 'model.pretrained': False}
+        cfg = load_config(args.config_file, words, overrides)
+        found = [(cfg, cfg.data.save_dir)]
+    if args.against:
+        found.append((config_of_run(args.against, words), args.against))
+    return [(cfg, os.path.normpath(name)) for cfg, name in found]
+
+
+def look(args):
+    """Subjects of the runs, looked at the same tracklets."""
+    from stmn_plugin.analysis.subject import study
+
+    subjects = [study(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
+    lists = [[paths for paths, *_ in subject.collection.tracklets] for subject in subjects]
+    if lists[-1] != lists[0]:
+        raise InputError(f'--against {args.against}: its target has other tracklets')
+    return subjects
+
+
+def draw(subjects, args, folder):
+    """Write the figures and their captions; say which cannot be drawn."""
+    from stmn_plugin.analysis.drawn import NotDrawn, Options
+    from stmn_plugin.analysis.figures.sheet import save_figure
+    from stmn_plugin.analysis.paper_figures import FIGURES
+
+    subject, against = subjects[0], (subjects[1] if len(subjects) > 1 else None)
+    options = Options(args.items, args.seed)
+    for number in map(int, args.figures or NUMBERS):
+        try:
+            figure, caption = FIGURES[number](subject, against, options)
+        except NotDrawn as reason:
+            if args.figures:
+                raise InputError(f'--figures {number}: {reason}') from reason
+            print(f'Figure {number} is left out: {reason}')
+            continue
+        paths = save_figure(figure, folder, f'figure-{number}', args.format)
+        path = os.path.join(folder, f'figure-{number}.txt')
+        with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+            file.write(caption + '\n')
+        print('\n'.join(paths))
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        split_flags(args)
+        from stmn_plugin.analysis.run_measures import measure, write_analysis
+
+        subjects = look(args)
+        folder = args.output or os.path.join(subjects[0].name, 'figures')
+        measured = [(subject, measure(subject, args.seed)) for subject in subjects]
+        path = os.path.join(folder, 'analysis.json')
+        write_analysis(path, measured)
+        draw(subjects, args, folder)
+        for subject, measures in measured:
+            print(f'\n{subject.name} ({subject.weights})')
+            for name, one in measures.items():
+                print(f'  {name}: {one.verdict}')
+        print(f'\nDefinitions and numbers: {path}')
+
+
+if __name__ == '__main__':
+    main()
