@@ -42,24 +42,17 @@ class StepMixin:
             InputError: a term is NaN or infinite; the weights are those before the batch.
         """
         group = self._batches_of_step()
-        last = self.accumulated + 1 == group
         if self.accumulated == 0:
             self.optimizer.zero_grad()
-        with self._replica_as_model(), self._gradients_shared(last):
+        with self._replica_as_model():
             total, terms = self.losses(data)
             arriving = Arriving(terms)
             self.scaler.scale(total / group).backward()
         numbers = self.check_finite(arriving.numbers())
         self.accumulated += 1
-        if last:
+        if self.accumulated == group:
             self.step()
         return numbers
-
-    def _gradients_shared(self, shared):
-        """A block whose gradients many processes average, or keep until those of the step do."""
-        if shared or self.replica is None:
-            return contextlib.nullcontext()
-        return self.replica.no_sync()
 
     def _batches_of_step(self):
         """``train.accumulate``, or what is left of the epoch."""

@@ -161,7 +161,5 @@ class TrainingMixin(StepMixin):
 
 
 def count_images(images):
-    """Of a batch of clips (B, L, 3, H, W), images (B, 3, H, W), or a list of such."""
-    if isinstance(images, (list, tuple)):  # the host's k_tfm > 1
-        return sum(map(count_images, images))
+    """Of a batch of clips (B, L, 3, H, W) or images (B, 3, H, W)."""
     return images.shape[0] * (images.shape[1] if images.dim() == 5 else 1)

@@ -273,7 +273,9 @@ def own_part(batch):
     return {key: value[distributed.shard([1] * CLIPS)] for key, value in batch.items()}
 
 
-def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=1, **options):
+def trained(
+    kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=1, accumulate=1, **options
+):
     """Losses of every step and weights after ``epochs``, in the first of which a layer is frozen.
 
     Returns:
@@ -300,6 +302,7 @@ def trained(kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=
 
     engine = Watched(data, model, optimizer, use_gpu=False, **options)
     engine.max_epoch = epochs
+    engine.settings = RunSettings(accumulate=accumulate)
     layers = [name for name, _ in model.named_children() if name != frozen]
     for epoch in range(epochs):
         engine.epoch = epoch
@@ -330,6 +333,19 @@ def test_two_processes_train_like_one(optimizer, stmn, batches):
 def test_its_variants_do_too(spatial, temporal, narrow, batches):
     model = narrow(spatial_mode=spatial, temporal_mode=temporal)
     assert_like_one_process(3, VideoSTMNEngine, model, batches, 'sgd', sync_bn=True)
+
+
+@pytest.mark.parametrize('kind', [VideoSTMNEngine, VideoSoftmaxEngine])
+def test_batches_that_make_a_step_together_do_too(kind, stmn, batches):
+    model = stmn if kind is VideoSTMNEngine else ImageModel(with_features=False).double()
+    _, weights = assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, accumulate=2)
+    _, single = trained(kind, model, batches, 'sgd')
+    assert any(not torch.equal(weights[key], value) for key, value in single.items())
+
+
+def test_activations_that_are_computed_again_do_too(stmn, batches):
+    stmn.encoder.checkpoint_activations = True
+    assert_like_one_process(3, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True)
 
 
 def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(stmn, batches):
@@ -427,8 +443,8 @@ def evaluated(engine, folder):
         buffer.add_(2 * rank)  # batch statistics of another part of the batches
     engine.bad_frames.append(f'{rank}.jpg')
     rank1 = engine.test(save_dir=str(folder))
-    evaluations = [{k: v for k, v in e.items() if k != 'seconds'} for e in engine.evaluations]
-    return rank1, evaluations
+    measured = ('seconds', 'peak_memory')
+    return rank1, [{k: v for k, v in e.items() if k not in measured} for e in engine.evaluations]
 
 
 def test_every_process_learns_the_main_ones_evaluation(engine, tmp_path):

@@ -283,6 +283,7 @@ BAD = {
         ['sampler.train_sampler', 'RandomDomainSampler'],
         ['RandomDomainSampler'],
     ),
+    'copies of images': (['data.k_tfm', '2'], ['data.k_tfm']),
     'no network': (['model.pretrained', 'True'], ['model.pretrained False', 'backbone_weights']),
 }
 

@@ -340,7 +340,7 @@ def test_batches_that_make_a_step(accumulate, groups, engine):
         total = {}
         for batch in batches[done : done + group]:
             reference.zero_grad()
-            images = run.prepare(batch['img'])
+            images = run.prepare(batch['img'], batch.get('augmentation'))
             run.criterion(reference(images), batch['pid']).total.backward()
             for name, p in reference.named_parameters():
                 total[name] = total.get(name, 0) + p.grad / group

@@ -108,6 +108,8 @@ def check_config(cfg):
             'train.compile and train.checkpoint_activations exclude each other: '
             'compiled code decides itself what it computes again'
         )
+    if cfg.data.k_tfm != 1:
+        raise InputError('data.k_tfm must be 1: no engine here takes several copies of an image')
     if cfg.cuhk03.use_metric_cuhk03:
         raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
     for key in ('test.visrank', 'test.rerank'):
