@@ -136,7 +136,7 @@ def measure(args, root):
     if args.only:
         variants = {n: v for n, v in variants.items() if n == REFERENCE or args.only in n}
     candidates = {n: (lambda n=n, v=v: steps.run(n, v)) for n, v in variants.items()}
-    measuring.in_turns(candidates, 0, warm_up=2)
+    measuring.in_turns(candidates, 0, warm_up=1)
     steps.waited.clear()
     steps.total.clear()
     seconds = measuring.in_turns(candidates, args.repeats, warm_up=0)
@@ -144,6 +144,7 @@ def measure(args, root):
     rates = {
         amp: measuring.matrix_rate(dtype, steps.device)
         for amp, dtype in (('off', torch.float32), ('bf16', torch.bfloat16), ('fp16', torch.half))
+        if any(v.amp == amp for v in variants.values())
     }
     flop = 3 * GFLOP_PER_FRAME * 1e9 * frames
     rows = [

@@ -22,8 +22,7 @@ def draw_views(spatial=True, temporal=True):
             probs(L),
             probs(N) if temporal else None,
             probs(L, H, W, M) if spatial else None,
-            np.ones((L, H, W)),
-            np.ones((L, H, W)),
+            *np.ones((3, L, H, W)),
             *np.zeros((3, 8)),
         )
         for tracklet in range(CLIPS)

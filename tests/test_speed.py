@@ -380,9 +380,8 @@ def run(repository, mars_root, small_run, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arch', ['stmn', 'osnet_x0_25'])
-@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
-def test_a_run_in_mixed_precision_resumes_exactly(amp, arch, run, tmp_path):
+@pytest.mark.parametrize('arch, amp', [('stmn', 'bf16'), ('osnet_x0_25', 'fp16')])
+def test_a_run_in_mixed_precision_resumes_exactly(arch, amp, run, tmp_path):
     words = ['model.name', arch, 'train.amp', amp, 'test.amp', amp, 'train.optim', 'adam']
     folder = tmp_path / 'run' / 'model'
     assert run(*words, 'train.max_epoch', 2)[0] == 0
