@@ -23,17 +23,17 @@ PARTS = (  # of them
 )
 
 
-def reset_peak():
+def reset_peak(device='cpu'):
     """Start :func:`peak_gib` anew."""
-    if torch.cuda.is_available():
+    if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
         file.write('5')
 
 
-def peak_gib():
+def peak_gib(device='cpu'):
     """Most memory since :func:`reset_peak`: of the GPU, or the resident set of the process."""
-    if torch.cuda.is_available():
+    if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**30
     with open('/proc/self/status', encoding='ascii') as file:
         return next(int(x.split()[1]) for x in file if x.startswith('VmHWM')) / 2**20

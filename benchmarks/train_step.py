@@ -27,6 +27,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 
 from stmn_plugin.models import SpatialMemory
+from stmn_plugin.speed import AMP_DTYPES, same_shapes, tf32
 
 SEQ_LEN = 6
 
@@ -87,10 +88,11 @@ class Steps:
         self.batches = {False: measuring.endless(ours), True: measuring.endless(host)}
 
     def engine(self, variant):
-        key = (variant.channels_last, variant.fused, variant.compile)
+        # what is compiled for one precision is not for another
+        key = (variant.channels_last, variant.fused, variant.compile, variant.compile * variant.amp)
         if key not in self.engines:
             names = ('train.channels_last', 'train.fused', 'train.compile')
-            words = [word for pair in zip(names, key, strict=True) for word in pair]
+            words = [word for pair in zip(names, key, strict=False) for word in pair]
             words += ['train.batch_size', self.clips, 'sampler.num_instances', 2]
             words += ['data.workers', self.workers]
             engine = measuring.make_engine(self.root, *words)
@@ -110,14 +112,12 @@ class Steps:
         if engine.settings.amp != variant.amp:
             engine.settings.amp = variant.amp
             engine.start_scaler()
-        torch.set_float32_matmul_precision('high' if variant.tf32 else 'highest')
-        torch.backends.cudnn.allow_tf32 = variant.tf32
-        torch.backends.cudnn.benchmark = True
         start = time.perf_counter()
         batch = next(self.batches[variant.host_loader])
         self.waited[name] = self.waited.get(name, 0) + time.perf_counter() - start
-        engine.forward_backward(batch)
-        measuring.synchronize()
+        with tf32(variant.tf32), same_shapes():
+            engine.forward_backward(batch)
+            measuring.synchronize()
         self.total[name] = self.total.get(name, 0) + time.perf_counter() - start
 
 
@@ -141,11 +141,13 @@ def measure(args, root):
     steps.total.clear()
     seconds = measuring.in_turns(candidates, args.repeats, warm_up=0)
     gains = measuring.speed_ups(seconds, REFERENCE)
-    rates = {
-        amp: measuring.matrix_rate(dtype, steps.device)
-        for amp, dtype in (('off', torch.float32), ('bf16', torch.bfloat16), ('fp16', torch.half))
-        if any(v.amp == amp for v in variants.values())
-    }
+    rates = {}  # of each precision
+    for variant in variants.values():
+        dtype = AMP_DTYPES[variant.amp] or torch.float32
+        with tf32(variant.tf32):
+            if (dtype, variant.tf32) not in rates:
+                rates[dtype, variant.tf32] = measuring.matrix_rate(dtype, steps.device)
+    rate = {n: rates[AMP_DTYPES[v.amp] or torch.float32, v.tf32] for n, v in variants.items()}
     flop = 3 * GFLOP_PER_FRAME * 1e9 * frames
     rows = [
         {
@@ -154,23 +156,27 @@ def measure(args, root):
             'x reference': f'{gains[name][0]:.2f}',
             'range': f'{gains[name][1]:.2f} .. {gains[name][2]:.2f}',
             'frames/s': f'{frames / statistics.median(seconds[name]):.1f}',
-            'share of matrix rate': f'{flop / statistics.median(seconds[name]) / rates[v.amp]:.0%}',
+            'share of matrix rate': f'{flop / statistics.median(seconds[name]) / rate[name]:.0%}',
             'waiting for data': f'{steps.waited[name] / steps.total[name]:.1%}',
         }
-        for name, v in variants.items()
+        for name in variants
     ]
     print(tabulate(rows, headers='keys', disable_numparse=True))
-    print(f'floor in float32: {flop / rates["off"]:.3f} s a step; medians of {args.repeats}')
+    print(f'floor in float32: {flop / rate[REFERENCE]:.3f} s a step; medians of {args.repeats}')
 
 
 def peak(args, root, name):
     """In a process of its own: peak memory of a few steps."""
     steps = Steps(root, args.clips, args.workers)
-    before = measuring.peak_gib()
-    measuring.reset_peak()
+    before = measuring.peak_gib(steps.device)
+    measuring.reset_peak(steps.device)
     for _ in range(3):
         steps.run(name, VARIANTS[name])
-    print(json.dumps({'step': name, 'peak GiB': measuring.peak_gib(), 'before GiB': before}))
+    print(
+        json.dumps(
+            {'step': name, 'peak GiB': measuring.peak_gib(steps.device), 'before GiB': before}
+        )
+    )
 
 
 def main():

@@ -77,9 +77,13 @@ def compile_in_place(model):
 
 def _inductor_or_eager(graph, inputs):
     from torch._dynamo import lookup_backend  # slow to import, and needed here only
+    from torch._functorch import config
 
+    # compile the backward pass here, too, not when it first runs
+    early = 'force_non_lazy_backward_lowering'
     try:
-        return lookup_backend('inductor')(graph, inputs)
+        with config.patch({early: True}) if hasattr(config, early) else contextlib.nullcontext():
+            return lookup_backend('inductor')(graph, inputs)
     except Exception as error:  # of many types; what is wrong with the graph itself shows in eager
         reason = ' '.join(str(error).split())[:200]
         print(f'train.compile: not compiled, running as it is: {type(error).__name__}: {reason}')

@@ -22,7 +22,8 @@ class StepMixin:
 
     settings = None  # a RunSettings
     scaler = torch.amp.GradScaler('cpu', enabled=False)  # of train.amp fp16: one for the run
-    accumulated = 0  # batches whose gradients wait for the step
+    group = 1  # batches that make the step at hand
+    accumulated = 0  # of them so far
     replica = None  # of many processes: what stands in for the model in a step
     _replicated = None  # which parameters it trains
     ddp_options = {'static_graph': True}  # some models hold parameters that no output needs
@@ -41,7 +42,7 @@ class StepMixin:
         Raises:
             InputError: a term is NaN or infinite; the weights are those before the batch.
         """
-        group = self._batches_of_step()
+        self.group = group = self._batches_of_step()
         if self.accumulated == 0:
             self.optimizer.zero_grad()
         with self._replica_as_model():
@@ -60,7 +61,11 @@ class StepMixin:
         return min(accumulate, self.num_batches - (self.batch_idx - self.accumulated))
 
     def step(self):
-        """Move the weights by the gradients that have been accumulated."""
+        """Move the weights by the mean of the gradients that have been accumulated."""
+        if self.accumulated < self.group:  # fewer batches came than were to be averaged
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.group / self.accumulated)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.accumulated = 0

@@ -192,7 +192,11 @@ class TestingMixin:
         if settings.features_dir:
             views = 2 if settings.flip else 1
             store = self._open_store(f'{name}-{mode}', tracklets, encode)
-            batches = store.clips(settings.plan, views, settings.batch_size)
+            device = 'cuda' if self.use_gpu else 'cpu'
+            batches = (
+                batch._replace(vectors=batch.vectors.to(device))
+                for batch in store.clips(settings.plan, views, settings.batch_size)
+            )
         else:
             batches = encode(settings.plan)
         every_frame = settings.plan.frames == 'all'
@@ -203,7 +207,9 @@ class TestingMixin:
     def _inference_model(self, model):
         """As the settings want it, with the weights of now; kept, since compiling takes long."""
         settings = self.settings
-        if self.inference is None:
+        if self.inference is not None:
+            self.inference.refresh()
+        else:
             self.inference = InferenceModel(
                 model,
                 'cuda' if self.use_gpu else 'cpu',
@@ -211,7 +217,6 @@ class TestingMixin:
                 settings.fold_bn,
                 settings.compiled,
             )
-        self.inference.refresh()
         return self.inference
 
     def _open_store(self, name, tracklets, encode):

@@ -356,7 +356,7 @@ def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(
 
 
 def test_layers_that_are_frozen_at_first_train_later(stmn, batches):
-    for frozen in ('encoder', 'classifier_clip'):
+    for frozen in ('encoder', 'spatial_memory', 'classifier_clip'):
         _, weights = assert_like_one_process(
             6, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True, frozen=frozen, epochs=2
         )

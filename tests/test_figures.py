@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from stmn_plugin.analysis.drawn import Options, highest, shown_items, title_of
+from stmn_plugin.analysis.drawn import Options, shown_items, title_of
 from stmn_plugin.analysis.figures import (
     attention_strips,
     item_frames,
@@ -22,6 +22,7 @@ from stmn_plugin.analysis.figures import (
 from stmn_plugin.analysis.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
 from stmn_plugin.analysis.figures_of_effects import search_order
 from stmn_plugin.analysis.figures_of_items import at_place
+from stmn_plugin.analysis.gathering import highest
 from stmn_plugin.analysis.pictures import HEIGHT, WIDTH, picture
 from stmn_plugin.analysis.subject import choose, collect, find_tracklet
 from stmn_plugin.errors import InputError

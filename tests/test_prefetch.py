@@ -102,6 +102,8 @@ def test_the_current_stream_waits_for_the_side_stream_and_keeps_what_it_gave(mon
         current.pop()
 
     class Recorded(torch.Tensor):
+        is_cuda = True
+
         def record_stream(self, stream):
             happened.append(f'kept for {stream.name}')
 
@@ -112,7 +114,8 @@ def test_the_current_stream_waits_for_the_side_stream_and_keeps_what_it_gave(mon
 
     def prepare(batch):
         happened.append(f'prepared on {torch.cuda.current_stream().name}')
-        return {'img': torch.zeros(2).as_subclass(Recorded), 'bad_frames': batch}
+        images = torch.zeros(2).as_subclass(Recorded)
+        return {'img': images, 'camid': torch.zeros(2), 'bad_frames': batch}
 
     batch = side.hand_over(side.launch(prepare, ['a.jpg']))
     assert batch['bad_frames'] == ['a.jpg']

@@ -31,19 +31,6 @@ def shown_items(num_items, options):
     return sorted(rng.choice(num_items, size=options.items, replace=False).tolist())
 
 
-def highest(probs, count, tracklets):
-    """Rows of the highest of different tracklets, the highest first; the earlier of equal ones.
-
-    Args:
-        probs (numpy.ndarray): (n,)
-        count (int): rows at most.
-        tracklets (numpy.ndarray): (n,) that the rows belong to.
-    """
-    order = np.argsort(-probs, kind='stable')
-    _, firsts = np.unique(tracklets[order], return_index=True)
-    return order[np.sort(firsts)[:count]].tolist()
-
-
 def picture_of(subject, row, frame):
     """A frame of a tracklet as it is drawn."""
     paths = subject.collection.tracklets[row][0]

@@ -6,8 +6,9 @@ Each function takes the subject, the one it is compared with (or None) and the o
 import numpy as np
 from scipy.special import softmax
 
-from .drawn import Drawn, NotDrawn, highest, made_from, picture_of, shown_items, strip_of
+from .drawn import Drawn, NotDrawn, made_from, picture_of, shown_items, strip_of
 from .figures import item_frames, item_strips, probability_maps
+from .gathering import highest
 
 TOP_FRAMES = 5
 TOP_CLIPS = 3

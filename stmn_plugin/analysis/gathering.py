@@ -94,6 +94,19 @@ def gather(views, num_tracklets, keep=(), keep_changes=False):
     )
 
 
+def highest(probs, count, tracklets):
+    """Rows of the highest of different tracklets, the highest first; the earlier of equal ones.
+
+    Args:
+        probs (numpy.ndarray): (n,)
+        count (int): rows at most.
+        tracklets (numpy.ndarray): (n,) that the rows belong to.
+    """
+    order = np.argsort(-probs, kind='stable')
+    _, firsts = np.unique(tracklets[order], return_index=True)
+    return order[np.sort(firsts)[:count]].tolist()
+
+
 def entropy(probs):
     """Entropy in nats over the last dimension; 0 log 0 is 0."""
     return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(axis=-1)

@@ -50,7 +50,7 @@ class SideStream:
         current = torch.cuda.current_stream()
         current.wait_stream(self.stream)
         for value in batch.values():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and value.is_cuda:
                 value.record_stream(current)  # its memory is not used anew before the step is done
         return batch
 

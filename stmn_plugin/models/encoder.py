@@ -115,8 +115,8 @@ def still_statistics(module):
     """In the block the BNs of a module leave their running statistics alone."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, count) in zip(norms, before, strict=True):
+        norm.momentum, norm.num_batches_tracked = 0.0, count.clone()  # one to throw away
     try:
         yield
     finally:

@@ -127,11 +127,18 @@ class SpatialMemory(nn.Module):
         return cosine_probs(rows, self.keys, self.scale)
 
     def _batch_statistics(self, probs):
-        """Mean and biased variance, each (D,), of the read-out over all accesses."""
+        """Mean and biased variance, each (D,), of the read-out over all accesses.
+
+        In float64, which costs nothing at this size. What all items have in common does not vary,
+        as probabilities sum to 1: taken out first, it leaves no rounding error of its own size.
+        """
+        probs, values = probs.double(), self.values.double()
         center = probs.mean(dim=0)  # (M,)
-        deviation = probs - center
+        mean = center @ values  # (D,)
+        deviation, spread = probs - center, values - mean
         covariance = deviation.T @ deviation / len(probs)  # (M, M)
-        return center @ self.values, (self.values * (covariance @ self.values)).sum(dim=0)
+        var = (spread * (covariance @ spread)).sum(dim=0)  # (D,)
+        return mean.to(self.values.dtype), var.to(self.values.dtype)
 
     @torch.no_grad()
     def _update_running_statistics(self, mean, var, count):

@@ -160,12 +160,15 @@ class STMN(nn.Module):
         # from here on every process holds the clips of all: BNNecks and losses are of the batch
         clip = TemporalOutput(*map(gather, clip))
         frame_feature = gather(refined.mean(dim=1))  # (B, D)
+        spatial_probs = vectors.spatial_probs
+        if self.spatial_memory is not None and not self.spatial_memory.training:
+            spatial_probs = gather(spatial_probs)  # a frozen memory needs no batch, nor gathers it
         return STMNOutput(
             clip_feature=clip.output,
             frame_feature=frame_feature,
             clip_logits=self.classifier_clip(self.bnneck_clip(clip.output)),
             frame_logits=self.classifier_frame(self.bnneck_frame(frame_feature)),
-            spatial_probs=vectors.spatial_probs,
+            spatial_probs=spatial_probs,
             temporal_probs=clip.probs,
             temporal_attention=clip.attention,
         )

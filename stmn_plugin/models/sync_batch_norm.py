@@ -38,8 +38,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean, var):
-        if self.num_batches_tracked is not None:  # torch's BN takes None for no counting
-            self.num_batches_tracked += 1
+        self.num_batches_tracked += 1
         momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(var, momentum)

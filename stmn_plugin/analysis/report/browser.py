@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stmn_plugin.analysis.clip_views import view_clips
-from stmn_plugin.analysis.item_use import strongest, use_of_items
+from stmn_plugin.analysis.gathering import gather, highest
 from stmn_plugin.analysis.ranked_lists import rank_and_list
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import PROTOCOLS, Stopwatch, distances_in_rows
@@ -71,7 +71,7 @@ def collect(engine, options, root='', top_k=10, max_queries=None):
     clips = [(paths, plan.clip(len(paths), 0)) for paths, *_ in shown.items]
     use = None
     if isinstance(engine.model, STMN):
-        use = use_of_items(view_clips(engine, shown.items, plan))
+        use = gather(view_clips(engine, shown.items, plan), len(shown.items), keep={0})
     firsts = [os.path.abspath(paths[chosen[0]]) for paths, chosen in clips]
     folder = os.path.commonpath(map(os.path.dirname, firsts))
     tracklets = [
@@ -158,33 +158,42 @@ def _dataset(engine, name, options, shown, top_k, max_queries):
 def _memory(model, use):
     """Plain values of the memories' items; a memory that the model has not is None."""
     memory = {'spatial': None, 'temporal': None}
+    tracklets = np.arange(len(use.attention))  # of one clip each
     if use.spatial is not None:
-        rows = strongest(use.spatial.best, FRAMES_OF_ITEM)  # (M, k)
+        best, places = use.spatial.best_probs, use.spatial.best_places
         memory['spatial'] = {
-            'grid': list(use.grid),
+            'grid': list(use.kept[0].frame_norms.shape[1:]),
             'items': [
                 {
-                    'mean': _digits(use.spatial.mean[m]),
+                    'mean': _digits(mean),
                     # tracklet, frame of its clip, row and column of the cell, probability
                     'frames': [
-                        [int(t), *use.spatial.where[t, m].tolist(), _digits(use.spatial.best[t, m])]
-                        for t in rows[m]
+                        [
+                            int(t),
+                            use.clip_frames[t].tolist().index(places[t, m, 0]),
+                            *places[t, m, 1:].tolist(),
+                            _digits(best[t, m]),
+                        ]
+                        for t in highest(best[:, m], FRAMES_OF_ITEM, tracklets)
                     ],
                 }
-                for m in range(len(rows))
+                for m, mean in enumerate(use.spatial.mean_probs.mean(axis=0))
             ],
         }
-    if use.temporal is not None:
-        rows = strongest(use.temporal.probs, CLIPS_OF_ITEM)  # (N, k)
+    if use.temporal_probs is not None:
+        probs = use.temporal_probs
         stored = torch.softmax(model.temporal_memory.values.detach().float(), dim=1).cpu().numpy()
         memory['temporal'] = {
             'items': [
                 {
-                    'mean': _digits(use.temporal.mean[n]),
+                    'mean': _digits(mean),
                     'attention': _rounded(stored[n], 4),  # (L,)
-                    'clips': [[int(t), _digits(use.temporal.probs[t, n])] for t in rows[n]],
+                    'clips': [
+                        [int(t), _digits(probs[t, n])]
+                        for t in highest(probs[:, n], CLIPS_OF_ITEM, tracklets)
+                    ],
                 }
-                for n in range(len(rows))
+                for n, mean in enumerate(probs.mean(axis=0))
             ],
         }
     return memory
