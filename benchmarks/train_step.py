@@ -71,11 +71,12 @@ VARIANTS = {
 class Steps:
     """Runs steps of any variant on shared loaders; variants share weights where they can."""
 
-    def __init__(self, root, clips, workers):
-        self.root, self.clips, self.workers = root, clips, workers
+    def __init__(self, root, clips, workers, separate=None):
+        """``separate``: the only variant of this process, which sets all up as a run does."""
+        self.root, self.clips, self.workers, self.separate = root, clips, workers, bool(separate)
         self.engines = {}
         self.waited, self.total = {}, {}  # name → seconds in the rounds so far
-        plain = self.engine(Variant())
+        plain = self.engine(separate or Variant())
         ours = plain.train_loader
         self.device = 'cuda' if plain.use_gpu else 'cpu'
         host = DataLoader(
@@ -95,6 +96,7 @@ class Steps:
             words = [word for pair in zip(names, key, strict=False) for word in pair]
             words += ['train.batch_size', self.clips, 'sampler.num_instances', 2]
             words += ['data.workers', self.workers]
+            words += ['train.checkpoint_activations', variant.checkpoint and self.separate]
             engine = measuring.make_engine(self.root, *words)
             engine.start_scaler()
             engine.epoch, engine.batch_idx, engine.num_batches = 0, 0, 1 << 30
@@ -167,7 +169,7 @@ def measure(args, root):
 
 def peak(args, root, name):
     """In a process of its own: peak memory of a few steps."""
-    steps = Steps(root, args.clips, args.workers)
+    steps = Steps(root, args.clips, args.workers, separate=VARIANTS[name])
     before = measuring.peak_gib(steps.device)
     measuring.reset_peak(steps.device)
     for _ in range(3):
@@ -200,14 +202,15 @@ def main():
             measure(args, root)
             return
         rows = []
-        for name in ('ours, default', 'ours, checkpoint_activations'):
+        for name in (REFERENCE, 'ours, default', 'ours, checkpoint_activations'):
             words = ['--clips', str(args.clips), '--workers', '0', '--child', root, name]
             done = subprocess.run(
                 [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
             )
             rows.append(json.loads(done.stdout.splitlines()[-1]))
         for row in rows:
-            row['x plain'] = row['peak GiB'] / rows[0]['peak GiB']
+            row['x reference'] = row['peak GiB'] / rows[0]['peak GiB']
+            row['x ours, default'] = row['peak GiB'] / rows[1]['peak GiB']
         print(tabulate(rows, headers='keys', floatfmt='.2f'))
 
 

@@ -29,7 +29,13 @@ from .randomness import deterministic_algorithms
 from .registration import model_registry, register
 from .resuming import path_to_resume, resume_run
 from .run_folder import run_folder, write_config
-from .speed import check_amp, compile_in_place, tf32, with_fused_steps
+from .speed import (
+    check_amp,
+    compile_in_place,
+    give_back_freed_memory,
+    tf32,
+    with_fused_steps,
+)
 
 # architectures whose code views maps as vectors, which channels_last maps are not
 CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
@@ -158,6 +164,8 @@ def speed_up(cfg, model):
         if not stmn:
             raise InputError(f'train.checkpoint_activations: {cfg.model.name} cannot, stmn can')
         model.encoder.checkpoint_activations = True
+        if not cfg.use_gpu:
+            give_back_freed_memory()
     if cfg.train.sync_bn and world_size() > 1:
         # of STMN the encoder: what follows sees the whole batch in any case
         synchronize_batch_norm(model.encoder if stmn else model, cfg.use_gpu)

@@ -31,8 +31,9 @@ class FrameMaps(NamedTuple):
 class Encoder(nn.Module):
     """ResNet with one frame head and up to two query heads.
 
-    With ``checkpoint_activations`` set, training keeps the input of every block only and computes
-    the rest again in the backward pass: the same gradients and statistics, less memory, more time.
+    With ``checkpoint_activations`` set, training keeps the maps between a few blocks only and
+    computes the others again in the backward pass: the same gradients and statistics, less memory,
+    more time.
 
     Args:
         backbone (str): one of BACKBONES.
@@ -78,16 +79,21 @@ class Encoder(nn.Module):
         Returns:
             FrameMaps: an output whose head does not exist is None.
         """
-        maps = self._run(self._trunk_layers(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
+        maps = self._run(self._trunk_parts(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
         return FrameMaps(
             self._run(self.frame_head, maps),
             self._run_query_head(self.spatial_head, maps, query_block),
             self._run_query_head(self.temporal_head, maps, pooled_query_block),
         )
 
-    def _trunk_layers(self):
+    def _trunk_parts(self):
+        """The trunk in parts whose activations weigh about the same."""
         stem, conv2, conv3, conv4 = self.trunk[:4], *self.trunk[4:]
-        return stem, *conv2, *conv3, *conv4
+        yield nn.Sequential(stem, conv2[0])
+        yield from conv2[1:]
+        for blocks, size in ((conv3, 2), (conv4, 3)):  # of half the height and width each
+            for start in range(0, len(blocks), size):
+                yield blocks[start : start + size]
 
     def _run_query_head(self, head, maps, last_block):
         if head is None:
