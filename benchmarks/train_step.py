@@ -1,7 +1,7 @@
 """Seconds of a training step: the reference path, each switch on its own, all together.
 
     python benchmarks/train_step.py             4 clips of 6 frames on a CPU, 32 on a GPU
-    python benchmarks/train_step.py --memory    peak memory of plain and checkpointed steps
+    python benchmarks/train_step.py --memory    memory and time of checkpointed steps
 
 The reference path is float32, contiguous, with the spatial memory written down straightforwardly,
 torch's unfused Adam, and torchreid's reader and transforms in the workers. A step is the wait for
@@ -11,6 +11,7 @@ the rate of a large matrix product, measured in the same run.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -172,13 +173,34 @@ def peak(args, root, name):
     steps = Steps(root, args.clips, args.workers, separate=VARIANTS[name])
     before = measuring.peak_gib(steps.device)
     measuring.reset_peak(steps.device)
-    for _ in range(3):
-        steps.run(name, VARIANTS[name])
-    print(
-        json.dumps(
-            {'step': name, 'peak GiB': measuring.peak_gib(steps.device), 'before GiB': before}
-        )
-    )
+    run = functools.partial(steps.run, name, VARIANTS[name])
+    seconds = measuring.in_turns({name: run}, 4)[name]
+    after = measuring.peak_gib(steps.device)
+    print(json.dumps({'seconds': seconds, 'peak GiB': after, 'before GiB': before}))
+
+
+def memory_rows(args, root, rounds=2):
+    """Peak memory and seconds of plain and of checkpointed steps; processes take turns."""
+    names = (REFERENCE, 'ours, default', 'ours, checkpoint_activations')
+    found = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            words = ['--clips', str(args.clips), '--workers', '0', '--child', root, name]
+            done = subprocess.run(
+                [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
+            )
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for name in names:
+        row = {'step': name}
+        row['peak GiB'] = max(one['peak GiB'] for one in found[name])
+        row['before GiB'] = max(one['before GiB'] for one in found[name])
+        row['seconds'] = statistics.median(s for one in found[name] for s in one['seconds'])
+        rows.append(row)
+    for row in rows:
+        for key in ('peak GiB', 'seconds'):
+            row[f'{key} x reference'] = row[key] / rows[0][key]
+    return rows
 
 
 def main():
@@ -201,16 +223,7 @@ def main():
         if not args.memory:
             measure(args, root)
             return
-        rows = []
-        for name in (REFERENCE, 'ours, default', 'ours, checkpoint_activations'):
-            words = ['--clips', str(args.clips), '--workers', '0', '--child', root, name]
-            done = subprocess.run(
-                [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
-            )
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-        for row in rows:
-            row['x reference'] = row['peak GiB'] / rows[0]['peak GiB']
-            row['x ours, default'] = row['peak GiB'] / rows[1]['peak GiB']
+        rows = memory_rows(args, root)
         print(tabulate(rows, headers='keys', floatfmt='.2f'))
 
 
