@@ -37,13 +37,18 @@ def tf32(enabled):
     """
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-    torch.set_float32_matmul_precision('high' if enabled else 'highest')
-    cudnn.allow_tf32 = enabled
+    set_tf32(enabled)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32 = before[1]
+
+
+def set_tf32(enabled):
+    """What :func:`tf32` does in its block, for the life of the process."""
+    torch.set_float32_matmul_precision('high' if enabled else 'highest')
+    torch.backends.cudnn.allow_tf32 = enabled
 
 
 @contextlib.contextmanager

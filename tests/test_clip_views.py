@@ -1,5 +1,7 @@
 """A run is opened and looked at: what views hold, against the model's own features and loops."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from stmn_plugin.analysis.clip_truth import clip_truth, find_truth
 from stmn_plugin.analysis.clip_views import ClipView, view_clips
 from stmn_plugin.analysis.gathering import gather
-from stmn_plugin.analysis.trained_run import config_of_run, open_run
+from stmn_plugin.analysis.trained_run import config_of_file, config_of_run, open_run
 from stmn_plugin.config import load_config
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.synthetic import PRESETS, generate
@@ -132,6 +134,30 @@ def test_the_config_of_a_run_tests_its_best_weights(tmp_path):
     other = tmp_path / 'other.pth'
     other.touch()
     assert config_of_run(str(tmp_path), checkpoint=str(other)).model.load_weights == str(other)
+
+
+def test_a_config_file_tests_the_weights_it_is_told_and_resumes_nothing(tmp_path):
+    file = str(tmp_path / 'config.yaml')
+    Path(file).write_text('model:\n  pretrained: true\n  resume: auto\n')
+    weights = tmp_path / 'x.pth'
+    weights.touch()
+    cfg = config_of_file(file, ['model.load_weights', str(weights)])
+    assert (cfg.model.load_weights, cfg.model.resume) == (str(weights), '') and cfg.test.evaluate
+    assert not cfg.model.pretrained and config_of_file(file).model.pretrained
+    with pytest.raises(InputError, match='model.resume auto: '):
+        config_of_file(file, ['model.resume', 'auto'])
+
+
+def test_a_run_is_looked_at_in_its_own_precision(open_with, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        open_with('train.tf32', 'False')
+        assert not torch.backends.cudnn.allow_tf32
+        open_with('train.tf32', 'True')
+        assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == 'high'
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 # --- gathering -----------------------------------------------------------------------------------

@@ -271,6 +271,18 @@ def test_items_are_all_or_drawn():
     assert drawn == sorted(set(drawn)) and len(drawn) == 3 and max(drawn) < 20
 
 
+def test_dollars_in_names_are_letters(tmp_path):
+    name = 'run a$_$b'
+    sheet = Sheet(COLUMN, 1, f'{CAPTION} {name}')
+    sheet.text(0.1, 0.1, name)
+    axes = sheet.axes(0.5, 0.3, 2, 0.4)
+    axes.set(title=name, xlabel=name)
+    axes.set_xticks([0], [name])
+    (path,) = save_figure(sheet.figure, str(tmp_path), name, ['svg'])
+    texts = [''.join(e.itertext()).strip() for e in ElementTree.parse(path).iter()]
+    assert texts.count(name) >= 4
+
+
 def test_highest_and_search_order_by_hand():
     probs_ = np.array([0.1, 0.9, 0.5, 0.9])
     assert highest(probs_, 3, np.arange(4)) == [1, 3, 2]

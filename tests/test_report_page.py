@@ -247,6 +247,12 @@ def test_average_precision_limits_and_orders(page):
     press(driver, 'j', 'k')  # nothing to go to, and no error
 
 
+def test_an_address_of_no_dataset_shows_the_first(page, truth):
+    for name in ('length', '7', '-1', 'x', ''):
+        driver = page(f'tab=queries&set={name}')
+        assert len(rows_of_list(driver)) > 0
+
+
 def test_keys_move_between_queries_and_parts_of_the_page(page):
     driver = page()
     press(driver, '2', 'j', 'j', 'k', '\ue014')  # right arrow

@@ -7,7 +7,7 @@ import main
 import pytest
 import visualize
 
-from stmn_plugin.analysis import figures_of_effects
+from stmn_plugin.analysis import figures_of_effects, subject
 from stmn_plugin.analysis.pictures import picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -177,3 +177,26 @@ def test_another_runs_tracklets_must_be_the_same(train, run, mars_root, miniatur
     duke = train('duke', 'stmn_dukev.yaml', miniature_roots['dukemtmcvidreid'])
     code, _, err = run('--run', mars, '--against', duke, '--figures', 5)
     assert code == 2 and f'--against {duke}: its target has other tracklets' in err
+
+
+def test_another_run_that_cannot_be_compared_is_refused_before_any_pass(
+    train, run, mars_root, monkeypatch
+):
+    mars = train('mars', 'stmn_mars.yaml', mars_root)
+    longer = train('longer', 'stmn_mars.yaml', mars_root, 'test.frames', 'all')
+    other = train('other', 'stmn_mars.yaml', mars_root, 'model.name', 'resnet18')
+    monkeypatch.setattr(subject, 'gather', None)
+    code, _, err = run('--run', mars, '--against', longer)
+    assert code == 2 and 'test.frames, video.seq_len and test.clips_per_tracklet' in err
+    code, _, err = run('--run', mars, '--against', other)
+    assert code == 2 and f'{other}: model.name: resnet18 has no memories' in err
+
+
+def test_held_out_identities_can_be_looked_at(train, run, mars_root, tmp_path):
+    folder = train('held', 'stmn_mars.yaml', mars_root, 'data.validation_ids', '3')
+    code, out, _ = run('--run', folder, '--figures', 5, '--format', 'svg')
+    assert code == 0
+    caption = (tmp_path / 'held' / 'figures' / 'figure-5.txt').read_text()
+    assert (
+        'mars-validation, query and gallery' in caption and 'did best on the test data' in caption
+    )

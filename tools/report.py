@@ -9,7 +9,6 @@ import argparse
 import os
 from dataclasses import fields
 
-from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
 
 HEIGHT = 96  # pixels of a frame on the page
@@ -49,7 +48,7 @@ def parse_args(argv=None):
 
 def read_config(args):
     """The config of the run, and its folder."""
-    from stmn_plugin.analysis.trained_run import config_of_run
+    from stmn_plugin.analysis.trained_run import config_of_file, config_of_run
 
     for name, value in (('--top-k', args.top_k), ('--max-queries', args.max_queries)):
         if value is not None and value < 1:
@@ -59,7 +58,7 @@ def read_config(args):
     words = [*(['data.root', args.root] if args.root else []), *args.opts]
     if args.run:
         return config_of_run(args.run, words), args.run
-    cfg = load_config(args.config_file, words, {'test.evaluate': True})
+    cfg = config_of_file(args.config_file, words)
     if not cfg.model.load_weights:
         raise InputError('model.load_weights: name the checkpoint that the page is to show')
     return cfg, cfg.data.save_dir

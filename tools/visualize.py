@@ -11,8 +11,8 @@ import argparse
 import os
 
 from stmn_plugin.checkpoint import atomic_path
-from stmn_plugin.config import load_config, split_words
-from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.config import split_words
+from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
@@ -68,14 +68,13 @@ def split_flags(args):
 
 def configs(args):
     """Config and name of the run and of the one it is compared with, if any."""
-    from stmn_plugin.analysis.trained_run import config_of_run
+    from stmn_plugin.analysis.trained_run import config_of_file, config_of_run
 
     words = [*(['data.root', args.root] if args.root else []), *args.opts]
     if args.run:
         found = [(config_of_run(args.run, words), args.run)]
     else:
-        overrides = {'test.evaluate': True, 'model.pretrained': False}
-        cfg = load_config(args.config_file, words, overrides)
+        cfg = config_of_file(args.config_file, words)
         found = [(cfg, cfg.data.save_dir)]
     if args.against:
         found.append((config_of_run(args.against, words), args.against))
@@ -84,13 +83,20 @@ def configs(args):
 
 def look(args):
     """Subjects of the runs, looked at the same tracklets."""
-    from stmn_plugin.analysis.subject import study
+    from stmn_plugin.analysis.subject import open_subject, study
 
-    subjects = [study(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
-    lists = [[paths for paths, *_ in subject.collection.tracklets] for subject in subjects]
+    opened = [open_subject(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
+    lists = [[paths for paths, *_ in one.collection.tracklets] for one in opened]
     if lists[-1] != lists[0]:
         raise InputError(f'--against {args.against}: its target has other tracklets')
-    return subjects
+    plans = [one.engine.settings.plan for one in opened]
+    if plans[-1] != plans[0]:
+        raise InputError(
+            f'--against {args.against}: it is tested by {plans[-1]}, {args.run or "the other"} by '
+            f'{plans[0]}; test.frames, video.seq_len and test.clips_per_tracklet must be the same'
+        )
+    with resource_errors('test.batch_size'):
+        return [study(one) for one in opened]
 
 
 def draw(subjects, args, folder):

@@ -8,6 +8,9 @@ import numpy as np
 
 from .pictures import picture
 
+BEST = 'model-best'
+CHOSEN = 'model-best is the epoch that did best on the test data of its training run.'
+
 
 class NotDrawn(Exception):
     """A figure that this model cannot have; the message says why."""
@@ -52,4 +55,5 @@ def title_of(subject, row):
 def made_from(*subjects):
     """The end of every caption."""
     models = '; '.join(f'{subject.name} ({subject.weights})' for subject in subjects)
-    return f'Model: {models}. Data: {subjects[0].data_in_words}.'
+    chosen = f' {CHOSEN}' if any(BEST in subject.weights for subject in subjects) else ''
+    return f'Model: {models}.{chosen} Data: {subjects[0].data_in_words}.'

@@ -41,6 +41,17 @@ class Choice(NamedTuple):
     words: str  # how they were chosen, for captions
 
 
+class Opened(NamedTuple):
+    """A run that can be looked at; nothing of it is computed yet."""
+
+    name: str  # of the run, for titles
+    cfg: object  # its CfgNode
+    engine: object
+    dataset: str
+    collection: Collection
+    choice: Choice
+
+
 class Subject(NamedTuple):
     """A run, looked at."""
 
@@ -48,9 +59,9 @@ class Subject(NamedTuple):
     cfg: object  # its CfgNode
     engine: object
     dataset: str
-    weights: str  # file and epoch, for captions
     collection: Collection
     choice: Choice
+    weights: str  # file and epoch, for captions
     gathered: Gathered
     grid: tuple  # (H, W) of the feature maps
     truth: ClipTruth | None
@@ -73,8 +84,8 @@ class Subject(NamedTuple):
         ]
 
 
-def study(cfg, name, words=(), seed=0):
-    """Open a run and look at every tracklet of its first target.
+def open_subject(cfg, name, words=(), seed=0):
+    """Open a run and choose what of its first target is shown.
 
     Args:
         cfg (CfgNode): with the weights to look at.
@@ -83,19 +94,33 @@ def study(cfg, name, words=(), seed=0):
         seed (int): of what is drawn.
 
     Returns:
-        Subject
+        Opened
 
     Raises:
         InputError: not STMN, no such tracklet, or anything in the config that cannot work.
     """
     if cfg.data.type != 'video':
         raise InputError('data.type: the memories of a model are looked at on video data')
+    if cfg.model.name != 'stmn':
+        raise InputError(f'{name}: model.name: {cfg.model.name} has no memories to look at')
     engine = open_run(cfg)
-    dataset = cfg.data.targets[0]
+    dataset = next(iter(engine.test_loader))  # 'mars-validation' where identities are held out
     splits = engine.datamanager.test_dataset[dataset]
     collection = collect(splits['query'], splits['gallery'])
-    choice = choose(collection, words, seed)
-    tracklets = collection.tracklets
+    return Opened(name, cfg, engine, dataset, collection, choose(collection, words, seed))
+
+
+def study(opened):
+    """Look at every tracklet of an opened run.
+
+    Returns:
+        Subject
+
+    Raises:
+        InputError: a frame cannot be read, or features are not finite.
+    """
+    engine, choice = opened.engine, opened.choice
+    tracklets = opened.collection.tracklets
     truth = find_truth(tracklets)
     keep = {*choice.probes.tolist(), *choice.shown}
     views = view_clips(engine, tracklets)
@@ -104,18 +129,8 @@ def study(cfg, name, words=(), seed=0):
     if truth is not None:
         places = gathered.clip_tracklets, gathered.clip_frames
         truth = clip_truth(truth, tracklets, *places, grid)
-    return Subject(
-        name=name,
-        cfg=cfg,
-        engine=engine,
-        dataset=dataset,
-        weights=weights_in_words(cfg),
-        collection=collection,
-        choice=choice,
-        gathered=gathered,
-        grid=grid,
-        truth=truth,
-    )
+    weights = weights_in_words(opened.cfg)
+    return Subject(*opened, weights=weights, gathered=gathered, grid=grid, truth=truth)
 
 
 def weights_in_words(cfg):

@@ -26,6 +26,7 @@ FORMATS = ('png', 'svg')
 STYLE = {
     'font.size': TEXT,
     'font.family': 'DejaVu Sans',
+    'text.parse_math': False,  # a name may hold $
     'axes.titlesize': TEXT,
     'axes.labelsize': TEXT,
     'axes.linewidth': 0.5,

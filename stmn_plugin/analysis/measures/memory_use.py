@@ -104,10 +104,11 @@ def read_out(use, memory_values, original_energy, change_energy, clip_tracklets,
         Measure
     """
     gram = memory_values.astype(np.float64) @ memory_values.T.astype(np.float64)  # (M, M)
+    squares = np.einsum('cmn,mn->c', use.second_moments, gram)  # (C,) mean |o^s|^2 of each clip
 
     def statistic(rows):
         mean = use.mean_probs[rows].mean(axis=0)
-        square = (use.second_moments[rows].mean(axis=0) * gram).sum()  # mean |o^s|^2
+        square = squares[rows].mean()
         constant = mean @ gram @ mean  # |mean o^s|^2
         change = change_energy[rows].mean() / max(original_energy[rows].mean(), 1e-30)
         return {

@@ -42,7 +42,7 @@ const dataset = () => data.datasets[state.set];
 function read() {
   state = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   if (!document.querySelector(`nav a[data-tab="${CSS.escape(state.tab)}"]`)) state.tab = 'overview';
-  if (!Object.hasOwn(data.datasets, state.set)) state.set = '0';
+  if (!/^\d+$/.test(state.set) || !data.datasets[state.set]) state.set = '0';
   if (!Object.hasOwn(SHOW, state.show)) state.show = 'all';
   if (!Object.hasOwn(ORDER, state.sort)) state.sort = 'data';
   if (!(Number(state.ap) >= 0 && Number(state.ap) <= 1)) state.ap = '1';
