@@ -39,7 +39,17 @@ def test_how_far_a_run_is(tmp_path):
     assert state(killed) == 'interrupted after epoch 3 of 3'
     lost = write_run(tmp_path / 'lost')
     os.unlink(lost.checkpoint(3))
-    assert state(lost) == 'interrupted after epoch 0 of 3'
+    assert state(lost) == f'{lost.path} holds results of epoch 3 without its weights, left alone'
+    (wanted,) = given_runs([lost.path], [])
+    (outcome,) = complete_runs([wanted._replace(may_train=True)], execute=None)
+    assert outcome.error == state(lost) and read_run(lost.path).lines == lost.lines
+    # killed before the first evaluation and the first checkpoint: nothing is lost but time
+    early = write_run(tmp_path / 'early', evaluations=[])
+    os.unlink(early.checkpoint(3))
+    assert state(early) == 'interrupted after epoch 0 of 3'
+    digestless = evaluation(epoch=3)
+    del digestless['weights']
+    assert state(write_run(tmp_path / 'older', evaluations=[digestless])) == 'finished'
     assert read_run(str(tmp_path / 'nothing')).final_evaluations(3) == []
     more = load_config('', [*VIDEO, 'train.max_epoch', '5'])
     assert recipe_changes(read_run(str(tmp_path / 'whole')), more) == {}

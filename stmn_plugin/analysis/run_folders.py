@@ -33,7 +33,17 @@ class RunFolder(NamedTuple):
         """Those that ended the training; [] unless it has ended, after ``max_epoch`` epochs."""
         reported = self.lines and self.lines[-1]['epoch'] == max_epoch == self.epochs
         last = [e for e in self.metrics['evaluations'] if e['epoch'] == max_epoch]
-        return last if reported and all(e.get('weights') for e in last) else []
+        return last if reported else []
+
+    @property
+    def epoch_without_weights(self):
+        """The last evaluated epoch if it is beyond every checkpoint, else 0.
+
+        A checkpoint is written before the evaluation, so this one was deleted. Epochs without an
+        evaluation may have none: a run that was killed trains them again.
+        """
+        last = max((e['epoch'] or 0 for e in self.metrics['evaluations']), default=0)
+        return last if last > self.epochs else 0
 
     @property
     def training_seconds(self):
@@ -73,7 +83,9 @@ def recipe_changes(run, cfg):
 
 
 def describe_state(run, cfg):
-    """'finished', 'interrupted after epoch 3 of 30' or 'new'."""
+    """'finished', 'interrupted after epoch 3 of 30', 'new' or what has lost its weights."""
+    if run.epoch_without_weights:
+        return name_lost(run)
     if run.final_evaluations(cfg.train.max_epoch):
         return 'finished'
     if run.epochs or run.config:
@@ -93,7 +105,7 @@ def standalone_evaluations(run, cfg):
     """
     final = run.final_evaluations(cfg.train.max_epoch)
     asked = {
-        'weights': final[0]['weights'] if final else None,
+        'weights': final[0].get('weights') if final else None,
         'epoch': None,
         'protocol': cfg.test.protocol,
         'frames': ClipPlan(**plan_kwargs(cfg)).title,
@@ -110,6 +122,12 @@ def standalone_evaluations(run, cfg):
     held_out = cfg.data.validation_ids > 0
     targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets
     return [found[name] for name in targets] if set(targets) <= set(found) else []
+
+
+def name_lost(run):
+    """One line that says why a run is neither tested nor trained again."""
+    epoch = run.epoch_without_weights
+    return f'{run.path} holds results of epoch {epoch} without its weights, left alone'
 
 
 def name_changes(run, changes):

@@ -20,7 +20,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import METRICS
 from stmn_plugin.interrupt import SIGNALS, Interrupted
 
-from .run_folders import RunFolder, read_run, standalone_evaluations
+from .run_folders import RunFolder, name_lost, read_run, standalone_evaluations
 from .wanted_runs import TESTING, TRAINING, as_words
 
 CONSOLE = 'console.log'  # of every process that worked on a run folder
@@ -68,6 +68,8 @@ def _complete(wanted, execute, strategies, label):
     if wanted.problem:
         raise InputError(wanted.problem)
     run, max_epoch = read_run(wanted.folder), wanted.cfg.train.max_epoch
+    if run.epoch_without_weights:  # training again would delete the results
+        raise InputError(name_lost(run))
     if not run.final_evaluations(max_epoch):
         if not wanted.may_train:
             raise InputError(f'{wanted.folder} is {wanted.state}; --runs trains nothing')
