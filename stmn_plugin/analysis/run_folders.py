@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from stmn_plugin.checkpoint import saved_epochs
 from stmn_plugin.config import read_yaml
-from stmn_plugin.config.defaults import flatten
+from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.config.kwargs import plan_kwargs
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.validation import validation_name
@@ -14,6 +14,13 @@ from stmn_plugin.evaluation import read_metrics
 from stmn_plugin.resuming import changed_keys
 
 CONFIG = 'config.yaml'
+START = (
+    'model.pretrained',
+    'model.load_weights',
+    'stmn.backbone_weights',
+    'stmn.backbone_sha256',
+    'data.root',
+)
 
 
 class RunFolder(NamedTuple):
@@ -80,6 +87,18 @@ def recipe_changes(run, cfg):
     if run.epochs > cfg.train.max_epoch:
         changes['train.max_epoch'] = (run.epochs, cfg.train.max_epoch)
     return changes
+
+
+def start_changes(run, cfg):
+    """Where a run started and on which data, as far as a config asks for another; as above.
+
+    Free to change for who goes on with a run of his own, but no reason to take it for another.
+    """
+    now = flatten(cfg)
+    before = {**flatten(get_default_config()), **run.config}
+    if os.path.abspath(before['data.root']) == os.path.abspath(now['data.root']):
+        before['data.root'] = now['data.root']
+    return {key: (before[key], now[key]) for key in START if before[key] != now[key]}
 
 
 def describe_state(run, cfg):
