@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import json
 import mmap
 import os
@@ -22,7 +21,6 @@ from test_comparison import evaluation, write_run
 from stmn_plugin.analysis import grid
 from stmn_plugin.analysis.run_queue import complete_runs, last_error, run_process
 from stmn_plugin.analysis.wanted_runs import given_runs
-from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory
 
@@ -58,20 +56,6 @@ def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):
     (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), lambda *_: 0)
     assert outcome.error == 'testing rrs: no result of the last weights in metrics.json'
     assert [e['frames'] for e in outcome.evaluations] == ['all']
-
-
-def test_a_folder_that_another_process_works_on_is_left_alone(tmp_path):
-    log, code = tmp_path / 'log', 'import sys; print("ready", flush=True); sys.stdin.read()'
-    with open(log, 'a') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        command = [sys.executable, '-c', code]
-        orphan = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file)
-    before = log.read_text()
-    with pytest.raises(InputError, match='another process works on'):
-        run_process([sys.executable, '-c', '1'], str(log), lambda: None)
-    assert before in ('', 'ready\n') and '$' not in log.read_text()
-    orphan.communicate()
-    assert run_process([sys.executable, '-c', '1'], str(log), lambda: None) == 0
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

@@ -87,6 +87,7 @@ def test_the_run_folder(run, folder):
     assert code == 0 and 'it/s' not in err  # progress bars are quiet when nobody watches
     names = sorted(os.listdir(folder))
     assert [n.split('-')[0].split('.out')[0] for n in names] == [
+        '.lock',
         'config.yaml',
         'events',
         'metrics.json',
@@ -127,7 +128,7 @@ def test_testing_gives_the_numbers_of_training_and_changes_nothing(run, folder, 
         assert tested[key] == trained[key]
     assert tested['epoch'] is None
     names = os.listdir(tmp_path / 'test')
-    assert sorted(n.split('-')[0] for n in names) == ['metrics.json', 'test.log']
+    assert sorted(n.split('-')[0] for n in names) == ['.lock', 'metrics.json', 'test.log']
 
 
 def test_protocols_differ_in_the_gallery_and_flip_in_the_features(run, folder):

@@ -73,8 +73,8 @@ def test_a_run_on_two_processes_from_start_to_end(torchrun, mars_root, repositor
     # one of everything
     assert out.count(f'epoch: [{EPOCHS}/{EPOCHS}][{BATCHES}/{BATCHES}]') == 1
     names = sorted(re.sub(r'[-.][\d.]{4}.*', '', name) for name in os.listdir(straight))
-    assert names == ['config.yaml', 'events.out.tfevents', 'metrics.json', 'metrics.jsonl', 'model',
-                     'train.log']  # fmt: skip
+    assert names == ['.lock', 'config.yaml', 'events.out.tfevents', 'metrics.json', 'metrics.jsonl',
+                     'model', 'train.log']  # fmt: skip
     assert 'Epoch 2/2: loss' in next(straight.glob('train.log*')).read_text()
     # interrupted, then gone on from
     process = torchrun(cut)

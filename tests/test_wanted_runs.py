@@ -39,7 +39,17 @@ def test_how_far_a_run_is(tmp_path):
     assert state(killed) == 'interrupted after epoch 3 of 3'
     lost = write_run(tmp_path / 'lost')
     os.unlink(lost.checkpoint(3))
-    assert state(lost) == 'interrupted after epoch 0 of 3'
+    assert state(lost) == f'{lost.path} holds results of epoch 3 without its weights, left alone'
+    (wanted,) = given_runs([lost.path], [])
+    (outcome,) = complete_runs([wanted._replace(may_train=True)], execute=None)
+    assert outcome.error == state(lost) and read_run(lost.path).lines == lost.lines
+    # killed before the first evaluation and the first checkpoint: nothing is lost but time
+    early = write_run(tmp_path / 'early', evaluations=[])
+    os.unlink(early.checkpoint(3))
+    assert state(early) == 'interrupted after epoch 0 of 3'
+    digestless = evaluation(epoch=3)
+    del digestless['weights']
+    assert state(write_run(tmp_path / 'older', evaluations=[digestless])) == 'finished'
     assert read_run(str(tmp_path / 'nothing')).final_evaluations(3) == []
     more = load_config('', [*VIDEO, 'train.max_epoch', '5'])
     assert recipe_changes(read_run(str(tmp_path / 'whole')), more) == {}
@@ -161,3 +171,40 @@ def test_words_for_testing_are_for_the_tests(tmp_path):
 def test_image_data_is_refused(tmp_path):
     with pytest.raises(InputError, match='data.type image'):
         place_variants(arch_variants(['resnet50']), 1, '', [], str(tmp_path))
+
+
+def test_a_damaged_folder_costs_its_own_row(tmp_path, capsys):
+    write_run(tmp_path / 'good')
+    for name, file in (('config', 'config.yaml'), ('metrics', 'metrics.json')):
+        write_run(tmp_path / name)
+        (tmp_path / name / file).write_text('{')
+    paths = [str(tmp_path / name) for name in ('config', 'metrics', 'good')]
+    runs = given_runs(paths, [])
+    assert [bool(run.problem) for run in runs] == [True, True, False]
+    (run,) = place_variants([Variant('again', 'again', {})], 1, '', VIDEO, str(tmp_path))
+    assert run.folder == paths[2] and capsys.readouterr().out.count('Passed over: ') == 2
+    (fresh,) = place_variants(arch_variants(['resnet18']), 1, '', VIDEO, str(tmp_path))
+    write_run(tmp_path / os.path.basename(fresh.folder))
+    (tmp_path / os.path.basename(fresh.folder) / 'metrics.json').write_text('{')
+    (wanted,) = place_variants(arch_variants(['resnet18']), 1, '', VIDEO, str(tmp_path))
+    assert wanted.folder == fresh.folder and 'damaged' in wanted.problem
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        ('model.pretrained', 'False'),
+        ('model.load_weights', __file__),  # any file
+        ('stmn.backbone_weights', 'other.pth'),
+        ('data.root', 'elsewhere'),
+    ],
+)
+def test_a_run_from_other_weights_or_data_is_another_run(change, tmp_path):
+    variants = [Variant('again', 'again', {})]
+    (run,) = place_variants(variants, 1, '', VIDEO, str(tmp_path))
+    write_run(tmp_path / os.path.basename(run.folder))
+    (other,) = place_variants(variants, 1, '', [*VIDEO, *change], str(tmp_path))
+    assert other.state == 'new' and change[0].split('.')[1] in os.path.basename(other.folder)
+    absolute = ['data.root', os.path.abspath('reid-data')]
+    (same,) = place_variants(variants, 1, '', [*VIDEO, *absolute], str(tmp_path))
+    assert same.folder == run.folder and same.state == 'finished'

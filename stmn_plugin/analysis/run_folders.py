@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from stmn_plugin.checkpoint import saved_epochs
 from stmn_plugin.config import read_yaml
-from stmn_plugin.config.defaults import flatten
+from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.config.kwargs import plan_kwargs
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.validation import validation_name
@@ -14,6 +14,13 @@ from stmn_plugin.evaluation import read_metrics
 from stmn_plugin.resuming import changed_keys
 
 CONFIG = 'config.yaml'
+START = (
+    'model.pretrained',
+    'model.load_weights',
+    'stmn.backbone_weights',
+    'stmn.backbone_sha256',
+    'data.root',
+)
 
 
 class RunFolder(NamedTuple):
@@ -33,7 +40,17 @@ class RunFolder(NamedTuple):
         """Those that ended the training; [] unless it has ended, after ``max_epoch`` epochs."""
         reported = self.lines and self.lines[-1]['epoch'] == max_epoch == self.epochs
         last = [e for e in self.metrics['evaluations'] if e['epoch'] == max_epoch]
-        return last if reported and all(e.get('weights') for e in last) else []
+        return last if reported else []
+
+    @property
+    def epoch_without_weights(self):
+        """The last evaluated epoch if it is beyond every checkpoint, else 0.
+
+        A checkpoint is written before the evaluation, so this one was deleted. Epochs without an
+        evaluation may have none: a run that was killed trains them again.
+        """
+        last = max((e['epoch'] or 0 for e in self.metrics['evaluations']), default=0)
+        return last if last > self.epochs else 0
 
     @property
     def training_seconds(self):
@@ -72,8 +89,22 @@ def recipe_changes(run, cfg):
     return changes
 
 
+def start_changes(run, cfg):
+    """Where a run started and on which data, as far as a config asks for another; as above.
+
+    Free to change for who goes on with a run of his own, but no reason to take it for another.
+    """
+    now = flatten(cfg)
+    before = {**flatten(get_default_config()), **run.config}
+    if os.path.abspath(before['data.root']) == os.path.abspath(now['data.root']):
+        before['data.root'] = now['data.root']
+    return {key: (before[key], now[key]) for key in START if before[key] != now[key]}
+
+
 def describe_state(run, cfg):
-    """'finished', 'interrupted after epoch 3 of 30' or 'new'."""
+    """'finished', 'interrupted after epoch 3 of 30', 'new' or what has lost its weights."""
+    if run.epoch_without_weights:
+        return name_lost(run)
     if run.final_evaluations(cfg.train.max_epoch):
         return 'finished'
     if run.epochs or run.config:
@@ -93,7 +124,7 @@ def standalone_evaluations(run, cfg):
     """
     final = run.final_evaluations(cfg.train.max_epoch)
     asked = {
-        'weights': final[0]['weights'] if final else None,
+        'weights': final[0].get('weights') if final else None,
         'epoch': None,
         'protocol': cfg.test.protocol,
         'frames': ClipPlan(**plan_kwargs(cfg)).title,
@@ -110,6 +141,12 @@ def standalone_evaluations(run, cfg):
     held_out = cfg.data.validation_ids > 0
     targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets
     return [found[name] for name in targets] if set(targets) <= set(found) else []
+
+
+def name_lost(run):
+    """One line that says why a run is neither tested nor trained again."""
+    epoch = run.epoch_without_weights
+    return f'{run.path} holds results of epoch {epoch} without its weights, left alone'
 
 
 def name_changes(run, changes):

@@ -6,7 +6,6 @@ running process, which saves itself; then the queue stops.
 
 import contextlib
 import datetime
-import fcntl
 import os
 import shlex
 import signal
@@ -21,7 +20,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import METRICS
 from stmn_plugin.interrupt import SIGNALS, Interrupted
 
-from .run_folders import RunFolder, read_run, standalone_evaluations
+from .run_folders import RunFolder, name_lost, read_run, standalone_evaluations
 from .wanted_runs import TESTING, TRAINING, as_words
 
 CONSOLE = 'console.log'  # of every process that worked on a run folder
@@ -69,6 +68,8 @@ def _complete(wanted, execute, strategies, label):
     if wanted.problem:
         raise InputError(wanted.problem)
     run, max_epoch = read_run(wanted.folder), wanted.cfg.train.max_epoch
+    if run.epoch_without_weights:  # training again would delete the results
+        raise InputError(name_lost(run))
     if not run.final_evaluations(max_epoch):
         if not wanted.may_train:
             raise InputError(f'{wanted.folder} is {wanted.state}; --runs trains nothing')
@@ -179,8 +180,7 @@ def run_process(command, log, watch):
     """Run a command to its end, its output added to a file.
 
     It gets a process group of its own, so that Ctrl-C reaches it once, from here, and it can save
-    itself; a second one ends it at once. It holds a lock on the file as long as it lives, also when
-    it outlives this process.
+    itself; a second one ends it at once.
 
     Args:
         command (list): words.
@@ -191,7 +191,7 @@ def run_process(command, log, watch):
         int: exit code, negative for the signal that killed it.
 
     Raises:
-        InputError: the file cannot be written, or the command of another call still runs.
+        InputError: the file cannot be written.
         Interrupted: SIGINT or SIGTERM came; the process has ended.
     """
     process, received = None, []
@@ -205,7 +205,6 @@ def run_process(command, log, watch):
     previous = {signum: signal.signal(signum, forward) for signum in SIGNALS}
     try:
         with open(log, 'ab') as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(f'$ {shlex.join(command)}\n'.encode())
             file.flush()
             process = subprocess.Popen(
@@ -222,8 +221,6 @@ def run_process(command, log, watch):
                     code = process.wait(POLL_SECONDS)
                     break
                 watch()
-    except BlockingIOError as error:
-        raise InputError(f'another process works on {os.path.dirname(log)}') from error
     except OSError as error:
         raise InputError(f'cannot run with a log in {log}: {error.strerror}') from error
     finally:

@@ -20,6 +20,7 @@ from .run_folders import (
     name_changes,
     read_run,
     recipe_changes,
+    start_changes,
 )
 
 TRAINING = {  # both strategies are tested afterwards, in processes of their own
@@ -49,6 +50,7 @@ TABLE_1 = {  # file of configs/ablation → name in the paper
     'scale_1': '+ SM + TM, scale 1 (Eq. 1 to the letter)',
 }
 LONGEST_NAME = 80
+NO_RUN = RunFolder('', {}, 0, {'evaluations': []}, [])
 
 
 class Variant(NamedTuple):
@@ -116,9 +118,15 @@ def place_variants(variants, num_seeds, config_file, words, output):
         list: of Wanted, seeds of a variant together.
 
     Raises:
-        InputError: a config that cannot work, or a damaged file in a run folder.
+        InputError: a config that cannot work.
     """
-    known = [read_run(path) for path in run_folders(output)]
+    known, damaged = [], {}
+    for path in run_folders(output):
+        try:
+            known.append(read_run(path))
+        except InputError as error:
+            print(f'Passed over: {error}')
+            damaged[path] = str(error)
     first = training_config(config_file, words).train.seed
     placed = []
     for variant in variants:
@@ -126,8 +134,14 @@ def place_variants(variants, num_seeds, config_file, words, output):
             own = [*words, *as_words({**variant.changes, 'train.seed': seed})]
             cfg = training_config(config_file, own)
             path = os.path.join(output, folder_name(variant, words, seed, cfg))
+            for other in known:  # only where it started, or its data, tells them apart
+                if other.path == path and not recipe_changes(other, cfg):
+                    also = start_changes(other, cfg)
+                    path = os.path.join(output, folder_name(variant, words, seed, cfg, also))
             run, problem = _find(cfg, path, known)
-            if run is None:
+            if run is None and path in damaged:
+                run, problem = NO_RUN._replace(path=path), damaged[path]
+            elif run is None:
                 run = read_run(path)
                 known.append(run._replace(config=flatten(cfg)))  # for the next with this recipe
             known_as = (variant.title, seed, config_file, tuple(own))
@@ -149,20 +163,22 @@ def training_config(config_file, words):
 
 def _find(cfg, path, known):
     """The run of a recipe, (None, '') if there is none, or what is in its way with a problem."""
-    fitting = [run for run in known if not recipe_changes(run, cfg)]
+    changes = [{**recipe_changes(run, cfg), **start_changes(run, cfg)} for run in known]
+    fitting = [run for run, changed in zip(known, changes, strict=True) if not changed]
     if fitting:
         return max(fitting, key=lambda run: (run.epochs, run.path == path)), ''
-    for run in known:
+    for run, changed in zip(known, changes, strict=True):
         if run.path == path:
-            return run, name_changes(run, recipe_changes(run, cfg))
+            return run, name_changes(run, changed)
     return None, ''
 
 
-def folder_name(variant, words, seed, cfg):
-    """Readable and stable: variant, the common words that change the weights, seed."""
+def folder_name(variant, words, seed, cfg, also=()):
+    """Readable and stable: variant, common words that change the weights, ``also`` keys, seed."""
     values = flatten(cfg)
     keys = dict.fromkeys(words[::2])
     given = {key: values[key] for key in keys if key in values and is_recipe(key, values)}
+    given.update((key, values[key]) for key in also)
     for key in ('train.seed', *variant.changes):
         given.pop(key, None)
     parts = [variant.name, *(f'{key.split(".")[-1]}={value}' for key, value in given.items())]
@@ -197,12 +213,12 @@ def given_runs(paths, words):
     if others:
         print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
     for path in (os.path.normpath(path) for path in paths if is_run(path)):
-        run = read_run(path)
-        title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles)
         file = os.path.join(path, CONFIG)
         own = [*words, *as_words({'model.load_weights': '', 'model.resume': ''})]
-        cfg, problem = None, ''
+        run, title, cfg, problem = NO_RUN._replace(path=path), path, None, ''
         try:
+            run = read_run(path)
+            title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles)
             cfg = training_config(file, own)
             changes = recipe_changes(run, cfg)
             problem = name_changes(run, changes) if changes else ''
