@@ -9,7 +9,7 @@ import numpy as np
 from .pictures import picture
 
 BEST = 'model-best'
-CHOSEN = 'model-best is the epoch that did best on the test data of its training run.'
+CHOSEN = 'model-best is the epoch that did best on what its training run was tested on.'
 
 
 class NotDrawn(Exception):

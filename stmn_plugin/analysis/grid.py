@@ -30,8 +30,9 @@ VALIDATION_IDS = 0.2  # 125 of 625 identities
 NOTES = (
     'Rates in percent on held-out training identities; ± is the sample standard deviation (n - 1) '
     'over the seeds.',
-    'Chosen: the highest mean over the seeds of (rank-1 + mAP) / 2; of equal ones the smaller '
-    'standard deviation of it, then the one listed first.',
+    'Chosen: the highest mean over the seeds of (rank-1 + mAP) / 2 among the settings with the '
+    'fewest failed runs; of equal ones the smaller standard deviation of it, then the one listed '
+    'first.',
 )
 
 
@@ -112,7 +113,7 @@ def _setting(changes, outcomes):
 def choose(settings):
     """Index of the best setting, see NOTES; None when none has a score."""
     ranked = [
-        (-setting.score.mean, setting.score.std or 0.0, index)
+        (-setting.seeds, -setting.score.mean, setting.score.std or 0.0, index)
         for index, setting in enumerate(settings)
         if setting.score is not None
     ]

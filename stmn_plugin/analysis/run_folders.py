@@ -124,7 +124,6 @@ def standalone_evaluations(run, cfg):
     """
     final = run.final_evaluations(cfg.train.max_epoch)
     asked = {
-        'weights': final[0].get('weights') if final else None,
         'epoch': None,
         'protocol': cfg.test.protocol,
         'frames': ClipPlan(**plan_kwargs(cfg)).title,
@@ -132,11 +131,15 @@ def standalone_evaluations(run, cfg):
         'dist_metric': cfg.test.dist_metric,
         'normalize_feature': cfg.test.normalize_feature,
         'reranked': cfg.test.rerank,
+        'amp': cfg.test.amp,
     }
+    if final and final[0].get('weights'):
+        asked['weights'] = final[0]['weights']
+    unsaid = {'amp': 'off'}  # by older evaluations, which have no digest of the weights either
     found = {
         e['dataset']: e
         for e in run.metrics['evaluations']
-        if final and all(e.get(key) == value for key, value in asked.items())
+        if final and asked.items() <= {**unsaid, **e}.items()
     }
     held_out = cfg.data.validation_ids > 0
     targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets

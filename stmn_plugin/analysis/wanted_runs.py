@@ -37,6 +37,14 @@ TESTING = {
     'model.resume': '',
     'model.pretrained': False,  # the checkpoint holds every weight
 }
+FULL_MODEL = {  # row 7
+    'model.name': 'stmn',
+    'stmn.spatial_mode': 'memory',
+    'stmn.temporal_mode': 'memory',
+    'stmn.similarity_scale': 'auto',
+    'loss.name': 'stmn',
+    'loss.spread.weight': 1.0,
+}
 TABLE_1 = {  # file of configs/ablation → name in the paper
     '1_baseline': 'Baseline',
     '2_sm_no_spread': '+ SM (w/o L_S)',
@@ -87,6 +95,8 @@ def arch_variants(names):
 def ablation_variants(folder):
     """The YAML files of a folder as deltas, in the order and with the names of Table 1.
 
+    Whatever else the common config says, they are deltas to the full model.
+
     Raises:
         InputError: a file is missing.
     """
@@ -94,6 +104,7 @@ def ablation_variants(folder):
     for stem, title in TABLE_1.items():
         changes = read_yaml(os.path.join(folder, f'{stem}.yaml'))
         changes = {k: v for k, v in changes.items() if k not in (BASE, 'data.save_dir')}
+        changes = {**FULL_MODEL, **changes}
         variants.append(Variant(title, f'ablation-{stem}', changes))
     return variants
 
