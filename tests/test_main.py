@@ -304,7 +304,7 @@ def test_bad_input_is_one_line_and_exit_code_2(title, run, folder, monkeypatch):
     for part in parts:
         assert part in line
     left = {path.name.split('-')[0] for path in folder.glob('*')} if folder.exists() else set()
-    assert left <= {'train.log'}
+    assert left <= {'train.log', '.lock'}
 
 
 def test_a_layer_that_does_not_exist_is_named_before_training(run, folder):
