@@ -5,6 +5,7 @@ import csv
 import json
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +268,22 @@ def test_the_grid_never_looks_at_the_test_set(run, tmp_path, monkeypatch):
         assert [line['factor'] for line in csv.DictReader(file)] == ['M, N', 'L', 'L']
     assert '| chosen' in (tmp_path / 'out' / 'grid.md').read_text()
     assert run(*flags, keys=keys, execute=never)[0] == 0
+
+
+def test_rows_of_ones_own_and_how_their_tables_are_called(run, tmp_path):
+    rows = tmp_path / 'rows.yaml'
+    rows.write_text('Host: {model.name: resnet18, loss.name: softmax}')
+    code, out, _ = run('--variants', str(rows), '--dry-run', '--seeds', '1', execute=never)
+    assert code == 0 and re.search(r'^Host +1 +\S+/out/host_\S*seed1 +', out, re.MULTILINE)
+    for flags, name in (
+        ([], 'compare'),
+        (['--ablation'], 'ablation'),
+        (['--ablation', '--variants', str(rows)], 'rows'),
+    ):
+        assert compare.table_name(compare.parse_args(flags)) == name
+    rows.write_text('Host: {model.nam: resnet18}')
+    code, _, err = run('--variants', str(rows), execute=never)
+    assert code == 2 and 'model.nam' in err and 'model.name' in err
 
 
 def test_flags_that_cannot_go_together_and_mistyped_ones(run):

@@ -14,9 +14,7 @@ from stmn_plugin.analysis.comparison import Spread, rows_of, spread
 from stmn_plugin.analysis.published import DATASETS, published_rows
 from stmn_plugin.analysis.run_folders import read_run
 from stmn_plugin.analysis.run_queue import Outcome
-from stmn_plugin.analysis.wanted_runs import (
-    ablation_variants,
-)
+from stmn_plugin.analysis.variants import ablation_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 

@@ -10,15 +10,13 @@ from test_comparison import VIDEO, evaluation, write_run
 
 from stmn_plugin.analysis.run_folders import read_run, recipe_changes, standalone_evaluations
 from stmn_plugin.analysis.run_queue import complete_runs, words_to_test, words_to_train
-from stmn_plugin.analysis.wanted_runs import (
-    TESTING,
+from stmn_plugin.analysis.variants import (
     Variant,
     ablation_variants,
     arch_variants,
-    as_words,
-    given_runs,
-    place_variants,
+    named_variants,
 )
+from stmn_plugin.analysis.wanted_runs import TESTING, as_words, given_runs, place_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
@@ -115,6 +113,30 @@ def test_folder_names_are_short_and_tell_runs_apart(tmp_path):
         names.append(os.path.basename(run.folder))
     assert len(set(names)) == 2 and max(map(len, names)) < 110
     assert all(re.fullmatch(r'resnet50_[\w.=+,-]+_seed1', name) for name in names)
+
+
+def test_rows_of_ones_own(tmp_path):
+    file = tmp_path / 'rows.yaml'
+    file.write_text("""
+'+ SM, scale 1.0': {stmn.temporal_mode: average, stmn: {similarity_scale: 1.0}}
+Full: {}
+""")
+    first, full = named_variants(str(file))
+    assert first == (
+        '+ SM, scale 1.0',
+        'sm-scale-1-0',
+        {'stmn.temporal_mode': 'average', 'stmn.similarity_scale': 1.0},
+    )
+    assert full == ('Full', 'full', {})
+    for text, part in (
+        ('Full: 3', "'Full' must hold keys"),
+        ('Full: {}\n+ full: {}', "'+ full' and 'Full' cannot name"),
+        ("'+': {}", "'+' cannot name"),
+        ('- Full', 'holds no config'),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=re.escape(part)):
+            named_variants(str(file))
 
 
 @pytest.mark.parametrize('config', ['stmn_mars.yaml', 'stmn_synthetic.yaml'])

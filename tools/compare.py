@@ -29,6 +29,9 @@ def parse_args(argv=None):
     parser.add_argument('-t', '--targets', nargs='+', metavar='NAME', help='test on these')
     parser.add_argument('--archs', nargs='+', metavar='NAME', help='stmn or any of the host')
     parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
+    parser.add_argument(
+        '--variants', metavar='FILE', help='YAML of title: {KEY: VALUE}, a row for each'
+    )
     parser.add_argument('--runs', nargs='+', metavar='FOLDER', help='trained runs, as they are')
     parser.add_argument(
         '--grid',
@@ -71,6 +74,13 @@ def default_output(config_file):
     return os.path.join('log', 'compare', stem or 'runs')
 
 
+def table_name(args):
+    """Tables of different questions to one output do not overwrite each other."""
+    if args.variants:
+        return os.path.splitext(os.path.basename(args.variants))[0]
+    return 'ablation' if args.ablation else 'compare'
+
+
 def child(words, log, watch):
     """Run tools/main.py in a process of its own."""
     from stmn_plugin.analysis.run_queue import run_process
@@ -80,20 +90,24 @@ def child(words, log, watch):
 
 def compare(args, words, archs, runs, execute):
     """The table of architectures, ablation and given runs; how many runs have failed."""
-    from stmn_plugin.analysis import comparison, wanted_runs
+    from stmn_plugin.analysis import comparison, variants, wanted_runs
     from stmn_plugin.analysis.run_queue import complete_runs
 
     output = args.output or default_output(args.config_file)
-    variants = []
-    if archs or not (args.ablation or runs):
+    rows_wanted = []
+    if archs or not (args.ablation or args.variants or runs):
         default = wanted_runs.training_config(args.config_file, words).model.name
-        variants += wanted_runs.arch_variants(archs or [default])
+        rows_wanted += variants.arch_variants(archs or [default])
     if args.ablation:
-        variants += wanted_runs.ablation_variants(ABLATION)
+        rows_wanted += variants.ablation_variants(ABLATION)
+    if args.variants:
+        rows_wanted += variants.named_variants(args.variants)
     wanted = []
-    if variants:  # given runs have configs of their own
-        check_variants(variants)
-        wanted += wanted_runs.place_variants(variants, args.seeds, args.config_file, words, output)
+    if rows_wanted:  # given runs have configs of their own
+        check_variants(rows_wanted)
+        wanted += wanted_runs.place_variants(
+            rows_wanted, args.seeds, args.config_file, words, output
+        )
     if runs:
         wanted += wanted_runs.given_runs(runs, words)
     if args.dry_run:
@@ -104,7 +118,7 @@ def compare(args, words, archs, runs, execute):
     if args.published:
         rows += published_rows(args.published, args.ablation)
     print(f'\n{comparison.as_table(rows)}\n', *comparison.notes_for(rows), sep='\n')
-    print('Written:', *comparison.write_comparison(rows, output))
+    print('Written:', *comparison.write_comparison(rows, output, table_name(args)))
     return sum(bool(outcome.error) for outcome in outcomes)
 
 
@@ -172,8 +186,10 @@ def main(argv=None, execute=child):
         if args.seeds < 1:
             raise InputError(f'--seeds must be at least 1, got {args.seeds}')
         words, archs, runs = common_words(args)
-        if args.grid and (archs or runs or args.ablation or args.published):
-            raise InputError('--grid stands alone: no --archs, --ablation, --runs or --published')
+        if args.grid and (archs or runs or args.ablation or args.variants or args.published):
+            raise InputError(
+                '--grid stands alone: no --archs, --ablation, --variants, --runs or --published'
+            )
         try:
             if args.grid:
                 failed = search_grid(args, words, execute)

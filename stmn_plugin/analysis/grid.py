@@ -12,7 +12,8 @@ from tabulate import tabulate
 from stmn_plugin.errors import InputError
 
 from .comparison import Spread, spread, write_csv, write_json, write_text
-from .wanted_runs import Variant, as_words
+from .variants import Variant
+from .wanted_runs import as_words
 
 SIZES = (5, 10, 20)
 SYMBOLS = {

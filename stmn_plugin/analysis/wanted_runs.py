@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from yacs.config import CfgNode
 
-from stmn_plugin.config import BASE, load_config, read_yaml
+from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
 from stmn_plugin.resuming import changed_keys, is_recipe
@@ -37,36 +37,8 @@ TESTING = {
     'model.resume': '',
     'model.pretrained': False,  # the checkpoint holds every weight
 }
-FULL_MODEL = {  # row 7
-    'model.name': 'stmn',
-    'stmn.spatial_mode': 'memory',
-    'stmn.temporal_mode': 'memory',
-    'stmn.similarity_scale': 'auto',
-    'loss.name': 'stmn',
-    'loss.spread.weight': 1.0,
-}
-TABLE_1 = {  # file of configs/ablation → name in the paper
-    '1_baseline': 'Baseline',
-    '2_sm_no_spread': '+ SM (w/o L_S)',
-    '3_sm': '+ SM',
-    '4_tm_no_spread': '+ TM (w/o L_S)',
-    '5_tm': '+ TM',
-    '6_sm_tm_no_spread': '+ SM + TM (w/o L_S)',
-    '7_sm_tm': '+ SM + TM',
-    'mlp': '+ SM + MLP of N',
-    'mlp_512': '+ SM + MLP of 512',
-    'scale_1': '+ SM + TM, scale 1 (Eq. 1 to the letter)',
-}
 LONGEST_NAME = 80
 NO_RUN = RunFolder('', {}, 0, {'evaluations': []}, [])
-
-
-class Variant(NamedTuple):
-    """One row of a table: what differs from the common config."""
-
-    title: str
-    name: str  # starts the names of its folders
-    changes: dict  # key → value
 
 
 class Wanted(NamedTuple):
@@ -85,28 +57,6 @@ class Wanted(NamedTuple):
     @property
     def state(self):
         return self.problem or describe_state(self.run, self.cfg)
-
-
-def arch_variants(names):
-    """Architectures of the factory, each once."""
-    return [Variant(name, name, {'model.name': name}) for name in dict.fromkeys(names)]
-
-
-def ablation_variants(folder):
-    """The YAML files of a folder as deltas, in the order and with the names of Table 1.
-
-    Whatever else the common config says, they are deltas to the full model.
-
-    Raises:
-        InputError: a file is missing.
-    """
-    variants = []
-    for stem, title in TABLE_1.items():
-        changes = read_yaml(os.path.join(folder, f'{stem}.yaml'))
-        changes = {k: v for k, v in changes.items() if k not in (BASE, 'data.save_dir')}
-        changes = {**FULL_MODEL, **changes}
-        variants.append(Variant(title, f'ablation-{stem}', changes))
-    return variants
 
 
 def as_words(changes):

@@ -1,8 +1,8 @@
 """Files and words → one checked config → keyword arguments for everything else."""
 
 from .checks import TRANSFORMS, check_config, check_transforms
-from .defaults import add_stmn_config, get_default_config
-from .load import BASE, load_config, read_yaml, split_words
+from .defaults import add_stmn_config, flatten, get_default_config
+from .load import BASE, load_config, read_tree, read_yaml, split_words
 
 __all__ = [
     'BASE',
@@ -10,8 +10,10 @@ __all__ = [
     'add_stmn_config',
     'check_config',
     'check_transforms',
+    'flatten',
     'get_default_config',
     'load_config',
+    'read_tree',
     'read_yaml',
     'split_words',
 ]

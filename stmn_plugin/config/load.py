@@ -66,6 +66,15 @@ def read_yaml(file):
     Raises:
         InputError: missing or malformed file.
     """
+    return flatten(read_tree(file))
+
+
+def read_tree(file):
+    """A YAML file as nested dictionaries.
+
+    Raises:
+        InputError: missing or malformed file.
+    """
     try:
         with open(file, encoding='utf-8') as stream:
             tree = yaml.safe_load(stream)
@@ -75,7 +84,7 @@ def read_yaml(file):
         raise InputError(f'{file} is no YAML file: {" ".join(str(error).split())}') from error
     if not isinstance(tree, dict):
         raise InputError(f'{file} holds no config (expected keys such as model, data, train)')
-    return flatten(tree)
+    return tree
 
 
 def _merge(cfg, key, value, origin=''):
