@@ -111,6 +111,7 @@ def test_the_papers_recipe():
         'backbone_sha256': '',
         'spatial_mode': 'memory',
         'spatial_items': 10,
+        'spatial_bn_scale': 0.0,
         'temporal_mode': 'memory',
         'temporal_items': 5,
         'seq_len': 6,

@@ -259,6 +259,14 @@ def test_the_similarity_scale_reaches_both_memories():
     assert literal.spatial_memory.scale == literal.temporal_memory.scale == 1.0
 
 
+def test_where_the_scale_of_the_refinement_starts():
+    plain, refined = small_model(), small_model(spatial_bn_scale=0.5)
+    assert (plain.spatial_memory.bn.weight == 0).all()
+    assert (refined.spatial_memory.bn.weight == 0.5).all()
+    maps = torch.rand(2, 512, 2, 2), torch.randn(2, 512, 2, 2)
+    assert not torch.equal(refined.spatial_memory(*maps).output, maps[0].mean(dim=(2, 3)))
+
+
 # --- BNNeck ---
 
 

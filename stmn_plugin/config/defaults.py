@@ -117,6 +117,7 @@ def add_stmn_config(cfg):
     cfg.stmn.backbone_sha256 = ''  # checked when given
     cfg.stmn.spatial_mode = 'memory'  # memory | none (Table 1)
     cfg.stmn.spatial_items = 10  # M
+    cfg.stmn.spatial_bn_scale = 0.0  # scale of Eq. 3's BN at the start; torch's own is 1
     cfg.stmn.temporal_mode = 'memory'  # memory | mlp (Sec. 4.2) | average (baseline)
     cfg.stmn.temporal_items = 5  # N; hidden size of the mlp
     cfg.stmn.similarity_scale = AUTO  # auto = sqrt(D / items), or a number; 1.0 is Eq. 1 literally

@@ -12,6 +12,7 @@ def stmn_kwargs(cfg):
         'backbone_sha256': cfg.stmn.backbone_sha256,
         'spatial_mode': cfg.stmn.spatial_mode,
         'spatial_items': cfg.stmn.spatial_items,
+        'spatial_bn_scale': cfg.stmn.spatial_bn_scale,
         'temporal_mode': cfg.stmn.temporal_mode,
         'temporal_items': cfg.stmn.temporal_items,
         'seq_len': cfg.video.seq_len,

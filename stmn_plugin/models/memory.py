@@ -55,21 +55,21 @@ class SpatialMemoryOutput(NamedTuple):
 class SpatialMemory(nn.Module):
     """Spatial memory (Sec. 3.2, Eq. 1-3): what distracts at a position is read and subtracted.
 
-    The BN of Eq. 3 starts with scale 0: training starts from the plain encoder.
-
     Args:
         dim (int): D.
         num_items (int): M.
         scale (float, optional): similarity scale; None is :func:`auto_scale`.
+        bn_scale (float): where the scale of Eq. 3's BN starts. With 0 training starts from the
+            plain encoder; but keys, values and queries learn nothing until it has grown.
     """
 
-    def __init__(self, dim, num_items, scale=None):
+    def __init__(self, dim, num_items, scale=None, bn_scale=0.0):
         super().__init__()
         self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
         self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^s
         self.values = nn.Parameter(torch.randn(num_items, dim))  # v^s
         self.bn = nn.BatchNorm1d(dim)
-        nn.init.zeros_(self.bn.weight)
+        nn.init.constant_(self.bn.weight, bn_scale)
 
     def forward(self, frame_features, spatial_queries):
         """Refine and pool, without ever building the (T*K, D) read-out.

@@ -75,6 +75,7 @@ class STMN(nn.Module):
         backbone (str): see :class:`Encoder`.
         spatial_mode (str): 'memory', or 'none' for the variants of Table 1 without it.
         spatial_items (int): M.
+        spatial_bn_scale (float): see :class:`SpatialMemory`.
         temporal_mode (str): 'memory', 'mlp' (Sec. 4.2) or 'average' (baseline).
         temporal_items (int): N, in 'mlp' the hidden size.
         seq_len (int): L.
@@ -91,6 +92,7 @@ class STMN(nn.Module):
         backbone='resnet50',
         spatial_mode='memory',
         spatial_items=10,
+        spatial_bn_scale=0.0,
         temporal_mode='memory',
         temporal_items=5,
         seq_len=6,
@@ -114,7 +116,7 @@ class STMN(nn.Module):
         dim = self.encoder.dim
         self.feature_dim = dim
         self.spatial_memory = (
-            SpatialMemory(dim, spatial_items, similarity_scale)
+            SpatialMemory(dim, spatial_items, similarity_scale, spatial_bn_scale)
             if spatial_mode == 'memory'
             else None
         )
