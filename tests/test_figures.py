@@ -20,7 +20,6 @@ from stmn_plugin.analysis.figures import (
     retrieval,
 )
 from stmn_plugin.analysis.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
-from stmn_plugin.analysis.figures_of_effects import search_order
 from stmn_plugin.analysis.figures_of_items import at_place
 from stmn_plugin.analysis.gathering import highest
 from stmn_plugin.analysis.pictures import HEIGHT, WIDTH, picture
@@ -283,14 +282,10 @@ def test_dollars_in_names_are_letters(tmp_path):
     assert texts.count(name) >= 4
 
 
-def test_highest_and_search_order_by_hand():
+def test_highest_by_hand():
     probs_ = np.array([0.1, 0.9, 0.5, 0.9])
     assert highest(probs_, 3, np.arange(4)) == [1, 3, 2]
     assert highest(probs_, 3, np.array([7, 5, 4, 5])) == [1, 2, 0]  # each tracklet once
-    distances = np.array([0.1, 0.2, 0.3, 0.4, 0.3])
-    pids, camids = np.array([7, 7, 0, -1, 7]), np.array([1, 2, 1, 1, 2])
-    # the query: person 7, camera 1. Its own camera and junk are left out, distractors stay
-    assert search_order(distances, pids, camids, 7, 1).tolist() == [1, 2, 4]
 
 
 def test_a_place_is_the_same_share_of_any_grid():

@@ -187,7 +187,7 @@ def test_another_run_that_cannot_be_compared_is_refused_before_any_pass(
     other = train('other', 'stmn_mars.yaml', mars_root, 'model.name', 'resnet18')
     monkeypatch.setattr(subject, 'gather', None)
     code, _, err = run('--run', mars, '--against', longer)
-    assert code == 2 and 'test.frames, video.seq_len and test.clips_per_tracklet' in err
+    assert code == 2 and f'--against {longer}: test.frames is all, of {mars} rrs; both' in err
     code, _, err = run('--run', mars, '--against', other)
     assert code == 2 and f'{other}: model.name: resnet18 has no memories' in err
 

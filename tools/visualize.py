@@ -16,6 +16,12 @@ from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
+KEYS_OF_PLAN = {
+    'seq_len': 'video.seq_len',
+    'frames': 'test.frames',
+    'clips_per_tracklet': 'test.clips_per_tracklet',
+    'rrs_chunks': 'video.rrs_chunks',
+}
 
 
 def parse_args(argv=None):
@@ -89,12 +95,13 @@ def look(args):
     lists = [[paths for paths, *_ in one.collection.tracklets] for one in opened]
     if lists[-1] != lists[0]:
         raise InputError(f'--against {args.against}: its target has other tracklets')
-    plans = [one.engine.settings.plan for one in opened]
-    if plans[-1] != plans[0]:
-        raise InputError(
-            f'--against {args.against}: it is tested by {plans[-1]}, {args.run or "the other"} by '
-            f'{plans[0]}; test.frames, video.seq_len and test.clips_per_tracklet must be the same'
-        )
+    plans = [one.engine.settings.plan._asdict() for one in opened]
+    for field, value in plans[0].items():
+        if plans[-1][field] != value:
+            raise InputError(
+                f'--against {args.against}: {KEYS_OF_PLAN[field]} is {plans[-1][field]}, '
+                f'of {opened[0].name} {value}; both must be looked at in the same clips'
+            )
     with resource_errors('test.batch_size'):
         return [study(one) for one in opened]
 

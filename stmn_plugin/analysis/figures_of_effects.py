@@ -6,14 +6,14 @@ Each function takes the subject, the one it is compared with (or None) and the o
 import numpy as np
 
 from stmn_plugin.data.clip_plans import ClipPlan
-from stmn_plugin.evaluation import PROTOCOLS, TestOptions, apply_protocol, rank_tracklets
-from stmn_plugin.ranking import JUNK_PID
-from stmn_plugin.search import pairwise_distances
+from stmn_plugin.evaluation import PROTOCOLS, TestOptions, apply_protocol, distances_in_rows
+from stmn_plugin.ranking import summarize
 
 from .clip_truth import clip_truth, find_truth
 from .clip_views import view_clips
 from .drawn import Drawn, NotDrawn, made_from, picture_of, strip_of, title_of
 from .figures import attention_strips, refinement_maps, retrieval
+from .ranked_lists import rank_and_list
 
 TOP_FOUND = 10
 MASK_GRID = (32, 16)  # of the outlines of masks
@@ -64,24 +64,29 @@ def figure_8(subject, against, options):
     protocol = PROTOCOLS[subject.engine.settings.protocol]
     needs = subject.engine.datamanager.gallery_needs_queries[subject.dataset]
     metric = subject.cfg.test.dist_metric
-    rows = subject.collection.gallery
+    rows = subject.collection.gallery  # of the collection, as searched
     if protocol.queries_searched and needs:
         rows = np.concatenate([rows, subject.collection.query])
     found, scores = {}, {}
     for kind in ('frame', 'refined'):
         query, gallery = subject.features(kind)
+        if subject.cfg.test.normalize_feature:
+            query, gallery = query.normalized(), gallery.normalized()
         searched = apply_protocol(query, gallery, protocol, needs)
-        scores[kind] = rank_tracklets(query, searched, protocol, TestOptions(dist_metric=metric))
+        distances = distances_in_rows(query, searched, TestOptions(dist_metric=metric))
+        lists = rank_and_list(distances, query, searched, TOP_FOUND, protocol.average_precision)
+        scores[kind] = summarize(lists.scores, len(searched.pids), protocol.unmatched)
         for row in subject.choice.queries:
             place = subject.collection.query.tolist().index(row)
-            distances = pairwise_distances(
-                query.features[place : place + 1], searched.features, metric
-            )[0].numpy()
-            pid, camid = query.pids[place], query.camids[place]
-            order = search_order(distances, searched.pids, searched.camids, pid, camid)
             found[row, kind] = [
-                retrieval.Found(picture_of(subject, rows[i], 0), searched.pids[i] == pid)
-                for i in order[:TOP_FOUND]
+                retrieval.Found(picture_of(subject, rows[index], 0), is_match)
+                for index, is_match, distance in zip(
+                    lists.indices[place],
+                    lists.is_match[place],
+                    lists.distances[place],
+                    strict=True,
+                )
+                if np.isfinite(distance)  # a small gallery has no more that count
             ]
     searches = [
         retrieval.Search(
@@ -137,16 +142,6 @@ def figure_10(subject, against, options):
         f'{made_from(*runs)}{left_out}'
     )
     return Drawn(attention_strips.draw(rows, names, caption), caption)
-
-
-def search_order(distances, pids, camids, pid, camid):
-    """Searched tracklets as every protocol counts them, the nearest first.
-
-    Left out are junk and what the query's own camera saw of its person; distractors stay.
-    """
-    counts = (pids != JUNK_PID) & ~((pids == pid) & (camids == camid))
-    order = np.argsort(distances, kind='stable')
-    return order[counts[order]]
 
 
 def reordered_attention(subject, rows, frames):
