@@ -84,6 +84,7 @@ def test_rows_are_means_over_the_seeds_that_went_well(tmp_path):
         'official',
         'rrs',
     )
+    assert rrs.distance == 'euclidean'
     assert rrs.seeds == (1, 2) and every.seeds == (1,)
     assert rrs.scores['rank-1'] == (pytest.approx(60.0), pytest.approx(200**0.5))
     assert rrs.scores['mAP'] == (pytest.approx(30.0), pytest.approx(200**0.5))
@@ -100,7 +101,7 @@ def test_the_table_shows_what_is_known(tmp_path):
     head, _, rrs, every, failed = table.splitlines()
     scores = ['60.0 ± 14.1', '60.0 ± 0.0', '70.0 ± 0.0', '30.0 ± 14.1', '10.0 ± 0.0']
     costs = ['1.50', '0.250', '512', '0.6000', '4.00', '0:00:05']
-    cells = ['stmn', 'mars', 'official', 'rrs', '2', *scores, *costs]
+    cells = ['stmn', 'mars', 'official', 'rrs', 'euclidean', '2', *scores, *costs]
     assert re.split(r'\s{2,}', rrs.strip()) == cells
     assert 'all + flip' in every and 'seed 3: killed by SIGKILL' in failed
     assert 'error' in head and 'source' not in head  # nothing published: all is measured
@@ -151,6 +152,20 @@ def test_published_numbers_are_marked_and_those_of_the_paper():
 def setting(*scores):
     both = spread([sum(pair) / 2 for pair in scores]) if scores else None
     return grid.Setting({}, len(scores), None, None, both)
+
+
+def test_what_is_tested_otherwise_is_another_row(tmp_path):
+    run = write_run(tmp_path / 'a')
+    ways = [{}, {'dist_metric': 'cosine'}, {'normalize_feature': True}, {'amp': 'bf16'}]
+    tested = [evaluation(), *(evaluation(**way) for way in ways)]
+    rows = rows_of([Outcome('stmn', 1, 'a', run, tested)])
+    assert [(row.frames, row.distance) for row in rows] == [
+        ('rrs', 'euclidean'),
+        ('rrs', 'cosine'),
+        ('rrs', 'euclidean, normalised'),
+        ('rrs, bf16', 'euclidean'),
+    ]
+    assert len(rows[0].seeds) == 2  # an evaluation that does not say is of float32
 
 
 def test_the_best_setting():

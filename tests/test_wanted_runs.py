@@ -169,6 +169,8 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
     runs = given_runs(paths, ['data.root', 'elsewhere'])
     assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
     assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
+    again = given_runs([*paths, paths[0]], [], taken=['mine'])  # a folder counts once
+    assert [run.title for run in again] == [paths[0], paths[0], 'other']
     (outcome,) = complete_runs(runs[2:], execute=None)
     assert 'interrupted after epoch 1 of 3; --runs trains nothing' in outcome.error
     (run,) = given_runs(paths[:1], ['train.lr', '0.5'])

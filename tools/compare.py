@@ -109,7 +109,8 @@ def compare(args, words, archs, runs, execute):
             rows_wanted, args.seeds, args.config_file, words, output
         )
     if runs:
-        wanted += wanted_runs.given_runs(runs, words)
+        taken = [row.title for row in rows_wanted]
+        wanted += wanted_runs.given_runs(runs, words, taken)
     if args.dry_run:
         print_plan(wanted)
         return 0

@@ -45,6 +45,7 @@ class Row(NamedTuple):
     dataset: str = ''
     protocol: str = ''
     frames: str = ''
+    distance: str = ''
     seeds: tuple = ()
     parameters: int | None = None
     gflops_per_frame: float | None = None
@@ -71,7 +72,7 @@ def rows_of(outcomes):
     Returns:
         list: of Row.
     """
-    groups = {}  # (title, dataset, protocol, frames) → [(outcome, evaluation)]
+    groups = {}  # (title, dataset, protocol, frames, distance) → [(outcome, evaluation)]
     for outcome in outcomes:
         for e in outcome.evaluations:
             key = (outcome.title, e['dataset'], *_conditions(e))
@@ -85,13 +86,17 @@ def rows_of(outcomes):
 
 
 def _conditions(evaluation):
+    """Protocol, frames and distance in words: what is tested otherwise is another row."""
     return (
         evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
-        evaluation['frames'] + (' + flip' if evaluation['flip'] else ''),
+        evaluation['frames']
+        + (' + flip' if evaluation['flip'] else '')
+        + ('' if evaluation.get('amp', 'off') == 'off' else f', {evaluation["amp"]}'),
+        evaluation['dist_metric'] + (', normalised' if evaluation['normalize_feature'] else ''),
     )
 
 
-def _row(title, dataset, protocol, frames, members):
+def _row(title, dataset, protocol, frames, distance, members):
     facts = members[0][0].run.metrics
     evaluations = [evaluation for _, evaluation in members]
     return Row(
@@ -99,6 +104,7 @@ def _row(title, dataset, protocol, frames, members):
         dataset=dataset,
         protocol=protocol,
         frames=frames,
+        distance=distance,
         seeds=tuple(outcome.seed for outcome, _ in members),
         scores={
             name: spread([100 * e[name] for e in evaluations])
@@ -124,6 +130,7 @@ def as_table(rows, tablefmt='simple'):
             'dataset': row.dataset,
             'protocol': row.protocol,
             'frames': row.frames,
+            'distance': row.distance,
             'seeds': '' if row.error else len(row.seeds) or '',
             **{name: str(row.scores.get(name, '')) for name in SCORES},
             'params, M': _number(row.parameters, 1e6, 2),

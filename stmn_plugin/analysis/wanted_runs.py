@@ -156,12 +156,13 @@ def run_folders(output):
     return [path for path in (os.path.join(output, name) for name in names) if is_run(path)]
 
 
-def given_runs(paths, words):
+def given_runs(paths, words, taken=()):
     """Runs that exist, to be tested and never trained; seeds of one recipe get one title.
 
     Args:
         paths (list): run folders; others among them are passed over with a printed word.
         words (list): KEY VALUE words on top of their configs, no key of the recipe.
+        taken (list): titles of other rows, which none of these gets.
 
     Returns:
         list: of Wanted.
@@ -173,13 +174,13 @@ def given_runs(paths, words):
     others = [path for path in paths if not is_run(path)]
     if others:
         print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
-    for path in (os.path.normpath(path) for path in paths if is_run(path)):
+    for path in dict.fromkeys(os.path.normpath(path) for path in paths if is_run(path)):
         file = os.path.join(path, CONFIG)
         own = [*words, *as_words({'model.load_weights': '', 'model.resume': ''})]
         run, title, cfg, problem = NO_RUN._replace(path=path), path, None, ''
         try:
             run = read_run(path)
-            title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles)
+            title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles, taken)
             cfg = training_config(file, own)
             changes = recipe_changes(run, cfg)
             problem = name_changes(run, changes) if changes else ''
@@ -193,13 +194,13 @@ def given_runs(paths, words):
     return wanted
 
 
-def _title_of_recipe(recipe, path, titles):
+def _title_of_recipe(recipe, path, titles, taken):
     """The title of the recipe, or a new one by the folder's name, noted in ``titles``."""
     for other, title in titles:
         if not changed_keys(other, recipe):
             return title
     title = re.sub(r'[-_ ]*seed[-_ =]*\d+$', '', os.path.basename(path)) or path
-    if title in (other for _, other in titles):
+    if title in taken or title in (other for _, other in titles):
         title = path
     titles.append((recipe, title))
     return title
