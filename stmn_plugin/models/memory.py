@@ -60,7 +60,7 @@ class SpatialMemory(nn.Module):
         num_items (int): M.
         scale (float, optional): similarity scale; None is :func:`auto_scale`.
         bn_scale (float): where the scale of Eq. 3's BN starts. With 0 training starts from the
-            plain encoder; but keys, values and queries learn nothing until it has grown.
+            plain encoder, and L_ID teaches keys, values and queries nothing until it has grown.
     """
 
     def __init__(self, dim, num_items, scale=None, bn_scale=0.0):
