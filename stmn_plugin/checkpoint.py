@@ -1,7 +1,6 @@
 """State of a run ↔ a file that is whole or absent, and safe to load."""
 
 import codecs
-import contextlib
 import os
 import re
 import shutil
@@ -12,31 +11,10 @@ import numpy as np
 import torch
 
 from .errors import InputError
+from .whole_files import atomic_path
 
 # tensors whose shape holds L, with the dimension that does
 SEQ_LEN_TENSORS = {'temporal_memory.values': 1, 'temporal_memory.regress.weight': 0}
-
-
-@contextlib.contextmanager
-def atomic_path(path):
-    """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; the old file stays as it was.
-    """
-    temporary = f'{path}.tmp-{os.getpid()}'
-    try:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-        yield temporary
-        with open(temporary, 'rb+') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
-        raise InputError(f'cannot write {path}: {reason}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
 
 
 def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
@@ -84,14 +62,6 @@ def saved_epochs(folder):
     """Epochs of the checkpoints in a folder."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return [int(m[1]) for m in map(re.compile(r'model\.pth\.tar-(\d+)').fullmatch, names) if m]
-
-
-def remove_leftovers(folder):
-    """Remove the temporary files of runs that were killed while they wrote."""
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        if re.search(r'\.tmp-\d+$', name):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(folder, name))
 
 
 def newest_checkpoint(folder):

@@ -5,8 +5,8 @@ import json
 import os
 from dataclasses import dataclass, field
 
-from .checkpoint import atomic_path
 from .errors import InputError
+from .whole_files import write_text
 
 EPOCHS = 'metrics.jsonl'
 
@@ -97,8 +97,7 @@ def keep_lines(folder, last_epoch):
     path = os.path.join(folder, EPOCHS)
     kept = [values for values in read_lines(folder) if values['epoch'] <= last_epoch]
     if kept:
-        with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-            file.writelines(json.dumps(values) + '\n' for values in kept)
+        write_text(path, ''.join(json.dumps(values) + '\n' for values in kept))
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

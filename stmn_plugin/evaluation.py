@@ -12,12 +12,12 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from .checkpoint import atomic_path
 from .errors import InputError
 from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking, rank_rows
 from .reranking import rerank
 from .search import distance_rows
+from .whole_files import write_json
 
 __all__ = [
     'Evaluation',
@@ -195,10 +195,7 @@ def host_lines(ranking, ranks):
 
 def write_metrics(folder, evaluations, facts):
     """Write ``metrics.json``: the facts of the run and every evaluation as plain values."""
-    content = {**facts, 'evaluations': evaluations}
-    path = os.path.join(folder, METRICS)
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        json.dump(content, file, indent=2)
+    write_json(os.path.join(folder, METRICS), {**facts, 'evaluations': evaluations})
 
 
 def read_metrics(folder):

@@ -12,10 +12,10 @@ import zlib
 import numpy as np
 import torch
 
-from .checkpoint import atomic_path
 from .data.frames import readable_clip
 from .errors import InputError
 from .features import ClipVectors
+from .whole_files import atomic_path, write_json
 
 BLOCK = 1 << 24  # bytes per read of the check
 
@@ -100,8 +100,7 @@ class FeatureStore:
             'crc32': crc,
             'unreadable': [row for row, path in enumerate(frames) if path in bad] if bad else [],
         }
-        with atomic_path(self.record_path) as temporary, open(temporary, 'w') as file:
-            json.dump(record, file)
+        write_json(self.record_path, record)
 
     def _in_order(self, batches, seq_len):
         """Vectors (n, views, V) of frame after frame, without the repeats that fill last clips."""

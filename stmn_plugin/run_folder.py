@@ -7,9 +7,9 @@ import time
 
 from tqdm import tqdm
 
-from .checkpoint import atomic_path
 from .distributed import is_main
 from .errors import InputError
+from .whole_files import write_text
 
 try:
     import fcntl
@@ -79,9 +79,7 @@ def _log(path):
 
 def write_config(cfg):
     """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
-    path = os.path.join(cfg.data.save_dir, 'config.yaml')
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(cfg.dump())
+    write_text(os.path.join(cfg.data.save_dir, 'config.yaml'), cfg.dump())
 
 
 class Tee:

@@ -11,13 +11,14 @@ from dataclasses import asdict
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import checkpoint_path, remove_leftovers, save_checkpoint
+from .checkpoint import checkpoint_path, save_checkpoint
 from .distributed import is_main
 from .epoch_log import append_line, keep_lines
 from .evaluation import read_evaluations, remove_metrics
 from .interrupt import Interruption
 from .testing import RunSettings, TestingMixin
 from .training import TrainingMixin
+from .whole_files import remove_leftovers
 
 
 class RunMixin(TrainingMixin, TestingMixin):

@@ -12,7 +12,6 @@ import torch
 import torchreid
 
 from stmn_plugin.checkpoint import (
-    atomic_path,
     load_checkpoint,
     load_weights,
     resume,
@@ -21,6 +20,7 @@ from stmn_plugin.checkpoint import (
 )
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import STMN
+from stmn_plugin.whole_files import atomic_path
 
 
 def small(seq_len=4, num_classes=5, **options):

@@ -134,7 +134,7 @@ def test_data_without_truth_and_tracklets_by_name(train, run, mars_root, tmp_pat
 
 
 def test_a_config_with_weights_and_models_that_cannot_have_a_figure(
-    train, run, repository, small_run, mars_root, tmp_path
+    train, run, repository, small_run, mars_root, tmp_path, monkeypatch
 ):
     plain = 'stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average'
     folder = train('plain', 'stmn_mars.yaml', mars_root, *plain)
@@ -153,6 +153,7 @@ def test_a_config_with_weights_and_models_that_cannot_have_a_figure(
     ):
         assert f'Figure {number} is left out: {reason}' in out
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['analysis.json']
+    monkeypatch.setattr(subject, 'gather', None)  # nothing is computed
     code, _, err = run(*config, *output, '--figures', 6, *small_run, *plain, *weights)
     assert (code, err) == (2, 'error: --figures 6: the model has no spatial memory\n')
 

@@ -5,13 +5,12 @@ Reads every frame, compares lists, folders and the official statistics, writes a
 """
 
 import argparse
-import json
 import os
 import sys
 
-from stmn_plugin.checkpoint import atomic_path
 from stmn_plugin.data.check import DATASETS, check_dataset
 from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.whole_files import write_json
 
 SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 
@@ -22,8 +21,7 @@ def main(argv=None):
         if not os.access(os.path.dirname(args.output) or '.', os.W_OK):  # before reading for hours
             raise InputError(f'--output {args.output}: its folder is missing or cannot be written')
         report = check_dataset(args.source, args.root, args.workers, not args.list_only)
-        with atomic_path(args.output) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-            json.dump(report, file, indent=1)
+        write_json(args.output, report)
         print_report(report)
         print(f'{args.output}: {len(report["errors"])} errors, {len(report["warnings"])} warnings')
     return 1 if report['errors'] else 0

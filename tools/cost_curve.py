@@ -7,15 +7,14 @@ prints a table and writes cost_curve.json and cost_curve.png into data.save_dir.
 """
 
 import argparse
-import json
 import os
 
 import numpy as np
 from tabulate import tabulate
 
-from stmn_plugin.checkpoint import atomic_path
 from stmn_plugin.config import load_config, split_words
 from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.whole_files import write_json
 
 ALL = 'all'
 
@@ -116,9 +115,7 @@ def main(argv=None):
         folder, rows = measure(args)
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
         print(tabulate(shown, headers='keys', floatfmt='.1f'))
-        path = os.path.join(folder, 'cost_curve.json')
-        with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-            json.dump(rows, file, indent=2)
+        write_json(os.path.join(folder, 'cost_curve.json'), rows)
         draw(rows, os.path.join(folder, 'cost_curve.png'))
 
 

@@ -10,9 +10,9 @@ writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json 
 import argparse
 import os
 
-from stmn_plugin.checkpoint import atomic_path
 from stmn_plugin.config import split_words
 from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
+from stmn_plugin.whole_files import write_text
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
@@ -87,9 +87,9 @@ def configs(args):
     return [(cfg, os.path.normpath(name)) for cfg, name in found]
 
 
-def look(args):
-    """Subjects of the runs, looked at the same tracklets."""
-    from stmn_plugin.analysis.subject import open_subject, study
+def open_runs(args):
+    """The runs, opened, of which the same clips can be looked at."""
+    from stmn_plugin.analysis.subject import open_subject
 
     opened = [open_subject(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
     lists = [[paths for paths, *_ in one.collection.tracklets] for one in opened]
@@ -102,30 +102,39 @@ def look(args):
                 f'--against {args.against}: {KEYS_OF_PLAN[field]} is {plans[-1][field]}, '
                 f'of {opened[0].name} {value}; both must be looked at in the same clips'
             )
-    with resource_errors('test.batch_size'):
-        return [study(one) for one in opened]
+    return opened
 
 
-def draw(subjects, args, folder):
-    """Write the figures and their captions; say which cannot be drawn."""
-    from stmn_plugin.analysis.drawn import NotDrawn, Options
+def figures_to_draw(opened, args):
+    """Numbers of the figures that the runs can have; says which they cannot."""
+    from stmn_plugin.analysis.paper_figures import FIGURES
+
+    reasons = {n: FIGURES[n].missing(*pair(opened)) for n in map(int, args.figures or NUMBERS)}
+    for number, reason in reasons.items():
+        if reason and args.figures:
+            raise InputError(f'--figures {number}: {reason}')
+        if reason:
+            print(f'Figure {number} is left out: {reason}')
+    return [number for number, reason in reasons.items() if not reason]
+
+
+def pair(runs):
+    """The run and the one it is compared with, or None."""
+    return runs[0], (runs[1] if len(runs) > 1 else None)
+
+
+def draw(subjects, numbers, args, folder):
+    """Write the figures and their captions."""
+    from stmn_plugin.analysis.drawn import Options
     from stmn_plugin.analysis.figures.sheet import save_figure
     from stmn_plugin.analysis.paper_figures import FIGURES
 
-    subject, against = subjects[0], (subjects[1] if len(subjects) > 1 else None)
-    options = Options(args.items, args.seed)
-    for number in map(int, args.figures or NUMBERS):
-        try:
-            figure, caption = FIGURES[number](subject, against, options)
-        except NotDrawn as reason:
-            if args.figures:
-                raise InputError(f'--figures {number}: {reason}') from reason
-            print(f'Figure {number} is left out: {reason}')
-            continue
+    for number in numbers:
+        options = Options(args.items, args.seed)
+        figure, caption = FIGURES[number].draw(*pair(subjects), options)
         paths = save_figure(figure, folder, f'figure-{number}', args.format)
         path = os.path.join(folder, f'figure-{number}.txt')
-        with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-            file.write(caption + '\n')
+        write_text(path, caption + '\n')
         print('\n'.join(paths))
 
 
@@ -134,13 +143,17 @@ def main(argv=None):
     with exit_on_input_error(args.debug):
         split_flags(args)
         from stmn_plugin.analysis.run_measures import measure, write_analysis
+        from stmn_plugin.analysis.subject import study
 
-        subjects = look(args)
+        opened = open_runs(args)
+        numbers = figures_to_draw(opened, args)
+        with resource_errors('test.batch_size'):
+            subjects = [study(one) for one in opened]
         folder = args.output or os.path.join(subjects[0].name, 'figures')
         measured = [(subject, measure(subject, args.seed)) for subject in subjects]
         path = os.path.join(folder, 'analysis.json')
         write_analysis(path, measured)
-        draw(subjects, args, folder)
+        draw(subjects, numbers, args, folder)
         for subject, measures in measured:
             print(f'\n{subject.name} ({subject.weights})')
             for name, one in measures.items():

@@ -2,14 +2,13 @@
 
 import csv
 import datetime
-import json
 import os
 import statistics
 from typing import NamedTuple
 
 from tabulate import tabulate
 
-from stmn_plugin.checkpoint import atomic_path
+from stmn_plugin.whole_files import atomic_path, write_json, write_text
 
 SCORES = ('rank-1', 'rank-5', 'rank-10', 'mAP', 'mINP')
 MEASURED = 'measured'
@@ -197,18 +196,6 @@ def write_comparison(rows, folder, name='compare'):
 
 def _plain(scores):
     return {name: value._asdict() for name, value in scores.items()}
-
-
-def write_text(path, text):
-    """Write a file whole, and return its path."""
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-    return path
-
-
-def write_json(path, content):
-    """Write a file whole, and return its path."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
 
 
 def write_csv(path, rows):

@@ -12,10 +12,6 @@ BEST = 'model-best'
 CHOSEN = 'model-best is the epoch that did best on what its training run was tested on.'
 
 
-class NotDrawn(Exception):
-    """A figure that this model cannot have; the message says why."""
-
-
 class Options(NamedTuple):
     items: int = 0  # that many are shown, drawn by the seed; 0 is all
     seed: int = 0

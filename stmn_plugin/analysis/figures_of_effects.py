@@ -11,7 +11,7 @@ from stmn_plugin.ranking import summarize
 
 from .clip_truth import clip_truth, find_truth
 from .clip_views import view_clips
-from .drawn import Drawn, NotDrawn, made_from, picture_of, strip_of, title_of
+from .drawn import Drawn, made_from, picture_of, strip_of, title_of
 from .figures import attention_strips, refinement_maps, retrieval
 from .ranked_lists import rank_and_list
 
@@ -23,8 +23,6 @@ TEMPORAL_NAMES = {'memory': 'temporal memory', 'mlp': 'MLP', 'average': 'average
 
 def figure_7(subject, against, options):
     """Where the refinement changes the length of features."""
-    if subject.gathered.spatial is None:
-        raise NotDrawn('the model has no spatial memory')
     views = [subject.gathered.kept[row] for row in subject.choice.shown]
     masks = [None] * len(views)
     if subject.truth is not None:
@@ -57,10 +55,6 @@ def figure_7(subject, against, options):
 
 def figure_8(subject, against, options):
     """Retrieval with the temporal average of pooled fᵒ, and of pooled fˢ."""
-    if subject.gathered.spatial is None:
-        raise NotDrawn('the model has no spatial memory')
-    if not subject.choice.queries:
-        raise NotDrawn('none of the tracklets is a query')
     protocol = PROTOCOLS[subject.engine.settings.protocol]
     needs = subject.engine.datamanager.gallery_needs_queries[subject.dataset]
     metric = subject.cfg.test.dist_metric
@@ -109,8 +103,6 @@ def figure_8(subject, against, options):
 
 def figure_10(subject, against, options):
     """Temporal attention of clips, in order and reversed, of one run or two."""
-    if subject.cfg.stmn.temporal_mode == 'average':
-        raise NotDrawn('the model averages over time, it has no temporal attention')
     runs, left_out = [subject], ''
     if against is not None and against.cfg.stmn.temporal_mode != 'average':
         if against.cfg.video.seq_len == subject.cfg.video.seq_len:

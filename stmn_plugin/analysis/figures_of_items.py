@@ -6,9 +6,10 @@ Each function takes the subject, the one it is compared with (or None) and the o
 import numpy as np
 from scipy.special import softmax
 
-from .drawn import Drawn, NotDrawn, made_from, picture_of, shown_items, strip_of
+from .drawn import Drawn, made_from, picture_of, shown_items, strip_of
 from .figures import item_frames, item_strips, probability_maps
 from .gathering import highest
+from .subject import has_memory
 
 TOP_FRAMES = 5
 TOP_CLIPS = 3
@@ -17,9 +18,7 @@ TOP_CLIPS = 3
 def figure_5(subject, against, options):
     """Matching probabilities of both memories, of random places and clips of the gallery."""
     subjects = [subject] if against is None else [against, subject]
-    if all(_no_memory(s) for s in subjects):
-        raise NotDrawn('no run has a memory')
-    subjects = [s for s in subjects if not _no_memory(s)]
+    subjects = [s for s in subjects if has_memory(s)]
     probes, places = subject.choice.probes, subject.choice.places
     maps = []
     for run in subjects:
@@ -42,8 +41,6 @@ def figure_5(subject, against, options):
 def figure_6(subject, against, options):
     """The frames that address each spatial item most, from different tracklets."""
     spatial = subject.gathered.spatial
-    if spatial is None:
-        raise NotDrawn('the model has no spatial memory')
     items = []
     for item in shown_items(spatial.best_probs.shape[1], options):
         frames = []
@@ -65,8 +62,6 @@ def figure_6(subject, against, options):
 def figure_9(subject, against, options):
     """The clips that address each temporal item most, and the attention that the item stores."""
     gathered, probs = subject.gathered, subject.gathered.temporal_probs
-    if probs is None:
-        raise NotDrawn('the model has no temporal memory')
     stored = softmax(subject.engine.model.temporal_memory.values.detach().cpu().numpy(), axis=1)
     items = []
     for item in shown_items(len(stored), options):
@@ -88,10 +83,6 @@ def at_place(view, place):
     """Spatial probabilities (M,) of a place in 0..1 of the frames, rows and columns of a clip."""
     shape = view.spatial_probs.shape[:-1]
     return view.spatial_probs[tuple(int(p * size) for p, size in zip(place, shape, strict=True))]
-
-
-def _no_memory(subject):
-    return subject.gathered.spatial is None and subject.gathered.temporal_probs is None
 
 
 def _spread_in_words(subject):

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.whole_files import write_json, write_text
 
-from .comparison import Spread, spread, write_csv, write_json, write_text
+from .comparison import Spread, spread, write_csv
 from .variants import Variant
 from .wanted_runs import as_words
 

@@ -1,8 +1,6 @@
 """A run, looked at → every measure of its memories, as ``analysis.json`` holds them."""
 
-import json
-
-from stmn_plugin.checkpoint import atomic_path
+from stmn_plugin.whole_files import write_json
 
 from .gathering import entropy
 from .measures import against_truth, memory_use
@@ -87,5 +85,4 @@ def write_analysis(path, subjects_and_measures):
         }
         for subject, measures in subjects_and_measures
     ]
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        json.dump({'runs': runs}, file, indent=2)
+    write_json(path, {'runs': runs})

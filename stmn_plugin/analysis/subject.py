@@ -84,6 +84,11 @@ class Subject(NamedTuple):
         ]
 
 
+def has_memory(run):
+    """Of an Opened or a Subject: the model has a spatial or a temporal memory."""
+    return 'memory' in (run.cfg.stmn.spatial_mode, run.cfg.stmn.temporal_mode)
+
+
 def open_subject(cfg, name, words=(), seed=0):
     """Open a run and choose what of its first target is shown.
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stmn_plugin.checkpoint import atomic_path
 from stmn_plugin.errors import InputError
+from stmn_plugin.whole_files import atomic_path
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
 WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
-from stmn_plugin.checkpoint import atomic_path
+from stmn_plugin.whole_files import atomic_path
 
 COLUMN, PAGE = 3.3, 6.9  # inches, of a two-column paper
 TEXT = 7  # points

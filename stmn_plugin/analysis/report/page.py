@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stmn_plugin.checkpoint import atomic_path, remove_leftovers
+from stmn_plugin.whole_files import atomic_path, remove_leftovers, write_text
 
 from .curves import HEIGHT, LEFT, RIGHT, WIDTH, values_by_epoch
 
@@ -70,8 +70,7 @@ def write_report(path, overview, browser, strips, size, embed=None):
         ends = _write_pictures(folder, strips)
     pictures = {'start': start, 'ends': ends, 'height': size.height, 'width': size.width}
     page = render(overview, browser, pictures, embed)
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(page)
+    write_text(path, page)
     _remove_pictures(folder, set() if embed else set(ends))
     return Written(path, '' if embed else folder, len(page.encode()))
 
