@@ -123,7 +123,7 @@ def test_the_papers_recipe():
         'label_smoothing': 0.0,
         'spread_weight': 1.0,
         'spread_margin': 0.3,
-        'spread_reduction': 'sum',
+        'spread_reduction': 'mean',
     }
     assert (cfg.train.lr, cfg.train.weight_decay, cfg.train.max_epoch) == (1e-4, 1e-5, 200)
     assert (cfg.train.stepsize, cfg.train.gamma) == ([50], 0.1)

@@ -125,7 +125,7 @@ def add_stmn_config(cfg):
     cfg.loss.spread = CfgNode()
     cfg.loss.spread.weight = 1.0  # of L_S; 0.0 is "w/o L_S" of Table 1
     cfg.loss.spread.margin = 0.3  # alpha
-    cfg.loss.spread.reduction = 'sum'  # over items: sum (Eq. 9) | mean (authors' code)
+    cfg.loss.spread.reduction = 'mean'  # over items: mean (authors' code) | sum (Eq. 9 literally)
 
     cfg.video.rrs_chunks = 'balanced'  # balanced | ceil (authors' code)
 

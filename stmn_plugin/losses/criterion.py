@@ -31,7 +31,7 @@ class STMNCriterion(nn.Module):
         label_smoothing (float): of the cross-entropy; the authors use 0.
         spread_weight (float): of both memory spread terms; 0 is "w/o L_S" of Table 1.
         spread_margin (float): alpha.
-        spread_reduction (str): see :func:`memory_spread_loss`.
+        spread_reduction (str): see :func:`memory_spread_loss`; 'sum' is Eq. 9 literally.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class STMNCriterion(nn.Module):
         label_smoothing=0.0,
         spread_weight=1.0,
         spread_margin=0.3,
-        spread_reduction='sum',
+        spread_reduction='mean',
     ):
         super().__init__()
         self.cross_entropy_weight = cross_entropy_weight
