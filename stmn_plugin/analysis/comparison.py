@@ -31,6 +31,7 @@ class Spread(NamedTuple):
 
     mean: float
     std: float | None  # sample standard deviation; None for a single value
+    values: tuple = ()  # one for each seed, where they are known
 
     def __str__(self):
         return f'{self.mean:.1f}' + ('' if self.std is None else f' ± {self.std:.1f}')
@@ -59,7 +60,7 @@ class Row(NamedTuple):
 def spread(values):
     """Mean and sample standard deviation of numbers, at least one."""
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), std)
+    return Spread(statistics.fmean(values), std, tuple(values))
 
 
 def rows_of(outcomes):
