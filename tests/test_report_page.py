@@ -404,5 +404,6 @@ def test_image_models_and_samples_of_queries_have_a_page_too(page, mars_root, tm
     # of both queries of person 4 the only matches are queries, which this protocol does not search
     press(driver, '1')
     assert 'Protocol torchreid, frames all + flip' in one(driver, '.card').text
+    assert 'model-best is the epoch that did best on' in texts(driver, '.card')[-1]
     driver = page('tab=queries&show=none', path=folder / 'report.html')
     assert 'no tracklet of this person' in one(driver, '#detail').text

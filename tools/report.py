@@ -68,6 +68,7 @@ def make_report(args):
     """Write the page; returns where."""
     cfg, folder = read_config(args)
     from stmn_plugin.analysis import report
+    from stmn_plugin.analysis.drawn import BEST, CHOSEN
     from stmn_plugin.analysis.film_strips import StripSize, film_strips
     from stmn_plugin.analysis.report.curves import training_panels
     from stmn_plugin.analysis.trained_run import open_run
@@ -83,9 +84,11 @@ def make_report(args):
         browser = report.collect(engine, options, cfg.data.root, args.top_k, args.max_queries)
     size = StripSize(HEIGHT, max(round(HEIGHT * cfg.data.width / cfg.data.height), 1))
     strips = film_strips(browser.clips, size, engine.datamanager.skip_bad)
+    weights = cfg.model.load_weights
+    chosen = {'how_they_were_chosen': CHOSEN} if BEST in os.path.basename(weights) else {}
     overview = report.Overview(
         title=os.path.basename(os.path.abspath(folder)),
-        facts={**engine.settings.facts, 'weights': cfg.model.load_weights},
+        facts={**engine.settings.facts, 'weights': weights, **chosen},
         evaluations=evaluations,
         panels=training_panels(lines),
         config=cfg.dump(),

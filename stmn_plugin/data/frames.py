@@ -60,12 +60,13 @@ def read_clip(paths, chosen, skip_bad=False):
         try:
             frames.append(read_frame(paths[index]))
             kept.append(place)
-        except InputError:
+        except InputError as error:
             if not skip_bad:
                 raise
             bad_frames.append(paths[index])
+            last = error
     if not frames:
-        frame, more = _first_readable([p for i, p in enumerate(paths) if i not in distinct])
+        frame, more = _first_readable([p for i, p in enumerate(paths) if i not in distinct], last)
         return [frame], np.zeros_like(rows), bad_frames + more, True
     return frames, _nearest(rows, np.array(kept)), bad_frames, False
 
@@ -92,8 +93,9 @@ def _nearest(rows, kept):
     return np.abs(rows[:, None] - kept).argmin(axis=1)
 
 
-def _first_readable(paths):
-    bad_frames, last = [], 'it has no other frame'
+def _first_readable(paths, last):
+    """A frame and the paths before it; InputError with the last error when all have one."""
+    bad_frames = []
     for path in paths:
         try:
             return read_frame(path), bad_frames
