@@ -129,8 +129,8 @@ def draw(subjects, numbers, args, folder):
     from stmn_plugin.analysis.figures.sheet import save_figure
     from stmn_plugin.analysis.paper_figures import FIGURES
 
+    options = Options(args.items, args.seed)
     for number in numbers:
-        options = Options(args.items, args.seed)
         figure, caption = FIGURES[number].draw(*pair(subjects), options)
         paths = save_figure(figure, folder, f'figure-{number}', args.format)
         path = os.path.join(folder, f'figure-{number}.txt')
