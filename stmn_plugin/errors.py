@@ -9,17 +9,34 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
+def printable(text):
+    r"""A name or value as one line that a console shows as it is.
+
+    Whatever could forge a line, move the cursor or turn the direction of writing is escaped, and
+    so is a byte of a file name that is no UTF-8, which no encoding can write.
+
+    >>> print(printable('café\n\x1b[2J\udcff'))
+    café\n\x1b[2J\xff
+    """
+    return ''.join(char if char.isprintable() else _escaped(char) for char in str(text))
+
+
+def _escaped(char):
+    if '\udc80' <= char <= '\udcff':  # a byte that Python could not decode
+        return f'\\x{ord(char) - 0xDC00:02x}'
+    return char.encode('unicode_escape').decode('ascii')
+
+
 class InputError(ValueError):
     """Something the user gave is wrong; one line that names the file, key or value."""
 
-
-def one_line(error):
-    """The message of an InputError as one line, also after a DataLoader worker re-raised it.
-
-    A worker's exception comes back with its whole traceback as the message; the last line is ours.
-    """
-    last = str(error).strip().splitlines()[-1]
-    return last.removeprefix(f'{__name__}.InputError: ')
+    def __init__(self, message):
+        kind, message = type(self), str(message)
+        if message.startswith(f'Caught {kind.__name__} in '):  # a loader's worker raised it
+            self.__notes__ = [message]  # with its traceback, for --debug; the last line is ours
+            message = message.strip().splitlines()[-1]
+            message = message.removeprefix(f'{kind.__module__}.{kind.__name__}: ')
+        super().__init__(printable(message))
 
 
 @contextlib.contextmanager
@@ -30,7 +47,7 @@ def exit_on_input_error(debug=False):
     except InputError as error:
         if debug:
             raise
-        print(f'error: {one_line(error)}', file=sys.stderr)
+        print(f'error: {error}', file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:  # before or after the run, which has its own way to stop
         if debug:

@@ -10,7 +10,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, resume
 from .config.defaults import AUTO, flatten, get_default_config
 from .distributed import broadcast, is_main
 from .epoch_log import EpochLog
-from .errors import InputError
+from .errors import InputError, printable
 
 FREE_KEYS = {
     'use_gpu',
@@ -64,7 +64,9 @@ def path_to_resume(cfg):
     folder = os.path.join(cfg.data.save_dir, 'model')
     path = broadcast(newest_checkpoint(folder) if is_main() else None)
     if path is None:
-        print(f'model.resume auto: no checkpoint in {folder}, starting from the beginning')
+        print(
+            f'model.resume auto: no checkpoint in {printable(folder)}, starting from the beginning'
+        )
     return path or ''
 
 
@@ -87,7 +89,7 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
     """
     recipe = load_checkpoint(path).get('config')
     if not recipe:
-        print(f'{path} does not say which recipe made it')
+        print(f'{printable(path)} does not say which recipe made it')
     changed = changed_keys(recipe or settings.config, settings.config)
     named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
     if changed and not allow_changed:
@@ -110,5 +112,5 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
             where += ', still to be evaluated'
         else:
             where += f' and batch {log["batches"]} of the next'
-    print(f'Resumed from {path} after {where}')
+    print(f'Resumed from {printable(path)} after {where}')
     return epoch

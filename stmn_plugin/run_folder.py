@@ -8,7 +8,7 @@ import time
 from tqdm import tqdm
 
 from .distributed import is_main
-from .errors import InputError
+from .errors import InputError, printable
 from .whole_files import write_text
 
 try:
@@ -59,7 +59,7 @@ def _hold(lock, folder):
     except (BlockingIOError, PermissionError) as error:
         raise InputError(f'data.save_dir: another process works in {folder}') from error
     except OSError as error:  # a file system that knows no locks
-        print(f'{folder} cannot be locked ({error.strerror}): start nothing else in it')
+        print(f'{printable(folder)} cannot be locked ({error.strerror}): start nothing else in it')
 
 
 @contextlib.contextmanager

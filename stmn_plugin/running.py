@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from .checkpoint import checkpoint_path, save_checkpoint
 from .distributed import is_main
 from .epoch_log import append_line, keep_lines
+from .errors import printable
 from .evaluation import read_evaluations, remove_metrics
 from .interrupt import Interruption
 from .testing import RunSettings, TestingMixin
@@ -172,4 +173,4 @@ class RunMixin(TrainingMixin, TestingMixin):
             self.last_checkpoint = save_checkpoint(
                 state, folder, epoch + 1, settings.keep_last, is_best
             )
-            print(f'Checkpoint saved to "{self.last_checkpoint}"')
+            print(f'Checkpoint saved to "{printable(self.last_checkpoint)}"')

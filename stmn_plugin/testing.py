@@ -9,7 +9,7 @@ import torchreid
 from .data.clip_plans import ClipPlan
 from .distributed import broadcast, broadcast_buffers, gather_objects, is_main, shard
 from .epoch_log import EpochLog
-from .errors import InputError, resource_errors
+from .errors import InputError, printable, resource_errors
 from .evaluation import (
     PROTOCOLS,
     Evaluation,
@@ -99,7 +99,7 @@ class TestingMixin:
         print(results_table(results, options.ranks))
         bad_frames = sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
         if bad_frames:
-            shown = '\n  '.join(bad_frames[:10])
+            shown = '\n  '.join(map(printable, bad_frames[:10]))
             print(f'{len(bad_frames)} unreadable frames left out, see metrics.json:\n  {shown}')
         self.evaluations = [*self.evaluations, *(e.as_dict(options.ranks) for e in results)]
         if save_dir and is_main():

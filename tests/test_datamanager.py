@@ -11,7 +11,7 @@ import stmn_plugin
 from stmn_plugin.config import TRANSFORMS
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.engine import VideoSTMNEngine, VideoTripletEngine
-from stmn_plugin.errors import InputError, one_line
+from stmn_plugin.errors import InputError
 
 
 def manager(root, **options):
@@ -198,5 +198,5 @@ def test_a_broken_frame_stops_the_loader_with_its_path(tmp_path, workers):
     data = manager(str(root), sources=['tracklets'], workers=workers)
     with pytest.raises(InputError) as caught:
         next(iter(data.train_loader))
-    line = one_line(caught.value)
+    line = str(caught.value)
     assert line.startswith(f'cannot read frame {tmp_path}') and '\n' not in line

@@ -23,7 +23,7 @@ import stmn_plugin
 from stmn_plugin.data import VideoDataManager, frames
 from stmn_plugin.data.check import check_dataset
 from stmn_plugin.data.tracklets import Tracklets
-from stmn_plugin.errors import InputError, one_line
+from stmn_plugin.errors import InputError
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -86,7 +86,7 @@ def test_a_frame_that_goes_bad_after_listing_stops_the_loader_with_its_path(root
     damage(frame)
     with pytest.raises(InputError) as caught:
         list(loader)
-    line = one_line(caught.value)
+    line = str(caught.value)
     assert str(frame) in line and reason in line and '\n' not in line
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 
 from stmn_plugin.data.check import DATASETS, check_dataset
-from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.whole_files import write_json
 
 SHOWN = 10  # complaints of one kind on the screen; the report has all of them
@@ -23,12 +23,14 @@ def main(argv=None):
         report = check_dataset(args.source, args.root, args.workers, not args.list_only)
         write_json(args.output, report)
         print_report(report)
-        print(f'{args.output}: {len(report["errors"])} errors, {len(report["warnings"])} warnings')
+        print(
+            f'{printable(args.output)}: {len(report["errors"])} errors, {len(report["warnings"])} warnings'
+        )
     return 1 if report['errors'] else 0
 
 
 def print_report(report):
-    print(f'{report["dataset"]} in {report["folder"]}')
+    print(f'{report["dataset"]} in {printable(report["folder"])}')
     print(f'{"found / official":14}{"persons":>16}{"tracklets":>18}{"frames":>22}')
     for label, numbers in report['counts'].items():
         cells = [
@@ -50,7 +52,7 @@ def print_complaints(label, complaints):
     for kind in dict.fromkeys(complaint['kind'] for complaint in complaints):
         messages = [c['message'] for c in complaints if c['kind'] == kind]
         for message in messages[:SHOWN]:
-            print(f'{label} ({kind}): {message}')
+            print(f'{label} ({kind}): {printable(message)}')
         if len(messages) > SHOWN:
             print(f'{label} ({kind}): ... and {len(messages) - SHOWN} more')
         if kind == 'counts':

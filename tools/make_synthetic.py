@@ -10,7 +10,7 @@ import dataclasses
 import time
 
 from stmn_plugin.data.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
-from stmn_plugin.errors import exit_on_input_error
+from stmn_plugin.errors import exit_on_input_error, printable
 
 
 def main():
@@ -27,11 +27,11 @@ def main():
         seconds = time.perf_counter() - start
         truth = load_truth(folder)
         print(
-            f'{folder}: {spec.train_ids} + {spec.test_ids} persons, {spec.cameras} cameras, '
-            f'{len(truth.patterns)} tracklets, {len(truth.names)} frames, {seconds:.1f} s'
+            f'{printable(folder)}: {spec.train_ids} + {spec.test_ids} persons, '
+            f'{spec.cameras} cameras, {len(truth.patterns)} tracklets, {len(truth.names)} frames, {seconds:.1f} s'
         )
         if args.contact_sheet:
-            print(contact_sheet(folder, args.contact_sheet))
+            print(printable(contact_sheet(folder, args.contact_sheet)))
 
 
 def parse_args():

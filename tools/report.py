@@ -9,7 +9,7 @@ import argparse
 import os
 from dataclasses import fields
 
-from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
+from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 
 HEIGHT = 96  # pixels of a frame on the page
 
@@ -101,8 +101,8 @@ def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         written = make_report(args)
-        where = f'in {written.folder}' if written.folder else 'inside'
-        print(f'Wrote {written.path}, {written.size / 1e6:.1f} MB, its pictures {where}')
+        where = f'in {printable(written.folder)}' if written.folder else 'inside'
+        print(f'Wrote {printable(written.path)}, {written.size / 1e6:.1f} MB, its pictures {where}')
 
 
 if __name__ == '__main__':

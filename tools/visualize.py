@@ -11,7 +11,7 @@ import argparse
 import os
 
 from stmn_plugin.config import split_words
-from stmn_plugin.errors import InputError, exit_on_input_error, resource_errors
+from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.whole_files import write_text
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
@@ -135,7 +135,7 @@ def draw(subjects, numbers, args, folder):
         paths = save_figure(figure, folder, f'figure-{number}', args.format)
         path = os.path.join(folder, f'figure-{number}.txt')
         write_text(path, caption + '\n')
-        print('\n'.join(paths))
+        print('\n'.join(map(printable, paths)))
 
 
 def main(argv=None):
@@ -155,10 +155,10 @@ def main(argv=None):
         write_analysis(path, measured)
         draw(subjects, numbers, args, folder)
         for subject, measures in measured:
-            print(f'\n{subject.name} ({subject.weights})')
+            print(f'\n{printable(subject.name)} ({printable(subject.weights)})')
             for name, one in measures.items():
                 print(f'  {name}: {one.verdict}')
-        print(f'\nDefinitions and numbers: {path}')
+        print(f'\nDefinitions and numbers: {printable(path)}')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from stmn_plugin.data.listing import (
     relabel,
 )
 from stmn_plugin.data.two_cameras import PRID2011, iLIDSVID
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, printable
 
 __all__ = ['PRID2011', 'DukeMTMCVidReID', 'Mars', 'iLIDSVID']
 
@@ -210,7 +210,9 @@ def read_duke(folder, attempt=contextlib.nullcontext):
         for pid in child_folders(split_folder, 'person'):
             pid_folder = osp.join(split_folder, pid)
             if not pid.isdecimal():
-                warnings.warn(f'{pid_folder}: ignored, its name is no person id', stacklevel=2)
+                warnings.warn(
+                    f'{printable(pid_folder)}: ignored, its name is no person id', stacklevel=2
+                )
                 continue
             folders.append(pid_folder)
             names = []
