@@ -23,9 +23,8 @@ def main(argv=None):
         report = check_dataset(args.source, args.root, args.workers, not args.list_only)
         write_json(args.output, report)
         print_report(report)
-        print(
-            f'{printable(args.output)}: {len(report["errors"])} errors, {len(report["warnings"])} warnings'
-        )
+        numbers = f'{len(report["errors"])} errors, {len(report["warnings"])} warnings'
+        print(f'{printable(args.output)}: {numbers}')
     return 1 if report['errors'] else 0
 
 

@@ -28,7 +28,8 @@ def main():
         truth = load_truth(folder)
         print(
             f'{printable(folder)}: {spec.train_ids} + {spec.test_ids} persons, '
-            f'{spec.cameras} cameras, {len(truth.patterns)} tracklets, {len(truth.names)} frames, {seconds:.1f} s'
+            f'{spec.cameras} cameras, {len(truth.patterns)} tracklets, '
+            f'{len(truth.names)} frames, {seconds:.1f} s'
         )
         if args.contact_sheet:
             print(printable(contact_sheet(folder, args.contact_sheet)))
