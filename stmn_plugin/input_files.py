@@ -1,0 +1,54 @@
+"""Path → an open file that can be read to its end: regular files only, nothing that waits."""
+
+import errno
+import os
+import stat
+
+KINDS = {
+    stat.S_IFDIR: 'a folder',
+    stat.S_IFIFO: 'a pipe',
+    stat.S_IFSOCK: 'a socket',
+    stat.S_IFCHR: 'a device',
+    stat.S_IFBLK: 'a device',
+}
+
+
+def open_regular(path, encoding=None, newline=None):
+    """``open(path)`` for reading that refuses everything but a regular file, at once.
+
+    A pipe waits for a writer and a device may never end. A link to a regular file is one. What is
+    looked at is the opened file, so nothing can take its place in between.
+
+    Args:
+        path (str): of the file.
+        encoding (str, optional): of its text; None opens it for bytes.
+        newline (str, optional): as for ``open``.
+
+    Returns:
+        file: to be closed by the caller (``with``).
+
+    Raises:
+        OSError: as ``open``, for what is no regular file and for a path that none can have, too;
+            ``strerror`` is the reason in words.
+    """
+    mode = 'rb' if encoding is None else 'r'
+    try:
+        return open(path, mode, encoding=encoding, newline=newline, opener=_open_regular)
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise OSError(errno.EINVAL, f'no file can be called so ({error})', path) from error
+
+
+def _open_regular(path, flags):
+    # neither exists on Windows, where there is nothing to wait for
+    flags |= getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what a socket, and a device without a driver, give
+            raise OSError(errno.ENXIO, 'is no regular file', path) from error
+        raise
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f'is {KINDS.get(kind, "no file")}, no regular file', path)
+    return descriptor
