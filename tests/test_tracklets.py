@@ -168,20 +168,14 @@ GOOD = ('query', 'anna', 'cam2', 't1', f'{ANNA}/f1.jpg')
 CSV_DAMAGE = {
     'unknown split': ([('test', *GOOD[1:])], ":2: unknown split 'test'"),
     'no pid': ([GOOD, ('query', ' ', *GOOD[2:])], ':3: no pid given'),
-    'short row': ([GOOD, ('query', 'anna')], ':3: no camid given'),
+    'short row': ([GOOD, ('query', 'anna')], ':3: 2 cells, the header has 5'),
+    'long row': ([GOOD, (*GOOD, 'x')], ':3: 6 cells, the header has 5'),
     'missing image': ([GOOD, (*GOOD[:4], f'{ANNA}/f3.jpg')], f'{ANNA}/f3.jpg not found'),
-    'no path': ([(*GOOD[:4], '')], ':2: '),
+    'no path': ([(*GOOD[:4], '')], ':2: no path given'),
+    'a folder': ([(*GOOD[:4], 'a.jpg')], 'a.jpg not found'),
     'wrong suffix': ([(*GOOD[:4], f'{ANNA}/notes.txt')], ':2: '),
     'row twice': ([GOOD, GOOD], ':3: image'),
     'image in two tracklets': ([GOOD, (*GOOD[:3], 't2', GOOD[4])], 'is in line 2, too'),
-    'two pids': (
-        [GOOD, ('query', 'bob', 'cam2', 't1', f'{ANNA}/f2.jpg')],
-        f"{ANNA} has pid 'bob' and camera 'cam2' here, but 'anna' and 'cam2' in line 2",
-    ),
-    'two cameras': (
-        [GOOD, ('query', 'anna', 'cam3', 't1', f'{ANNA}/f2.jpg')],
-        f"{ANNA} has pid 'anna' and camera 'cam3' here, but 'anna' and 'cam2' in line 2",
-    ),
     'gallery copy of another person': (
         [GOOD, ('gallery', 'bob', *GOOD[2:])],
         "f1.jpg has pid 'bob' and camera 'cam2' here, but 'anna' and 'cam2' in line 2",
@@ -194,30 +188,104 @@ CSV_DAMAGE = {
 def test_csv_refused(tmp_path, case):
     rows, phrase = CSV_DAMAGE[case]
     miniatures.make_tracklets(tmp_path, splits=('query',))
+    (tmp_path / 'a.jpg').mkdir()
     miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
     message = message_of(tmp_path, mode='query')
     assert message.startswith(f'{tmp_path}/tracklets.csv') and phrase in message
 
 
-def test_csv_columns_and_encoding(tmp_path):
+HEADER = 'split,pid,camid,tracklet,path'
+ROW = ','.join(GOOD)
+NEXT = ROW.replace('f1.jpg', 'f2.jpg')
+# text of a CSV of several lines → what is said about which of them
+CSV_TEXTS = {
+    'a quote opens': ([HEADER, ROW, NEXT.replace('t1,', '"t1,', 1), ROW], ':3: no row of a CSV'),
+    'two quotes open': (
+        [HEADER, ROW.replace(',t1', ',"t1'), NEXT.replace(',t1', ',"t1')],
+        ':2: no row of a CSV',
+    ),
+    'text after a quote': ([HEADER, ROW.replace('t1,', '"t"1,')], ':2: no row of a CSV'),
+    'line feed in a cell': ([HEADER, ROW.replace('t1,', '"t\n1",')], ':2: no row of a CSV'),
+    'return in a cell': ([HEADER, ROW.replace('t1,', '"t\r1",')], ':2: no row of a CSV'),
+    'a cell too long': ([HEADER, ROW.replace('anna', 'a' * 200_000)], ':2: no row of a CSV'),
+    'NUL': ([HEADER, ROW, NEXT.replace('anna', 'an\0na')], ':3: holds a NUL'),
+    'blank lines count': (['', HEADER, '', ' \t', ROW, ',,,,', ROW], ':7: image'),
+    'column twice': (['pid,' + HEADER, '1,' + ROW], ':1: column pid is there twice'),
+    'semicolons': ([HEADER.replace(',', ';'), ROW.replace(',', ';')], "separated by ';'"),
+    'tabs': ([HEADER.replace(',', '\t'), ROW.replace(',', '\t')], "separated by '\\t'"),
+    'other columns': (['split,id,camid,tracklet,file', ROW], ':1: column pid, path missing'),
+    'empty': ([], ':1: column split, pid, camid, tracklet, path missing'),
+    'a path of NULs': ([HEADER, ROW.replace('f1', '\0')], ':2: holds a NUL'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('ending', ['\n', '\r\n', '\r'])
+@pytest.mark.parametrize('case', CSV_TEXTS)
+def test_csv_refused_with_the_line_that_is_wrong(tmp_path, case, ending):
+    lines, phrase = CSV_TEXTS[case]
     miniatures.make_tracklets(tmp_path, splits=('query',))
+    text = ''.join(line + ending for line in lines)
+    (tmp_path / 'tracklets.csv').write_text(text, newline='')
+    assert phrase in message_of(tmp_path)
+
+
+@pytest.mark.parametrize('encoding', ['latin-1', 'utf-16', 'utf-16-le'])
+def test_csv_in_another_encoding(tmp_path, encoding):
     path = tmp_path / 'tracklets.csv'
-    miniatures.write_csv(path, [GOOD], columns=('split', 'id', 'camid', 'tracklet', 'file'))
-    assert f'{path}: column pid, path missing' in message_of(tmp_path, mode='query')
-    path.write_bytes(b'split,pid,camid,tracklet,path\nquery,J\xfcrgen,c,t,x.jpg\n')
-    assert f'{path}: cannot be read as CSV in UTF-8' in message_of(tmp_path, mode='query')
-    path.write_text('')
-    assert 'column split, pid, camid, tracklet, path missing' in message_of(tmp_path, mode='query')
-    # a spreadsheet's byte order mark, other column order, an extra column, spaces, absolute path
-    path.write_text(
-        '\ufeffpath,split,pid,camid,tracklet,note\r\n'
-        f'{tmp_path}/{ANNA}/f10.jpg, query, Jürgen, c1, t1, late\r\n'
-        f'{ANNA}/f2.jpg,query,Jürgen,c1,t1\r\n',
-        encoding='utf-8',
-        newline='',
-    )
-    names = [f'{tmp_path}/{ANNA}/f2.jpg', f'{tmp_path}/{ANNA}/f10.jpg']
-    assert build(tmp_path, mode='query').data == [(tuple(names), 0, 0, 0)]
+    path.write_text(f'{HEADER}\nquery,Jürgen,c,t,x.jpg\n', encoding=encoding)
+    assert f'{path}: cannot be read as CSV in UTF-8' in message_of(tmp_path)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_for_a_csv(tmp_path):
+    os.mkfifo(tmp_path / 'tracklets.csv')
+    assert 'tracklets.csv: cannot be read as CSV' in message_of(tmp_path)
+
+
+@pytest.mark.parametrize('ending', ['\n', '\r\n', '\r'])
+def test_csv_as_spreadsheets_write_it(tmp_path, ending):
+    """Byte order mark, other column order, an extra column, spaces, quotes, trailing commas."""
+    miniatures.make_tracklets(tmp_path, splits=('query',))
+    lines = [
+        '\ufeffpath,split,pid,camid,tracklet,note,,',
+        f'{tmp_path}/{ANNA}/f10.jpg, query, Jürgen, c1, "t ""1"", a", late',
+        '',
+        f'{ANNA}/f2.jpg,query,Jürgen ,c1,"t ""1"", a",,,',
+        ',,,,,,,',
+        f'"{ANNA}/f1.jpg",query,Jürgen,c1,5" pipe,',
+    ]
+    (tmp_path / 'tracklets.csv').write_text(ending.join(lines), encoding='utf-8', newline='')
+    f1, f2, f10 = (f'{tmp_path}/{ANNA}/{name}.jpg' for name in ('f1', 'f2', 'f10'))
+    assert build(tmp_path, mode='query').data == [((f1,), 0, 0, 0), ((f2, f10), 0, 0, 0)]
+
+
+def test_csv_tracklets_of_a_folder_that_is_called_like_them(tmp_path):
+    """Only the CSV says whose a frame is: folder ``t1`` holds frames of two cameras' ``t1``."""
+    miniatures.make_tracklets(tmp_path, splits=('query',))
+    rows = [
+        ('query', 'anna', 'cam2', 't1', f'{ANNA}/f1.jpg'),
+        ('query', 'anna', 'cam3', 't1', f'{ANNA}/f2.jpg'),
+        ('query', 'bob', 'cam2', 't1', f'{ANNA}/f10.jpg'),
+    ]
+    miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
+    data = build(tmp_path, mode='query').data
+    assert [(len(paths), pid, camid) for paths, pid, camid, _ in data] == [
+        (1, 0, 0), (1, 0, 1), (1, 1, 0),
+    ]  # fmt: skip
+
+
+def test_names_of_any_digits(tmp_path):
+    """More digits than Python's int takes, and digits that it does not take at all."""
+    miniatures.make_tracklets(tmp_path, splits=('query',))
+    pids = ['x²', '9' * 5000, '9' * 4999 + '8', '٣', 'x10']
+    frames = [f'{ANNA}/f1.jpg', f'{ANNA}/f2.jpg', f'{ANNA}/f10.jpg']
+    frames += ['tracklets/query/p10/north/t1/1.png', 'tracklets/query/p10/north/t1/2.png']
+    rows = [('query', *row) for row in zip(pids, ['9' * 5000] * 5, 'abcde', frames, strict=True)]
+    miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
+    data = build(tmp_path, mode='query').data
+    assert [os.path.basename(paths[0]) for paths, *_ in data] == [
+        '1.png', 'f10.jpg', 'f2.jpg', '2.png', 'f1.jpg',
+    ]  # fmt: skip
 
 
 def test_csv_names_may_start_again_for_each_person(tmp_path):

@@ -5,6 +5,7 @@ import copy
 import os
 import os.path as osp
 import re
+from decimal import Decimal
 
 import h5py
 import numpy as np
@@ -23,7 +24,8 @@ _scans = None  # folder → its entries, inside listing_once()
 
 def natural_key(text):
     """Sort key under which 'f2' comes before 'f10'; names equal as numbers keep a fixed order."""
-    parts = [int(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', text))]
+    # Decimal takes any number of digits; int refuses more than 4,300
+    parts = [Decimal(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', text))]
     return parts, text
 
 

@@ -19,6 +19,7 @@ from stmn_plugin.data.listing import (
     scan,
 )
 from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
 
 SPLITS = ('train', 'query', 'gallery')
 COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
@@ -67,7 +68,7 @@ def find_source(root):
     """The CSV, or the folder of split folders, that describes the data below ``root``."""
     inner = osp.join(root, 'tracklets')
     for path in (osp.join(root, 'tracklets.csv'), osp.join(inner, 'tracklets.csv')):
-        if osp.isfile(path):
+        if osp.lexists(path) and not osp.isdir(path):
             return path
     for folder in (inner, root):
         if any(osp.isdir(osp.join(folder, split)) for split in SPLITS):
@@ -83,7 +84,7 @@ def read_own_tracklets(source, attempt=contextlib.nullcontext):
         attempt (callable): makes the context around each folder or row; the default lets the first
             complaint through, ``tools/check_data.py`` notes it and goes on.
     """
-    read = read_csv if osp.isfile(source) else read_folders
+    read = read_folders if osp.isdir(source) else read_csv
     return number_tracklets(*read(source, attempt))
 
 
@@ -141,30 +142,22 @@ def read_csv(path, attempt=contextlib.nullcontext):
     home = osp.dirname(path)
     frames = {}
     seen = {}  # (split, image path) → (line, TrackletName)
-    owners = {}  # (split, folder named like its tracklet) → (line, TrackletName)
     listings = {}  # folder → names of its files
-    for line, row in _csv_rows(path):
+    for line, cells in _csv_rows(path, attempt):
         with attempt():
-            name = TrackletName(*(row[column] for column in COLUMNS[:4]))
-            image = osp.normpath(osp.join(home, row['path']))
+            where = f'{path}:{line}'
+            _check_row(where, cells)
+            name = TrackletName(*(cells[column] for column in COLUMNS[:4]))
+            image = osp.normpath(osp.join(home, cells['path']))
             folder, file_name = osp.split(image)
-            _check_row(f'{path}:{line}', name, image)
             if folder not in listings:
-                listings[folder] = {n for n, _ in scan(folder)} if osp.isdir(folder) else set()
+                listings[folder] = _file_names(folder)
             if file_name not in listings[folder]:
-                raise InputError(f'{path}:{line}: image {image} not found')
+                raise InputError(f'{where}: image {image} not found')
             if (name.split, image) in seen:
                 first, _ = seen[name.split, image]
-                raise InputError(f'{path}:{line}: image {image} is in line {first}, too')
+                raise InputError(f'{where}: image {image} is in line {first}, too')
             seen[name.split, image] = line, name
-            if osp.basename(folder) == name.tracklet:
-                first, owner = owners.setdefault((name.split, folder), (line, name))
-                if owner != name:
-                    raise InputError(
-                        f'{path}:{line}: tracklet {folder} has pid {name.pid!r} and camera '
-                        f'{name.camid!r} here, but {owner.pid!r} and {owner.camid!r} '
-                        f'in line {first}'
-                    )
             frames.setdefault(name, []).append(image)
     if not frames:
         raise InputError(f'{path}: lists no frame; {ADVICE}')
@@ -172,6 +165,10 @@ def read_csv(path, attempt=contextlib.nullcontext):
         _check_copies(path, seen)
     frames = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
     return frames, [path, *listings]
+
+
+def _file_names(folder):
+    return {name for name, is_dir in scan(folder) if not is_dir} if osp.isdir(folder) else set()
 
 
 def number_tracklets(frames, sources):
@@ -186,32 +183,76 @@ def number_tracklets(frames, sources):
     return (relabel(lists['train']), lists['query'], lists['gallery']), sources
 
 
-def _csv_rows(path):
-    """Line number and stripped cells of each row."""
+def _csv_rows(path, attempt):
+    """Line number and stripped cells, by column, of each row that is not blank.
+
+    Line by line, so that a quote without its partner is an error of its line, not the begin of a
+    cell that swallows the rows below it. A row has as many cells as the header, or cells were lost
+    or split; only empty ones at the end may be too many.
+    """
+    lines = _csv_lines(path)
+    first, text = next(lines, (1, ''))
+    header = _csv_header(f'{path}:{first}', _csv_cells(f'{path}:{first}', text))
+    for line, text in lines:
+        with attempt():
+            cells = _csv_cells(f'{path}:{line}', text)
+            if not any(cells):
+                continue
+            if len(cells) < len(header) or any(cells[len(header) :]):
+                raise InputError(f'{path}:{line}: {len(cells)} cells, the header has {len(header)}')
+            yield line, dict(zip(header, cells, strict=False))
+
+
+def _csv_lines(path):
+    """Number and text of each line that is not blank; any line ending, any byte order mark."""
     try:
-        # utf-8-sig: spreadsheet programs put a byte order mark in front of the first column
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file, restval='', skipinitialspace=True)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(
-                    f'{path}: column {", ".join(missing)} missing, its first line must name '
-                    + ','.join(COLUMNS)
-                )
-            for row in reader:
-                yield reader.line_num, {name: row[name].strip() for name in COLUMNS}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with open_regular(path, encoding='utf-8-sig') as file:
+            for number, text in enumerate(file, 1):
+                if text.strip():
+                    yield number, text.rstrip('\n')
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: cannot be read as CSV in UTF-8 ({error})') from error
 
 
-def _check_row(where, name, image):
-    if name.split not in SPLITS:
-        raise InputError(f'{where}: unknown split {name.split!r}, expected {SPLITS}')
-    empty = [column for column, value in zip(COLUMNS, name, strict=False) if not value]
+def _csv_cells(where, text):
+    if '\0' in text:
+        raise InputError(f'{where}: holds a NUL character, so it is no CSV in UTF-8')
+    try:
+        cells = next(csv.reader([text], strict=True, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise InputError(
+            f'{where}: no row of a CSV ({error}); a quoted cell ends in its line, '
+            'and quotes in it are doubled'
+        ) from error
+    return [cell.strip() for cell in cells]
+
+
+def _csv_header(where, cells):
+    while cells and not cells[-1]:
+        cells.pop()
+    missing = [name for name in COLUMNS if name not in cells]
+    if missing:
+        other = [separator for separator in ';\t|' if separator in ','.join(cells)]
+        raise InputError(
+            f'{where}: column {", ".join(missing)} missing, the first line must name '
+            + ','.join(COLUMNS)
+            + (f'; it is separated by {other[0]!r}, not by commas' if other else '')
+        )
+    twice = [name for name in COLUMNS if cells.count(name) > 1]
+    if twice:
+        raise InputError(f'{where}: column {", ".join(twice)} is there twice')
+    return cells
+
+
+def _check_row(where, cells):
+    if cells['split'] not in SPLITS:
+        raise InputError(f'{where}: unknown split {cells["split"]!r}, expected {SPLITS}')
+    empty = [column for column in COLUMNS if not cells[column]]
     if empty:
         raise InputError(f'{where}: no {empty[0]} given')
-    if not is_image(image):
-        raise InputError(f'{where}: {image} does not end in {"/".join(IMAGE_SUFFIXES)}')
+    if not is_image(cells['path']):
+        suffixes = '/'.join(IMAGE_SUFFIXES)
+        raise InputError(f'{where}: {cells["path"]} does not end in {suffixes}')
 
 
 def _check_copies(path, seen):
