@@ -78,7 +78,9 @@ def test_two_runs_on_data_with_truth(train, run, tmp_path):
         for name, measure in one['measures'].items():
             assert len(measure['definition']) > 100 and measure['verdict'] in out
             without = one is runs[1] and name == 'temporal_usage'
-            assert (measure['does_its_job'] is None) == without
+            assert (measure['values'] == {}) == without
+            undecided = measure['verdict'].startswith('No evidence')
+            assert (measure['does_its_job'] is None) == (without or undecided)
             for value in measure['values'].values():
                 assert value['low'] <= value['high']
     assert runs[1]['measures']['temporal_usage']['verdict'].startswith('The model has no temporal')

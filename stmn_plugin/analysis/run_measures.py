@@ -1,5 +1,7 @@
 """A run, looked at → every measure of its memories, as ``analysis.json`` holds them."""
 
+import numpy as np
+
 from stmn_plugin.whole_files import write_json
 
 from .gathering import entropy
@@ -22,7 +24,10 @@ def measure(subject, seed=0):
         dict: name → Measure; those that this model or dataset cannot have say why.
     """
     gathered, truth = subject.gathered, subject.truth
-    clips, spatial, temporal = gathered.clip_tracklets, gathered.spatial, gathered.temporal_probs
+    spatial, temporal = gathered.spatial, gathered.temporal_probs
+    pids = np.array([pid for _, pid, _, _ in subject.collection.tracklets])
+    # (C,); a label of many passers-by counts as one person, which makes intervals wide, not narrow
+    persons = pids[gathered.clip_tracklets]
     attends = subject.cfg.stmn.temporal_mode != 'average'
     measures = {
         'spatial_usage': not_measured(memory_use.USAGE, NO_SPATIAL),
@@ -40,27 +45,27 @@ def measure(subject, seed=0):
     }
     if spatial is not None:
         measures['spatial_usage'] = memory_use.usage(
-            spatial.mean_probs, spatial.entropies, clips, seed
+            spatial.mean_probs, spatial.entropies, persons, seed
         )
         measures['spatial_read_out'] = memory_use.read_out(
             spatial,
             subject.engine.model.spatial_memory.values.detach().cpu().numpy(),
             gathered.original_energy,
             gathered.change_energy,
-            clips,
+            persons,
             seed,
         )
         if truth is not None:
             measures['refinement_and_distractors'] = against_truth.refinement_and_distractors(
-                gathered.changes, truth.distractor_share, clips, seed
+                gathered.changes, truth.distractor_share, persons, seed
             )
     if temporal is not None:
-        measures['temporal_usage'] = memory_use.usage(temporal, entropy(temporal), clips, seed)
+        measures['temporal_usage'] = memory_use.usage(temporal, entropy(temporal), persons, seed)
     if attends:
-        measures['temporal_attention'] = memory_use.attention_use(gathered.attention, clips, seed)
+        measures['temporal_attention'] = memory_use.attention_use(gathered.attention, persons, seed)
         if truth is not None:
             measures['attention_and_visibility'] = against_truth.attention_and_visibility(
-                gathered.attention, truth.visibility, clips, seed
+                gathered.attention, truth.visibility, persons, seed
             )
     return measures
 
@@ -78,6 +83,7 @@ def write_analysis(path, subjects_and_measures):
             'weights': subject.weights,
             'dataset': subject.dataset,
             'split': 'query and gallery, each tracklet once',
+            'persons': len({pid for _, pid, _, _ in subject.collection.tracklets}),
             'tracklets': len(subject.collection.tracklets),
             'clips': len(subject.gathered.clip_tracklets),
             'frames': subject.engine.settings.plan.title,

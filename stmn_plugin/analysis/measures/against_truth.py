@@ -8,11 +8,10 @@ stand-in has exactly the numbers of a memory that ignores its input. Letters are
 import numpy as np
 from scipy.stats import rankdata
 
-from .measure import INTERVAL, Measure, bootstrap, not_measured
+from .measure import INTERVAL, NOISE, Claim, Measure, bootstrap, judge, not_measured
 
 VARIES = 0.05
 SMALL_GAIN = 0.005
-NOISE = 1e-6  # differences below that are those of float32
 
 ATTENTION = (
     'Temporal attention of a frame against the visible share of the person in it, over clips whose '
@@ -22,9 +21,8 @@ ATTENTION = (
     'attention of those clips in place of their own. beyond_fixed = pearson - fixed_pearson. '
     'visibility_gain = mean over clips of sum_l a_l visibility_l - mean_l visibility_l, what '
     'weighting shows more of the person than average pooling does; best_gain = the same with all '
-    'weight on the frame that shows most. Verdict: "does not follow" when the interval of pearson '
-    'reaches 0; else "one fixed attention" when that of beyond_fixed reaches 0; else "hardly '
-    f'matters" when visibility_gain < {SMALL_GAIN}; else "follows". {INTERVAL}'
+    'weight on the frame that shows most. It follows when pearson > 0, then beyond_fixed > 0, then '
+    f'visibility_gain > {SMALL_GAIN}. {INTERVAL}'
 )
 REFINEMENT = (
     'Positions of the feature maps weighted by the share m that the distractor mask covers (scene '
@@ -33,21 +31,54 @@ REFINEMENT = (
     'fixed_ratio: the same with the mean of e over all frames in place of their own, what a memory '
     'that only knows the place in the crop gets. beyond_fixed = ratio - fixed_ratio. norm_inside, '
     'norm_outside: the same means of |f^s| - |f^o|, below 0 where features are suppressed. '
-    'Verdict: "changes nothing" when e is 0 everywhere; "does not aim at distractors" when the '
-    'interval of ratio reaches 1; else "only as one fixed map" when that of beyond_fixed '
-    'reaches 0; else "does not suppress" when norm_inside >= norm_outside; else "aims at '
-    f'distractors". {INTERVAL}'
+    'suppression = norm_outside - norm_inside. It "changes nothing" when e is 0 everywhere; it '
+    f'aims at distractors when ratio > 1, then beyond_fixed > 0, then suppression > 0. {INTERVAL}'
+)
+ATTENTION_CLAIMS = (
+    Claim('pearson', 0, 'attention follows visibility', 'attention goes against visibility'),
+    Claim(
+        'beyond_fixed',
+        0,
+        'attention follows visibility better than one fixed attention for all clips would',
+        'attention follows visibility less than one fixed attention for all clips would',
+    ),
+    Claim(
+        'visibility_gain',
+        SMALL_GAIN,
+        'more of the person is seen, though attention follows visibility',
+        'attention follows visibility, but it hardly matters',
+    ),
+)
+REFINEMENT_CLAIMS = (
+    Claim(
+        'ratio',
+        1,
+        'the refinement changes distractors more than the rest',
+        'the refinement changes distractors less than the rest',
+    ),
+    Claim(
+        'beyond_fixed',
+        0,
+        'the refinement aims at distractors better than one fixed map of the crop would',
+        'the refinement aims at distractors less than one fixed map of the crop would',
+    ),
+    Claim(
+        'suppression',
+        0,
+        'the refinement suppresses the distractors that it changes',
+        'the refinement changes distractors more, but does not suppress them',
+    ),
 )
 NO_TRUTH = 'No truth for this dataset: only synthetic data knows {}.'
 
 
-def attention_and_visibility(attention, visibility, clip_tracklets, seed=0):
+def attention_and_visibility(attention, visibility, clip_persons, seed=0):
     """Whether temporal attention follows the person's visibility.
 
     Args:
         attention (numpy.ndarray): (C, L), rows sum to 1.
         visibility (numpy.ndarray): (C, L) in 0..1.
-        clip_tracklets (numpy.ndarray): (C,)
+        clip_persons (numpy.ndarray): (C,)
 
     Returns:
         Measure
@@ -78,41 +109,24 @@ def attention_and_visibility(attention, visibility, clip_tracklets, seed=0):
             'pooled_spearman': correlation(rankdata(weights), rankdata(shares)),
         }
 
-    values = bootstrap(statistic, clip_tracklets[used], seed)
-    pearson, beyond, gain = (
-        values[name] for name in ('pearson', 'beyond_fixed', 'visibility_gain')
+    values = bootstrap(statistic, clip_persons[used], seed)
+    gain, best = values['visibility_gain'].value, values['best_gain'].value
+    followed = (
+        f'Attention follows visibility (pearson {values["pearson"]}, a fixed attention '
+        f'{values["fixed_pearson"].value:.3g}): the person is seen {gain:.1%} more, '
+        f'where {best:.1%} is possible.'
     )
-    best = values['best_gain'].value
-    if pearson.low <= 0:
-        found = f'Attention does not follow visibility (r {pearson})'
-    elif beyond.low <= NOISE:
-        found = (
-            f'Attention follows visibility (r {pearson}) no better than one fixed attention for '
-            f'all clips would (difference {beyond})'
-        )
-    elif gain.value < SMALL_GAIN:
-        found = (
-            f'Attention follows visibility (r {pearson}), but it hardly matters: the person is '
-            f'seen {gain.value:.2%} more, where {best:.1%} is possible'
-        )
-    else:
-        verdict = (
-            f'Attention follows visibility (r {pearson}, a fixed attention '
-            f'{values["fixed_pearson"].value:.3g}): the person is seen {gain.value:.1%} more, '
-            f'where {best:.1%} is possible.'
-        )
-        return Measure(ATTENTION, values, counts, verdict, True)
-    verdict = f'{found}. The temporal attention does NOT do its job.'
-    return Measure(ATTENTION, values, counts, verdict, False)
+    verdict = judge(values, ATTENTION_CLAIMS, 'temporal attention', followed)
+    return Measure(ATTENTION, values, counts, *verdict)
 
 
-def refinement_and_distractors(changes, distractor_share, clip_tracklets, seed=0):
+def refinement_and_distractors(changes, distractor_share, clip_persons, seed=0):
     """Whether the spatial memory changes positions that show distractors more than others.
 
     Args:
         changes (Changes): of :func:`stmn_plugin.analysis.gathering.gather`, (C, L, H, W).
         distractor_share (numpy.ndarray): m, (C, L, H, W) in 0..1.
-        clip_tracklets (numpy.ndarray): (C,)
+        clip_persons (numpy.ndarray): (C,)
 
     Returns:
         Measure
@@ -148,33 +162,19 @@ def refinement_and_distractors(changes, distractor_share, clip_tracklets, seed=0
             'beyond_fixed': ratio - fixed_ratio,
             'norm_inside': mean(sums_in, 'norm'),
             'norm_outside': mean(sums_out, 'norm'),
+            'suppression': mean(sums_out, 'norm') - mean(sums_in, 'norm'),
         }
 
-    values = bootstrap(statistic, clip_tracklets, seed)
-    ratio, beyond = values['ratio'], values['beyond_fixed']
-    suppressed = values['norm_inside'].value < values['norm_outside'].value
-    if not energy.any():
-        found = 'The refinement changes nothing'
-    elif ratio.low <= 1:
-        found = f'The refinement does not aim at distractors (energy inside/outside {ratio})'
-    elif beyond.low <= NOISE:
-        found = (
-            f'The refinement changes distractors more (energy inside/outside {ratio}), but only as '
-            f'one fixed map of the crop would (difference {beyond})'
-        )
-    elif not suppressed:
-        found = (
-            f'The refinement changes distractors more (energy inside/outside {ratio}), but it '
-            'does not suppress them: the features there do not get shorter than elsewhere'
-        )
+    values = bootstrap(statistic, clip_persons, seed)
+    aimed = (
+        f'The refinement aims at distractors (energy inside/outside {values["ratio"]}, a fixed map '
+        f'{values["fixed_ratio"].value:.3g}) and shortens the features there.'
+    )
+    if energy.any():
+        verdict = judge(values, REFINEMENT_CLAIMS, 'spatial memory', aimed)
     else:
-        verdict = (
-            f'The refinement aims at distractors (energy inside/outside {ratio}, a fixed map '
-            f'{values["fixed_ratio"].value:.3g}) and shortens the features there.'
-        )
-        return Measure(REFINEMENT, values, counts, verdict, True)
-    verdict = f'{found}. The spatial memory does NOT do its job.'
-    return Measure(REFINEMENT, values, counts, verdict, False)
+        verdict = 'The refinement changes nothing. The spatial memory does NOT do its job.', False
+    return Measure(REFINEMENT, values, counts, *verdict)
 
 
 def correlation(a, b):

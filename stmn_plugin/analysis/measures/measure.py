@@ -1,15 +1,22 @@
 """A number with its definition, how many it was taken from, how sure it is, and what it says."""
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 RESAMPLES = 1000
 LEVEL = 0.95
+NOISE = 1e-6  # differences below that are those of float32
 INTERVAL = (
-    f'Intervals: {LEVEL:.0%} percentile bootstrap over tracklets, {RESAMPLES} resamples; '
-    'all clips of a drawn tracklet are drawn with it.'
+    f'Intervals: {LEVEL:.0%} percentile bootstrap over persons, {RESAMPLES} resamples, widened as '
+    "Student's t is for few persons; all clips of a drawn person are drawn with it. A statement is "
+    'supported when the interval lies wholly on its side of the threshold, refuted when it lies '
+    'wholly on the other side; when the interval holds the threshold there is no evidence.'
 )
 
 
@@ -20,6 +27,19 @@ class Estimate(NamedTuple):
 
     def __str__(self):
         return f'{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]'
+
+    def side_of(self, threshold: float) -> int:
+        """1 when the interval lies above a threshold, -1 when below, 0 when it holds it."""
+        return int(self.low > threshold + NOISE) - int(self.high < threshold - NOISE)
+
+
+class Claim(NamedTuple):
+    """A statement that an estimate above a threshold supports and one below it refutes."""
+
+    name: str  # of the estimate
+    threshold: float
+    statement: str  # 'attention follows visibility'
+    refuted: str  # what is so when the estimate lies below: 'attention goes against visibility'
 
 
 @dataclass(frozen=True)
@@ -32,38 +52,78 @@ class Measure:
     verdict: str  # plain words
     does_its_job: bool | None  # None: cannot be said
 
-    def as_dict(self):
-        """Plain values for JSON."""
-        values = {name: estimate._asdict() for name, estimate in self.values.items()}
+    def as_dict(self) -> dict:
+        """Plain values for JSON; an end of an interval that nothing bounds is None."""
+        values = {
+            name: {part: x if math.isfinite(x) else None for part, x in one._asdict().items()}
+            for name, one in self.values.items()
+        }
         return {**asdict(self), 'values': values}
 
 
-def not_measured(definition, reason):
+def not_measured(definition: str, reason: str) -> Measure:
     """The entry of a measure that this model or this dataset cannot have."""
     return Measure(definition, {}, {}, reason, None)
 
 
-def bootstrap(statistic, clip_tracklets, seed=0, resamples=RESAMPLES):
-    """Estimates with percentile intervals over tracklets.
+def judge(values: dict, claims: tuple, part: str, supported: str) -> tuple:
+    """The verdict of the first claim that is not supported, or of all of them.
+
+    Args:
+        values (dict): name → Estimate.
+        claims (tuple): of Claim, each of use only where those before it hold.
+        part (str): of the model, 'spatial memory'.
+        supported (str): the verdict when every claim is.
+
+    Returns:
+        tuple: verdict in words; True, False when a claim is refuted, None without evidence.
+    """
+    for claim in claims:
+        estimate = values[claim.name]
+        side = estimate.side_of(claim.threshold)
+        found = f'{claim.name} {estimate}'
+        if side < 0:
+            refuted = claim.refuted[0].upper() + claim.refuted[1:]
+            return f'{refuted} ({found}). The {part} does NOT do its job.', False
+        if side == 0:
+            held = f'the {LEVEL:.0%} interval includes {claim.threshold:g}'
+            return f'No evidence that {claim.statement} ({found}: {held}).', None
+    return supported, True
+
+
+def bootstrap(
+    statistic: Callable, clip_persons: NDArray, seed: int = 0, resamples: int = RESAMPLES
+) -> dict:
+    """Estimates with percentile intervals over persons.
+
+    Clips of one person are alike, so persons are drawn, not clips or tracklets. Percentiles of few
+    draws are too narrow; these are set so that a mean gets the interval of Student's t
+    (Hesterberg, "What teachers should know about the bootstrap", 2015, "expanded percentile").
 
     Args:
         statistic (callable): rows of clips, int64 (n,), with repeats → dict of name → float.
-        clip_tracklets (numpy.ndarray): (C,) the tracklet of each clip.
+        clip_persons (numpy.ndarray): (C,) the person of each clip.
         seed (int): of the resampling.
+        resamples (int): draws.
 
     Returns:
-        dict: name → Estimate; the value is the statistic of all clips.
+        dict: name → Estimate; the value is the statistic of all clips. One person has no interval:
+        it is unbounded.
     """
-    order = np.argsort(clip_tracklets, kind='stable')
-    starts = np.flatnonzero(np.diff(clip_tracklets[order])) + 1
-    clips_of = np.split(order, starts)  # rows, tracklet by tracklet
-    value = statistic(np.arange(len(clip_tracklets)))
+    order = np.argsort(clip_persons, kind='stable')
+    starts = np.flatnonzero(np.diff(clip_persons[order])) + 1
+    clips_of = np.split(order, starts)  # rows, person by person
+    value = statistic(np.arange(len(clip_persons)))
+    persons = len(clips_of)
+    if persons == 1:
+        return {name: Estimate(float(x), -math.inf, math.inf) for name, x in value.items()}
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):
-        picked = rng.integers(len(clips_of), size=len(clips_of))
+        picked = rng.integers(persons, size=persons)
         drawn.append([*statistic(np.concatenate([clips_of[i] for i in picked])).values()])
-    tail = 100 * (1 - LEVEL) / 2
+    quantile = t.isf((1 - LEVEL) / 2, persons - 1) * math.sqrt(persons / (persons - 1))
+    tail = 100 * norm.sf(quantile)
     low, high = np.nanpercentile(np.array(drawn), [tail, 100 - tail], axis=0)
     return {
         name: Estimate(float(value[name]), float(low[i]), float(high[i]))
