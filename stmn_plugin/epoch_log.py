@@ -22,6 +22,10 @@ class EpochLog:
     data_seconds: float = 0.0  # of them waiting for data
     learning_rate: float = 0.0
     totals: dict = field(default_factory=dict)  # loss → [sum, number of batches]
+    steps: int = 0  # of the optimizer
+    skipped_steps: int = 0  # left out: the scale of the loss was too high for fp16
+    gradient_norm: float = 0.0  # sum over the steps
+    largest_norm: float = 0.0
     trained: bool = False  # every batch is done; an evaluation is still to come
 
     def add(self, losses, images, seconds, data_seconds):
@@ -34,6 +38,19 @@ class EpochLog:
             total = self.totals.setdefault(name, [0.0, 0])
             total[0] += float(value)
             total[1] += 1
+
+    def add_step(self, norm):
+        """A step of the optimizer by the norm of its gradients; None for one that is left out."""
+        if norm is None:
+            self.skipped_steps += 1
+            return
+        self.steps += 1
+        self.gradient_norm += norm
+        self.largest_norm = max(self.largest_norm, norm)
+
+    @property
+    def mean_norm(self):
+        return self.gradient_norm / self.steps if self.steps else 0.0
 
     @property
     def averages(self):
@@ -54,6 +71,8 @@ class EpochLog:
             'epoch': self.epoch,
             'losses': self.averages,
             'lr': self.learning_rate,
+            'gradient_norm': {'mean': self.mean_norm, 'max': self.largest_norm},
+            'skipped_steps': self.skipped_steps,
             'seconds': round(self.seconds, 3),
             'images_per_second': round(self.images_per_second, 2),
             'data_wait': round(self.data_wait, 4),

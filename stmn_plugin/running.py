@@ -8,7 +8,6 @@ loses a checkpoint or a line of a result.
 import os
 from dataclasses import asdict
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoint import checkpoint_path, save_checkpoint
@@ -77,13 +76,6 @@ class RunMixin(TrainingMixin, TestingMixin):
                 if self.writer is not None:
                     self.writer.close()
                 self.writer = None
-
-    def start_scaler(self):
-        settings = self.settings
-        device_type = 'cuda' if self.use_gpu else 'cpu'
-        self.scaler = torch.amp.GradScaler(device_type, enabled=settings.amp == 'fp16')
-        if settings.scaler:
-            self.scaler.load_state_dict(settings.scaler)
 
     def _open_folder(self, save_dir):
         """Take up what a run that is gone on from has left; remove what else is there."""
@@ -165,7 +157,7 @@ class RunMixin(TrainingMixin, TestingMixin):
                 'config': settings.config,
                 'unfinished': asdict(self.log) if self.log is not None else None,
             }
-            if self.scaler.is_enabled():
+            if settings.amp == 'fp16':
                 state['scaler'] = self.scaler.state_dict()
             for part, owner in (('optimizer', self._optims), ('scheduler', self._scheds)):
                 if owner[name] is not None:

@@ -1,17 +1,22 @@
 """A batch → losses → gradients → a step of the optimizer, the same for every model.
 
 An engine says what its losses are. Here they become gradients, in mixed precision and on many
-processes where that is asked for, and those of ``train.accumulate`` batches a step.
+processes where that is asked for, and those of ``train.accumulate`` batches a step. Gradients that
+are not finite never move a weight: the scaler looks at them on the device, where nothing has to
+wait for it. Their norms follow to the host, and there end the run.
 """
 
 import contextlib
 import math
+from typing import NamedTuple
 
 import torch
 
 from .distributed import gather, replicate
 from .errors import InputError
 from .speed import autocast
+
+NEVER = 2**31 - 1  # steps until a scale grows
 
 
 class StepMixin:
@@ -21,7 +26,8 @@ class StepMixin:
     """
 
     settings = None  # a RunSettings
-    scaler = torch.amp.GradScaler('cpu', enabled=False)  # of train.amp fp16: one for the run
+    scaler = None  # a GradScaler: one for the run
+    taken = ()  # steps whose gradients the host has not seen yet
     group = 1  # batches that make the step at hand
     accumulated = 0  # of them so far
     replica = None  # of many processes: what stands in for the model in a step
@@ -32,6 +38,20 @@ class StepMixin:
         """The precision that a forward of the model runs in; losses are computed outside."""
         amp = self.settings.amp if self.settings is not None else 'off'
         return autocast('cuda' if self.use_gpu else 'cpu', amp)
+
+    def start_scaler(self):
+        """Make the scaler, as ``settings`` have it where a run goes on.
+
+        Its scale is 1 and stays so, unless ``train.amp`` is fp16, which cannot do without another.
+        """
+        settings, device_type = self.settings, 'cuda' if self.use_gpu else 'cpu'
+        self.taken = []
+        if settings is None or settings.amp != 'fp16':
+            self.scaler = torch.amp.GradScaler(device_type, init_scale=1.0, growth_interval=NEVER)
+            return
+        self.scaler = torch.amp.GradScaler(device_type)
+        if settings.scaler:
+            self.scaler.load_state_dict(settings.scaler)
 
     def forward_backward(self, data):
         """One batch: losses, gradients and, when the batches of a step are together, the step.
@@ -61,14 +81,61 @@ class StepMixin:
         return min(accumulate, self.num_batches - (self.batch_idx - self.accumulated))
 
     def step(self):
-        """Move the weights by the mean of the gradients that have been accumulated."""
+        """Move the weights by the mean of the gradients that have been accumulated.
+
+        Gradients that are not finite leave them where they are; :meth:`check_steps` says so.
+        """
         if self.accumulated < self.group:  # fewer batches came than were to be averaged
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(self.group / self.accumulated)
+        self.scaler.unscale_(self.optimizer)
+        gradients = self._gradients()
+        norms = torch._foreach_norm(list(gradients.values()))  # a scalar tensor each
+        limit = self.settings.clip_grad_norm if self.settings is not None else 0
+        if limit:
+            limit_norm(list(gradients.values()), norms, limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.accumulated = 0
+        self.taken.append(Step(self.batch_idx, Arriving(dict(zip(gradients, norms, strict=True)))))
+
+    def _gradients(self):
+        """Name of a parameter → its gradient, of those that the optimizer moves."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        moved = [p for group in self.optimizer.param_groups for p in group['params']]
+        return {
+            names.get(parameter, f'parameter {number} of the optimizer'): parameter.grad
+            for number, parameter in enumerate(moved)
+            if parameter.grad is not None
+        }
+
+    def check_steps(self, but=0):
+        """Log the norms of the gradients of the steps so far, but for the last few.
+
+        Raises:
+            InputError: a gradient was NaN or infinite; the weights are those before that step. In
+                fp16 that is common while the scale of the loss is too high: such a step is left
+                out, and the scale halved.
+        """
+        while len(self.taken) > but:
+            step = self.taken.pop(0)
+            norms = step.norms.numbers()
+            broken = [f'{name}: {norm}' for name, norm in norms.items() if not math.isfinite(norm)]
+            if not broken:
+                self.log_gradient_norm(step.batch_idx, math.hypot(*norms.values()))
+            elif self.scaler.get_scale() >= 1:
+                self.log_gradient_norm(step.batch_idx, None)
+            else:
+                raise InputError(
+                    f'training stopped: the gradients of {len(broken)} of {len(norms)} parameters '
+                    f'are not finite ({broken[0]}) in epoch {self.epoch + 1}, batch '
+                    f'{step.batch_idx + 1}; last good checkpoint: '
+                    f'{self.last_checkpoint or "none yet"}'
+                )
+
+    def log_gradient_norm(self, batch_idx, norm):
+        """For the loop of an epoch: of the step after a batch; None: it was left out."""
 
     def check_finite(self, losses):
         """The losses, or InputError when one is NaN or infinite: the run stops there."""
@@ -101,6 +168,25 @@ class StepMixin:
     def whole_batch(self, replica):
         """A function of the own images that gives the replica's outputs for those of all."""
         return lambda images: gather_outputs(replica(images))
+
+
+class Step(NamedTuple):
+    """A step that the device was told to make."""
+
+    batch_idx: int  # after which batch
+    norms: 'Arriving'  # of the gradients, by parameter
+
+
+def limit_norm(gradients, norms, limit):
+    """Scale gradients in place so that the norm of all together is at most ``limit``.
+
+    Args:
+        gradients (list): tensors.
+        norms (list): their norms, as scalar tensors on the same device: nothing waits for them.
+        limit (float): positive.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    torch._foreach_mul_(gradients, (limit / norm).clamp(max=1))
 
 
 class Arriving:

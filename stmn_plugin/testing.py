@@ -43,6 +43,7 @@ class RunSettings:
     amp: str = 'off'  # precision of the model in training: off | bf16 | fp16
     test_amp: str = 'off'  # and in testing
     accumulate: int = 1  # batches of a step
+    clip_grad_norm: float = 0.0  # limit of the norm of a step's gradients; 0 is none
     fold_bn: bool = True  # test STMN with its batch norms folded into its convolutions
     compiled: bool = False  # the model is
     seed: int | None = None  # of all that is random in a step; None leaves the generators alone

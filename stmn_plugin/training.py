@@ -44,6 +44,9 @@ class TrainingMixin(StepMixin):
         if hasattr(self.datamanager, 'batch_sampler'):  # ours: it can start anywhere
             self.datamanager.batch_sampler.set_epoch(self.epoch, self.log.batches)
         self.num_batches = len(self.train_loader)
+        if self.scaler is None:
+            self.start_scaler()
+        under_way = int(self.use_gpu)  # the newest step: to look at it would be to wait for it
         kept = f'; last good checkpoint: {self.last_checkpoint or "none yet"}'
         errors = resource_errors('train.batch_size', kept)
         with self._progress_bar() as bar, errors, same_shapes():
@@ -51,6 +54,7 @@ class TrainingMixin(StepMixin):
             for index, data, waited in self._timed_batches(self.log.batches):
                 self.batch_idx = index
                 losses = self.forward_backward(data)
+                self.check_steps(but=under_way)
                 now = time.perf_counter()
                 seconds, mark = now - mark, now
                 images = count_images(data['img']) * world_size()
@@ -59,9 +63,11 @@ class TrainingMixin(StepMixin):
                 self._report_step(losses, seconds, waited, print_freq, bar)
                 between = self.batch_idx + 1 < self.num_batches and self.accumulated == 0
                 if between and self.interruption.agreed():
+                    self.check_steps()
                     self.stop_in_epoch()
             if self.accumulated:  # the loader ended before it said it would
                 self.step()
+            self.check_steps()
         self.log.trained = True
         self.update_lr()
 
@@ -138,9 +144,17 @@ class TrainingMixin(StepMixin):
         if self.writer is not None:
             scalars = {'time': mean_seconds, 'data': mean_waited, **averages}
             scalars['lr'] = log.learning_rate
-            step = self.epoch * self.num_batches + self.batch_idx
             for name, value in scalars.items():
-                self.writer.add_scalar(f'Train/{name}', value, step)
+                self._write_scalar(name, value, self.batch_idx)
+
+    def log_gradient_norm(self, batch_idx, norm):
+        self.log.add_step(norm)
+        if self.writer is not None and norm is not None:
+            self._write_scalar('gradient_norm', norm, batch_idx)
+
+    def _write_scalar(self, name, value, batch_idx):
+        step = self.epoch * self.num_batches + batch_idx
+        self.writer.add_scalar(f'Train/{name}', value, step)
 
     def remaining_time(self):
         """Time to the end of training at the pace of this epoch, evaluations not counted."""
@@ -154,8 +168,10 @@ class TrainingMixin(StepMixin):
         """One line at the end of an epoch."""
         log = self.log
         losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())
+        norms = f'gradient norm {log.mean_norm:.4g}, at most {log.largest_norm:.4g}'
         print(
-            f'Epoch {log.epoch}/{self.max_epoch}: {losses}; {log.images_per_second:.1f} images/s, '
+            f'Epoch {log.epoch}/{self.max_epoch}: {losses}; {norms}; '
+            f'{log.images_per_second:.1f} images/s, '
             f'{log.data_wait:.1%} of the time waiting for data, ETA {self.remaining_time()}'
         )
 

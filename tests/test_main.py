@@ -241,6 +241,37 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(run, folder
     assert not (folder / 'model' / 'model.pth.tar-3').exists()
 
 
+def test_a_nan_gradient_under_a_finite_loss_stops_the_run_before_the_weights_are_lost(
+    run, folder, monkeypatch
+):
+    original = engines.VideoSTMNEngine.losses
+
+    def poisoned(self, data):
+        total, terms = original(self, data)
+        if self.epoch == 2:
+            weight = self.model.encoder.trunk[0].weight
+            total = total + 0 * torch.sqrt(weight - weight).sum()  # 0, and NaN when derived
+        return total, terms
+
+    monkeypatch.setattr(engines.VideoSTMNEngine, 'losses', poisoned)
+    code, _, err = run(keys=['train.max_epoch', 3, 'train.save_freq', 1])
+    good = folder / 'model' / 'model.pth.tar-2'
+    (line,) = err.strip().splitlines()
+    assert code == 2 and 'encoder.trunk.0.weight: nan' in line and '1 of ' in line
+    assert 'epoch 3, batch 1' in line and str(good) in line
+    assert sorted(path.name[-2:] for path in (folder / 'model').iterdir()) == ['-1', '-2']
+    for path in (folder / 'model').iterdir():
+        state = torch.load(path, weights_only=True)['state_dict']
+        assert all(torch.isfinite(value).all() for value in state.values())
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    assert (
+        len(lines) == 2 and 0 < lines[0]['gradient_norm']['mean'] < lines[0]['gradient_norm']['max']
+    )
+    monkeypatch.undo()
+    code, out, _ = run(keys=['train.max_epoch', 3, 'model.resume', 'auto'])
+    assert code == 0 and 'after epoch 2' in out
+
+
 @pytest.mark.parametrize('arch', ['resnet18', 'osnet_x0_25'])
 def test_image_data_runs_as_the_host_runs_it(arch, run, tmp_path):
     folder = tmp_path / 'market1501' / 'Market-1501-v15.09.15'

@@ -39,6 +39,7 @@ AT_LEAST = {
     'train.seed': 0,
     'train.batch_size': 1,
     'train.accumulate': 1,
+    'train.clip_grad_norm': 0,
     'train.save_freq': 1,
     'train.keep_last': 1,
     'test.batch_size': 1,

@@ -133,6 +133,7 @@ def add_stmn_config(cfg):
     cfg.train.save_freq = 1  # epochs between checkpoints
     cfg.train.keep_last = 2  # checkpoints that stay, besides the best
     cfg.train.accumulate = 1  # batches whose gradients make a step
+    cfg.train.clip_grad_norm = 0.0  # limit of the norm of a step's gradients; 0 is none
     cfg.train.amp = 'off'  # off | bf16 | fp16: mixed precision
     cfg.train.tf32 = False  # on a GPU: float32 factors rounded to TF32
     cfg.train.channels_last = True  # memory layout of maps and convolutions

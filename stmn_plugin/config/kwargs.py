@@ -139,6 +139,7 @@ def settings_kwargs(cfg):
         'amp': cfg.train.amp,
         'test_amp': cfg.test.amp,
         'accumulate': cfg.train.accumulate,
+        'clip_grad_norm': cfg.train.clip_grad_norm,
         'fold_bn': cfg.test.fold_bn,
         'compiled': cfg.train.compile,
         'seed': cfg.train.seed,
