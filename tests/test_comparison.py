@@ -107,7 +107,7 @@ def test_the_table_shows_what_is_known(tmp_path):
     rows = rows_of(outcomes(tmp_path / 'again')[:2]) + published_rows('mars')
     head, *lines = comparison.as_table(rows).splitlines()
     assert 'error' not in head and 'source' in head
-    assert lines[1].endswith('measured') and lines[-1].endswith('published: its authors, AAAI 2025')
+    assert lines[1].endswith('measured') and 'published: CLIMB-ReID paper' in lines[-1]
     assert any('not measured' in note for note in comparison.notes_for(rows))
 
 

@@ -1,78 +1,114 @@
-"""Published numbers against the tables as their papers print them, typed in a second time."""
+"""Published numbers against the text of the pages that they name as their source."""
+
+import re
+from pathlib import Path
 
 import compare
+import pytest
 
-from stmn_plugin.analysis.published import DATASETS, published_rows
+from stmn_plugin.analysis.published import DATASETS, RERUN, TABLE_1, TABLE_2, published_rows
 from stmn_plugin.analysis.variants import ablation_variants
 
-# method; rank-1 and mAP on MARS, DukeMTMC-VideoReID, LS-VID; brackets: run by the authors of STMN
-TABLES = {
-    ('Table 1', 'rrs'): """
-        Baseline               87.3 79.1  95.0 92.7  71.6 55.9
-        + SM (w/o L_S)         88.7 81.6  95.4 93.6  78.8 64.7
-        + SM                   89.3 82.5  96.2 94.2  79.6 65.8
-        + TM (w/o L_S)         88.5 81.9  95.2 93.3  77.8 63.0
-        + TM                   89.5 82.0  95.4 93.7  78.9 64.4
-        + SM + TM (w/o L_S)    89.1 81.9  95.6 93.9  79.9 65.4
-        + SM + TM              89.9 83.7  96.7 94.6  80.6 66.6""",
-    ('Table 2', 'rrs'): """
-        EUG           62.7 42.5      72.8 63.2      - -
-        SeeForest     70.6 50.7      - -            - -
-        QAN           73.7 51.7      - -            - -
-        DRSA          82.3 65.8      - -            - -
-        CSA           86.3 76.1      - -            - -
-        STE-NVAN      88.9 81.2      95.2 93.5      (72.1) (56.6)
-        TCLNet        (88.5) (80.9)  (95.0) (92.8)  (75.0) (60.2)
-        MGH           (89.2) (83.4)  (95.3) (93.4)  (75.3) (58.9)
-        STMN          89.9 83.7      96.7 94.6      80.6 66.6""",
-    ('Table 2', 'all'): """
-        COSAM         83.7 77.2      94.4 94.0      - -
-        STMP          84.4 72.7      - -            56.8 39.1
-        M3D           84.4 74.1      - -            57.7 40.1
-        Part-Aligned  84.7 75.9      - -            - -
-        STA           86.3 80.8      96.0 95.0      - -
-        GLTR          87.0 78.5      96.3 93.7      63.1 44.3
-        TCLNet        (89.1) (83.4)  (96.7) (95.6)  (81.0) (67.2)
-        MGH           (89.4) (85.3)  (95.0) (94.6)  (79.6) (61.8)
-        STMN          90.5 84.5      97.0 95.9      82.1 69.2""",
-    ('its authors', ''): """
-        PSTA          91.5 85.8      98.3 97.7      - -
-        SINet         91.0 86.2      - -            87.4 79.6
-        TF-CLIP       93.0 89.4      - -            90.4 83.8
-        CLIMB-ReID    93.3 89.7      - -            91.3 85.0""",
-}
+QUOTED = Path(__file__).parent / 'data' / 'published_sources.md'
+NAMES = {'MARS': 'mars', 'LS-VID': 'lsvid'}
 
 
-def printed(dataset, tables):
-    """(table, method, frames, numbers, run by the authors of STMN) of a dataset's two columns."""
-    rows = set()
-    for (table, frames), text in tables.items():
-        for line in text.strip().splitlines():
-            *method, a, b, c, d, e, f = line.split()
-            pair = dict(zip(DATASETS, ((a, b), (c, d), (e, f)), strict=True))[dataset]
-            if pair != ('-', '-'):
-                numbers = tuple(float(number.strip('()')) for number in pair)
-                rows.add((table, ' '.join(method), frames, numbers, pair[0].startswith('(')))
-    return rows
+def sections():
+    """Name of a source → its lines."""
+    _, *parts = re.split(r'^## ', QUOTED.read_text(encoding='utf-8'), flags=re.MULTILINE)
+    return {part.splitlines()[0]: part.splitlines()[1:] for part in parts}
 
 
-def given(dataset, ablation):
-    rows = set()
-    for row in published_rows(dataset, ablation):
-        source = row.source.removeprefix('published: ')
-        table = source.removeprefix('STMN paper, ').split(',')[0]
-        numbers = row.scores['rank-1'].mean, row.scores['mAP'].mean
-        assert list(row.scores) == ['rank-1', 'mAP'] and row.source != source
-        rows.add((table, row.method, row.frames, numbers, source.endswith('run by its authors')))
-    return rows
+def read_paper_table(lines, source):
+    """Entries of a table of the STMN paper: tabs or blanks between cells, a dash for no number."""
+    entries, frames = set(), 'rrs'
+    for line in lines:
+        line = re.sub(r'</?[a-z]>|\[\d+\]|^(RRS|All frames)\t|^[①-⑦] ', '', line)
+        words = line.replace(r'$\mathcal{L}_S$ ', 'L_S').split()
+        numbers = [word for word in words if re.fullmatch(r'-|\(?\d+\.\d\)?', word)]
+        if not numbers:
+            continue
+        method = ' '.join(words[: -len(numbers)])
+        numbers += ['-'] * (6 - len(numbers))  # one dash may stand for both of LS-VID
+        if method == 'COSAM':  # the first below the line between the two strategies
+            frames = 'all'
+        for dataset, rank1, mean_ap in zip(DATASETS, numbers[::2], numbers[1::2], strict=True):
+            if rank1 != '-':
+                bracketed = (rank1[0] == '(', mean_ap[0] == '(')
+                assert bracketed in ((True, True), (False, False))
+                pair = tuple(float(cell.strip('()')) for cell in (rank1, mean_ap))
+                where = RERUN if bracketed[0] else source
+                entries.add((method, dataset, frames, *pair, where))
+    return entries
 
 
-def test_published_numbers_are_those_of_the_papers():
+def read_psta(lines, source):
+    rows = [line.strip('|').split('|') for line in lines if line.startswith('|')]
+    rank1, mean_ap = (next(row for row in rows if row[0] == name) for name in ('Rank-1', 'mAP'))
+    assert [cell.strip() for cell in rows[0]] == ['Dataset', 'Mars', 'Duke-VID']
+    pairs = zip(rank1[1:], mean_ap[1:], strict=True)
+    return {
+        ('PSTA', dataset, '', float(a), float(b), source)
+        for dataset, (a, b) in zip(('mars', 'dukemtmcvidreid'), pairs, strict=True)
+    }
+
+
+def read_sinet(lines, source):
+    entries, dataset = set(), None
+    for line in lines:
+        if line.startswith('#### '):
+            dataset = NAMES[line[5:]]
+        elif line.startswith('| **SINet**'):
+            mean_ap, rank1 = line.split('|')[2].split('/')
+            entries.add(('SINet', dataset, '', float(rank1), float(mean_ap), source))
+    return entries
+
+
+def read_noted(lines, source):
+    words = [line.split() for line in lines if line.split()[:1] and line.split()[0] in NAMES]
+    method = source.split()[0]
+    return {(method, NAMES[d], '', float(rank1), float(ap), source) for d, ap, rank1 in words}
+
+
+READERS = {TABLE_1: read_paper_table, TABLE_2: read_paper_table}
+READERS.update({'github.com/WangYQ9': read_psta, 'github.com/baist': read_sinet})
+
+
+def printed():
+    """Every (method, dataset, frames, rank-1, mAP, source) of the quoted pages."""
+    entries = set()
+    for source, lines in sections().items():
+        names = [reader for start, reader in READERS.items() if source.startswith(start)]
+        entries |= (names or [read_noted])[0](lines, source)
+    return entries
+
+
+def given():
+    entries = set()
     for dataset in DATASETS:
-        for ablation in (True, False):
-            tables = {k: text for k, text in TABLES.items() if (k[0] == 'Table 1') is ablation}
-            assert given(dataset, ablation) == printed(dataset, tables)
-    assert len(printed('mars', TABLES)) == 7 + 9 + 9 + 4
+        for row in [*published_rows(dataset), *published_rows(dataset, ablation=True)]:
+            assert list(row.scores) == ['rank-1', 'mAP'] and row.source.startswith('published: ')
+            numbers = row.scores['rank-1'].mean, row.scores['mAP'].mean
+            source = row.source.removeprefix('published: ')
+            entries.add((row.method, dataset, row.frames, *numbers, source))
+    return entries
+
+
+def test_published_numbers_are_those_of_their_sources():
+    assert given() == printed()
+    assert len(given()) == 21 + 39 + 8
+
+
+def test_the_quoted_tables_are_those_of_the_paper():
+    """Where the text of the paper lies in a folder beside the checkout."""
+    papers = sorted(Path(__file__).parents[2].glob('*/PAPER.md'))
+    texts = [path.read_text(encoding='utf-8') for path in papers]
+    texts = [text for text in texts if 'Spatial and Temporal Memory Networks' in text]
+    if not texts:
+        pytest.skip('the text of the paper is not here')
+    for source in (TABLE_1, TABLE_2):
+        lines = [line for line in sections()[source] if '\t' in line]
+        assert len(lines) >= 9 and all(line in texts[0].splitlines() for line in lines)
 
 
 def test_the_rows_of_table_1_are_our_variants():

@@ -1,15 +1,20 @@
 """The name of a dataset → rank-1 and mAP that papers report, to be printed beside what is measured.
 
 Numbers in percent. ``RRS`` and ``all`` are the two strategies of the STMN paper, Sec. 4.3; where a
-paper says neither, ``frames`` is empty.
+source says neither, ``frames`` is empty. Every row names the page its numbers were read from; what
+these pages print is kept in ``tests/data/published_sources.md``.
 """
 
 from .comparison import Row, Spread
 
 DATASETS = ('mars', 'dukemtmcvidreid', 'lsvid')
-TABLE_1 = 'STMN paper, Table 1'
-TABLE_2 = 'STMN paper, Table 2'
-RERUN = f'{TABLE_2}, run by its authors'  # brackets there
+TABLE_1 = 'STMN paper (ICCV 2021), Table 1'
+TABLE_2 = 'STMN paper (ICCV 2021), Table 2'
+RERUN = f'{TABLE_2}, in brackets: run by its authors'
+PSTA = 'github.com/WangYQ9/VideoReID_PSTA, README, Result'  # Papers with Code: mAP 97.4 on DukeV
+SINET = 'github.com/baist/SINet, README, column Paper'
+TF_CLIP = 'TF-CLIP paper (AAAI 2024, arXiv:2312.09627)'
+CLIMB_REID = 'CLIMB-ReID paper (AAAI 2025, pages 9589-9597)'
 # method, frames, (rank-1, mAP) of each of DATASETS, source
 ABLATION = (
     ('Baseline', 'rrs', (87.3, 79.1), (95.0, 92.7), (71.6, 55.9), TABLE_1),
@@ -40,10 +45,10 @@ STATE_OF_THE_ART = (
     ('TCLNet', 'all', (89.1, 83.4), (96.7, 95.6), (81.0, 67.2), RERUN),
     ('MGH', 'all', (89.4, 85.3), (95.0, 94.6), (79.6, 61.8), RERUN),
     ('STMN', 'all', (90.5, 84.5), (97.0, 95.9), (82.1, 69.2), TABLE_2),
-    ('PSTA', '', (91.5, 85.8), (98.3, 97.7), None, 'its authors, ICCV 2021'),
-    ('SINet', '', (91.0, 86.2), None, (87.4, 79.6), 'its authors, CVPR 2022'),
-    ('TF-CLIP', '', (93.0, 89.4), None, (90.4, 83.8), 'its authors, AAAI 2024'),
-    ('CLIMB-ReID', '', (93.3, 89.7), None, (91.3, 85.0), 'its authors, AAAI 2025'),
+    ('PSTA', '', (91.5, 85.8), (98.3, 97.7), None, PSTA),
+    ('SINet', '', (91.0, 86.2), None, (87.4, 79.6), SINET),
+    ('TF-CLIP', '', (93.0, 89.4), None, (90.4, 83.8), TF_CLIP),
+    ('CLIMB-ReID', '', (93.3, 89.7), None, (91.3, 85.0), CLIMB_REID),
 )
 
 
