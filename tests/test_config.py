@@ -1,11 +1,15 @@
 """Every YAML merges and builds; every wrong key, type and value is one clear line."""
 
+import os
+
 import pytest
 
-from stmn_plugin.config import get_default_config, load_config, split_words
-from stmn_plugin.config.checks import CHOICES
+from stmn_plugin.config import RANGES, get_default_config, load_config, read_rows, split_words
 from stmn_plugin.config.defaults import flatten, host_config
 from stmn_plugin.config.kwargs import criterion_kwargs, stmn_kwargs
+from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
+from stmn_plugin.config.yaml_file import LARGEST
+from stmn_plugin.data.datamanager import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
 from stmn_plugin.data.synthetic import PRESETS
 from stmn_plugin.errors import InputError
@@ -142,9 +146,9 @@ def test_the_hosts_keys_keep_their_place():
     [
         (['data.typ', 'video'], ["'data.typ'", "'data.type'"]),
         (['train.learning_rate', '1'], ["'train.learning_rate'", 'nearest']),
-        (['train.lr', 'fast'], ['train.lr', 'float', "'fast'"]),
-        (['model.pretrained', '1'], ['model.pretrained', 'bool']),
-        (['train.batch_size', '2.5'], ['train.batch_size', 'int', '2.5']),
+        (['train.lr', 'fast'], ['train.lr', 'a number from 0', "'fast'"]),
+        (['model.pretrained', '1'], ['model.pretrained', 'True or False', "'1'"]),
+        (['train.batch_size', '2.5'], ['train.batch_size', 'whole number', '2.5']),
         (['loss.name', 'softmx'], ['loss.name', "'softmx'", 'stmn']),
         (['stmn.similarity_scale', 'big'], ['stmn.similarity_scale', "'big'"]),
         (['stmn.similarity_scale', '-1'], ['stmn.similarity_scale', '-1']),
@@ -169,6 +173,22 @@ def test_the_hosts_keys_keep_their_place():
         (['loss.name', 'triplet', 'train.batch_size', '4'], ['train.batch_size 4', 'two']),
         (['video.sample_method', 'all'], ['video.sample_method', 'test.frames all']),
         (['test.frames', 'all', 'test.clips_per_tracklet', '2'], ['test.clips_per_tracklet']),
+        (['train.stepsize', '[20, 40]'], ['train.stepsize', '[20, 40]', 'multi_step']),
+        (['data.sources', '[mars, lsvid, mars]'], ['data.sources', 'none twice']),
+        (['data.targets', 'mars, mars'], ['data.targets', 'none twice']),
+        (['data.sources', '{[]:1}'], ['data.sources', '{[]:1}']),
+        (['train.stepsize', '[True]'], ['train.stepsize', 'True']),
+        (['train.stepsize', '[1.5]'], ['train.stepsize', '1.5']),
+        (['train.stepsize', '[' * 400], ['train.stepsize', '402 characters']),
+        (['data.norm_std', '[1, 1, nan]'], ['data.norm_std', 'nan']),
+        (['data.root', ''], ['data.root', 'a folder']),
+        (['model.name', ''], ['model.name']),
+        (['data.save_dir', 'a\0b'], ['data.save_dir']),
+        (['stmn.similarity_scale', 'auto '], ['stmn.similarity_scale', "'auto '"]),
+        (['stmn.backbone_sha256', 'abc'], ['stmn.backbone_sha256', '64']),
+        (['adam.beta1', '1.0'], ['adam.beta1', 'below 1']),
+        (['use_gpu', '1'], ['use_gpu', 'True or False']),
+        (['train', '1'], ['train', 'section', 'train.optim']),
     ],
 )
 def test_a_wrong_word_is_named_on_one_line(words, parts):
@@ -179,17 +199,223 @@ def test_a_wrong_word_is_named_on_one_line(words, parts):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    'text, part',
-    [('a: [1', 'no YAML'), ('just text', 'no config'), ('data:\n  rot: x', "'data.root'")],
+def numeric(rule):
+    """Whether a rule or the elements of its list are numbers."""
+    rule = getattr(rule, 'element', getattr(rule, 'other', rule))
+    return isinstance(rule, (Whole, Number))
+
+
+NO_NUMBERS = ['nan', '-nan', 'inf', '-inf', '.nan', '.inf', '1e400', '9' * 5000, '-' + '9' * 5000]
+NO_NUMBERS += ['1e11', '-1e11', '100000000000', '010', '1:30', '0x10', '', ' ', 'x', 'True', 'null']
+NO_NUMBERS += ['1;2', '٣', '1__', '{}', '[[1]]', '--', '1 2']
+
+
+@pytest.mark.parametrize('key', [key for key, rule in RANGES.items() if numeric(rule)])
+def test_whatever_is_a_number_is_finite_and_in_its_range(key):
+    rule = RANGES[key]
+    for word in NO_NUMBERS:
+        for text in [word, f'[{word}]', f'[{word}, {word}, {word}]']:
+            with pytest.raises(InputError) as caught:
+                load_config(opts=[key, text])
+            assert str(caught.value).startswith(f'{key} takes ')
+            assert len(str(caught.value)) < 250
+    bounds = rule.other if isinstance(rule, WordOr) else getattr(rule, 'element', rule)
+    for beyond in (bounds.least - 1, bounds.most + 1, bounds.most * 2 + 1):
+        assert rule.read(as_written([beyond] if isinstance(rule, ListOf) else beyond)) is None
+    if getattr(rule, 'length', None) is None and not getattr(bounds, 'below', False):
+        assert rule.read(str(bounds.most)) in (bounds.most, [bounds.most])
+
+
+def test_every_key_has_its_range_and_every_default_is_within():
+    defaults = flatten(get_default_config())
+    assert set(RANGES) == set(defaults)  # a new key needs a row in config/ranges.py
+    for key, value in defaults.items():
+        read = RANGES[key].read(as_written(value))
+        assert (read, type(read)) == (value, type(value)), key
+
+
+@pytest.mark.parametrize('key', [key for key, rule in RANGES.items() if isinstance(rule, Text)])
+def test_keys_that_take_text_take_any_word(key):
+    if '64' in str(RANGES[key]):
+        return
+    for word in ('2024', 'off', 'null', '1e5', '[x]', 'True', '-a', 'a: b', "it's", '\udcff'):
+        assert RANGES[key].read(word) == word
+    if key == 'data.save_dir':
+        assert load_config(opts=[key, '2024']).data.save_dir == '2024'
+
+
+@pytest.mark.parametrize('word', ['false', 'False', 'no', 'off', 'NO'])
+def test_booleans_are_read_as_in_yaml_and_python(word, tmp_path):
+    (tmp_path / 'c.yaml').write_text(f'model: {{pretrained: {word}}}\ntest: {{flip: {word}}}\n')
+    for cfg in (
+        load_config(opts=['model.pretrained', word]),
+        load_config(overrides={'model.pretrained': False}),
+        load_config(str(tmp_path / 'c.yaml')),
+    ):
+        assert cfg.model.pretrained is False
+    assert load_config(opts=['test.flip', 'yes']).test.flip is True
+
+
+def test_of_a_key_that_comes_twice_among_the_words_the_later_counts():
+    assert load_config(opts=['train.lr', '1', 'train.lr', '2']).train.lr == 2
+
+
+BOMB = 'a0: &a0 [x, x, x, x, x, x, x, x, x]\n' + ''.join(
+    f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]\n' for i in range(1, 10)
 )
-def test_a_wrong_file_is_named_on_one_line(text, part, tmp_path):
+MERGED_BOMB = 'a0: &a0 {x: 1}\n' + ''.join(
+    f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 1}"] * 9)}]}}\n' for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    'text, parts',
+    [
+        ('a: [1', ['no YAML', ':1:']),
+        ('just text', ['no config']),
+        ('', ['no config']),
+        ('[1, 2]', ['no config']),
+        ('data:\n  rot: x', ["'data.root'", ':2:']),
+        ('train: {lr: 1}\nvideo: {}\ntrain: {gamma: 1}', ["'train'", ':3:', 'line 1']),
+        ('train:\n  lr: 1\n  gamma: 1\n  lr: 1', ["'lr'", ':4:', 'line 2']),
+        ('train:\n  lr: 1\ntrain.lr: 2', ["'train.lr'", ':3:', 'line 2']),
+        ('train.lr: 1\ntrain: {lr: 2}', ["'train.lr'", ':2:', 'line 1']),
+        ('train: {lr: 1, "lr": 1}', ["'lr'", ':1:', 'line 1']),
+        ('_BASE_: a\n_BASE_: b', ["'_BASE_'", ':2:', 'line 1']),
+        ('train: &t\n  x: *t', ['nested deeper', ':1:']),
+        ('train: &t\n  <<: *t', ['nested deeper']),
+        ('train:\n  <<: 1', ['<<', ':2:']),
+        ('train: *t', ['no YAML', ':1:', 'alias']),
+        (BOMB, ['larger than any config']),
+        (MERGED_BOMB, ['larger than any config']),
+        ('a:\n' + ' [\n' * 2000, ['nested deeper']),
+        ('a:\n' + ' {b:\n' * 2000, ['nested deeper']),
+        ('#' * LARGEST + '#', ['larger than any config']),
+        ('train:\n\tlr: 1', ['no YAML', ':2:']),
+        ('train:\n  lr: 1\0', ['no YAML', ':2:']),
+        ('data:\n  root: "a\\0b"', ['data.root', ':2:']),
+        ('train: {lr: 1}\n---\ntrain: {lr: 2}', ['no YAML', 'single document']),
+        ('data:\n  root: !!python/object/apply:os.system [ls]', ['tag', ':2:']),
+        ('data:\n  root: !mine x', ['tag', ':2:']),
+        ('data:\n  sources: !!set {mars}', ['tag', ':2:']),
+        ('1: 2', ["'1'", ':1:']),
+        ('null: 2', ["'null'", ':1:']),
+        ('? [a]\n: 1', [':1:', 'a key is a word']),
+        ('train: 5', ['section', ':1:']),
+        ('train: [lr, 5]', ['section', ':1:']),
+        ('train:\n  lr: {a: 1}', ["'train.lr.a'", ':2:']),
+        ('train:\n  lr: {}', ['train.lr', ':2:', '{}']),
+        ('train:\n  lr: [1]', ['train.lr', ':2:']),
+        ('train:\n  lr: .nan', ['train.lr', ':2:', 'a number']),
+        ('train:\n  lr: -.inf', ['train.lr', ':2:']),
+        ('train:\n  batch_size: 010', ['train.batch_size', ':2:', "'010'"]),
+        ('train:\n  batch_size: 1:30', ['train.batch_size', ':2:', "'1:30'"]),
+        ('train:\n  lr: 2024-01-01', ['train.lr', ':2:', "'2024-01-01'"]),
+        ('data:\n  root:', ['data.root', ':2:', 'null']),
+        ('data:\n  root: ~', ['data.root', ':2:', 'null']),
+        ('data:\n  sources: {}', ['data.sources', ':2:', '{}']),
+        ('data:\n  sources: [mars, 2, mars]', ['data.sources', ':2:', 'none twice']),
+        ('data:\n  sources: [[mars]]', ['data.sources', ':2:']),
+        ('data:\n  sources: [null]', ['data.sources', ':2:']),
+        ('test:\n  ranks: [a]', ['test.ranks', ':2:', "'a'"]),
+        ('_BASE_: [a]', ['_BASE_']),
+        ('_BASE_:', ['_BASE_']),
+        ('_BASE_: no.yaml', ['_BASE_', ':1:', 'no.yaml']),
+    ],
+)
+def test_a_wrong_file_is_named_on_one_line(text, parts, tmp_path):
     file = tmp_path / 'wrong.yaml'
     file.write_text(text)
     with pytest.raises(InputError) as caught:
         load_config(str(file))
+    message = str(caught.value)
+    assert str(file) in message and '\n' not in message and len(message) < 400 + len(str(file))
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    'content, part',
+    [
+        (b'\x80', ':1:'),
+        ('data:\n  root: ü'.encode('latin-1'), ':2:'),
+        ('train: {lr: 1}'.encode('utf-16-le'), 'no YAML'),  # nothing says what it is
+        (b'\xff\xfe\x00\xd8', 'no YAML'),
+    ],
+)
+def test_bytes_that_are_no_text_are_named(content, part, tmp_path):
+    file = tmp_path / 'wrong.yaml'
+    file.write_bytes(content)
+    with pytest.raises(InputError, match='no YAML') as caught:
+        load_config(str(file))
     assert str(file) in str(caught.value) and part in str(caught.value)
-    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_file_is_read_in_every_encoding_that_yaml_allows(encoding, tmp_path):
+    file = tmp_path / 'c.yaml'
+    file.write_text('data: {root: /dätä}\r\ntrain: {lr: 1e-4}\r\n', encoding=encoding, newline='')
+    cfg = load_config(str(file))
+    assert (cfg.data.root, cfg.train.lr) == ('/dätä', 1e-4)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    for path in (tmp_path / 'pipe', tmp_path, '/dev/zero', '/dev/full', 'a\0b', 'x' * 5000):
+        with pytest.raises(InputError, match='cannot read config file'):
+            load_config(str(path))
+
+
+def test_values_of_a_file_are_what_is_written(tmp_path):
+    file = tmp_path / 'c.yaml'
+    file.write_text(
+        'train: &train\n  lr: 1e-4\n  gamma: "0.5"\n  amp: off\n  print_freq: 1_000\n'
+        'data:\n  save_dir: 2024-01-01\n  root: 010\n  sources: mars\n  targets: [2024, off]\n'
+        'stmn: {similarity_scale: 1}\ntest:\nvideo: {}\n'
+    )
+    cfg = load_config(str(file))
+    assert (cfg.train.lr, cfg.train.gamma, cfg.train.amp) == (1e-4, 0.5, 'off')
+    assert (cfg.data.save_dir, cfg.data.root, cfg.train.print_freq) == ('2024-01-01', '010', 1000)
+    assert (cfg.data.sources, cfg.data.targets) == (['mars'], ['2024', 'off'])
+
+
+def test_merge_keys_follow_yaml_and_own_keys_win(tmp_path):
+    (tmp_path / 'rows.yaml').write_text(
+        'a: &a {train.lr: 1, train.gamma: 0.5}\nb: &b {train: {lr: 2}}\n'
+        'c: {train.gamma: 0.25, <<: *a}\nd: {<<: [*a, *b]}\n'
+    )
+    with pytest.raises(InputError, match="'train.lr' stands there twice, first on line 1"):
+        read_rows(str(tmp_path / 'rows.yaml'))  # d: with dots and nested
+    (tmp_path / 'rows.yaml').write_text(
+        'a: &a {train.lr: 1, train.gamma: 0.5}\nb: &b {train.lr: 2, train.seed: 3}\n'
+        'c: {train.gamma: 0.25, <<: *a}\nd: {<<: [*a, *b]}\n'
+    )
+    rows = read_rows(str(tmp_path / 'rows.yaml'))
+    assert rows['c'] == {'train.lr': 1.0, 'train.gamma': 0.25}
+    assert rows['d'] == {'train.lr': 1.0, 'train.gamma': 0.5, 'train.seed': 3}
+
+
+@pytest.mark.parametrize(
+    'text, parts',
+    [
+        ('A: {train.lr: 1}\nA: {train.lr: 2}', ["'A'", ':2:', 'line 1']),
+        ('A:\n  train.lr: 1\n  train.lr: 2', ["'train.lr'", ':3:', 'line 2']),
+        ('A:\n  train.lr: 1\n  train: {lr: 2}', ["'train.lr'", ':3:', 'line 2']),
+        ('A: {train.lrr: 1}', ["'train.lrr'", "'train.lr'", ':1:']),
+        ('A:\n  train.lr: fast', ['train.lr', "'fast'", ':2:']),
+        ('A: 5', ["'A'", ':1:', "'5'"]),
+        ('A: [1]', ["'A'", ':1:']),
+        ('A:', ["'A'", ':1:', 'null']),
+    ],
+)
+def test_a_wrong_file_of_rows_is_named_on_one_line(text, parts, tmp_path):
+    file = tmp_path / 'rows.yaml'
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_rows(str(file))
+    for part in (str(file), *parts):
+        assert part in str(caught.value)
 
 
 def test_a_missing_file_is_named():
@@ -202,9 +428,14 @@ def test_a_config_builds_on_its_base_and_never_on_itself(tmp_path):
     (tmp_path / 'child.yaml').write_text('_BASE_: base.yaml\ntrain:\n  gamma: 0.25\n')
     cfg = load_config(str(tmp_path / 'child.yaml'))
     assert (cfg.train.lr, cfg.train.gamma) == (0.5, 0.25)
-    (tmp_path / 'base.yaml').write_text('_BASE_: child.yaml\n')
-    with pytest.raises(InputError, match='_BASE_'):
+    (tmp_path / 'base.yaml').write_text('train: {lr: fast}\n')
+    with pytest.raises(InputError, match=r'base\.yaml:1: train\.lr'):
         load_config(str(tmp_path / 'child.yaml'))
+    (tmp_path / 'here').symlink_to('.')  # another name of the same file is that file
+    for back in ('child.yaml', 'base.yaml', './here/base.yaml'):
+        (tmp_path / 'base.yaml').write_text(f'_BASE_: {back}\n')
+        with pytest.raises(InputError, match=r'base\.yaml:1: _BASE_ leads back to'):
+            load_config(str(tmp_path / 'child.yaml'))
 
 
 def test_values_are_read_as_they_are_written():
@@ -233,11 +464,14 @@ def test_a_flag_with_many_words_gives_back_the_pairs():
 
 
 def test_the_choices_are_those_of_the_code():
-    assert CHOICES['video.sample_method'] == tuple(FRAME_SAMPLERS)
-    assert CHOICES['video.rrs_chunks'] == RRS_CHUNKS
-    assert CHOICES['loss.spread.reduction'] == REDUCTIONS
-    assert CHOICES['stmn.spatial_mode'] == SPATIAL_MODES
-    assert CHOICES['stmn.temporal_mode'] == TEMPORAL_MODES
-    assert CHOICES['stmn.backbone'] == BACKBONES
-    assert CHOICES['test.protocol'] == tuple(PROTOCOLS)
-    assert CHOICES['synthetic.preset'] == tuple(PRESETS)
+    choices = {key: rule.choices for key, rule in RANGES.items() if hasattr(rule, 'choices')}
+    assert choices['video.sample_method'] == tuple(FRAME_SAMPLERS)
+    assert choices['video.rrs_chunks'] == RRS_CHUNKS
+    assert choices['loss.spread.reduction'] == REDUCTIONS
+    assert choices['stmn.spatial_mode'] == SPATIAL_MODES
+    assert choices['stmn.temporal_mode'] == TEMPORAL_MODES
+    assert choices['stmn.backbone'] == BACKBONES
+    assert choices['test.protocol'] == tuple(PROTOCOLS)
+    assert choices['synthetic.preset'] == tuple(PRESETS)
+    assert set(choices['sampler.train_sampler']) == {IDENTITY_PASS, *HOST_SAMPLERS}
+    assert set(choices['sampler.train_sampler_t']) == {*HOST_SAMPLERS}

@@ -105,7 +105,7 @@ def test_a_run_is_found_by_its_recipe_and_another_is_never_overwritten(tmp_path)
 
 
 def test_folder_names_are_short_and_tell_runs_apart(tmp_path):
-    words = [*VIDEO, 'train.stepsize', str(list(range(1, 40))), 'data.root', str(tmp_path)]
+    words = [*VIDEO, 'train.lr_scheduler', 'multi_step', 'data.root', str(tmp_path)]
     names = []
     for last in (50, 60):
         own = [*words, 'train.stepsize', str([*range(1, 40), last]), 'test.flip', 'True']

@@ -4,7 +4,7 @@ import os
 import re
 from typing import NamedTuple
 
-from stmn_plugin.config import BASE, flatten, read_tree, read_yaml
+from stmn_plugin.config import BASE, read_rows, read_yaml
 from stmn_plugin.errors import InputError
 
 FULL_MODEL = {  # row 7
@@ -63,17 +63,16 @@ def named_variants(file):
     """Rows of one's own: a YAML file of title → {key: value}, or of nested sections as a config.
 
     Raises:
-        InputError: no such file, another content, or two titles that name one folder.
+        InputError: no such file, another content, an unknown key, an impossible value, or two
+            titles that name one folder.
     """
     titles = {}  # name of its folders → title
     variants = []
-    for title, changes in read_tree(file).items():
-        name = re.sub(r'\W+', '-', str(title).lower()).strip('-')
-        if not isinstance(changes, dict):
-            raise InputError(f'{file}: {title!r} must hold keys with values, got {changes!r}')
+    for title, changes in read_rows(file).items():
+        name = re.sub(r'\W+', '-', title.lower()).strip('-')
         if not name or name in titles:
             other = f' and {titles[name]!r}' if name else ''
-            raise InputError(f'{file}: {str(title)!r}{other} cannot name folders of their own')
-        titles[name] = str(title)
-        variants.append(Variant(str(title), name, flatten(changes)))
+            raise InputError(f'{file}: {title!r}{other} cannot name folders of their own')
+        titles[name] = title
+        variants.append(Variant(title, name, changes))
     return variants

@@ -1,11 +1,13 @@
 """Files and words → one checked config → keyword arguments for everything else."""
 
-from .checks import TRANSFORMS, check_config, check_transforms
+from .checks import check_config, check_transforms
 from .defaults import add_stmn_config, flatten, get_default_config
-from .load import BASE, load_config, read_tree, read_yaml, split_words
+from .load import BASE, load_config, read_rows, read_yaml, split_words
+from .ranges import RANGES, TRANSFORMS
 
 __all__ = [
     'BASE',
+    'RANGES',
     'TRANSFORMS',
     'add_stmn_config',
     'check_config',
@@ -13,7 +15,7 @@ __all__ = [
     'flatten',
     'get_default_config',
     'load_config',
-    'read_tree',
+    'read_rows',
     'read_yaml',
     'split_words',
 ]

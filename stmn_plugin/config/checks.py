@@ -4,80 +4,17 @@ import os
 
 from stmn_plugin.errors import InputError
 
-from .defaults import AUTO, flatten
-
-TRANSFORMS = ('random_flip', 'random_crop', 'random_patch', 'color_jitter', 'random_erase')
-CHOICES = {
-    'data.type': ('image', 'video'),
-    'loss.name': ('softmax', 'triplet', 'stmn'),
-    'loss.spread.reduction': ('sum', 'mean'),
-    'stmn.backbone': ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152'),
-    'stmn.spatial_mode': ('memory', 'none'),
-    'stmn.temporal_mode': ('memory', 'mlp', 'average'),
-    'video.sample_method': ('rrs', 'evenly', 'random', 'all'),
-    'video.pooling_method': ('avg', 'max'),
-    'video.rrs_chunks': ('balanced', 'ceil'),
-    'train.optim': ('adam', 'amsgrad', 'sgd', 'rmsprop', 'radam'),
-    'train.lr_scheduler': ('single_step', 'multi_step', 'cosine'),
-    'train.amp': ('off', 'bf16', 'fp16'),
-    'test.amp': ('off', 'bf16', 'fp16'),
-    'test.dist_metric': ('euclidean', 'cosine'),
-    'data.bad_frames': ('raise', 'skip'),
-    'test.frames': ('rrs', 'all'),
-    'synthetic.preset': ('default', 'tiny', 'study'),
-    'test.protocol': ('official', 'torchreid', 'matlab', 'A', 'B', 'C'),
-}
-AT_LEAST = {
-    'stmn.spatial_items': 1,
-    'stmn.temporal_items': 1,
-    'video.seq_len': 1,
-    'data.height': 1,
-    'data.width': 1,
-    'data.workers': 0,
-    'data.validation_ids': 0,
-    'data.validation_seed': 0,
-    'train.seed': 0,
-    'train.batch_size': 1,
-    'train.accumulate': 1,
-    'train.clip_grad_norm': 0,
-    'train.save_freq': 1,
-    'train.keep_last': 1,
-    'test.batch_size': 1,
-    'test.clips_per_tracklet': 1,
-    'sampler.num_instances': 1,
-    'train.max_epoch': 0,
-    'train.print_freq': 1,
-    'train.lr': 0,
-    'train.weight_decay': 0,
-    'train.gamma': 0,
-    'test.visrank_topk': 1,
-    'loss.spread.weight': 0,
-    'loss.spread.margin': 0,
-    'loss.triplet.weight_t': 0,
-    'loss.triplet.weight_x': 0,
-}
+from .defaults import flatten
+from .ranges import AUTO, TRANSFORMS
 
 
 def check_config(cfg):
-    """Everything about a config that can be known before data is looked at.
+    """What keys of a config say of each other; ``ranges.py`` says what each takes by itself.
 
     Raises:
         InputError: names the key, its value and what is possible.
     """
     values = flatten(cfg)
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise InputError(f'{key}: {values[key]!r} is not one of {", ".join(choices)}')
-    for key, least in AT_LEAST.items():
-        if values[key] < least:
-            raise InputError(f'{key} must be at least {least}, got {values[key]}')
-    check_transforms(cfg.data.transforms)
-    check_lists(values)
-    if cfg.train.seed >= 2**32:
-        raise InputError(f'train.seed must be below {2**32}, got {cfg.train.seed}')
-    scale = cfg.stmn.similarity_scale
-    if scale != AUTO and (isinstance(scale, str) or scale <= 0):
-        raise InputError(f'stmn.similarity_scale must be auto or a positive number, got {scale!r}')
     if cfg.model.name == 'stmn':
         if cfg.data.type != 'video':
             raise InputError('model.name stmn needs data.type video')
@@ -103,14 +40,17 @@ def check_config(cfg):
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )
+    if cfg.train.lr_scheduler == 'single_step' and len(cfg.train.stepsize) > 1:
+        raise InputError(
+            'train.lr_scheduler single_step repeats a single train.stepsize, '
+            f'got {cfg.train.stepsize}: multi_step takes several'
+        )
     check_validation(cfg)
     if cfg.train.compile and cfg.train.checkpoint_activations:
         raise InputError(
             'train.compile and train.checkpoint_activations exclude each other: '
             'compiled code decides itself what it computes again'
         )
-    if cfg.data.k_tfm != 1:
-        raise InputError('data.k_tfm must be 1: no engine here takes several copies of an image')
     if cfg.cuhk03.use_metric_cuhk03:
         raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
     for key in ('test.visrank', 'test.rerank'):
@@ -144,20 +84,6 @@ def check_validation(cfg):
         raise InputError('data.validation_ids needs data.type video')
     if share and cfg.data.combineall:
         raise InputError('data.validation_ids: data.combineall would train on the test set')
-
-
-def check_lists(values):
-    """Element types and lengths of the lists, given as full key → value."""
-    for key in ('data.sources', 'data.targets'):
-        if not values[key] or not all(isinstance(name, str) for name in values[key]):
-            raise InputError(f'{key} must name at least one dataset, got {values[key]}')
-    for key in ('train.stepsize', 'test.ranks'):
-        if not values[key] or not all(isinstance(n, int) and n > 0 for n in values[key]):
-            raise InputError(f'{key} must be a list of positive integers, got {values[key]}')
-    for key in ('data.norm_mean', 'data.norm_std'):
-        numbers = all(isinstance(x, (int, float)) for x in values[key])
-        if len(values[key]) != 3 or not numbers or (key == 'data.norm_std' and 0 in values[key]):
-            raise InputError(f'{key} must be three numbers, none of norm_std 0, got {values[key]}')
 
 
 def check_transforms(names):

@@ -3,14 +3,15 @@
 The host's keys keep their names, types and defaults, so that any torchreid YAML loads.
 """
 
-import torch
 from yacs.config import CfgNode
 
-AUTO = 'auto'
+from .ranges import AUTO
 
 
 def host_config():
     """torchreid's default config (its ``scripts/default_config.py``, which PyPI does not ship)."""
+    import torch  # slow, and needed for this value only
+
     cfg = CfgNode()
     cfg.use_gpu = torch.cuda.is_available()
 

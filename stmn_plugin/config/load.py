@@ -1,20 +1,17 @@
 """YAML file, command-line flags and KEY VALUE words → one checked, frozen config."""
 
-import ast
 import difflib
 import os
-
-import torch
-import yaml
 
 from stmn_plugin.errors import InputError
 
 from .checks import check_config
-from .defaults import flatten, get_default_config
+from .defaults import get_default_config
+from .ranges import RANGES
+from .rules import as_written, shown
+from .yaml_file import flatten_tree, read_tree
 
 BASE = '_BASE_'
-# keys that take another type than their default's
-ALSO_ACCEPTS = {'stmn.similarity_scale': (float, int)}
 
 
 def load_config(file='', opts=(), overrides=None):
@@ -22,24 +19,27 @@ def load_config(file='', opts=(), overrides=None):
 
     Args:
         file (str): YAML file; '' is none.
-        opts (list): KEY VALUE KEY VALUE ..., values as YAML/Python literals.
+        opts (list): KEY VALUE KEY VALUE ..., values as in a YAML file; of a key that comes twice
+            the later value counts.
         overrides (dict, optional): full key → value, between file and opts (command-line flags).
 
     Returns:
         CfgNode: frozen.
 
     Raises:
-        InputError: missing or malformed file, unknown key, wrong type, impossible value.
+        InputError: missing or malformed file, unknown key, impossible value.
     """
+    import torch  # slow, and not needed by who only reads YAML files
+
     cfg = get_default_config()
-    if file:
-        _merge_file(cfg, file)
-    for key, value in (overrides or {}).items():
-        _merge(cfg, key, value)
+    for one, tree in reversed(list(_files(file)) if file else []):
+        for key, written in flatten_tree(tree, one).items():
+            _merge(cfg, key, written.value, f'{one}:{written.line}: ')
     if len(opts) % 2:
         raise InputError(f'expected KEY VALUE pairs, got {" ".join(opts)!r}')
-    for key, word in zip(opts[::2], opts[1::2], strict=True):
-        _merge(cfg, key, _decode(word))
+    words = zip(opts[::2], opts[1::2], strict=True)
+    for key, value in [*(overrides or {}).items(), *words]:
+        _merge(cfg, key, as_written(value))
     cfg.data.save_dir = os.path.expanduser(cfg.data.save_dir)
     cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()  # of a run on another machine
     check_config(cfg)
@@ -47,93 +47,99 @@ def load_config(file='', opts=(), overrides=None):
     return cfg
 
 
-def _merge_file(cfg, file, children=()):
-    """A YAML file on top of the one it names as ``_BASE_`` (relative to itself), if it does."""
-    values = read_yaml(file)
-    base = values.pop(BASE, None)
-    if base is not None:
-        if file in children:
-            raise InputError(f'{file}: {BASE} leads back to the file itself')
-        base = os.path.normpath(os.path.join(os.path.dirname(file), str(base)))
-        _merge_file(cfg, base, (*children, file))
-    for key, value in values.items():
-        _merge(cfg, key, value, f'{file}: ')
-
-
 def read_yaml(file):
     """What a YAML file itself says, as full key → value: ``_BASE_`` is not followed.
 
-    Raises:
-        InputError: missing or malformed file.
-    """
-    return flatten(read_tree(file))
-
-
-def read_tree(file):
-    """A YAML file as nested dictionaries.
+    Keys that are not known (any more) have texts as values.
 
     Raises:
-        InputError: missing or malformed file.
+        InputError: missing or malformed file, impossible value.
     """
-    try:
-        with open(file, encoding='utf-8') as stream:
-            tree = yaml.safe_load(stream)
-    except OSError as error:
-        raise InputError(f'cannot read config file {file}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{file} is no YAML file: {" ".join(str(error).split())}') from error
-    if not isinstance(tree, dict):
-        raise InputError(f'{file} holds no config (expected keys such as model, data, train)')
-    return tree
+    return _values(flatten_tree(read_tree(file), file), file)
 
 
-def _merge(cfg, key, value, origin=''):
-    """Set one full key, after checking that it exists and that the type fits."""
-    if cfg.key_is_deprecated(key):
+def read_rows(file):
+    """A YAML file of title → keys, nested or with dots, as title → {full key: value}.
+
+    Raises:
+        InputError: missing or malformed file, another content, unknown key, impossible value.
+    """
+    rows = {}
+    for title, tree in read_tree(file).items():
+        if not isinstance(tree, dict) and tree.value != {}:
+            raise InputError(
+                f'{file}:{tree.line}: {title!r} must hold keys with values, got {shown(tree.value)}'
+            )
+        flat = flatten_tree(tree, file) if isinstance(tree, dict) else {}
+        for key, written in flat.items():
+            check_key(key, f'{file}:{written.line}: ')
+        rows[title] = _values(flat, file)
+    return rows
+
+
+def check_key(key, origin=''):
+    """InputError with the nearest key unless the key is known.
+
+    Args:
+        key (str): full.
+        origin (str): where it stands, starts the message.
+    """
+    if key in RANGES:
         return
-    known = flatten(cfg)
-    if key not in known:
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-        raise InputError(
-            f'{origin}unknown config key {key!r}; the nearest known key is {nearest!r}'
-        )
-    given = value
-    if value is False and known[key] == 'off':
-        value = 'off'  # YAML reads a bare off as False
-    if isinstance(value, str) and not isinstance(known[key], str):
-        value = _decode(value)  # YAML reads 1e-4 as text
-    value = _coerced(value, known[key], ALSO_ACCEPTS.get(key, ()))
-    if value is None:
-        raise InputError(
-            f'{origin}{key} takes a {type(known[key]).__name__} such as {known[key]!r}, '
-            f'got {given!r}'
-        )
+    if inner := [known for known in RANGES if known.startswith(f'{key}.')]:
+        raise InputError(f'{origin}{key} is no key but a section, of keys such as {inner[0]}')
+    nearest = difflib.get_close_matches(key, RANGES, n=1, cutoff=0)[0]
+    raise InputError(f'{origin}unknown config key {key!r}; the nearest known key is {nearest!r}')
+
+
+def _files(file):
+    """A YAML file, then the one that it names as ``_BASE_`` (relative to itself), and so on."""
+    seen, origin = set(), ''
+    while file:
+        tree = read_tree(file)
+        if os.path.realpath(file) in seen:
+            raise InputError(f'{origin}{BASE} leads back to {file}')
+        seen.add(os.path.realpath(file))
+        base = tree.pop(BASE, None)
+        yield file, tree
+        if base is None:
+            return
+        if not isinstance(getattr(base, 'value', None), str) or not base.value:
+            raise InputError(f'{file}: {BASE} takes the name of a file')
+        origin = f'{file}:{base.line}: '
+        file = os.path.normpath(os.path.join(os.path.dirname(file), base.value))
+        if not os.path.exists(file):
+            raise InputError(f'{origin}{BASE}: no file {file}')
+
+
+def _merge(cfg, key, written, origin=''):
+    """Set one full key, after checking that it exists and takes the value."""
+    is_section = key not in RANGES and key in cfg
+    if cfg.key_is_deprecated(key) or (is_section and not written):
+        return  # a section without keys, as when all of them are commented out
+    check_key(key, origin)
     *path, leaf = key.split('.')
     node = cfg
     for name in path:
         node = node[name]
-    node[leaf] = value
+    node[leaf] = _value(key, written, origin)
 
 
-def _coerced(value, default, others):
-    """The value in the type of the default, or None if it does not fit."""
-    if isinstance(value, bool) != isinstance(default, bool):
-        return None
-    if isinstance(value, (type(default), *others)):
-        return value
-    if isinstance(default, float) and isinstance(value, int):
-        return float(value)
-    if isinstance(default, list):
-        return list(value) if isinstance(value, (list, tuple)) else [value]
-    return None
+def _values(flat, file):
+    """Full key → Written, as full key → value."""
+    return {
+        key: _value(key, written.value, f'{file}:{written.line}: ')
+        if key in RANGES
+        else written.value
+        for key, written in flat.items()
+    }
 
 
-def _decode(word):
-    """A word of the command line as a Python literal; text where it is none."""
-    try:
-        return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word
+def _value(key, written, origin):
+    value = RANGES[key].read(written)
+    if value is None:
+        raise InputError(f'{origin}{key} takes {RANGES[key]}, got {shown(written)}')
+    return value
 
 
 def split_words(words):

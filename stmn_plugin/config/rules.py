@@ -1,0 +1,182 @@
+"""Kinds of values: text → a value of the key's type and within its range, or None.
+
+A value arrives as it was written: text (a scalar of a YAML file, a word of the command line), a
+list of such, or None (YAML's null). Nothing is guessed from the look of a value: a key that takes
+text takes ``2024`` and ``off`` as they are, and a key that takes a number takes 1e-4, which YAML
+calls text. ``str`` of a rule says in words what it takes.
+"""
+
+import re
+from dataclasses import dataclass
+
+import yaml
+
+BOOLEANS = {'true': True, 'yes': True, 'on': True, 'false': False, 'no': False, 'off': False}
+_OCTAL = re.compile(r'[+-]?0[\d_]')  # 010 is 8 to YAML and 10 to Python
+_LONGEST_SHOWN = 80
+
+
+class Rule:
+    """What a key takes; kinds differ in :meth:`_read`."""
+
+    def read(self, written):
+        """The value of a text, or None if it does not fit."""
+        return self._read(written) if isinstance(written, str) else None
+
+
+@dataclass(frozen=True)
+class Flag(Rule):
+    """Booleans as YAML and Python write them."""
+
+    def _read(self, text):
+        return BOOLEANS.get(text.lower())
+
+    def __str__(self):
+        return 'True or False'
+
+
+@dataclass(frozen=True)
+class Whole(Rule):
+    """A whole number, both ends included."""
+
+    least: int
+    most: int
+
+    def _read(self, text):
+        number = _number(int, text)
+        return number if number is not None and self.least <= number <= self.most else None
+
+    def __str__(self):
+        return f'a whole number from {self.least:,} to {self.most:,}'
+
+
+@dataclass(frozen=True)
+class Number(Rule):
+    """A finite number, both ends included unless said otherwise."""
+
+    least: float
+    most: float
+    above: bool = False  # more than the least
+    below: bool = False  # less than the most
+
+    def _read(self, text):
+        number = _number(float, text)
+        # NaN is neither inside nor equal to an end
+        if number is None or not self.least <= number <= self.most:
+            return None
+        at_open_end = (self.above and number == self.least) or (self.below and number == self.most)
+        return None if at_open_end else number
+
+    def __str__(self):
+        start = f'above {self.least:,}' if self.above else f'from {self.least:,}'
+        return f'a number {start} to {"below " * self.below}{self.most:,}'
+
+
+@dataclass(frozen=True)
+class Text(Rule):
+    """Any word, as it is."""
+
+    what: str  # in a message
+    may_be_empty: bool = False
+    pattern: str = r'[^\0]*'
+
+    def _read(self, text):
+        fits = re.fullmatch(self.pattern, text, re.DOTALL) if text else self.may_be_empty
+        return text if fits else None
+
+    def __str__(self):
+        return f'{self.what}{", or empty" * self.may_be_empty}'
+
+
+@dataclass(frozen=True)
+class OneOf(Rule):
+    """One of a few words."""
+
+    choices: tuple
+
+    def _read(self, text):
+        return text if text in self.choices else None
+
+    def __str__(self):
+        return f'one of {", ".join(self.choices)}'
+
+
+@dataclass(frozen=True)
+class WordOr(Rule):
+    """A certain word, or what another rule takes."""
+
+    word: str
+    other: Rule
+
+    def _read(self, text):
+        return text if text == self.word else self.other.read(text)
+
+    def __str__(self):
+        return f'{self.word}, or {self.other}'
+
+
+@dataclass(frozen=True)
+class ListOf(Rule):
+    """Several values; a single one needs no brackets.
+
+    Without a fixed length the elements are names or a set of numbers, so none comes twice.
+    """
+
+    element: Rule
+    least: int = 0
+    length: int | None = None
+
+    def read(self, written):
+        if isinstance(written, str):
+            written = _flow_sequence(written)
+        if not isinstance(written, list):
+            return None
+        values = [self.element.read(one) for one in written]
+        if None in values or len(values) < self.least:
+            return None
+        if self.length is None:
+            return values if len(set(values)) == len(values) else None
+        return values if len(values) == self.length else None
+
+    def __str__(self):
+        if self.length is not None:
+            return f'a list of {self.length} values, each {self.element}'
+        return f'a list of {self.least} or more values, none twice, each {self.element}'
+
+
+def as_written(value):
+    """A Python value as the text or list that a rule reads."""
+    if isinstance(value, (list, tuple)):
+        return [as_written(one) for one in value]
+    return value if value is None or isinstance(value, dict) else str(value)
+
+
+def shown(written):
+    """What was written, for a message."""
+    text = 'null' if written is None else repr(written)
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f'{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)'
+
+
+def _number(kind, text):
+    if not text.isascii() or text != text.strip() or _OCTAL.match(text):
+        return None
+    try:
+        return kind(text)
+    except ValueError:  # also what Python says of whole numbers of thousands of digits
+        return None
+
+
+def _flow_sequence(text):
+    """``[a, b]``, ``(a, b)`` or ``a, b`` → the texts, None for what is no list."""
+    if text[:1] + text[-1:] == '()':
+        text = text[1:-1]
+    text = text if text[:1] == '[' else f'[{text}]'
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):  # brackets by the hundred
+        return None
+    if not isinstance(node, yaml.SequenceNode):
+        return None
+    return [one.value if isinstance(one, yaml.ScalarNode) else None for one in node.value]
