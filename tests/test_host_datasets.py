@@ -207,7 +207,7 @@ MARS_DAMAGE = {
     'fractions': (
         save_mat('tracks_train_info.mat', track_train_info=TABLE + 0.5),
         'tracks_train_info.mat',
-        'no whole numbers',
+        'holds 1.5 in row 1, column 1, expected whole numbers',
     ),
     'no row': (
         save_mat('tracks_train_info.mat', track_train_info=TABLE[:0]),
@@ -217,7 +217,7 @@ MARS_DAMAGE = {
     'query of text': (
         save_mat('query_IDX.mat', query_IDX=np.array(['abc'])),
         'query_IDX.mat',
-        'query_IDX has shape (1,), expected (1, n)',
+        'query_IDX is no matrix of real numbers',
     ),
     'query beyond': (
         save_mat('query_IDX.mat', query_IDX=np.array([[6, 33]], dtype=np.uint16)),
@@ -234,6 +234,17 @@ MARS_DAMAGE = {
         'query_IDX.mat',
         'row 2, a junk tracklet',
     ),
+    'query twice': (
+        save_mat('query_IDX.mat', query_IDX=np.array([[6, 9, 6]], dtype=np.uint16)),
+        'query_IDX.mat',
+        'names row 6 twice',
+    ),
+    'overlap': (
+        change_table('train', 4, 0, 14),
+        'tracks_train_info.mat',
+        'row 5 of track_train_info',
+    ),
+    'no name': (change_table('train', 4, 2, -2), 'tracks_train_info.mat', 'holds -2 in row 5'),
     'list too short': (drop_last_name, 'tracks_test_info.mat', 'outside the'),
     'list shuffled': (swap_names, 'tracks_train_info.mat', "line 2 of"),
     'start after end': (

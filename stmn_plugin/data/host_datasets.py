@@ -19,10 +19,9 @@ from stmn_plugin.data.listing import (
     first_existing,
     image_names,
     read_lines,
-    read_query_rows,
-    read_table,
     relabel,
 )
+from stmn_plugin.data.tables import read_query_rows, read_table, starts_within_another
 from stmn_plugin.data.two_cameras import PRID2011, iLIDSVID
 from stmn_plugin.errors import InputError, printable
 
@@ -138,10 +137,17 @@ def read_mars_tracklets(
     for bad, what in (
         (start > end, 'empty tracklet, it starts after its end'),
         ((start < 1) | (end > len(names)), f'outside the {len(names)} names of {names_path}'),
+        (starts_within_another(start, end), 'its first frame is in another tracklet, too'),
         ((camera < 1) & (pid != JUNK_PID), 'cameras are counted from 1'),
     ):
         for row in np.flatnonzero(bad & usable):
             refuse(row, what)
+
+    if usable.all() and (unused := len(names) - (end - start + 1).sum()):
+        warnings.warn(
+            f'{names_path}: {unused} of {len(names)} frames are in no row of {variable}',
+            stacklevel=2,
+        )
 
     # the first six letters of every name, beside those that its row asks for; junk is not checked
     kept = np.flatnonzero((pid != JUNK_PID) & usable)

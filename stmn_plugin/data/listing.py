@@ -1,4 +1,4 @@
-"""What every dataset loader shares: folders, text lists and MATLAB tables in, checked lists out."""
+"""What every dataset loader shares: folders and text lists in, checked lists out."""
 
 import contextlib
 import copy
@@ -7,9 +7,6 @@ import os.path as osp
 import re
 from decimal import Decimal
 
-import h5py
-import numpy as np
-import scipy.io
 import torchreid
 
 from stmn_plugin.errors import InputError
@@ -123,51 +120,6 @@ def read_lines(path, advice):
             return [line for line in map(str.rstrip, file) if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: cannot be read ({_reason(error)}); {advice}') from error
-
-
-def read_table(path, name, columns=4):
-    """One integer table of a MATLAB file, oriented as MATLAB shows it.
-
-    Reads MAT v5 and v7.3 (HDF5, which stores the transpose), whole numbers of any type.
-
-    Args:
-        path (str): the .mat file.
-        name (str): the variable.
-        columns (int or None): its width; None for a vector stored as a row or a column.
-
-    Returns:
-        int64 array (n, columns), or (n,) for a vector; n > 0.
-    """
-    try:
-        if h5py.is_hdf5(path):
-            with h5py.File(path, 'r') as file:
-                table = file[name][()].T if name in file else None
-        else:
-            table = scipy.io.loadmat(path, variable_names=[name]).get(name)
-    except Exception as error:  # damaged bytes make scipy and h5py raise nearly anything
-        advice = "place the dataset's own .mat file there"
-        raise InputError(f'{path}: no readable MATLAB file ({_reason(error)}); {advice}') from error
-    if table is None:
-        raise InputError(f'{path}: has no variable {name!r}')
-    expected = '(1, n)' if columns is None else f'(n, {columns})'
-    if table.ndim != 2 or (1 not in table.shape if columns is None else table.shape[1] != columns):
-        raise InputError(f'{path}: {name} has shape {table.shape}, expected {expected}')
-    if not table.size:
-        raise InputError(f'{path}: {name} is empty')
-    if table.dtype.kind not in 'iuf' or not np.array_equal(table, np.round(table)):
-        raise InputError(f'{path}: {name} holds {table.dtype} values that are no whole numbers')
-    return table.astype(np.int64).reshape(-1) if columns is None else table.astype(np.int64)
-
-
-def read_query_rows(path, name, num_rows):
-    """The 1-based row numbers of the queries as 0-based ones, in the file's order."""
-    rows = read_table(path, name, columns=None)
-    outside = rows[(rows < 1) | (rows > num_rows)]
-    if outside.size:
-        raise InputError(
-            f'{path}: {name} names row {outside[0]}, the test tracklets are rows 1 to {num_rows}'
-        )
-    return rows - 1
 
 
 def _reason(error):

@@ -14,11 +14,10 @@ from stmn_plugin.data.listing import (
     is_image,
     natural_key,
     read_lines,
-    read_query_rows,
-    read_table,
     relabel,
     scan,
 )
+from stmn_plugin.data.tables import read_query_rows, read_table
 from stmn_plugin.errors import InputError
 
 TEST_SPLITS = ('test', 'val')  # data.split_id 0, 1

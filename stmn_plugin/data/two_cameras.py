@@ -11,9 +11,9 @@ from stmn_plugin.data.listing import (
     image_names,
     natural_key,
     number_labels,
-    read_table,
     scan,
 )
+from stmn_plugin.data.tables import read_table
 from stmn_plugin.errors import InputError
 
 
