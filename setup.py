@@ -33,6 +33,7 @@ setup(
         'h5py',
         'Pillow',
         'tqdm',
+        'filelock>=4',
         'tensorboard',
         'matplotlib',
         'opencv-python-headless',

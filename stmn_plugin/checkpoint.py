@@ -3,7 +3,6 @@
 import codecs
 import os
 import re
-import shutil
 import warnings
 import zipfile
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .whole_files import atomic_path
+from .whole_files import link_or_copy, whole_file
 
 # tensors whose shape holds L, with the dimension that does
 SEQ_LEN_TENSORS = {'temporal_memory.values': 1, 'temporal_memory.regress.weight': 0}
@@ -34,11 +33,11 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
         InputError: it could not be written.
     """
     path = checkpoint_path(folder, epoch)
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    with whole_file(path) as file:
+        torch.save(state, file)
         if is_best:  # before the state that says so: killed in between, it is found best again
-            with atomic_path(os.path.join(folder, 'model-best.pth.tar')) as best:
-                _link_or_copy(temporary, best)
+            file.flush()
+            link_or_copy(file.name, os.path.join(folder, 'model-best.pth.tar'))
     if keep_last is not None:
         for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
             os.unlink(checkpoint_path(folder, old))
@@ -48,14 +47,6 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
 def checkpoint_path(folder, epoch):
     """The host's name of a checkpoint."""
     return os.path.join(folder, f'model.pth.tar-{epoch}')
-
-
-def _link_or_copy(source, target):
-    """A second name for the file costs nothing; file systems without that get a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def saved_epochs(folder):

@@ -15,7 +15,7 @@ import torch
 from .data.frames import readable_clip
 from .errors import InputError
 from .features import ClipVectors
-from .whole_files import atomic_path, write_json
+from .whole_files import whole_file, write_json
 
 BLOCK = 1 << 24  # bytes per read of the check
 
@@ -85,7 +85,7 @@ class FeatureStore:
             InputError: the disk is full or the folder cannot be written; nothing remains.
         """
         crc, shape = 0, None
-        with atomic_path(self.path) as temporary, open(temporary, 'wb') as file:
+        with whole_file(self.path) as file:
             for vectors in self._in_order(batches, seq_len):
                 if shape is None:
                     shape = (int(self.starts[-1]), *vectors.shape[1:])

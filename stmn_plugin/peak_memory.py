@@ -1,10 +1,14 @@
 """The process so far → the most memory it has held, of the machine and of the GPU."""
 
 import contextlib
-import resource
 import sys
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def peak_memory():
@@ -13,8 +17,10 @@ def peak_memory():
     Linux's own count of this program is preferred: ``getrusage`` also counts what the process
     held before it became this program, a copy of whoever started it.
     """
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    resident *= 1 if sys.platform == 'darwin' else 1024
+    resident = 0
+    if resource is not None:
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        resident *= 1 if sys.platform == 'darwin' else 1024
     with contextlib.suppress(OSError), open('/proc/self/status', encoding='ascii') as file:
         own = (int(line.split()[1]) << 10 for line in file if line.startswith('VmHWM'))
         resident = next(own, resident)

@@ -1,22 +1,20 @@
 """A config → ``data.save_dir`` with the config and a log of what is printed."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .distributed import is_main
 from .errors import InputError, printable
 from .whole_files import write_text
 
-try:
-    import fcntl
-except ImportError:  # a system without it
-    fcntl = None
-
 LOCK = '.lock'
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without them
 
 
 @contextlib.contextmanager
@@ -38,28 +36,35 @@ def run_folder(cfg):
     path = os.path.join(folder, f'{kind}.log-{time.strftime("%Y-%m-%d-%H-%M-%S")}')
     try:
         os.makedirs(folder, exist_ok=True)
-        lock = open(os.path.join(folder, LOCK), 'a')  # noqa: SIM115, closed with the block below
     except OSError as error:
         raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
-    with lock:
-        _hold(lock, folder)
-        with _log(path) as log, contextlib.redirect_stdout(Tee(sys.stdout, log)):
-            yield
+    with (
+        _held(folder),
+        _log(path) as log,
+        contextlib.redirect_stdout(Tee(sys.stdout, log)),
+    ):
+        yield
 
 
-def _hold(lock, folder):
-    """Keep other processes out until the file is closed or this process is gone.
+@contextlib.contextmanager
+def _held(folder):
+    """Keep other processes out until the block ends or this process is gone.
 
-    A POSIX lock belongs to the process alone: workers that outlive it do not keep it.
+    The lock is the process's alone: workers that outlive it do not keep it.
     """
-    if fcntl is None:
-        return
+    lock = FileLock(os.path.join(folder, LOCK), blocking=False)
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
+        lock.acquire()
+    except Timeout as error:
         raise InputError(f'data.save_dir: another process works in {folder}') from error
-    except OSError as error:  # a file system that knows no locks
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
         print(f'{printable(folder)} cannot be locked ({error.strerror}): start nothing else in it')
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from .evaluation import read_evaluations, remove_metrics
 from .interrupt import Interruption
 from .testing import RunSettings, TestingMixin
 from .training import TrainingMixin
-from .whole_files import remove_leftovers
 
 
 class RunMixin(TrainingMixin, TestingMixin):
@@ -94,8 +93,6 @@ class RunMixin(TrainingMixin, TestingMixin):
         if not self.evaluations:
             remove_metrics(save_dir)  # an earlier run's: no result of this one
         keep_lines(save_dir, reported)
-        for folder in (save_dir, *(os.path.join(save_dir, name) for name in self._models)):
-            remove_leftovers(folder)
         first = self.start_epoch * len(self.train_loader)
         self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
 

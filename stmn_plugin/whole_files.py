@@ -1,53 +1,228 @@
-"""Content → a file that is whole, or the one that was there before."""
+"""Content → a file or folder that is whole, or the one that was there before.
+
+What is being written lies beside its place under a hidden name, with a lock that the system
+releases when its writer is gone, however that ends. So a writer that was killed is told from one
+that writes, on every system, and the first write into a folder removes what the dead have left.
+"""
 
 import contextlib
+import functools
+import io
 import json
 import os
 import re
+import secrets
+import shutil
+import stat
+from pathlib import Path
+
+from filelock import FileLock
 
 from .errors import InputError
+
+LEFTOVER_LOCK = re.compile(r'\..+\.tmp-[0-9a-f]{8}\.lock')
+LOCK_SECONDS = 5  # for a lock of a name that is new: somebody who cleans up may look at it
 
 
 @contextlib.contextmanager
 def atomic_path(path):
     """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
 
+    A link is followed, a device is written to as it is, and the permissions of an older file stay.
+
     Raises:
-        InputError: the disk is full or the folder cannot be written; the old file stays as it was.
+        InputError: the folder cannot be written, or ``path`` is no file. What the block raises goes
+            through as it is.
     """
-    temporary = f'{path}.tmp-{os.getpid()}'
-    try:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-        yield temporary
-        with open(temporary, 'rb+') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
-        raise InputError(f'cannot write {path}: {reason}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with write_errors(path):
+        target, status = _target(path)
+    if status is not None and stat.S_ISCHR(status.st_mode):
+        yield path
+        return
+    with contextlib.ExitStack() as stack:
+        with write_errors(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(_temporary_beside(target))
+        yield str(temporary)
+        with write_errors(path):
+            _sync(temporary)
+            if status is not None:
+                _keep_owner_and_mode(temporary, status)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A binary file to write ``path`` through; what it refuses is an InputError that names it.
+
+    The ``name`` of the file is that of its temporary, as in :func:`atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        with write_errors(path):
+            raw = _NamedWriter(temporary, path)
+        try:
+            with io.BufferedWriter(raw) as file:
+                yield file
+        except Exception:
+            if raw.refused is not None:  # torch.save makes a RuntimeError of it
+                raise raw.refused from None
+            raise
+
+
+def write_bytes(path, content):
+    """Write a file, whole, and return its path; InputError as :func:`atomic_path`."""
+    with whole_file(path) as file:
+        file.write(content)
+    return path
 
 
 def write_text(path, text):
-    """Write a file in UTF-8, whole, and return its path; InputError as :func:`atomic_path`."""
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-    return path
+    """Write a file in UTF-8, whole, and return its path; InputError as :func:`atomic_path`.
+
+    Bytes of a file name that are no UTF-8 are escaped.
+    """
+    return write_bytes(path, text.encode('utf-8', 'backslashreplace'))
 
 
 def write_json(path, content):
     """Write plain values as :func:`write_text` writes text, and return the path.
 
-    In ASCII: a file name that is no UTF-8 can be written, too.
+    In ASCII: a file name that is no UTF-8 is read back as it was.
     """
     return write_text(path, json.dumps(content, indent=2) + '\n')
 
 
-def remove_leftovers(folder):
-    """Remove the temporary files of runs that were killed while they wrote."""
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        if re.search(r'\.tmp-\d+$', name):
+def link_or_copy(source, path):
+    """A second name for a file, whole; file systems without links get a copy."""
+    with atomic_path(path) as temporary, write_errors(path):
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def whole_folder(folder):
+    """An empty temporary folder that becomes ``folder`` (Path) on success and goes on an error.
+
+    If another process made ``folder`` meanwhile, that one stays: look at what is there.
+
+    Raises:
+        OSError: the file system refuses, or ``folder`` is not empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_beside(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        try:
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(folder, name))
+                folder.rmdir()  # an empty one, which not every system replaces
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.is_dir() or not any(folder.iterdir()):
+                raise
+        _sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def write_errors(path):
+    """Name ``path`` in what the system says against a write in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def remove_leftovers(folder):
+    """Remove what writers that are dead have left half written in a folder."""
+    folder = Path(folder)
+    for name in os.listdir(folder) if folder.is_dir() else []:
+        if LEFTOVER_LOCK.fullmatch(name):
+            lock = folder / name
+            with contextlib.suppress(OSError):  # its writer holds it, or it is not ours
+                with FileLock(lock, blocking=False):
+                    _remove(lock.with_suffix(''))
+                if not os.path.lexists(lock.with_suffix('')):
+                    _remove(lock)
+
+
+_clean_once = functools.cache(remove_leftovers)  # at the first write of this process into a folder
+
+
+@contextlib.contextmanager
+def _temporary_beside(target):
+    """A free name in the folder of ``target``; whatever has it when the block ends is removed."""
+    _clean_once(target.parent)
+    temporary = target.with_name(f'.{target.name}.tmp-{secrets.token_hex(4)}')
+    lock = FileLock(f'{temporary}.lock', timeout=LOCK_SECONDS)
+    with contextlib.suppress(OSError):  # no locks here, or no space, which the write will say
+        lock.acquire()
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)  # nothing is there after the renaming
+        lock.release()
+        _remove(Path(lock.lock_file))
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _target(path):
+    """Where a write to ``path`` goes, and the status of what is there, None for nothing.
+
+    Raises:
+        OSError: something that is neither a file nor a device.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        status = None
+    if status is not None and not (stat.S_ISREG(status.st_mode) or stat.S_ISCHR(status.st_mode)):
+        raise OSError('it is no regular file')
+    return Path(os.path.realpath(path)), status
+
+
+def _keep_owner_and_mode(path, status):
+    if hasattr(os, 'chown'):
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.chown(path, status.st_uid, status.st_gid)
+    with contextlib.suppress(OSError):
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+
+
+def _sync(path):
+    with open(path, 'rb+') as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path):
+    """Make a renaming last; systems that open no folders do so by themselves."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class _NamedWriter(io.FileIO):
+    """Raises InputError for ``path`` at the one call that meets a full disk."""
+
+    def __init__(self, temporary, path):
+        super().__init__(temporary, 'w')
+        self.path, self.refused = path, None
+
+    def write(self, data):
+        try:
+            with write_errors(self.path):
+                return super().write(data)
+        except InputError as error:
+            self.refused = error
+            raise

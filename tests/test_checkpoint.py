@@ -155,7 +155,7 @@ def test_only_so_many_checkpoints_stay_and_the_best_beside_them(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
-    with pytest.raises(InputError, match='No space left'), atomic_path(str(path)) as temporary:
+    with pytest.raises(OSError, match='No space left'), atomic_path(str(path)) as temporary:
         with open(temporary, 'w') as file:
             file.write('half')
         raise OSError(28, 'No space left on device')

@@ -319,8 +319,9 @@ def test_a_full_disk_is_named_by_the_epochs_line(tmp_path):
 def test_what_killed_runs_left_half_written_is_removed(run, tmp_path):
     model = tmp_path / 'run' / 'model'
     model.mkdir(parents=True)
-    left = [model / 'model.pth.tar-3.tmp-77', tmp_path / 'run' / 'metrics.json.tmp-77']
-    mine = tmp_path / 'run' / 'notes.tmp'
+    names = (model / '.model.pth.tar-3.tmp-0123abcd', tmp_path / 'run' / '.x.tmp-0123abcd')
+    left = [Path(f'{name}{end}') for name in names for end in ('', '.lock')]
+    mine = tmp_path / 'run' / 'notes.tmp-77'
     for path in (*left, mine):
         Path(path).write_bytes(b'half')
     assert run()[0] == 0

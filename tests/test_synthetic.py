@@ -1,7 +1,6 @@
 """The synthetic pedestrians: MARS layout, determinism, truth, files that are whole or absent."""
 
 import dataclasses
-import fcntl
 import hashlib
 import multiprocessing
 import runpy
@@ -24,9 +23,9 @@ from stmn_plugin.data.synthetic import (
     load_truth,
     writer,
 )
-from stmn_plugin.data.synthetic.atomic import whole_folder
 from stmn_plugin.data.synthetic.look import person_look
 from stmn_plugin.errors import InputError
+from stmn_plugin.whole_files import whole_folder
 
 TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'make_synthetic.py'
 TINY = PRESETS['tiny']
@@ -293,8 +292,9 @@ def test_kill_halfway_leaves_no_folder_and_the_next_call_succeeds(tmp_path):
     assert not folder.exists()
     (lock,) = tmp_path.glob('.data.tmp-*.lock')
     assert any(lock.with_suffix('').rglob('*.jpg'))  # it was half-way
-    with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the orphaned workers have noticed
+    drawn = None
+    while drawn != (drawn := len([*tmp_path.rglob('*.jpg')])):  # until its workers have noticed
+        time.sleep(0.5)
     generate(folder, TINY, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ['data']  # the left-over is gone
     assert load_truth(folder).spec == TINY

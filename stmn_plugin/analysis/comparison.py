@@ -2,13 +2,14 @@
 
 import csv
 import datetime
+import io
 import os
 import statistics
 from typing import NamedTuple
 
 from tabulate import tabulate
 
-from stmn_plugin.whole_files import atomic_path, write_json, write_text
+from stmn_plugin.whole_files import write_json, write_text
 
 SCORES = ('rank-1', 'rank-5', 'rank-10', 'mAP', 'mINP')
 MEASURED = 'measured'
@@ -201,11 +202,8 @@ def _plain(scores):
 
 def write_csv(path, rows):
     """Write dictionaries of the same keys, and return the path."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, 'w', newline='', encoding='utf-8') as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, text.getvalue())

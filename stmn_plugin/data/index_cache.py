@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.whole_files import atomic_path
+from stmn_plugin.whole_files import whole_file
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
 WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk
@@ -104,7 +104,7 @@ def save_index(place, folder, lists, sources):
         for (paths, *_), head in zip(tracklets, heads, strict=True)
         for path in paths
     ]
-    with atomic_path(place) as temporary, open(temporary, 'wb') as file:
+    with whole_file(place) as file:
         np.savez_compressed(
             file,
             code=np.frombuffer(_code(), dtype=np.uint8),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
-from stmn_plugin.whole_files import atomic_path
+from stmn_plugin.whole_files import whole_file
 
 COLUMN, PAGE = 3.3, 6.9  # inches, of a two-column paper
 TEXT = 7  # points
@@ -133,7 +133,7 @@ def save_figure(figure, folder, name, formats=FORMATS):
     paths = []
     for kind in formats:
         path = os.path.join(folder, f'{name}.{kind}')
-        with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
-            figure.savefig(temporary, format=kind, metadata=METADATA[kind])
+        with whole_file(path) as file, matplotlib.rc_context(STYLE):
+            figure.savefig(file, format=kind, metadata=METADATA[kind])
         paths.append(path)
     return paths

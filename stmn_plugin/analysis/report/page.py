@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stmn_plugin.whole_files import atomic_path, remove_leftovers, write_text
+from stmn_plugin.whole_files import write_bytes, write_text
 
 from .curves import HEIGHT, LEFT, RIGHT, WIDTH, values_by_epoch
 
@@ -130,9 +130,7 @@ def _write_pictures(folder, strips):
     known = set(os.listdir(folder)) if os.path.isdir(folder) else set()
     for name, strip in zip(names, strips, strict=True):
         if name not in known:
-            path = os.path.join(folder, name)
-            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-                file.write(strip)
+            write_bytes(os.path.join(folder, name), strip)
             known.add(name)
     return names
 
@@ -141,7 +139,6 @@ def _remove_pictures(folder, needed):
     """Remove pictures of older pages, and a folder that is empty then."""
     if not os.path.isdir(folder):
         return
-    remove_leftovers(folder)
     for name in set(filter(PICTURE.fullmatch, os.listdir(folder))) - needed:
         os.unlink(os.path.join(folder, name))
     with contextlib.suppress(OSError):  # not empty: needed, or not ours

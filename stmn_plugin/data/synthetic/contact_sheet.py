@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stmn_plugin.errors import InputError
+from stmn_plugin.whole_files import whole_file
 
 from .motion import BACKGROUND, PATTERNS
 from .truth import load_truth
@@ -55,13 +55,9 @@ def contact_sheet(folder, path, persons=6, strip=12, per_camera=12):
     ]
     counts = (persons, strip, per_camera)
     sections = [(title, f(reader, n)) for (title, f), n in zip(parts, counts, strict=True)]
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compose(sections, reader).save(path, format='PNG')
-    except OSError as error:
-        raise InputError(f'{path}: cannot write the contact sheet: {error.strerror}') from error
-    return path
+    with whole_file(path) as file:
+        _compose(sections, reader).save(file, format='PNG')
+    return Path(path)
 
 
 class _Reader:

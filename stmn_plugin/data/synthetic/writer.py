@@ -8,9 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.whole_files import whole_folder
 
 from . import mars_files
-from .atomic import whole_folder
 from .mars_files import DISTRACTOR, JUNK
 from .scene import Camera
 from .tracklet import draw_tracklet
