@@ -308,23 +308,29 @@ def test_bad_arguments_and_missing_data(tmp_path, mars_root, capsys):
 
 @pytest.mark.timeout(60)
 def test_killed_half_way_it_leaves_no_report(copy, tmp_path, repository):
-    root, folder = copy('tracklets')
-    pipe = folder / 'query/anna/cam2/t1/f1.jpg'
-    pipe.unlink()
-    os.mkfifo(pipe)  # reading it waits for a writer
+    root, _ = copy('tracklets')
     log, output = tmp_path / 'log', tmp_path / 'out' / 'report.json'
+    reading = tmp_path / 'reading'
     output.parent.mkdir()
+    words = ['--root', str(root), '-s', 'tracklets', '--workers', '0', '--output', str(output)]
+    script = (
+        'import os, time, check_data; from stmn_plugin.data import check; '
+        f'check.read_frame = lambda path: (os.mkdir({str(reading)!r}), time.sleep(60)); '
+        f'check_data.main({words})'
+    )
+    path = os.pathsep.join([str(repository / 'tools'), str(repository)])
     with open(log, 'w') as stderr:
         process = subprocess.Popen(
-            [sys.executable, str(repository / 'tools/check_data.py'), '--root', str(root)]
-            + ['-s', 'tracklets', '--workers', '0', '--output', str(output)],
+            [sys.executable, '-c', script],
             stdout=stderr,
             stderr=stderr,
+            env={**os.environ, 'PYTHONPATH': path},
         )
         try:
-            with open(pipe, 'wb'):  # succeeds when the other end is being read
-                process.send_signal(signal.SIGKILL)
-                assert process.wait(timeout=20) == -signal.SIGKILL
+            while process.poll() is None and not reading.exists():
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait(timeout=20) == -signal.SIGKILL, log.read_text()
         finally:
             process.kill()
     assert list(output.parent.iterdir()) == [], log.read_text()

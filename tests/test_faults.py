@@ -74,7 +74,7 @@ REFUSED = {
     'zero bytes': (lambda path: path.write_bytes(b''), 'cannot identify image'),
     'text': (lambda path: path.write_text('<html>404</html>'), 'cannot identify image'),
     'removed after listing': (Path.unlink, 'No such file'),
-    'folder after listing': (make_folder, 'Is a directory'),
+    'folder after listing': (make_folder, 'is a folder'),
 }
 
 
@@ -211,7 +211,12 @@ def test_long_tracklets_cost_as_many_frames_as_a_clip_has(tmp_path, monkeypatch)
             os.link(folder / '0000.jpg', folder / f'{number:04d}.jpg')
     read = []
     original = Image.open
-    monkeypatch.setattr(frames.Image, 'open', lambda path: read.append(path) or original(path))
+
+    def spy(file, **options):
+        read.append(file.name)
+        return original(file, **options)
+
+    monkeypatch.setattr(frames.Image, 'open', spy)
     data = manager(tmp_path, batch_size_train=4, seq_len=6)
     assert [len(paths) for paths, *_ in data.train_loader.dataset.tracklets] == [4000] * 4
     assert next(iter(data.train_loader))['img'].shape == (4, 6, 3, 32, 16)

@@ -1,19 +1,50 @@
 """Path of a frame → uint8 image; a bad file is one clear error, never a hang (the host's loops)."""
 
+import warnings
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
 
-ORIENTATION = 0x0112  # EXIF tag
+# Pillow's name → suffixes. What a file is, is told by its first bytes; Pillow's other formats
+# start programs (EPS), hold no frame or fall over damaged bytes
+FORMATS = {
+    'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'),
+    'PNG': ('.png',),
+    'BMP': ('.bmp',),
+    'WEBP': ('.webp',),
+    'TIFF': ('.tif', '.tiff'),
+    'GIF': ('.gif',),
+    'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'),
+}
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+MAX_PIXELS = 4096 * 4096  # of a frame, a person's crop: twice a whole picture of 4K video
+
+ORIENTATION = 0x0112  # tag of EXIF and TIFF, 1 to 8
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TIFF_PHOTOMETRIC, TIFF_BITS, TIFF_TILE = 262, 258, (322, 323)
+
+# Pillow warns of metadata that it steps over, once a file and worker; the pixels are right
+warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
 def read_frame(path):
     """Read and decode one image with Pillow.
 
-    The EXIF orientation is applied, grey and CMYK become RGB, 16 bits become 8. (torchvision's own
-    decoders are deprecated since 0.29; OpenCV returns half a picture for a truncated file.)
+    The orientation that EXIF gives is applied (the host does not). Grey, palettes and CMYK become
+    RGB, 16 bits become 8, transparency is left out. (torchvision's own decoders are deprecated
+    since 0.29; OpenCV returns half a picture for a truncated file.)
 
     Args:
         path (str): image file.
@@ -22,20 +53,65 @@ def read_frame(path):
         torch.Tensor: uint8, shape (3, height, width).
 
     Raises:
-        InputError: the file is missing, unreadable, truncated or no image; names the path.
+        InputError: the file is missing, no regular file, unreadable, truncated, none of FORMATS,
+            has more than MAX_PIXELS, several pictures (GIF...) or pixels without a known range
+            (float TIFF...); names the path.
     """
     try:
-        with Image.open(path) as image:
-            if image.getexif().get(ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            if image.mode.startswith('I;16'):  # Pillow would clip it to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            rgb = image if image.mode == 'RGB' else image.convert('RGB')
-            pixels = np.array(rgb)  # (height, width, 3)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, 'strerror', None) or str(error).split(str(path))[0].strip(" '")
-        raise InputError(f'cannot read frame {path}: {reason}') from error
+        file = open_regular(path)
+    except OSError as error:
+        raise InputError(f'cannot read frame {path}: {error.strerror}') from error
+    with file:
+        try:
+            image = _decode(file)
+        except Exception as error:  # damaged bytes make decoders raise nearly anything
+            raise InputError(f'cannot read frame {path}: {_reason(error)}') from error
+    pixels = np.array(image)  # (height, width, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _decode(file):
+    """The upright RGB picture of an open file; whatever Pillow raises on bad bytes."""
+    with Image.open(file, formats=tuple(FORMATS)) as image:
+        _refuse_before_decoding(image)
+        image.load()
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION))  # TIFF is turned by Pillow
+        if _has_16_bits(image):  # Pillow would clip it to white
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode != 'RGB':
+            image = image.convert('RGB')
+        return image if turn is None else image.transpose(turn)
+
+
+def _refuse_before_decoding(image):
+    """ValueError for what is too large, or would become wrong pixels without a word."""
+    tags = getattr(image, 'tag_v2', {})  # of TIFF, whose tiles are unpacked whole
+    tile = tags.get(TIFF_TILE[0], 0) * tags.get(TIFF_TILE[1], 0)
+    pixels = max(image.width * image.height, tile)
+    if pixels > MAX_PIXELS:
+        raise ValueError(f'has {pixels:,} pixels, a frame has at most {MAX_PIXELS:,}')
+    # a phone's JPEG ("MPO") may hold smaller copies of its picture
+    if getattr(image, 'is_animated', False) and image.format != 'MPO':
+        raise ValueError('holds several pictures, a frame is one: save each as a file of its own')
+    if image.mode in ('I', 'F') or image.mode.startswith('I;'):
+        ordinary = tags.get(TIFF_PHOTOMETRIC, 1) == 1 and tags.get(TIFF_BITS, (16,)) == (16,)
+        if not _has_16_bits(image) or not ordinary:
+            raise ValueError(f'has grey values without a known range (mode {image.mode})')
+
+
+def _has_16_bits(image):
+    # Pillow stretches the values of PPM files to 16 bits, and gives them a mode of 32
+    return image.mode.startswith('I;16') or (image.format, image.mode) == ('PPM', 'I')
+
+
+def _reason(error):
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f'cannot identify image as one of {", ".join(FORMATS)}'
+    words = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:300]
+    plain = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+    if words and isinstance(error, plain):
+        return words
+    return f'damaged ({type(error).__name__}{": " if words else ""}{words})'
 
 
 def read_clip(paths, chosen, skip_bad=False):
