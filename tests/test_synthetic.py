@@ -3,11 +3,14 @@
 import dataclasses
 import hashlib
 import multiprocessing
+import os
 import runpy
+import shutil
 import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torchreid
@@ -24,6 +27,7 @@ from stmn_plugin.data.synthetic import (
     writer,
 )
 from stmn_plugin.data.synthetic.look import person_look
+from stmn_plugin.data.synthetic.truth import holds_truth_of
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import whole_folder
 
@@ -345,6 +349,47 @@ def test_missing_or_foreign_truth_is_named(tmp_path):
     (tmp_path / 'mars/info').mkdir(parents=True)
     (tmp_path / 'mars/info/truth.h5').write_text('not HDF5')
     with pytest.raises(InputError, match='truth.h5'):
+        load_truth(tmp_path)
+    (tmp_path / 'mars/info/truth.h5').unlink()
+    os.mkfifo(tmp_path / 'mars/info/truth.h5')
+    with pytest.raises(InputError, match='truth.h5: .* no regular file'):
+        load_truth(tmp_path)
+    assert not holds_truth_of(tmp_path, TINY)
+
+
+TRUTH_DAMAGE = {
+    'names elsewhere': ('names', h5py.ExternalLink('secret.h5', '/names'), 'no dataset within'),
+    'names that loop': ('names', h5py.SoftLink('/names'), 'no dataset within'),
+    'no names': ('names', None, "no variable 'names'"),
+    'names of any length': ('names', np.array(['a.jpg'], object), 'names has shape'),
+    'a name too few': ('names', np.array([b'a.jpg']), 'distractor_mask has shape'),
+    'names not ASCII': ('names', np.array([b'\xff']), 'ascii'),
+    'visibility NaN': ('visibility', np.float32([np.nan]), 'its visibility'),
+    'visibility 2': ('visibility', np.float32([2]), 'its visibility'),
+    'visibility of another length': ('visibility', np.float32([1]), 'its visibility'),
+    'an unknown pattern': ('tracklet_patterns', np.array([b'odd']), 'its patterns'),
+    'masks of numbers': ('distractor_mask', np.zeros((3, 4, 4)), 'distractor_mask has shape'),
+    'no spec': ('spec', None, 'spec'),
+    'a spec of another version': ('spec', '{"colours": 3}', 'colours'),
+    'a spec that is no JSON': ('spec', '{', 'Expecting'),
+    'a spec of lists': ('spec', '[' * 10_000, 'recursion'),
+    'a spec out of range': ('spec', '{"cameras": 70}', 'cameras'),
+    'a spec that is no text': ('spec', np.zeros(3), 'JSON'),
+}
+
+
+@pytest.mark.parametrize('case', TRUTH_DAMAGE)
+def test_a_damaged_truth_is_named(tiny, tmp_path, case):
+    name, value, reason = TRUTH_DAMAGE[case]
+    path = tmp_path / 'mars' / 'info' / 'truth.h5'
+    path.parent.mkdir(parents=True)
+    shutil.copy(tiny / 'mars/info/truth.h5', path)
+    with h5py.File(path, 'r+') as file:
+        place = file.attrs if name == 'spec' else file
+        del place[name]
+        if value is not None:
+            place[name] = value
+    with pytest.raises(InputError, match=f'truth.h5.*{reason}'):
         load_truth(tmp_path)
 
 

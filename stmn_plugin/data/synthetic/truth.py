@@ -1,5 +1,6 @@
 """What is known about every drawn frame: written beside the data, read back by measurements."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -8,12 +9,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from stmn_plugin.data.hdf5 import checked
 from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
 
+from .motion import PATTERNS
 from .spec import GENERATOR_VERSION, SyntheticSpec
 from .tracklet import MASK_REDUCTION, MASK_SHARE
 
 TRUTH_FILE = 'truth.h5'  # in mars/info
+SIZE_LIMIT = 2**28  # bytes of all names, or of the visibility; 13 a frame are needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Truth:
         Returns:
             bool array (rows, h, w).
         """
-        with h5py.File(self.path) as file:
-            return file['distractor_mask'][rows]
+        with _opened(self.path) as file:
+            return _masks(file, len(self.names), self.mask_shape)[rows]
 
 
 def write_truth(path, spec, tracklets, names):
@@ -116,29 +121,53 @@ def load_truth(folder):
         InputError: there is no truth file, or it cannot be read.
     """
     path = _truth_path(folder)
-    try:
-        with h5py.File(path) as file:
-            tracklets = file['tracklet_names'].asstr()[:]
-            patterns = file['tracklet_patterns'].asstr()[:]
-            return Truth(
-                spec=SyntheticSpec(**json.loads(file.attrs['spec'])),
-                names=file['names'].asstr()[:].tolist(),
-                visibility=file['visibility'][:],
-                patterns=dict(zip(tracklets, patterns, strict=True)),
-                mask_shape=file['distractor_mask'].shape[1:],
-                path=path,
-            )
-    except (OSError, KeyError) as error:
-        raise InputError(f'{path}: not a truth file of synthetic data: {error}') from error
+    with _opened(path) as file:
+        names, tracklets, patterns = (
+            checked(file, name, 'S', 1, SIZE_LIMIT).asstr()[:].tolist()
+            for name in ('names', 'tracklet_names', 'tracklet_patterns')
+        )
+        visibility = checked(file, 'visibility', 'f', 1, SIZE_LIMIT)[:]
+        spec = SyntheticSpec(**json.loads(file.attrs['spec']))
+        mask_shape = spec.height // MASK_REDUCTION, spec.width // MASK_REDUCTION
+        _masks(file, len(names), mask_shape)
+    if len(visibility) != len(names) or not ((visibility >= 0) & (visibility <= 1)).all():
+        raise InputError(f'{path}: its visibility is not one number from 0 to 1 for each frame')
+    if len(patterns) != len(tracklets) or not set(patterns) <= set(PATTERNS):
+        raise InputError(f'{path}: its patterns are not one of {", ".join(PATTERNS)} a tracklet')
+    return Truth(
+        spec=spec,
+        names=names,
+        visibility=visibility,
+        patterns=dict(zip(tracklets, patterns, strict=True)),
+        mask_shape=mask_shape,
+        path=path,
+    )
 
 
 def holds_truth_of(folder, spec):
     """Whether ``folder`` was made from ``spec``; the truth file is complete if it is there."""
     try:
-        with h5py.File(_truth_path(folder)) as file:
+        with _opened(_truth_path(folder)) as file:
             return file.attrs.get('fingerprint') == spec.fingerprint
-    except OSError:
+    except InputError:
         return False
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A truth file, only read within; whatever its bytes make the library raise is one line."""
+    try:
+        with open_regular(path) as data, h5py.File(data, 'r') as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f'{path}: not a truth file of synthetic data: {error}') from error
+
+
+def _masks(file, num_frames, shape):
+    masks = checked(file, 'distractor_mask', 'b', 3, num_frames * shape[0] * shape[1])
+    if masks.shape != (num_frames, *shape):
+        raise ValueError(f'distractor_mask has shape {masks.shape}, not {(num_frames, *shape)}')
+    return masks
 
 
 def _truth_path(folder):
