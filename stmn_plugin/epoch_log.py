@@ -3,9 +3,12 @@
 import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from .errors import InputError
+from .plain_values import is_count, is_flag, is_number, is_positive
 from .whole_files import write_text
 
 EPOCHS = 'metrics.jsonl'
@@ -78,6 +81,29 @@ class EpochLog:
             'data_wait': round(self.data_wait, 4),
             'evaluations': evaluations,
         }
+
+
+def is_epoch_log(value: Any) -> bool:
+    """Whether ``EpochLog(**value)`` is the log of an epoch."""
+    kinds = {int: is_count, float: is_positive, bool: is_flag, dict: _are_totals}
+    types = {entry.name: entry.type for entry in fields(EpochLog)}
+    return (
+        isinstance(value, Mapping)
+        and {'epoch'} <= value.keys() <= types.keys()
+        and value['epoch'] != 0
+        and all(kinds[types[name]](item) for name, item in value.items())
+    )
+
+
+def _are_totals(value):
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(total, (list, tuple))
+        and len(total) == 2
+        and is_number(total[0])
+        and is_count(total[1])
+        for name, total in value.items()
+    )
 
 
 def append_line(folder, values):

@@ -10,7 +10,6 @@ import functools
 
 import torchreid
 
-from .checkpoint import allow_numpy_scalars
 from .config import get_default_config
 from .config.kwargs import stmn_kwargs, synthetic_kwargs
 from .data.datamanager import VideoDataManager
@@ -21,6 +20,7 @@ from .data.tracklets import Tracklets
 from .engine import VideoSTMNEngine
 from .losses import MemorySpreadLoss
 from .models import stmn
+from .weight_files import allow_numpy_scalars
 
 
 def register(cfg=None):

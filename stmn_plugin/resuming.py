@@ -6,11 +6,11 @@ belongs to it until someone says otherwise here.
 
 import os
 
-from .checkpoint import load_checkpoint, newest_checkpoint, resume
 from .config.defaults import AUTO, flatten, get_default_config
 from .distributed import broadcast, is_main
 from .epoch_log import EpochLog
 from .errors import InputError, printable
+from .resumable import load_resumable, newest_checkpoint, resume
 
 FREE_KEYS = {
     'use_gpu',
@@ -57,16 +57,27 @@ def changed_keys(before, now):
     return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
 
 
-def path_to_resume(cfg):
-    """``model.resume``; for ``auto`` the newest whole checkpoint of the run folder, '' if none."""
+def path_to_resume(cfg, model, optimizer, scheduler, config):
+    """``model.resume``; for ``auto`` the checkpoint of the run folder to go on from, '' if none.
+
+    Args:
+        cfg (CfgNode): of the run.
+        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
+        config (dict): key → plain value, what checkpoints of the run hold.
+    """
     if cfg.model.resume != AUTO:
-        return cfg.model.resume
+        return os.path.expanduser(cfg.model.resume)
+
+    def check(path):
+        checkpoint = load_resumable(path)
+        if not changed_keys(checkpoint.get('config') or config, config):
+            resume(checkpoint, path, model, optimizer, scheduler, dry=True)
+
     folder = os.path.join(cfg.data.save_dir, 'model')
-    path = broadcast(newest_checkpoint(folder) if is_main() else None)
+    path = broadcast(newest_checkpoint(folder, check) if is_main() else None)
     if path is None:
-        print(
-            f'model.resume auto: no checkpoint in {printable(folder)}, starting from the beginning'
-        )
+        then = 'testing the initial weights' if cfg.test.evaluate else 'starting from the beginning'
+        print(f'model.resume auto: no checkpoint in {printable(folder)}, {then}')
     return path or ''
 
 
@@ -85,9 +96,11 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
         int: finished epochs.
 
     Raises:
-        InputError: another recipe (names the keys) or architecture, or a file with weights only.
+        InputError: another recipe (names the keys) or architecture, a file with weights only, or
+            a damaged one.
     """
-    recipe = load_checkpoint(path).get('config')
+    checkpoint = load_resumable(path)
+    recipe = checkpoint.get('config')
     if not recipe:
         print(f'{printable(path)} does not say which recipe made it')
     changed = changed_keys(recipe or settings.config, settings.config)
@@ -99,8 +112,12 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
         )
     if changed:
         print(f'Going on with another recipe: {named}')
-    checkpoint = resume(path, model, optimizer, scheduler, new_schedule=bool(changed))
-    settings.best_map = checkpoint.get('best_map', settings.best_map)
+    keep_moments = 'train.optim' not in changed
+    if not keep_moments:
+        print('The moments of the other optimizer are left behind')
+    parts = (model, optimizer, scheduler)
+    resume(checkpoint, path, *parts, new_schedule=bool(changed), keep_moments=keep_moments)
+    settings.best_map = float(checkpoint.get('best_map', settings.best_map))
     settings.rank1 = float(checkpoint.get('rank1', settings.rank1))
     settings.last_checkpoint = path
     settings.scaler = checkpoint.get('scaler')

@@ -95,10 +95,11 @@ def prepare(cfg):
     plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
     settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
     start_epoch = cfg.train.start_epoch
-    path = path_to_resume(cfg)
+    parts = (model, optimizer, scheduler)
+    path = path_to_resume(cfg, *parts, settings.config)
     if path:
         allow_changed = cfg.train.allow_changed or cfg.test.evaluate
-        start_epoch = resume_run(path, model, optimizer, scheduler, settings, allow_changed)
+        start_epoch = resume_run(path, *parts, settings, allow_changed)
     engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
     engine.settings = settings
     return engine, start_epoch

@@ -10,10 +10,10 @@ from dataclasses import asdict
 
 from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import checkpoint_path, save_checkpoint
+from .checkpoint import UNFINISHED, checkpoint_path, save_checkpoint, save_unfinished
 from .distributed import is_main
 from .epoch_log import append_line, keep_lines
-from .errors import printable
+from .errors import InputError, printable
 from .evaluation import read_evaluations, remove_metrics
 from .interrupt import Interruption
 from .testing import RunSettings, TestingMixin
@@ -136,14 +136,18 @@ class RunMixin(TrainingMixin, TestingMixin):
     def save_model(self, epoch, rank1, save_dir, is_best=False):
         """Write the checkpoint of each registered model, in the main process; the host loads it.
 
+        Within an epoch, which ``log`` says, it gets a name of its own.
+
         Raises:
-            InputError: it could not be written; older ones stay.
+            InputError: it could not be written, or a weight is not finite; older ones stay.
         """
         settings = self.settings or RunSettings()
+        within = self.log is not None and not self.log.trained
         for name in self.get_model_names():
             folder = os.path.join(save_dir, name)
             if not is_main():
-                self.last_checkpoint = checkpoint_path(folder, epoch + 1)
+                path = os.path.join(folder, UNFINISHED)
+                self.last_checkpoint = path if within else checkpoint_path(folder, epoch + 1)
                 continue
             state = {
                 'state_dict': self._models[name].state_dict(),
@@ -159,7 +163,13 @@ class RunMixin(TrainingMixin, TestingMixin):
             for part, owner in (('optimizer', self._optims), ('scheduler', self._scheds)):
                 if owner[name] is not None:
                     state[part] = owner[name].state_dict()
-            self.last_checkpoint = save_checkpoint(
-                state, folder, epoch + 1, settings.keep_last, is_best
-            )
+            try:
+                if within:
+                    path = save_unfinished(state, folder)
+                else:
+                    path = save_checkpoint(state, folder, epoch + 1, settings.keep_last, is_best)
+            except InputError as error:
+                good = self.last_checkpoint or 'none yet'
+                raise InputError(f'{error}; last good checkpoint: {good}') from error
+            self.last_checkpoint = path
             print(f'Checkpoint saved to "{printable(self.last_checkpoint)}"')

@@ -14,12 +14,13 @@ import torchreid
 from stmn_plugin.checkpoint import (
     load_checkpoint,
     load_weights,
-    resume,
     save_checkpoint,
     saved_epochs,
 )
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import STMN
+from stmn_plugin.resumable import load_resumable, resume
+from stmn_plugin.weights import fitted_weights
 from stmn_plugin.whole_files import atomic_path
 
 
@@ -86,7 +87,7 @@ def test_classifiers_of_another_size_keep_their_start_for_testing(saved):
     assert torch.equal(other.classifier_clip.weight, before)
     assert torch.equal(other.temporal_memory.keys, model.temporal_memory.keys)
     with pytest.raises(InputError, match='classifier_clip'):
-        load_weights(small(num_classes=9), path, with_classifiers=True)
+        fitted_weights(small(num_classes=9), load_checkpoint(path)['state_dict'], path)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_classifiers_of_another_size_keep_their_start_for_testing(saved):
         (lambda: small(seq_len=6), 'video.seq_len 4, the config says 6'),
         (lambda: small(spatial_mode='none'), 'another architecture than STMN'),
         (lambda: small(temporal_mode='mlp'), 'another architecture than STMN'),
-        (lambda: small(spatial_items=3), 'spatial_memory.keys'),
+        (lambda: small(spatial_items=3), 'stmn.spatial_items 10, the config says 3'),
         (lambda: torchreid.models.build_model('osnet_x0_25', 3, pretrained=False), 'OSNet'),
     ],
 )
@@ -184,7 +185,9 @@ def test_resuming_needs_more_than_weights(saved, tmp_path):
     model = small()
     optimizer = torch.optim.Adam(model.parameters())
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-    assert resume(saved[0], model, optimizer, scheduler)['epoch'] == 3
+    checkpoint = load_resumable(saved[0])
+    assert checkpoint['epoch'] == 3
+    resume(checkpoint, saved[0], model, optimizer, scheduler)
     torch.save(model.state_dict(), tmp_path / 'weights')
     with pytest.raises(InputError, match='model.resume'):
-        resume(str(tmp_path / 'weights'), model, optimizer, scheduler)
+        load_resumable(str(tmp_path / 'weights'))

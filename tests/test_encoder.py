@@ -260,7 +260,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_a_folder_in_the_files_place_is_refused(tmp_path):
-    assert 'no file' in refusal(tmp_path)
+    assert 'a folder' in refusal(tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['truncated', 'empty', 'text', 'flipped'])

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from stmn_plugin import engine as engines
-from stmn_plugin.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from stmn_plugin.checkpoint import UNFINISHED, load_checkpoint, save_checkpoint
 from stmn_plugin.config import get_default_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.epoch_log import EpochLog
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
+from stmn_plugin.resumable import newest_checkpoint
 from stmn_plugin.resuming import FREE_KEYS, changed_keys, resume_run
 from stmn_plugin.testing import RunSettings
 
@@ -139,7 +140,9 @@ def test_a_run_interrupted_in_an_epoch_goes_on_with_the_next_batch(
         assert train(tmp_path, *keys) == 128 + signum
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     epoch, batch = divmod(step, BATCHES)
-    state = load_checkpoint(newest_checkpoint(str(tmp_path / 'model')))
+    path = newest_checkpoint(str(tmp_path / 'model'))
+    assert (os.path.basename(path) == UNFINISHED) == (batch > 0)  # a name of its own
+    state = load_checkpoint(path)
     assert state['epoch'] == epoch
     assert (state['unfinished']['batches'] if batch else BATCHES) == (batch or BATCHES)
     capsys.readouterr()
@@ -149,6 +152,7 @@ def test_a_run_interrupted_in_an_epoch_goes_on_with_the_next_batch(
         assert f'epoch: [{epoch + 1}/{EPOCHS}][{batch + 1}/{BATCHES}]' in out
         assert f'[{epoch + 1}/{EPOCHS}][{batch}/' not in out
     assert_same_end(tmp_path, straight)
+    assert not (tmp_path / 'model' / UNFINISHED).exists()
 
 
 def test_an_interrupted_evaluation_is_made_up_for(train, straight, tmp_path, monkeypatch):
@@ -294,14 +298,14 @@ def test_an_allowed_change_takes_effect(train, straight, tmp_path, capsys):
 
 def resumable(folder, epoch, **more):
     state = {'state_dict': {'w': torch.full((1000,), epoch)}, 'epoch': epoch}
-    return save_checkpoint({**state, 'optimizer': {}, 'scheduler': {}, **more}, str(folder), epoch)
+    state['optimizer'] = {'state': {}, 'param_groups': []}
+    state['scheduler'] = {'last_epoch': epoch}
+    return save_checkpoint({**state, **more}, str(folder), epoch)
 
 
 def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
     assert newest_checkpoint(str(tmp_path / 'none')) is None
     paths = [Path(resumable(tmp_path, epoch)) for epoch in (1, 2, 3, 4, 5)]
-    for age, path in enumerate(paths):
-        os.utime(path, ns=(age, age))
     assert newest_checkpoint(str(tmp_path)) == str(paths[4])
     data = bytearray(paths[4].read_bytes())
     paths[4].write_bytes(data[: len(data) // 2])
@@ -309,17 +313,13 @@ def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
     data[data.index(bytes(torch.full((9,), 4).numpy()))] ^= 1  # one bit of the weights
     paths[3].write_bytes(data)
     paths[2].write_bytes(b'')
-    for age, path in enumerate(paths):
-        os.utime(path, ns=(age, age))
     (tmp_path / 'model.pth.tar-9.tmp-1').write_bytes(b'half')
     capsys.readouterr()
     assert newest_checkpoint(str(tmp_path)) == str(paths[1])
     words = capsys.readouterr().out.strip().splitlines()
     assert len(words) == 3
-    for word, path in zip(words, paths[:1:-1], strict=True):
-        assert word.startswith(f'Skipped: {path} is damaged')
-    os.utime(paths[0], ns=(99, 99))  # someone went back and on from there
-    assert newest_checkpoint(str(tmp_path)) == str(paths[0])
+    for path, why in zip(paths[2:], ('empty', 'wrong checksum', 'damaged'), strict=True):
+        assert sum(w.startswith(f'Skipped: {path} ') and why in w for w in words) == 1
 
 
 @pytest.mark.parametrize('trained', [True, False])
@@ -349,7 +349,10 @@ def test_auto_starts_from_the_beginning_when_there_is_nothing(train, straight, t
     (tmp_path / 'model' / 'model.pth.tar-7').write_bytes(b'nothing')
     assert train(tmp_path, 'model.resume', 'auto', 'train.max_epoch', 1) == 0
     out = capsys.readouterr().out
-    assert 'model.pth.tar-7 is damaged' in out and 'starting from the beginning' in out
+    assert (
+        'model.pth.tar-7 holds no weights: it is a text file' in out
+        and 'starting from the beginning' in out
+    )
     assert_equal(epoch_lines(tmp_path), epoch_lines(straight)[:1])
 
 

@@ -10,11 +10,12 @@ import torch
 import torchreid
 
 from stmn_plugin import speed
-from stmn_plugin.checkpoint import load_checkpoint, resume, save_checkpoint
+from stmn_plugin.checkpoint import load_checkpoint, save_checkpoint
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import BACKBONES, STMN, Encoder
 from stmn_plugin.models.folding import conv_norm_pairs, fold_batch_norms, refold
+from stmn_plugin.resumable import load_resumable, resume
 from stmn_plugin.runner import CONTIGUOUS_ONLY, prepare
 
 SIZE = (64, 32)
@@ -242,7 +243,7 @@ def test_moments_follow_their_weights_into_another_memory_layout(fused, tmp_path
     if fused:
         optimizer = speed.with_fused_steps(optimizer)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 9)
-    resume(path, resumed, optimizer, scheduler)
+    resume(load_resumable(path), path, resumed, optimizer, scheduler)
     assert bool(optimizer.param_groups[0]['fused']) == fused
     train_steps(resumed, optimizer, range(3, 6))
     for expected, found in zip(straight.parameters(), resumed.parameters(), strict=True):

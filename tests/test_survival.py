@@ -16,12 +16,13 @@ import torch
 from test_resume import KEYS, assert_equal, assert_same_end, epoch_lines
 
 from stmn_plugin import engine as engines
-from stmn_plugin.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, saved_epochs
+from stmn_plugin.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
 from stmn_plugin.data import clip_plans, clips
 from stmn_plugin.epoch_log import EpochLog, append_line, keep_lines, read_lines
 from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
+from stmn_plugin.resumable import newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -50,7 +51,7 @@ def save_for_ever(folder, pipe):
     while True:
         epoch += 1
         state = {'state_dict': {'w': torch.full((500_000,), epoch)}, 'epoch': epoch}
-        state.update(optimizer={}, scheduler={})
+        state.update(optimizer={'state': {}, 'param_groups': []}, scheduler={'last_epoch': epoch})
         save_checkpoint(state, folder, epoch, keep_last=2, is_best=epoch % 3 == 1)
         os.write(pipe, epoch.to_bytes(4, 'big'))
 
@@ -74,7 +75,7 @@ def test_the_last_good_checkpoint_survives_kill_9_at_any_moment(tmp_path, capsys
         last = int.from_bytes(announced[-4:], 'big') or 1
         path = newest_checkpoint(str(folder))
         epoch = load_checkpoint(path)['epoch']
-        assert last <= epoch <= last + 1 and path.endswith(f'tar-{epoch}')
+        assert last <= epoch <= last + 1 and path.endswith((f'tar-{epoch}', BEST))
         for file in (*folder.glob('model.pth.tar-*[0-9]'), folder / 'model-best.pth.tar'):
             if '.tmp-' not in file.name:
                 state = load_checkpoint(str(file))

@@ -18,6 +18,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.weight_files import named_tensors, read_weight_file
+from stmn_plugin.weights import fitted_weights
 
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 
@@ -203,38 +205,18 @@ def load_backbone_weights(resnet, backbone, source='', sha256=''):
     with tempfile.TemporaryDirectory() as folder:
         is_link = source.startswith(('http://', 'https://'))
         path = _download(source, folder) if is_link else os.path.expanduser(source)
-        if not os.path.isfile(path):
-            raise InputError(f'stmn.backbone_weights: no file {path}')
         try:
+            content = read_weight_file(path)
             if sha256 and (found := _sha256(path)) != sha256.lower():
-                raise InputError(
-                    f'stmn.backbone_weights: {source} has sha256 {found}, not {sha256}'
-                )
-            state = torch.load(path, map_location='cpu', weights_only=True)
-        except InputError:
-            raise
-        except Exception as error:  # torch raises many types on a damaged or unsafe file
-            raise InputError(
-                f'stmn.backbone_weights: {source} is no weights file ({_short(error)})'
-            ) from error
-    if isinstance(state, dict):
-        state = state.get('state_dict', state)
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InputError(f'stmn.backbone_weights: {source} holds no dictionary of named tensors')
-    state = {k: v for k, v in state.items() if not k.startswith('fc.')}  # the class scores go
-    try:
-        missing, unexpected = resnet.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise InputError(
-            f'stmn.backbone_weights: {source} does not fit {backbone} ({_short(error)})'
-        ) from error
-    missing = [key for key in missing if not key.startswith('fc.')]
-    if missing or unexpected:
-        raise InputError(
-            f'stmn.backbone_weights: {source} does not fit {backbone}: '
-            f'{len(missing)} tensors missing, {len(unexpected)} unknown '
-            f'(first: {(missing + unexpected)[0]})'
-        )
+                raise InputError(f'{path} has sha256 {found}, not {sha256}')
+            # the class scores go
+            state = fitted_weights(
+                resnet, named_tensors(content, path), f'{path} does not fit {backbone}: it', r'fc\.'
+            )
+        except InputError as error:
+            reason = str(error).replace(path, source)
+            raise InputError(f'stmn.backbone_weights: {reason}') from error
+    resnet.load_state_dict(state)
 
 
 def _download(link, folder):

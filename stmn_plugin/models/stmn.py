@@ -86,6 +86,13 @@ class STMN(nn.Module):
         InputError: an unknown mode or backbone, or backbone weights that cannot be loaded.
     """
 
+    # keys of the config that shapes of weights tell: key → {name of a weight: dimension}
+    settings_in_shapes = {
+        'video.seq_len': {'temporal_memory.values': 1, 'temporal_memory.regress.weight': 0},
+        'stmn.spatial_items': {'spatial_memory.keys': 0},
+        'stmn.temporal_items': {'temporal_memory.keys': 0, 'temporal_memory.hidden.weight': 0},
+    }
+
     def __init__(
         self,
         num_classes,

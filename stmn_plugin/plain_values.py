@@ -1,0 +1,74 @@
+"""Kinds of plain values, as files hold them that anyone may have changed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+LARGEST = 1e300  # any integer can be compared with it, none need become a float
+
+
+def is_number(value: Any) -> bool:
+    """A finite number; True and False are none."""
+    kinds = (int, float, np.floating)
+    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def is_count(value: Any) -> bool:
+    """A whole number from 0 on, of a size that can be counted to."""
+    return type(value) is int and 0 <= value < 10**12
+
+
+def is_share(value: Any) -> bool:
+    """A number from 0 to 1."""
+    return is_number(value) and 0 <= value <= 1
+
+
+def is_positive(value: Any) -> bool:
+    """A number from 0 on."""
+    return is_number(value) and value >= 0
+
+
+def is_text(value: Any) -> bool:
+    """A string."""
+    return isinstance(value, str)
+
+
+def is_flag(value: Any) -> bool:
+    """True or False."""
+    return isinstance(value, bool)
+
+
+def is_setting(value: Any) -> bool:
+    """What a config holds: a flag, text, a number, or a list of such."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_setting, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def named(value: Any, kind) -> bool:
+    """A dictionary from names to values of a kind."""
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and kind(item) for key, item in value.items()
+    )
+
+
+def is_like(value: Any, example: Any) -> bool:
+    """Whether a value can take the place of another: of its kind, as long, finite.
+
+    >>> is_like([0.5, 1], (0.9, 0.999)), is_like('1', 1), is_like(2.5, 1)
+    (True, False, False)
+    """
+    if example is None or value is None:
+        return is_setting(value)
+    if isinstance(example, Tensor):
+        return isinstance(value, Tensor) and value.shape == example.shape
+    if isinstance(example, Mapping):
+        return isinstance(value, Mapping) and all(map(is_number, value.values()))
+    if isinstance(example, (list, tuple)):
+        same = isinstance(value, (list, tuple)) and len(value) == len(example)
+        return same and all(map(is_like, value, example))
+    if isinstance(example, float):
+        return is_number(value)
+    return type(value) is type(example) and (type(value) is not int or is_number(value))
