@@ -95,6 +95,7 @@ class Evaluation:
     peak_memory: dict | None = None  # see ``peak_memory``: of the process up to here
     amp: str = 'off'  # precision in which frames were encoded
     epoch: int | None = None  # finished epochs; None when only tested
+    made_from: dict | None = None  # digests of config and data, see ``provenance``
 
     def as_dict(self, ranks):
         """Plain values for ``metrics.json``; rates are fractions."""

@@ -26,6 +26,7 @@ from .evaluation import (
 from .feature_store import FeatureStore, fingerprint, weights_digest
 from .features import encode_clips, frame_model, join_tracklets, pool_tracklets
 from .peak_memory import peak_memory
+from .provenance import config_digests, data_digests
 from .speed import InferenceModel, autocast
 
 
@@ -150,6 +151,10 @@ class TestingMixin:
             weights=weights_digest(self.model),
             peak_memory=peak_memory(),
             epoch=None if self.epoch is None else self.epoch + 1,
+            made_from={
+                **config_digests(self.settings.config),
+                **data_digests(self.datamanager, name),
+            },
         )
 
     def searched_features(self, name, options):

@@ -17,11 +17,11 @@ import miniatures
 import numpy as np
 import pytest
 from PIL import Image
-from test_comparison import evaluation, write_run
+from test_comparison import alone, evaluation, write_run
 
 from stmn_plugin.analysis import grid
+from stmn_plugin.analysis.given_runs import given_runs
 from stmn_plugin.analysis.run_queue import complete_runs, last_error, run_process
-from stmn_plugin.analysis.wanted_runs import given_runs
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory
 
@@ -53,7 +53,7 @@ def test_a_command_runs_with_its_output_in_a_file(tmp_path):
 
 
 def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):
-    write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), evaluation(frames='all')])
+    write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), alone(frames='all')])
     (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), lambda *_: 0)
     assert outcome.error == 'testing rrs: no result of the last weights in metrics.json'
     assert [e['frames'] for e in outcome.evaluations] == ['all']

@@ -13,8 +13,11 @@ from stmn_plugin.analysis.comparison import Spread, rows_of, spread
 from stmn_plugin.analysis.published import published_rows
 from stmn_plugin.analysis.run_folders import read_run
 from stmn_plugin.analysis.run_queue import Outcome
+from stmn_plugin.analysis.wanted_runs import TESTING, as_words
 from stmn_plugin.config import load_config
+from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
+from stmn_plugin.provenance import config_digests
 
 VIDEO = ['data.type', 'video', 'data.sources', "['mars']", 'data.targets', "['mars']"]
 VIDEO += ['train.max_epoch', '3', 'video.sample_method', 'rrs']
@@ -42,7 +45,22 @@ def evaluation(**changes):
     return {**values, **changes}
 
 
-def write_run(folder, words=(), epochs=3, evaluations=None, base=VIDEO):
+DATA = {'train': 'of train', 'query': 'of query', 'gallery': 'of gallery'}
+
+
+def made_from(words, data=DATA):
+    """As an evaluation records it."""
+    return {**config_digests(flatten(load_config('', words))), **data}
+
+
+def alone(words=(), base=VIDEO, data=DATA, **changes):
+    """The evaluation of a run's last weights alone, by KEY VALUE words on its own config."""
+    frames = changes.get('frames', 'rrs')
+    words = [*base, *as_words({**TESTING, 'test.frames': frames}), *words]
+    return evaluation(made_from=made_from(words, data), **changes)
+
+
+def write_run(folder, words=(), epochs=3, evaluations=None, base=VIDEO, data=DATA):
     """A run folder as training leaves it after so many of its epochs."""
     (folder / 'model').mkdir(parents=True)
     cfg = load_config('', [*base, *words])
@@ -52,6 +70,8 @@ def write_run(folder, words=(), epochs=3, evaluations=None, base=VIDEO):
     lines = [{'epoch': e, 'losses': {}, 'seconds': 2.5} for e in range(1, epochs + 1)]
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     evaluations = [evaluation(epoch=epochs)] if evaluations is None else evaluations
+    for e in evaluations:
+        e.setdefault('made_from', made_from([*base, *words], data))
     content = {'parameters': 1_500_000, 'gflops_per_frame': 0.25, 'feature_dim': 512}
     (folder / 'metrics.json').write_text(json.dumps({**content, 'evaluations': evaluations}))
     return read_run(str(folder))
@@ -100,7 +120,7 @@ def test_the_table_shows_what_is_known(tmp_path):
     head, _, rrs, every, failed = table.splitlines()
     scores = ['60.0 ± 14.1', '60.0 ± 0.0', '70.0 ± 0.0', '30.0 ± 14.1', '10.0 ± 0.0']
     costs = ['1.50', '0.250', '512', '0.6000', '4.00', '0:00:05']
-    cells = ['stmn', 'mars', 'official', 'rrs', 'euclidean', '2', *scores, *costs]
+    cells = ['stmn', 'mars', 'official', 'rrs', 'euclidean', '2 of 3', *scores, *costs]
     assert re.split(r'\s{2,}', rrs.strip()) == cells
     assert 'all + flip' in every and 'seed 3: killed by SIGKILL' in failed
     assert 'error' in head and 'source' not in head  # nothing published: all is measured
@@ -142,7 +162,7 @@ def setting(*scores):
 def test_what_is_tested_otherwise_is_another_row(tmp_path):
     run = write_run(tmp_path / 'a')
     ways = [{}, {'dist_metric': 'cosine'}, {'normalize_feature': True}, {'amp': 'bf16'}]
-    tested = [evaluation(), *(evaluation(**way) for way in ways)]
+    tested = [evaluation(amp='off'), *(evaluation(**way) for way in ways)]
     rows = rows_of([Outcome('stmn', 1, 'a', run, tested)])
     assert [(row.frames, row.distance) for row in rows] == [
         ('rrs', 'euclidean'),
@@ -150,7 +170,7 @@ def test_what_is_tested_otherwise_is_another_row(tmp_path):
         ('rrs', 'euclidean, normalised'),
         ('rrs, bf16', 'euclidean'),
     ]
-    assert len(rows[0].seeds) == 2  # an evaluation that does not say is of float32
+    assert all(row.seeds == (1,) for row in rows)  # also where float32 was said and not said
 
 
 def test_the_best_setting():

@@ -6,17 +6,19 @@ import re
 import compare
 import pytest
 import yaml
-from test_comparison import VIDEO, evaluation, write_run
+from test_comparison import DATA, VIDEO, alone, evaluation, write_run
 
-from stmn_plugin.analysis.run_folders import read_run, recipe_changes, standalone_evaluations
+from stmn_plugin.analysis.given_runs import given_runs
+from stmn_plugin.analysis.run_folders import read_run, recipe_changes
 from stmn_plugin.analysis.run_queue import complete_runs, words_to_test, words_to_train
+from stmn_plugin.analysis.run_results import standalone_evaluations
 from stmn_plugin.analysis.variants import (
     Variant,
     ablation_variants,
     arch_variants,
     named_variants,
 )
-from stmn_plugin.analysis.wanted_runs import TESTING, as_words, given_runs, place_variants
+from stmn_plugin.analysis.wanted_runs import TESTING, as_words, place_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
@@ -57,26 +59,63 @@ def test_how_far_a_run_is(tmp_path):
 
 
 @pytest.mark.parametrize(
+    'words',
+    [
+        'test.protocol matlab',
+        'test.frames all',
+        'test.clips_per_tracklet 2',
+        'test.flip True',
+        'test.dist_metric cosine',
+        'test.normalize_feature True',
+        'test.rerank True',
+        'test.ranks [1]',
+        'test.fold_bn False',
+        'data.bad_frames skip',
+        'data.height 64',
+        'video.rrs_chunks ceil',
+        '',
+    ],
+)
+def test_an_evaluation_is_reused_only_for_what_it_is_of(words, tmp_path):
+    cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
+    final, done = evaluation(epoch=3), alone(words.split())
+    run = write_run(tmp_path / 'run', evaluations=[final, done])
+    assert standalone_evaluations(run, cfg) == ([] if words else [done])
+    asked = load_config('', [*VIDEO, *as_words({**TESTING}), *words.split()])
+    assert standalone_evaluations(run, asked) == [done]
+    free = ['test.batch_size', '7', 'data.workers', '1', 'train.print_freq', '3']
+    assert standalone_evaluations(run, load_config('', [*asked_words(words), *free])) == [done]
+
+
+def asked_words(words):
+    return [*VIDEO, *as_words({**TESTING}), *words.split()]
+
+
+@pytest.mark.parametrize(
     'change',
     [
         {'weights': 'others'},
         {'epoch': 3},
-        {'protocol': 'matlab'},
-        {'frames': 'all'},
-        {'flip': True},
-        {'dist_metric': 'cosine'},
-        {'normalize_feature': True},
-        {'reranked': True},
         {'dataset': 'lsvid'},
+        {'data': {**DATA, 'query': 'another'}},
+        {'data': {**DATA, 'gallery': 'another'}},
+        {'made_from': None},  # an older one
     ],
 )
-def test_an_evaluation_is_reused_only_for_what_it_is_of(change, tmp_path):
+def test_an_evaluation_is_of_weights_a_target_and_data(change, tmp_path):
     cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
-    final, alone = (evaluation(weights='of epoch 3', **x) for x in ({'epoch': 3}, {'mAP': 0.3}))
-    run = write_run(tmp_path / 'same', evaluations=[final, alone])
-    assert standalone_evaluations(run, cfg) == [alone]
-    run = write_run(tmp_path / 'other', evaluations=[final, {**alone, **change}])
+    data = change.pop('data', DATA)
+    done = {**alone(data=data), **change}
+    run = write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), done])
     assert standalone_evaluations(run, cfg) == []
+
+
+def test_a_target_named_twice_counts_once(tmp_path):
+    cfg = load_config('', asked_words(''))
+    cfg.defrost()
+    cfg.data.targets = ['mars', 'mars']
+    run = write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), alone()])
+    assert len(standalone_evaluations(run, cfg)) == 1
 
 
 def test_a_run_is_found_by_its_recipe_and_another_is_never_overwritten(tmp_path):
@@ -160,25 +199,6 @@ def test_the_ablation_is_a_delta_on_any_config(config, repository, tmp_path):
     assert runs[0].cfg.stmn.spatial_mode == 'none' and runs[6].title == '+ SM + TM'
 
 
-def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
-    write_run(tmp_path / 'mine_seed1', ['train.seed', '1'])
-    write_run(tmp_path / 'mine_seed2', ['train.seed', '2'])
-    write_run(tmp_path / 'other', ['train.lr', '0.5'], epochs=1)
-    (tmp_path / 'notes').mkdir()
-    paths = [str(path) for path in sorted(tmp_path.iterdir())]
-    runs = given_runs(paths, ['data.root', 'elsewhere'])
-    assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
-    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
-    again = given_runs([*paths, paths[0]], [], taken=['mine'])  # a folder counts once
-    assert [run.title for run in again] == [paths[0], paths[0], 'other']
-    (outcome,) = complete_runs(runs[2:], execute=None)
-    assert 'interrupted after epoch 1 of 3; --runs trains nothing' in outcome.error
-    (run,) = given_runs(paths[:1], ['train.lr', '0.5'])
-    assert 'train.lr was 0.0003, is 0.5' in run.problem
-    with pytest.raises(InputError, match='no run folder among'):
-        given_runs([str(tmp_path / 'notes')], [])
-
-
 def test_words_for_testing_are_for_the_tests(tmp_path):
     words = [*VIDEO, 'test.rerank', 'True', 'test.clips_per_tracklet', '4', 'test.flip', 'True']
     (run,) = place_variants(arch_variants(['resnet50']), 1, '', words, str(tmp_path))
@@ -190,6 +210,15 @@ def test_words_for_testing_are_for_the_tests(tmp_path):
         tested = load_config('', words_to_test(run, read_run(run.folder), frames)).test
         assert (tested.frames, tested.clips_per_tracklet) == (frames, clips)
         assert tested.rerank and tested.evaluate and tested.flip
+
+
+def test_two_rows_of_one_title_and_a_row_with_a_seed_are_refused(tmp_path):
+    rows = [Variant('Baseline', 'ablation-1', {}), Variant('Baseline', 'baseline', {})]
+    with pytest.raises(InputError, match="two rows are called 'Baseline'"):
+        place_variants(rows, 1, '', VIDEO, str(tmp_path))
+    rows = [Variant('mine', 'mine', {'train.seed': 5})]
+    with pytest.raises(InputError, match="row 'mine': train.seed is set by --seeds"):
+        place_variants(rows, 1, '', VIDEO, str(tmp_path))
 
 
 def test_image_data_is_refused(tmp_path):

@@ -90,7 +90,7 @@ def child(words, log, watch):
 
 def compare(args, words, archs, runs, execute):
     """The table of architectures, ablation and given runs; how many runs have failed."""
-    from stmn_plugin.analysis import comparison, variants, wanted_runs
+    from stmn_plugin.analysis import comparison, given_runs, variants, wanted_runs
     from stmn_plugin.analysis.run_queue import complete_runs
 
     output = args.output or default_output(args.config_file)
@@ -110,7 +110,7 @@ def compare(args, words, archs, runs, execute):
         )
     if runs:
         taken = [row.title for row in rows_wanted]
-        wanted += wanted_runs.given_runs(runs, words, taken)
+        wanted += given_runs.given_runs(runs, words, taken)
     if args.dry_run:
         print_plan(wanted)
         return 0
@@ -118,8 +118,9 @@ def compare(args, words, archs, runs, execute):
     rows = comparison.rows_of(outcomes)
     if args.published:
         rows += published_rows(args.published, args.ablation)
+    written = comparison.write_comparison(rows, output, table_name(args))
     print(f'\n{comparison.as_table(rows)}\n', *comparison.notes_for(rows), sep='\n')
-    print('Written:', *comparison.write_comparison(rows, output, table_name(args)))
+    print('Written:', *written)
     return sum(bool(outcome.error) for outcome in outcomes)
 
 
@@ -133,6 +134,8 @@ def search_grid(args, words, execute):
     cfg = training_config(args.config_file, words)
     if cfg.model.name != 'stmn':
         raise InputError(f'--grid searches hyperparameters of stmn, model.name is {cfg.model.name}')
+    if 1 not in cfg.test.ranks:
+        raise InputError(f'test.ranks {cfg.test.ranks}: --grid chooses by rank-1, add 1')
     if not cfg.data.validation_ids:
         words = [*words, 'data.validation_ids', str(grid.VALIDATION_IDS)]
     if args.dry_run:
@@ -153,10 +156,11 @@ def search_grid(args, words, execute):
 
     for settings in grid.search(run_variants, grid.FACTORS):
         factors.append(settings)
+        written = grid.write_grid(factors, output)
         print(f'\n{grid.as_table(settings)}\n')
     print(*grid.NOTES, sep='\n')
     print('Chosen:', *grid.words_of(factors))
-    print('Written:', *grid.write_grid(factors, output))
+    print('Written:', *written)
     return failed
 
 

@@ -48,6 +48,7 @@ class Row(NamedTuple):
     frames: str = ''
     distance: str = ''
     seeds: tuple = ()
+    seeds_wanted: int | None = None  # more than there are seeds when runs have failed
     parameters: int | None = None
     gflops_per_frame: float | None = None
     feature_dim: int | None = None
@@ -73,17 +74,25 @@ def rows_of(outcomes):
     Returns:
         list: of Row.
     """
-    groups = {}  # (title, dataset, protocol, frames, distance) → [(outcome, evaluation)]
+    groups = {}  # (title, dataset, protocol, frames, distance), tested data → folder → member
     for outcome in outcomes:
         for e in outcome.evaluations:
-            key = (outcome.title, e['dataset'], *_conditions(e))
-            groups.setdefault(key, []).append((outcome, e))
+            key = (outcome.title, e['dataset'], *_conditions(e)), _tested_data(e)
+            groups.setdefault(key, {})[outcome.folder] = outcome, e
+    names = [name for name, _ in groups]
+    rows = []
+    for (name, data), members in groups.items():
+        title, dataset, *conditions = name
+        if names.count(name) > 1:  # the same name of a target, not the same tracklets
+            dataset = f'{dataset} (data {data})'
+        wanted = len({outcome.folder for outcome in outcomes if outcome.title == title})
+        rows.append(_row(title, dataset, *conditions, [*members.values()], wanted))
     failed = [
         Row(outcome.title, {}, seeds=(outcome.seed,), error=f'seed {outcome.seed}: {outcome.error}')
         for outcome in outcomes
         if outcome.error
     ]
-    return [_row(*key, members) for key, members in groups.items()] + failed
+    return rows + failed
 
 
 def _conditions(evaluation):
@@ -97,7 +106,13 @@ def _conditions(evaluation):
     )
 
 
-def _row(title, dataset, protocol, frames, distance, members):
+def _tested_data(evaluation):
+    """The first digits of the digests of its query and gallery."""
+    made_from = evaluation.get('made_from') or {}
+    return '-'.join(str(made_from.get(kind, '?'))[:6] for kind in ('query', 'gallery'))
+
+
+def _row(title, dataset, protocol, frames, distance, members, wanted):
     facts = members[0][0].run.metrics
     evaluations = [evaluation for _, evaluation in members]
     return Row(
@@ -107,6 +122,7 @@ def _row(title, dataset, protocol, frames, distance, members):
         frames=frames,
         distance=distance,
         seeds=tuple(outcome.seed for outcome, _ in members),
+        seeds_wanted=wanted,
         scores={
             name: spread([100 * e[name] for e in evaluations])
             for name in SCORES
@@ -116,11 +132,14 @@ def _row(title, dataset, protocol, frames, distance, members):
         gflops_per_frame=facts.get('gflops_per_frame'),
         feature_dim=facts.get('feature_dim'),
         seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
-        peak_memory=max(
-            e['peak_memory']['gpu'] or e['peak_memory']['resident'] for e in evaluations
-        ),
+        peak_memory=max(filter(None, map(_peak_memory, evaluations)), default=None),
         training_seconds=statistics.fmean(o.run.training_seconds for o, _ in members),
     )
+
+
+def _peak_memory(evaluation):
+    peak = evaluation.get('peak_memory') or {}
+    return peak.get('gpu') or peak.get('resident')
 
 
 def as_table(rows, tablefmt='simple'):
@@ -132,7 +151,7 @@ def as_table(rows, tablefmt='simple'):
             'protocol': row.protocol,
             'frames': row.frames,
             'distance': row.distance,
-            'seeds': '' if row.error else len(row.seeds) or '',
+            'seeds': _seeds(row),
             **{name: str(row.scores.get(name, '')) for name in SCORES},
             'params, M': _number(row.parameters, 1e6, 2),
             'GFLOPs/frame': _number(row.gflops_per_frame, 1, 3),
@@ -149,6 +168,13 @@ def as_table(rows, tablefmt='simple'):
     lines = [[line[name] for name in filled] for line in cells]
     # the cells are text as it shall be read: 68.0 must not become 68
     return tabulate(lines, headers=filled, tablefmt=tablefmt, disable_numparse=True)
+
+
+def _seeds(row):
+    count, wanted = len(row.seeds), row.seeds_wanted
+    if row.error or not count:
+        return ''
+    return str(count) if wanted in (None, count) else f'{count} of {wanted}'
 
 
 def _number(value, unit, digits):

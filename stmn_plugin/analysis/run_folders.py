@@ -6,11 +6,9 @@ from typing import NamedTuple
 from stmn_plugin.checkpoint import saved_epochs
 from stmn_plugin.config import read_yaml
 from stmn_plugin.config.defaults import flatten, get_default_config
-from stmn_plugin.config.kwargs import plan_kwargs
-from stmn_plugin.data.clip_plans import ClipPlan
-from stmn_plugin.data.validation import validation_name
-from stmn_plugin.epoch_log import read_lines
-from stmn_plugin.evaluation import read_metrics
+from stmn_plugin.epoch_log import EPOCHS, read_lines
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation import METRICS, read_metrics
 from stmn_plugin.resuming import changed_keys
 
 CONFIG = 'config.yaml'
@@ -20,6 +18,8 @@ START = (
     'stmn.backbone_weights',
     'stmn.backbone_sha256',
     'data.root',
+    'train.start_epoch',
+    'train.allow_changed',  # weights of two recipes
 )
 
 
@@ -41,6 +41,17 @@ class RunFolder(NamedTuple):
         reported = self.lines and self.lines[-1]['epoch'] == max_epoch == self.epochs
         last = [e for e in self.metrics['evaluations'] if e['epoch'] == max_epoch]
         return last if reported else []
+
+    @property
+    def settings(self):
+        """The config with the defaults of keys that it does not know yet."""
+        return {**flatten(get_default_config()), **self.config}
+
+    @property
+    def made_from(self):
+        """Digests of config and data of the last weights; {} of older or unfinished runs."""
+        final = self.final_evaluations(self.settings['train.max_epoch'])
+        return final[0].get('made_from') or {} if final else {}
 
     @property
     def epoch_without_weights(self):
@@ -69,13 +80,80 @@ def read_run(path):
     Raises:
         InputError: a damaged file in it.
     """
-    return RunFolder(
+    run = RunFolder(
         path=path,
         config=read_yaml(os.path.join(path, CONFIG)) if is_run(path) else {},
         epochs=max(saved_epochs(os.path.join(path, 'model')), default=0),
         metrics=read_metrics(path),
         lines=read_lines(path),
     )
+    for evaluation in run.metrics['evaluations']:
+        _check_fields(evaluation, EVALUATION, os.path.join(path, METRICS))
+    for line in run.lines:
+        _check_fields(line, EPOCH_LINE, os.path.join(path, EPOCHS))
+    return run
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18
+
+
+def _is_rate(value):
+    return _is_number(value) and value <= 1
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_flag(value):
+    return isinstance(value, bool)
+
+
+def _is_epoch(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9
+
+
+def _has_digests(value):
+    digests = {} if value is None else value
+    return isinstance(digests, dict) and all(map(_is_text, digests.values()))
+
+
+def _has_seconds(value):
+    return isinstance(value, dict) and _is_number(value.get('per_tracklet'))
+
+
+def _is_memory(value):
+    known = value.values() if isinstance(value, dict) else [value]
+    return all(number is None or _is_number(number) for number in known)
+
+
+# what a table takes from an evaluation and from a line of an epoch → its check
+EVALUATION = {
+    'epoch': lambda value: value is None or _is_epoch(value),
+    'dataset': _is_text,
+    'protocol': _is_text,
+    'frames': _is_text,
+    'dist_metric': _is_text,
+    'flip': _is_flag,
+    'normalize_feature': _is_flag,
+    'reranked': _is_flag,
+    'seconds': _has_seconds,
+    'peak_memory': _is_memory,
+    'mAP': _is_rate,
+    'mINP': _is_rate,
+}
+EPOCH_LINE = {'epoch': _is_epoch, 'seconds': _is_number}
+
+
+def _check_fields(values, checks, path):
+    """InputError for a field that is missing or cannot be meant."""
+    optional = {key: _is_rate for key in values if str(key).startswith('rank-')}
+    if 'made_from' in values:
+        optional['made_from'] = _has_digests
+    for name, check in {**checks, **optional}.items():
+        if name not in values or not check(values[name]):
+            raise InputError(f'{path} is damaged: {name} is {values.get(name)!r}')
 
 
 def recipe_changes(run, cfg):
@@ -94,11 +172,31 @@ def start_changes(run, cfg):
 
     Free to change for who goes on with a run of his own, but no reason to take it for another.
     """
-    now = flatten(cfg)
-    before = {**flatten(get_default_config()), **run.config}
-    if os.path.abspath(before['data.root']) == os.path.abspath(now['data.root']):
-        before['data.root'] = now['data.root']
-    return {key: (before[key], now[key]) for key in START if before[key] != now[key]}
+    return _start_changes(run.settings, flatten(cfg))
+
+
+def _start_changes(before, now):
+    same_root = os.path.realpath(before['data.root']) == os.path.realpath(now['data.root'])
+    keys = [key for key in START if not (key == 'data.root' and same_root)]
+    return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
+
+
+def experiment_changes(run, other):
+    """In what two runs are more than two seeds of one experiment: key → (one's, the other's).
+
+    Recipe, length, start and training data. Data is the same when its digest is, wherever it lies;
+    runs that know no digest have the same data when they have the same ``data.root``.
+    """
+    before, now = ({**one.settings, 'train.seed': None} for one in (run, other))
+    changes = changed_keys(before, now) | _start_changes(before, now)
+    if before['train.max_epoch'] != now['train.max_epoch']:
+        changes['train.max_epoch'] = before['train.max_epoch'], now['train.max_epoch']
+    trained_on = run.made_from.get('train'), other.made_from.get('train')
+    if all(trained_on):
+        changes.pop('data.root', None)
+        if trained_on[0] != trained_on[1]:
+            changes['training data'] = trained_on
+    return changes
 
 
 def describe_state(run, cfg):
@@ -110,40 +208,6 @@ def describe_state(run, cfg):
     if run.epochs or run.config:
         return f'interrupted after epoch {run.epochs} of {cfg.train.max_epoch}'
     return 'new'
-
-
-def standalone_evaluations(run, cfg):
-    """The evaluations of the last weights alone that a config for testing asks for.
-
-    Args:
-        run (RunFolder): finished.
-        cfg (CfgNode): says protocol, frames, metric and targets.
-
-    Returns:
-        list: of plain dictionaries, one per target; [] unless every target was tested.
-    """
-    final = run.final_evaluations(cfg.train.max_epoch)
-    asked = {
-        'epoch': None,
-        'protocol': cfg.test.protocol,
-        'frames': ClipPlan(**plan_kwargs(cfg)).title,
-        'flip': cfg.test.flip,
-        'dist_metric': cfg.test.dist_metric,
-        'normalize_feature': cfg.test.normalize_feature,
-        'reranked': cfg.test.rerank,
-        'amp': cfg.test.amp,
-    }
-    if final and final[0].get('weights'):
-        asked['weights'] = final[0]['weights']
-    unsaid = {'amp': 'off'}  # by older evaluations, which have no digest of the weights either
-    found = {
-        e['dataset']: e
-        for e in run.metrics['evaluations']
-        if final and asked.items() <= {**unsaid, **e}.items()
-    }
-    held_out = cfg.data.validation_ids > 0
-    targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets
-    return [found[name] for name in targets] if set(targets) <= set(found) else []
 
 
 def name_lost(run):

@@ -20,7 +20,8 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import METRICS
 from stmn_plugin.interrupt import SIGNALS, Interrupted
 
-from .run_folders import RunFolder, name_lost, read_run, standalone_evaluations
+from .run_folders import RunFolder, name_lost, read_run
+from .run_results import LISTS, name_edited, name_other_data, standalone_evaluations
 from .wanted_runs import TESTING, TRAINING, as_words
 
 CONSOLE = 'console.log'  # of every process that worked on a run folder
@@ -36,7 +37,7 @@ class Outcome(NamedTuple):
     folder: str
     run: RunFolder | None = None
     evaluations: tuple = ()  # plain dictionaries; of every strategy and target
-    error: str = ''  # the last, when something has failed
+    error: str = ''  # what has failed
 
 
 def complete_runs(wanted, execute, strategies=STRATEGIES):
@@ -75,20 +76,27 @@ def _complete(wanted, execute, strategies, label):
             raise InputError(f'{wanted.folder} is {wanted.state}; --runs trains nothing')
         _train(wanted, execute, label, run.epochs)
         run = read_run(wanted.folder)
-    error, evaluations = '', [*(() if strategies else run.final_evaluations(max_epoch))]
+    problem = name_edited(run)
+    if wanted.may_train and not problem:  # trained now, it would see what is there now
+        problem = name_other_data(run, wanted.cfg, ('train',) if strategies else LISTS)
+    if problem:
+        raise InputError(problem)
+    errors, evaluations = [], [*(() if strategies else run.final_evaluations(max_epoch))]
     for frames in strategies:
-        words = words_to_test(wanted, run, frames)
+        failed, words = '', words_to_test(wanted, run, frames)
         cfg = load_config(wanted.config_file, words)
         if not standalone_evaluations(run, cfg):
             try:
                 _execute(wanted, words, execute, f'{label}: testing {frames}')
             except InputError as failure:  # the other strategy may still be possible
-                error = f'testing {frames}: {failure}'
+                failed = str(failure)
             run = read_run(wanted.folder)
         found = standalone_evaluations(run, cfg)
-        if not found:
-            error = error or f'testing {frames}: no result of the last weights in {METRICS}'
+        if failed or not found:
+            reason = failed or f'no result of the last weights in {METRICS}'
+            errors.append(f'testing {frames}: {reason}')
         evaluations += found
+    error = '; '.join(errors)
     return Outcome(wanted.title, wanted.seed, wanted.folder, run, tuple(evaluations), error)
 
 

@@ -10,10 +10,9 @@ from yacs.config import CfgNode
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
-from stmn_plugin.resuming import changed_keys, is_recipe
+from stmn_plugin.resuming import is_recipe
 
 from .run_folders import (
-    CONFIG,
     RunFolder,
     describe_state,
     is_run,
@@ -79,8 +78,9 @@ def place_variants(variants, num_seeds, config_file, words, output):
         list: of Wanted, seeds of a variant together.
 
     Raises:
-        InputError: a config that cannot work.
+        InputError: a config that cannot work, or two rows that would be one.
     """
+    check_titles(variants)
     known, damaged = [], {}
     for path in run_folders(output):
         try:
@@ -156,51 +156,12 @@ def run_folders(output):
     return [path for path in (os.path.join(output, name) for name in names) if is_run(path)]
 
 
-def given_runs(paths, words, taken=()):
-    """Runs that exist, to be tested and never trained; seeds of one recipe get one title.
-
-    Args:
-        paths (list): run folders; others among them are passed over with a printed word.
-        words (list): KEY VALUE words on top of their configs, no key of the recipe.
-        taken (list): titles of other rows, which none of these gets.
-
-    Returns:
-        list: of Wanted.
-
-    Raises:
-        InputError: none of the paths is a run folder.
-    """
-    wanted, titles = [], []  # titles: (recipe without its seed, title)
-    others = [path for path in paths if not is_run(path)]
-    if others:
-        print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
-    for path in dict.fromkeys(os.path.normpath(path) for path in paths if is_run(path)):
-        file = os.path.join(path, CONFIG)
-        own = [*words, *as_words({'model.load_weights': '', 'model.resume': ''})]
-        run, title, cfg, problem = NO_RUN._replace(path=path), path, None, ''
-        try:
-            run = read_run(path)
-            title = _title_of_recipe({**run.config, 'train.seed': 0}, path, titles, taken)
-            cfg = training_config(file, own)
-            changes = recipe_changes(run, cfg)
-            problem = name_changes(run, changes) if changes else ''
-        except InputError as error:
-            problem = str(error)
-        seed = run.config.get('train.seed')
-        known_as = (title, seed, file, tuple(own))
-        wanted.append(Wanted(*known_as, cfg, path, run, may_train=False, problem=problem))
-    if not wanted:
-        raise InputError(f'--runs: no run folder among {", ".join(paths)}')
-    return wanted
-
-
-def _title_of_recipe(recipe, path, titles, taken):
-    """The title of the recipe, or a new one by the folder's name, noted in ``titles``."""
-    for other, title in titles:
-        if not changed_keys(other, recipe):
-            return title
-    title = re.sub(r'[-_ ]*seed[-_ =]*\d+$', '', os.path.basename(path)) or path
-    if title in taken or title in (other for _, other in titles):
-        title = path
-    titles.append((recipe, title))
-    return title
+def check_titles(variants):
+    """InputError where two rows of a table could not be told apart, or a row sets the seeds."""
+    titles = [variant.title for variant in variants]
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise InputError(f'two rows are called {twice[0]!r}: give one of them another title')
+    for variant in variants:
+        if 'train.seed' in variant.changes:
+            raise InputError(f'row {variant.title!r}: train.seed is set by --seeds, not by a row')

@@ -1,0 +1,290 @@
+"""Runs that exist: what is one row, what is another, and of which data a reused result is."""
+
+import json
+import os
+import shutil
+
+import compare
+import pytest
+from test_comparison import DATA, VIDEO, alone, evaluation, write_run
+
+from stmn_plugin.analysis.comparison import rows_of
+from stmn_plugin.analysis.current_data import current_data, forget_data
+from stmn_plugin.analysis.given_runs import given_runs
+from stmn_plugin.analysis.run_folders import experiment_changes, read_run
+from stmn_plugin.analysis.run_queue import complete_runs
+from stmn_plugin.analysis.variants import Variant
+from stmn_plugin.analysis.wanted_runs import place_variants
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError
+from stmn_plugin.resuming import FREE_KEYS
+
+
+def finished_run(folder, words=(), data=DATA, epochs=3, base=VIDEO, **scores):
+    """A finished run that was tested with both strategies."""
+    evaluations = [
+        evaluation(epoch=epochs),
+        *(alone(words, base, data, frames=frames, **scores) for frames in ('rrs', 'all')),
+    ]
+    return write_run(folder, words, epochs, evaluations, base, data)
+
+
+def never(words, log, watch):
+    raise AssertionError(f'nothing was left to do, but {words} was to run')
+
+
+def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
+    write_run(tmp_path / 'mine_seed1', ['train.seed', '1'])
+    write_run(tmp_path / 'mine_seed2', ['train.seed', '2'])
+    write_run(tmp_path / 'other', ['train.lr', '0.5'], epochs=1)
+    (tmp_path / 'notes').mkdir()
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    runs = given_runs(paths, ['data.root', 'elsewhere'])
+    assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
+    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
+    again = given_runs(paths, [], taken=['mine'])
+    assert [run.title for run in again] == [paths[0], paths[0], 'other']
+    (outcome,) = complete_runs(runs[2:], execute=None)
+    assert 'interrupted after epoch 1 of 3; --runs trains nothing' in outcome.error
+    (run,) = given_runs(paths[:1], ['train.lr', '0.5'])
+    assert 'train.lr was 0.0003, is 0.5' in run.problem
+    with pytest.raises(InputError, match='no run folder among'):
+        given_runs([str(tmp_path / 'notes')], [])
+    with pytest.raises(InputError, match='no such folder: .*v1.0'):
+        given_runs([paths[0], str(tmp_path / 'v1.0')], [])
+
+
+@pytest.mark.parametrize(
+    'words, title',
+    [
+        (['model.pretrained', 'False'], 'b (model.pretrained False)'),
+        (['model.load_weights', __file__], f'b (model.load_weights {__file__})'),
+        (['stmn.backbone_weights', 'x.pth'], 'b (stmn.backbone_weights x.pth)'),
+        (['data.root', 'elsewhere'], 'b (data.root elsewhere)'),
+        (['train.start_epoch', '1'], 'b (train.start_epoch 1)'),
+        (['train.allow_changed', 'True'], 'b (train.allow_changed True)'),
+        (['train.lr', '0.5'], 'b'),  # of another recipe, and of another name
+    ],
+)
+def test_runs_that_differ_in_recipe_start_or_data_are_rows_of_their_own(words, title, tmp_path):
+    data = None if 'data.root' in words else DATA  # older runs know their root only
+    finished_run(tmp_path / 'a_seed1', data=data or {})
+    finished_run(tmp_path / 'b_seed2', ['train.seed', '2', *words], data=data or {})
+    first, second = given_runs([str(tmp_path / name) for name in ('a_seed1', 'b_seed2')], [])
+    assert second.title == title and first.title.split(' ')[0] == 'a'
+    assert first.title != second.title and not first.problem and not second.problem
+
+
+def test_every_free_key_is_of_the_start_or_changes_no_number():
+    """A key that is free when a run goes on needs a decision here, too."""
+    of_the_start = set(experiment_changes(*pair_of_runs()))
+    same_computation = {
+        'use_gpu',
+        'model.resume',
+        'data.targets',  # a row has one
+        'data.workers',
+        'data.bad_frames',
+        'data.save_dir',
+        'market1501.use_500k_distractors',  # of image data
+        'cuhk03.use_metric_cuhk03',
+        'train.print_freq',
+        'train.save_freq',
+        'train.keep_last',
+        'train.channels_last',
+        'train.checkpoint_activations',
+        'train.compile',
+        'train.deterministic',
+        'train.fused',
+    }
+    assert same_computation | (of_the_start & FREE_KEYS) >= FREE_KEYS
+
+
+def pair_of_runs():
+    """Two runs that differ in every key."""
+    config = read_run('nowhere').settings
+    others = {key: f'another {value}' for key, value in config.items()}
+    return [read_run('nowhere')._replace(config=one) for one in (config, others)]
+
+
+def test_runs_of_other_lengths_or_training_data_are_rows_of_their_own(tmp_path):
+    finished_run(tmp_path / 'x' / 'run_seed1')
+    finished_run(
+        tmp_path / 'y' / 'run_seed2', ['train.max_epoch', '5', 'train.seed', '2'], epochs=5
+    )
+    other = {**DATA, 'train': 'another'}
+    finished_run(tmp_path / 'z' / 'run_seed3', ['train.seed', '3'], data=other)
+    moved = ['train.seed', '4', 'data.root', 'a copy']  # the same data elsewhere
+    finished_run(tmp_path / 'z' / 'run_seed4', moved, data=other)
+    paths = [str(tmp_path / part) for part in ('x/run_seed1', 'y/run_seed2')]
+    paths += [str(tmp_path / 'z' / f'run_seed{seed}') for seed in (3, 4)]
+    assert [run.title for run in given_runs(paths, [])] == [
+        'run (train.max_epoch 3, training data of train)',
+        'run (train.max_epoch 5, training data of train)',
+        'run (training data another, train.max_epoch 3)',
+        'run (training data another, train.max_epoch 3)',
+    ]
+
+
+def test_a_folder_and_a_seed_count_once(tmp_path, monkeypatch):
+    finished_run(tmp_path / 'a', mAP=0.2)
+    finished_run(tmp_path / 'copy of a', mAP=0.2)
+    finished_run(tmp_path / 'b', ['train.seed', '2'], mAP=0.4)
+    write_run(tmp_path / 'started again', epochs=1)
+    os.symlink(tmp_path / 'a', tmp_path / 'link')
+    monkeypatch.chdir(tmp_path)
+    spelled = ['a', './a/', str(tmp_path / 'a'), 'link', 'b/../a']
+    (run,) = given_runs(spelled, [])
+    assert run.folder == 'a'
+    paths = ['started again', 'a', 'copy of a', 'b']
+    outcomes = list(complete_runs(given_runs(paths, []), never))
+    assert [bool(outcome.error) for outcome in outcomes] == [True, False, True, False]
+    assert outcomes[2].error == 'copy of a repeats seed 1 of a: a seed counts once'
+    rrs, every, *failed = rows_of(outcomes)
+    assert rrs.seeds == every.seeds == (1, 2) and rrs.scores['mAP'].values == (20.0, 40.0)
+    assert len(failed) == 2 and rrs.seeds_wanted == 4
+
+
+def test_a_config_that_was_changed_after_the_training(tmp_path):
+    finished_run(tmp_path / 'run')
+    config = tmp_path / 'run' / 'config.yaml'
+    text = config.read_text()
+    assert 'lr: 0.0003' in text
+    config.write_text(text.replace('lr: 0.0003', 'lr: 0.0004'))
+    (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), never)
+    assert f'{config} is not the config of the weights' in outcome.error
+
+
+@pytest.fixture
+def run_on_data(mars_root, tmp_path):
+    """A tested run on the miniature of MARS, and a function root → its outcome and tests."""
+    forget_data()
+    root = tmp_path / 'data'
+    shutil.copytree(mars_root, root)
+    base = [*VIDEO, 'data.root', str(root), 'train.batch_size', '4', 'data.workers', '0']
+    data = current_data(load_config('', base))['mars']
+    finished_run(tmp_path / 'run', data=data, base=base)
+
+    def complete(*words):
+        forget_data()
+        tests = []
+
+        def execute(words, log, watch):
+            tests.append(words)
+            return 0
+
+        runs = given_runs([str(tmp_path / 'run')], list(words))
+        (outcome,) = complete_runs(runs, execute)
+        return outcome, tests
+
+    return root, base, complete
+
+
+def resize(path):
+    """Another frame under the same name."""
+    path.write_bytes(path.read_bytes() + b'0')
+
+
+def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path):
+    root, _, complete = run_on_data
+    outcome, tests = complete()
+    assert (len(outcome.evaluations), tests) == (2, [])
+    copy = tmp_path / 'copy'
+    shutil.copytree(root, copy)
+    outcome, tests = complete('data.root', str(copy))  # the same data elsewhere
+    assert (len(outcome.evaluations), tests) == (2, [])
+    resize(sorted((copy / 'mars' / 'bbox_test').glob('000[1-9]/*.jpg'))[0])
+    outcome, tests = complete('data.root', str(copy))
+    assert len(tests) == 2 and outcome.error.count('no result of the last weights') == 2
+    outcome, tests = complete('data.root', str(tmp_path / 'nothing'))
+    assert tests == [] and str(tmp_path / 'nothing') in outcome.error
+    shutil.rmtree(root)  # results of data that is gone stand as they are
+    outcome, tests = complete()
+    assert (len(outcome.evaluations), tests) == (2, [])
+
+
+def test_a_run_trained_on_other_data_is_no_run_of_a_variant(run_on_data, tmp_path):
+    root, base, _ = run_on_data
+    variants = [Variant('again', 'again', {})]
+    (wanted,) = place_variants(variants, 1, '', base, str(tmp_path))
+    assert wanted.folder == str(tmp_path / 'run')
+    (outcome,) = complete_runs([wanted], never)
+    assert not outcome.error
+    resize(sorted((root / 'mars' / 'bbox_train').glob('00*/*.jpg'))[0])
+    forget_data()
+    (outcome,) = complete_runs([wanted], never)
+    assert f'saw other data than {root} holds now and is left alone: train' in outcome.error
+    (outcome,) = complete_runs([wanted], never, strategies=())
+    assert outcome.error.endswith('train of mars')
+
+
+def test_runs_tested_on_other_data_are_rows_of_their_own(tmp_path):
+    finished_run(tmp_path / 'a', ['data.root', 'one place'])
+    other = {**DATA, 'gallery': 'another'}
+    finished_run(tmp_path / 'b', ['train.seed', '2', 'data.root', 'another place'], data=other)
+    runs = given_runs([str(tmp_path / name) for name in 'ab'], [])
+    assert {run.title for run in runs} == {'a'}  # trained on the same data
+    rows = rows_of(list(complete_runs(runs, never)))
+    assert [(row.dataset, row.frames, row.seeds) for row in rows] == [
+        ('mars (data of que-of gal)', 'rrs', (1,)),
+        ('mars (data of que-of gal)', 'all', (1,)),
+        ('mars (data of que-anothe)', 'rrs', (2,)),
+        ('mars (data of que-anothe)', 'all', (2,)),
+    ]
+    assert all(row.seeds_wanted == 2 and row.scores['mAP'].std is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    'change, named',
+    [
+        ({'mAP': '0.4'}, "mAP is '0.4'"),
+        ({'mAP': float('nan')}, 'mAP is nan'),
+        ({'rank-1': 7}, 'rank-1 is 7'),
+        ({'seconds': None}, 'seconds is None'),
+        ({'flip': 'no'}, "flip is 'no'"),
+        ({'peak_memory': {'gpu': 'much'}}, 'peak_memory is'),
+        ({'made_from': 'hand'}, "made_from is 'hand'"),
+        ({'epoch': '3'}, "epoch is '3'"),
+        ({'dataset': ['mars']}, "dataset is ['mars']"),
+    ],
+)
+def test_a_damaged_result_is_one_line(change, named, tmp_path):
+    finished_run(tmp_path / 'run')
+    file = tmp_path / 'run' / 'metrics.json'
+    content = json.loads(file.read_text())
+    content['evaluations'][0].update(change)
+    file.write_text(json.dumps(content))
+    (wanted,) = given_runs([str(tmp_path / 'run')], [])
+    (outcome,) = complete_runs([wanted], never)
+    assert str(file) in outcome.error and named in outcome.error and '\n' not in outcome.error
+
+
+def test_a_test_that_fails_is_named_for_each_strategy(tmp_path):
+    write_run(tmp_path / 'run')
+    (wanted,) = given_runs([str(tmp_path / 'run')], [])
+
+    def fail(words, log, watch):
+        frames = words[words.index('test.frames') + 1]
+        with open(log, 'a') as file:
+            file.write(f'error: no {frames} today\n')
+        return 2
+
+    (outcome,) = complete_runs([wanted], fail)
+    assert 'testing rrs: no rrs today' in outcome.error
+    assert 'testing all: no all today' in outcome.error
+
+
+def test_tables_are_written_before_they_are_printed(tmp_path, monkeypatch):
+    finished_run(tmp_path / 'run')
+    written = []
+
+    def console(*args, **_):
+        if any('rank-1' in str(arg) and 'params' in str(arg) for arg in args):  # the table
+            written.extend(sorted(os.listdir(tmp_path / 'out')))
+            raise BrokenPipeError
+
+    monkeypatch.setattr('builtins.print', console)
+    with pytest.raises(BrokenPipeError):
+        compare.main(['--runs', str(tmp_path / 'run'), '--output', str(tmp_path / 'out')], never)
+    assert written == ['compare.csv', 'compare.json', 'compare.md']
+    row = json.loads((tmp_path / 'out' / 'compare.json').read_text())['rows'][0]
+    assert row['scores']['mAP'] == {'mean': 40.0, 'std': None, 'values': [40.0]}
