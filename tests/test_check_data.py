@@ -54,6 +54,7 @@ EXPECTED = {
     },
     'tracklets': {'train': (9, 27), 'query': (3, 3), 'gallery': (4, 6)},
 }
+LEFT_OUT = {'mars': {}, 'dukemtmcvidreid': {'.txt': 3}, 'lsvid': {}, 'tracklets': {'.txt': 36}}
 # queries without a match: (official, torchreid)
 UNMATCHED = {
     'mars': {'test': (0, 3)},  # of 6, and of 4 twice, everything else are queries
@@ -110,7 +111,10 @@ def test_a_miniature_is_right_and_counted(name, miniature_roots, check):
             numbers = report['queries_without_match'][f'{split}, {protocol} protocol']
             assert numbers['without_match'] == len(numbers['first_frames']) == number
     kinds = {complaint['kind'] for complaint in report['warnings']}
-    assert kinds <= {'counts', 'queries', 'size'}
+    assert kinds <= {'counts', 'queries', 'size', 'left out'}
+    assert {kind: numbers['number'] for kind, numbers in report['left_out'].items()} == LEFT_OUT[
+        name
+    ]
     assert ('counts' in kinds) == (name != 'tracklets')
     assert f'0 errors, {len(report["warnings"])} warnings' in printed
 
@@ -229,6 +233,7 @@ def test_duke_all_defects_at_once(copy, check):
     odd = folder / 'query/0033/0001/frame3.jpg'
     shutil.copy(folder / 'query/0033/0001/0033C2F0003X30024.jpg', odd)
     (folder / 'train/old').mkdir()
+    shutil.copy(odd, folder / 'train/old/x.jpg')
     code, report, _ = check('dukemtmcvidreid', root)
     said = messages(report)
     assert code == 1 and len(said) == 4
@@ -236,7 +241,7 @@ def test_duke_all_defects_at_once(copy, check):
     for empty in ('0009', '0010'):
         assert any(f'gallery/0031/{empty}: empty tracklet' in message for message in said)
     assert any(f'{odd}: a frame is named like' in message for message in said)
-    assert any('train/old: ignored' in message for message in messages(report, 'warnings'))
+    assert f'{folder}/train/old/x.jpg: in no tracklet' in messages(report, 'warnings')
 
 
 def test_lsvid_lists_tables_and_names_that_disagree(copy, check):
@@ -289,6 +294,41 @@ def test_each_folder_is_listed_once(name, miniature_roots, monkeypatch):
     monkeypatch.setattr(os, 'scandir', lambda path: listed.update([str(path)]) or scandir(path))
     check_dataset(name, miniature_roots[name], read_images=False)
     assert set(listed.values()) == {1} and len(listed) > 5
+
+
+def test_every_file_that_is_no_frame_is_counted_by_suffix_and_named(copy, check):
+    root, folder = copy('tracklets')
+    place = folder / 'gallery/anna/cam10/t2'
+    for path in folder.rglob('notes.txt'):
+        path.unlink()
+    for name in ('b.HEIC', 'c.heic', 'a.avi', 'README', 'line\nfeed.avi', '\udcff.avi'):
+        (place / name).touch()
+    (folder / 'query/anna/cam2/t1/more/inner').mkdir(parents=True)
+    (folder / 'query/anna/cam2/t1/more/inner/9.jpg').touch()
+    (folder / 'query/anna/clip.mp4').touch()
+    os.mkfifo(place / 'pipe')
+    for name in ('.DS_Store', '._2.jpg', 'Thumbs.db', 'desktop.ini'):
+        (place / name).touch()
+    code, report, printed = check('tracklets', root)
+    found = {kind: numbers['files'] for kind, numbers in report['left_out'].items()}
+    assert found == {
+        '.avi': [f'{place}/a.avi', f'{place}/line\nfeed.avi', f'{place}/\udcff.avi'],
+        '.heic': [f'{place}/b.HEIC', f'{place}/c.heic'],
+        '.mp4': [f'{folder}/query/anna/clip.mp4'],
+        'no suffix': [f'{place}/README', f'{place}/pipe'],
+    }
+    assert f'warning (left out): 2 .heic in no tracklet: {place}/b.HEIC, {place}/c.heic' in printed
+    assert f'{place}/line\\nfeed.avi, {place}/\\xff.avi' in printed
+    assert f'{folder}/query/anna/cam2/t1/more/inner/9.jpg: in no tracklet' in printed
+    [error] = messages(report)  # the image in no tracklet is read, too
+    assert code == 1 and 'more/inner/9.jpg: cannot identify image' in error
+
+
+def test_a_folder_too_deep_to_be_looked_into_is_named(copy, check):
+    root, folder = copy('mars')
+    deep = folder / 'bbox_train/a/b/c/d/e/f'
+    deep.mkdir(parents=True)
+    assert f'{deep}: too deep, not looked into' in messages(check('mars', root)[1], 'warnings')
 
 
 def test_bad_arguments_and_missing_data(tmp_path, mars_root, capsys):

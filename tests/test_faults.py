@@ -22,7 +22,6 @@ from PIL import Image
 import stmn_plugin
 from stmn_plugin.data import VideoDataManager, frames
 from stmn_plugin.data.check import check_dataset
-from stmn_plugin.data.tracklets import Tracklets
 from stmn_plugin.errors import InputError
 
 pytestmark = pytest.mark.timeout(60)
@@ -90,14 +89,52 @@ def test_a_frame_that_goes_bad_after_listing_stops_the_loader_with_its_path(root
     assert str(frame) in line and reason in line and '\n' not in line
 
 
-def test_a_folder_named_like_a_frame_is_left_out_by_the_loader_and_named_by_the_check(root):
+def make_loop(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def make_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_endless(path):
+    path.unlink()
+    path.symlink_to('/dev/zero')
+
+
+def make_postscript(path):
+    Image.open(path).save(path, 'EPS')
+
+
+def make_too_large(path):
+    Image.new('1', (4097, 4096)).save(path, 'PNG')
+
+
+NO_FRAMES = {
+    'folder': (make_folder, 'is a folder'),
+    'loop': (make_loop, 'symbolic links'),
+    'pipe': (make_pipe, 'is a pipe'),
+    'endless': (make_endless, 'is a device'),
+    'postscript': (make_postscript, 'cannot identify image'),
+    'too large': (make_too_large, 'has 16,781,312 pixels'),
+}
+
+
+@pytest.mark.parametrize('case', NO_FRAMES)
+def test_what_is_no_frame_is_one_bad_frame_of_its_tracklet(root, case):
+    damage, reason = NO_FRAMES[case]
     frame, batch = first_query(root)
-    make_folder(frame)
-    paths = Tracklets(root=str(root), mode='query', transform=len, verbose=False).data[0][0]
-    assert [os.path.basename(path) for path in paths] == ['f2.jpg', 'f10.jpg']
-    assert batch()['img'].shape == (3, 4, 3, 32, 16)
-    [error] = check_dataset('tracklets', str(root), read_images=False)['errors']
-    assert error['message'] == f'{frame}: a folder where an image belongs'
+    damage(frame)
+    with pytest.raises(InputError, match=reason) as caught:
+        batch()
+    assert str(frame) in str(caught.value)
+    item = batch(skip_bad=True)
+    assert item['img'].shape == (3, 4, 3, 32, 16) and set(item['bad_frames']) == {str(frame)}
+    errors = check_dataset('tracklets', str(root))['errors']
+    assert len(errors) == 1 and str(frame) in errors[0]['message']
+    assert (reason if case != 'folder' else 'a folder where') in errors[0]['message']
 
 
 def save_as(mode, **options):

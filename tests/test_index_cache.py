@@ -219,13 +219,18 @@ def test_settled():
     assert not index_cache._settled(None, now)
 
 
-def test_warnings_are_repeated(copy, cache):
+def test_what_is_left_out_is_said_again_from_the_index(copy, cache, reads, capsys):
     root = copy('dukemtmcvidreid')
-    (root / 'dukemtmc-vidreid/DukeMTMC-VideoReID/train/old').mkdir()
+    folder = root / 'dukemtmc-vidreid/DukeMTMC-VideoReID'
+    (folder / 'train/\nold').mkdir()
     for _ in range(2):
-        with pytest.warns(UserWarning, match='train/old: ignored'):
-            build('dukemtmcvidreid', root)
-    assert not cache.exists()
+        build('dukemtmcvidreid', root)
+        [line] = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
+        assert line == (
+            f'{folder}: left out, in no tracklet: 3 .txt, 1 folder '
+            '(gallery/readme.txt, query/readme.txt, train/\\nold, ...)'
+        )
+    assert len(reads) == 1 and len(list(cache.iterdir())) == 1
 
 
 def test_mars_has_no_index_and_a_csv_has_one_if_its_frames_lie_below_it(copy, cache, tmp_path):
@@ -279,7 +284,7 @@ def test_names_that_are_no_utf8(copy, cache):
 
 def save_often(root):
     folder = str(root / 'tracklets')
-    lists, sources = index_cache._parse(folder, read_own_tracklets, None)
+    lists, sources, _ = index_cache._parse(folder, read_own_tracklets, None)
     for _ in range(100):
         place = index_cache.index_path(('tracklets',), folder)
         index_cache.save_index(place, folder, lists, sources)

@@ -1,6 +1,7 @@
 """Own data as folders and as a CSV, against lists computed from the miniature's table."""
 
 import os
+import os.path as osp
 import pickle
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 import torchreid
 
 from stmn_plugin.data.host_datasets import Mars
-from stmn_plugin.data.listing import natural_key
+from stmn_plugin.data.listing import IMAGE_SUFFIXES, natural_key
 from stmn_plugin.data.tracklets import Tracklets
 from stmn_plugin.errors import InputError
 
@@ -148,9 +149,10 @@ def test_folders_refused(tmp_path):
 
     (folder / 'query/anna/cam2/t2').mkdir()
     assert f'{folder}/query/anna/cam2/t2: empty tracklet' in message_of(tmp_path)
-    (folder / 'query/anna/cam2/t2/f1.bmp').touch()
+    for name in ('f1.heic', 'f10.heic', 'f2.heic'):
+        (folder / 'query/anna/cam2/t2' / name).touch()
     message = message_of(tmp_path)
-    assert 'no .jpg/.jpeg/.png file among its 1 files' in message
+    assert 'no .jpg/.jpeg/' in message and 'file in it, but f1.heic and 2 others; ' in message
     shutil.rmtree(folder / 'query/anna/cam2/t2')
 
     (folder / 'query/bob').mkdir()
@@ -161,6 +163,79 @@ def test_folders_refused(tmp_path):
     (folder / 'query/anna/cam2/f1.jpg').touch()
     message = message_of(tmp_path)
     assert f'{folder}/query/anna/cam2/f1.jpg: an image where <tracklet> folders belong' in message
+
+
+def frames_of_anna(root, **kwargs):
+    data = Tracklets(root=str(root), mode='query', transform=len, verbose=False, **kwargs).data
+    return [osp.basename(path) for path in data[0][0]]
+
+
+@pytest.fixture
+def anna(tmp_path):
+    """The folder of a tracklet f1, f2, f10 in a tree without any other file."""
+    miniatures.make_tracklets(tmp_path)
+    for path in tmp_path.rglob('notes.txt'):
+        path.unlink()
+    return tmp_path / 'tracklets/query/anna/cam2/t1'
+
+
+def test_every_readable_suffix_is_a_frame_in_natural_order(anna, tmp_path, capsys):
+    names = ['f1.jpg', 'f2.jpg', 'f10.jpg']
+    for number, suffix in enumerate(IMAGE_SUFFIXES, 11):
+        (anna / f'f{number}{suffix.upper() if number % 2 else suffix}').touch()
+        names.append(f'f{number}{suffix.upper() if number % 2 else suffix}')
+    assert frames_of_anna(tmp_path) == names
+    assert capsys.readouterr().out == ''
+
+
+def test_what_is_left_out_is_one_line(anna, tmp_path, capsys):
+    for name in ('f3.heic', 'f4.HEIC', 'f5.avi', 'f6', '.f7.jpg', '._f1.jpg', 'Thumbs.db'):
+        (anna / name).touch()
+    (anna / 'f8').mkdir()
+    (anna.parent / 'clip.mp4').touch()
+    os.mkfifo(anna.parent / 'pipe')
+    os.symlink('gone', anna.parent / 't2')  # a tracklet's folder that is not there
+    for _ in range(3):  # the host builds train, query and gallery
+        assert frames_of_anna(tmp_path) == ['f1.jpg', 'f2.jpg', 'f10.jpg']
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/tracklets: left out, in no tracklet: 3 no suffix, 2 .heic, 1 .avi, 1 .mp4, '
+        '1 folder (query/anna/cam2/clip.mp4, query/anna/cam2/pipe, query/anna/cam2/t1/f3.heic, '
+        '...)\n'
+    )
+
+
+def test_beside_other_datasets_only_the_splits_are_looked_at(anna, tmp_path, capsys):
+    for split in ('train', 'query', 'gallery'):
+        shutil.move(tmp_path / 'tracklets' / split, tmp_path / split)
+    (tmp_path / 'tracklets').rmdir()
+    (tmp_path / 'mars').mkdir()
+    (tmp_path / 'mars.zip').touch()
+    assert frames_of_anna(tmp_path) == ['f1.jpg', 'f2.jpg', 'f10.jpg']
+    assert capsys.readouterr().out == ''
+
+
+def test_beside_the_frames_of_a_csv_what_it_does_not_list_is_left_out(anna, tmp_path, capsys):
+    shutil.copytree(anna, tmp_path / 'flat')
+    (tmp_path / 'flat/more').mkdir()
+    rows = [('query', 'a', 'c1', 't', 'f1.jpg'), ('gallery', 'a', 'c2', 't', 'f2.jpg')]
+    miniatures.write_csv(tmp_path / 'flat/tracklets.csv', rows)
+    assert frames_of_anna(tmp_path / 'flat') == ['f1.jpg']
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/flat/tracklets.csv: left out, in no tracklet: 1 .jpg, 1 folder '
+        '(f10.jpg, more)\n'
+    )
+
+
+@pytest.mark.parametrize('twin', ['f2.png', 'f2.JPG', 'f2.webp'])
+def test_one_frame_in_two_files_is_refused(anna, tmp_path, twin):
+    (anna / twin).touch()
+    message = message_of(tmp_path, mode='query')
+    assert message.startswith(f'{anna}: ') and 'f2.jpg' in message and twin in message
+
+
+def test_a_loop_of_links_is_one_bad_frame(anna, tmp_path):
+    (anna / 'f5.jpg').symlink_to('f5.jpg')
+    assert frames_of_anna(tmp_path) == ['f1.jpg', 'f2.jpg', 'f5.jpg', 'f10.jpg']
 
 
 ANNA = 'tracklets/query/anna/cam2/t1'

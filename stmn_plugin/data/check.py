@@ -14,14 +14,16 @@ from collections import Counter
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, printable
 
 from .check_lists import DATASETS, USUAL_SIZE, count, find_disagreements, find_unmatched
 from .frames import read_frame
+from .left_out import find_left_out
 from .listing import data_root, is_image, listing_once, scan
 
 CHUNK = 64  # frames that a worker reads at a time
 DEPTH = 5  # of folders, so that a link to a parent folder ends
+SHOWN = 3  # names of files left out of one kind; the report has all of them
 
 
 class Findings:
@@ -31,10 +33,10 @@ class Findings:
         self.errors, self.warnings = [], []
 
     def error(self, kind, message):
-        self.errors.append({'kind': kind, 'message': message})
+        self.errors.append({'kind': kind, 'message': printable(message)})
 
     def warn(self, kind, message):
-        self.warnings.append({'kind': kind, 'message': message})
+        self.warnings.append({'kind': kind, 'message': printable(message)})
 
     @contextlib.contextmanager
     def attempt(self):
@@ -65,7 +67,7 @@ def check_dataset(name, root, workers=0, read_images=True):
     with listing_once(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         contents = read(folder, found.attempt)
-        images = compare_with_disk(contents, found)
+        images, left_out = compare_with_disk(contents, found)
     for warning in caught:
         found.warn('structure', str(warning.message))
     if not any(contents.tracklets.values()):
@@ -78,6 +80,9 @@ def check_dataset(name, root, workers=0, read_images=True):
         'queries_without_match': find_unmatched(
             name, contents, host_class.gallery_needs_queries, found
         ),
+        'left_out': {
+            kind: {'number': len(paths), 'files': paths} for kind, paths in left_out.items()
+        },
         'images_on_disk': sum(map(len, images.values())),
         'images_read': 0,
         'sizes': {},
@@ -90,42 +95,59 @@ def check_dataset(name, root, workers=0, read_images=True):
 
 
 def compare_with_disk(contents, found):
-    """Report frames that are missing or in no tracklet.
+    """Report frames that are missing or in no tracklet, and all other files that are no frames.
 
     Returns:
-        dict: folder → sorted names of the images in it.
+        tuple: dict folder → sorted names of the images in it; dict as of :func:`find_left_out`.
     """
     listed = {}
     for tracklets in contents.tracklets.values():
         for path in (path for paths, *_ in tracklets for path in paths):
             folder, _, name = path.rpartition(os.sep)
             listed.setdefault(folder, set()).add(name)
-    images = {}
+    listings = {}
     for tree in contents.trees:
-        _walk(tree, DEPTH, images, found)
-    for folder in listed.keys() - images.keys():
-        _walk(folder, 0, images, found)
-    for folder in sorted(listed.keys() | images.keys()):
-        wanted, present = listed.get(folder, set()), set(images.get(folder, ()))
-        for name in sorted(wanted - present):
+        _walk(tree, DEPTH, listings, found)
+    for folder in listed.keys() - listings.keys():
+        listings[folder] = _entries(folder, found)
+    images, others = {}, {}
+    for folder in sorted(listings):
+        wanted, entries = listed.get(folder, set()), listings[folder]
+        present = {name for name, is_dir in entries if not is_dir and is_image(name)}
+        # at the level of frames a folder is in the place of one, above it a person's
+        folders = {name for name, is_dir in entries if is_dir and is_image(name) and wanted}
+        images[folder] = sorted(present)
+        others[folder] = [
+            (name, False) for name, is_dir in entries if not is_dir and name not in present
+        ]
+        for name in sorted(folders):
+            found.error('folder', f'{osp.join(folder, name)}: a folder where an image belongs')
+        for name in sorted(wanted - present - folders):
             found.error('missing', f'{osp.join(folder, name)}: listed, but not there')
         for name in sorted(present - wanted):
             found.warn('unlisted', f'{osp.join(folder, name)}: in no tracklet')
-    return images
+    left_out = find_left_out(others, contents.tracklets.values(), contents.sources)
+    for kind, paths in left_out.items():
+        shown = ', '.join(paths[:SHOWN]) + ', ...' * (len(paths) > SHOWN)
+        found.warn('left out', f'{len(paths):,} {kind} in no tracklet: {shown}')
+    return images, left_out
 
 
-def _walk(folder, depth, images, found):
-    """Add the images of a folder and those ``depth`` levels below it."""
-    entries = []
+def _walk(folder, depth, listings, found):
+    """Add the entries of a folder and of those ``depth`` levels below it."""
+    listings[folder] = _entries(folder, found)
+    for name in sorted(name for name, is_dir in listings[folder] if is_dir):
+        if depth:
+            _walk(osp.join(folder, name), depth - 1, listings, found)
+        else:
+            found.warn('folder', f'{osp.join(folder, name)}: too deep, not looked into')
+
+
+def _entries(folder, found):
     if osp.isdir(folder):  # else its frames are missing, each of them
         with found.attempt():
-            entries = scan(folder)
-    images[folder] = sorted(name for name, is_dir in entries if not is_dir and is_image(name))
-    for name in sorted(name for name, is_dir in entries if is_dir):
-        if is_image(name):
-            found.error('folder', f'{osp.join(folder, name)}: a folder where an image belongs')
-        elif depth:
-            _walk(osp.join(folder, name), depth - 1, images, found)
+            return scan(folder)
+    return []
 
 
 class ImageChunks(Dataset):

@@ -61,6 +61,7 @@ class Contents(NamedTuple):
     tracklets: dict  # list, as in OFFICIAL_COUNTS → tracklets
     searches: dict  # split → (query, gallery without what only the official protocol adds)
     trees: list  # folders that hold nothing but frames of this dataset
+    sources: tuple = ()  # files that may lie among the frames
 
 
 def find_disagreements(name, contents, found):
@@ -162,13 +163,13 @@ def _read_own(source, attempt):
 
 
 def _three_splits(source, attempt, read):
-    lists = [], [], []
+    lists, sources = ([], [], []), ()
     with attempt():
-        lists, _ = read(source, attempt)
+        lists, sources = read(source, attempt)
     tracklets = dict(zip(SPLITS, lists, strict=True))
     # a CSV may name frames anywhere; only the folders that it names are looked at
     trees = [osp.join(source, split) for split in SPLITS if osp.isdir(osp.join(source, split))]
-    return Contents(tracklets, {'test': (lists[1], lists[2])}, trees)
+    return Contents(tracklets, {'test': (lists[1], lists[2])}, trees, tuple(sources))
 
 
 def _read_lsvid(folder, attempt):

@@ -23,7 +23,7 @@ from stmn_plugin.data.listing import (
 )
 from stmn_plugin.data.tables import read_query_rows, read_table, starts_within_another
 from stmn_plugin.data.two_cameras import PRID2011, iLIDSVID
-from stmn_plugin.errors import InputError, printable
+from stmn_plugin.errors import InputError
 
 __all__ = ['PRID2011', 'DukeMTMCVidReID', 'Mars', 'iLIDSVID']
 
@@ -216,10 +216,7 @@ def read_duke(folder, attempt=contextlib.nullcontext):
         for pid in child_folders(split_folder, 'person'):
             pid_folder = osp.join(split_folder, pid)
             if not pid.isdecimal():
-                warnings.warn(
-                    f'{printable(pid_folder)}: ignored, its name is no person id', stacklevel=2
-                )
-                continue
+                continue  # left out, and said so
             folders.append(pid_folder)
             names = []
             with attempt():

@@ -13,12 +13,13 @@ import hashlib
 import os
 import os.path as osp
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 
-from stmn_plugin.errors import InputError
+from stmn_plugin.data.left_out import find_left_out, left_out_line
+from stmn_plugin.data.listing import listing_once
+from stmn_plugin.errors import InputError, printable
 from stmn_plugin.whole_files import whole_file
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
@@ -47,28 +48,27 @@ def parse_once(kind, folder, parse, on_disk=True):
     lists, sources = _PARSED.get(key, (None, ()))
     if lists is None or any(_stamp(path) != stamp for path, stamp in sources):
         place = index_path(kind, folder) if on_disk else None
-        lists, sources = place and load_index(place, folder) or (None, ())
-        if lists is None:
-            lists, sources = _parse(folder, parse, place)
+        index = place and load_index(place, folder) or _parse(folder, parse, place)
+        lists, sources, left_out = index
+        if left_out:
+            print(f'{printable(folder)}: {left_out}')
         _PARSED[key] = lists, sources
     return [list(tracklets) for tracklets in lists]
 
 
 def _parse(folder, parse, place):
     begin = time.time_ns()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
+    with listing_once() as listings:
         lists, paths = parse(folder)
-    for warning in caught:
-        warnings.warn(warning.message, stacklevel=2)
+    left_out = left_out_line(_base(folder), find_left_out(listings, lists, paths))
     sources = [(path, _stamp(path)) for path in paths]
     slow = time.time_ns() - begin >= WORTH_SECONDS * 1e9
-    # an index would say its warnings only once; and the status of a folder that changed since
-    # shortly before it was listed does not tell whether what was listed is all of it
-    if place and slow and not caught and all(_settled(stamp, begin) for _, stamp in sources):
+    # the status of a folder that changed since shortly before it was listed does not tell whether
+    # what was listed is all of it
+    if place and slow and all(_settled(stamp, begin) for _, stamp in sources):
         with contextlib.suppress(InputError, OSError):  # no space, no permission: no index
-            save_index(place, folder, lists, sources)
-    return lists, sources
+            save_index(place, folder, lists, sources, left_out)
+    return lists, sources, left_out
 
 
 def index_path(kind, folder):
@@ -88,8 +88,8 @@ def index_path(kind, folder):
     return osp.join(cache, f'{kind[0]}-{digest.hexdigest()[:24]}.npz')
 
 
-def save_index(place, folder, lists, sources):
-    """Write lists and stamps as an npz file of numbers and text, without any pickled object.
+def save_index(place, folder, lists, sources, left_out=''):
+    """Write lists, stamps and the line on what was left out as an npz file, nothing pickled.
 
     Paths are kept relative to the folder of the dataset. Nothing is written if one lies elsewhere.
     """
@@ -115,12 +115,13 @@ def save_index(place, folder, lists, sources):
             heads=_packed([head[len(base) :] for head in heads]),
             names=_packed(names),
             sources=_packed([path[len(base) :] for path, _ in sources]),
+            left_out=_packed([left_out]),
             stamps=np.array([stamp for _, stamp in sources], dtype=np.int64).reshape(-1, 3),
         )
 
 
 def load_index(place, folder):
-    """The lists and sources of :func:`save_index`; None if missing, damaged or out of date."""
+    """What :func:`save_index` was given; None if missing, damaged or out of date."""
     base = _base(folder)
     try:
         with np.load(place, allow_pickle=False) as index:
@@ -136,6 +137,7 @@ def load_index(place, folder):
             numbers = index['numbers'].tolist()
             heads, names = _unpacked(index['heads']), _unpacked(index['names'])
             counts = index['counts'].tolist()
+            left_out = ''.join(_unpacked(index['left_out']))
     except Exception:  # whatever bytes are there, reading the dataset anew is right
         return None
     tracklets, end = [], 0
@@ -144,7 +146,7 @@ def load_index(place, folder):
         head = base + head
         tracklets.append((tuple([head + name for name in names[begin:end]]), pid, camid, dsetid))
     ends = np.cumsum([0, *counts]).tolist()
-    return [tracklets[a:b] for a, b in zip(ends, ends[1:], strict=False)], sources
+    return [tracklets[a:b] for a, b in zip(ends, ends[1:], strict=False)], sources, left_out
 
 
 def _base(folder):

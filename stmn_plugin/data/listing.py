@@ -10,9 +10,13 @@ from decimal import Decimal
 import torchreid
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-HIDDEN = ('.', '@eaDir', '__MACOSX')  # what file browsers and archives leave behind
+from .frames import IMAGE_SUFFIXES
+
+# what file browsers, archives and file systems leave behind: begins of names, whole names
+HIDDEN = ('.', '@eaDir', '__MACOSX', '$RECYCLE.BIN')
+HIDDEN_NAMES = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'lost+found', 'icon\r'}
 
 NOBODY = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
 
@@ -58,7 +62,7 @@ def scan(folder):
         return _scans[folder]
     try:
         with os.scandir(folder) as entries:
-            found = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(HIDDEN)]
+            found = [(e.name, _is_folder(e)) for e in entries if not _is_hidden(e.name)]
     except OSError as error:
         raise InputError(f'{folder}: cannot be listed ({error.strerror})') from error
     if _scans is not None:
@@ -66,13 +70,24 @@ def scan(folder):
     return found
 
 
+def _is_hidden(name):
+    return name.startswith(HIDDEN) or name.lower() in HIDDEN_NAMES
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links: who reads it is told so
+        return False
+
+
 @contextlib.contextmanager
 def listing_once():
-    """Inside, no folder is listed twice, whoever asks: for checking a tree after loading it."""
+    """Inside, no folder is listed twice, whoever asks; gives a dict folder → its entries."""
     global _scans
     _scans = {}
     try:
-        yield
+        yield _scans
     finally:
         _scans = None
 
@@ -101,22 +116,37 @@ def is_image(name):
 
 
 def image_names(folder):
-    """Names of the images of one tracklet folder in natural order; none at all is an error."""
-    entries = [name for name, is_dir in scan(folder) if not is_dir]
-    names = sorted(filter(is_image, entries), key=natural_key)
+    """Names of the images of one tracklet folder in natural order; none at all is an error.
+
+    Also what only has the name of an image (a pipe, a folder): reading it says what it is.
+    """
+    entries = sorted((name for name, _ in scan(folder)), key=natural_key)
+    names = list(filter(is_image, entries))
     if not names:
-        other = f' among its {len(entries)} files' if entries else ''
+        other = f', but {entries[0]} and {len(entries) - 1} others' if entries else ''
         raise InputError(
-            f'{folder}: empty tracklet, no {"/".join(IMAGE_SUFFIXES)} file{other}; '
+            f'{folder}: empty tracklet, no {"/".join(IMAGE_SUFFIXES)} file in it{other}; '
             'restore its frames or remove the folder'
         )
+    refuse_twins(folder, names)
     return names
+
+
+def refuse_twins(folder, names):
+    """InputError if two names differ in their suffixes only: one frame would count twice."""
+    stems = {}
+    for name in names:
+        twin = stems.setdefault(name.rpartition('.')[0], name)
+        if twin is not name:
+            raise InputError(
+                f'{folder}: {twin} and {name} are one frame in two files; remove one of them'
+            )
 
 
 def read_lines(path, advice):
     """The lines of a text file that are not blank; CRLF and LF endings, a BOM is dropped."""
     try:
-        with open(path, encoding='utf-8-sig') as file:
+        with open_regular(path, encoding='utf-8-sig') as file:
             return [line for line in map(str.rstrip, file) if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: cannot be read ({_reason(error)}); {advice}') from error

@@ -14,6 +14,7 @@ from stmn_plugin.data.listing import (
     is_image,
     natural_key,
     read_lines,
+    refuse_twins,
     relabel,
     scan,
 )
@@ -129,6 +130,7 @@ def _read_tracklet(folder, where, line, listings):
     names = _starting_with(listings[person_folder], stem)
     if not names:
         raise InputError(f'{where}: no image {osp.join(person_folder, stem)}_*')
+    refuse_twins(person_folder, names)
     names, camera = _in_order(person_folder, names)
     return tuple([f'{person_folder}{os.sep}{name}' for name in names]), int(pid), camera - 1, 0
 
@@ -161,7 +163,7 @@ def compare_with_table(tracklets, list_path, table_path, table, attempt=contextl
 def _sorted_images(folder):
     if not osp.isdir(folder):  # said by the list line that needs it
         return []
-    return sorted(name for name, is_dir in scan(folder) if not is_dir and is_image(name))
+    return sorted(name for name, _ in scan(folder) if is_image(name))
 
 
 def _starting_with(names, stem):

@@ -99,13 +99,15 @@ def read_folders(folder, attempt=contextlib.nullcontext):
     Returns:
         dict TrackletName → tuple of paths, and the folders read.
     """
-    found = [name for name, is_dir in scan(folder) if is_dir]
-    unknown = sorted(set(found) - set(SPLITS), key=natural_key)
-    with attempt():
-        if unknown and osp.basename(folder) == 'tracklets':
-            raise InputError(f'{osp.join(folder, unknown[0])}: unknown split, expected {SPLITS}')
+    if osp.basename(folder) == 'tracklets':
+        found = [name for name, is_dir in scan(folder) if is_dir]
+        unknown = sorted(set(found) - set(SPLITS), key=natural_key)
+        with attempt():
+            if unknown:
+                path = osp.join(folder, unknown[0])
+                raise InputError(f'{path}: unknown split, expected {SPLITS}')
     frames, folders = {}, [folder]
-    for split in (split for split in SPLITS if split in found):
+    for split in (split for split in SPLITS if osp.isdir(osp.join(folder, split))):
         levels = ('<pid>', '<camid>', '<tracklet>')
         for names, tracklet_folder in _descend(osp.join(folder, split), levels, folders, attempt):
             with attempt():
