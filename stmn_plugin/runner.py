@@ -1,10 +1,11 @@
 """A checked config → a run: folder, log, data, model, engine, results."""
 
 import difflib
+import pickle
 
+import gdown.exceptions
 import torch
 import torchreid
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import engine as engines
 from .checkpoint import load_weights
@@ -21,9 +22,11 @@ from .config.kwargs import (
 )
 from .data.clip_plans import ClipPlan
 from .data.datamanager import VideoDataManager, host_errors_named
+from .device import device_line, device_name, usable_gpu
 from .distributed import is_main, main_first, peer_errors, process_group, world_size
 from .errors import InputError
 from .interrupt import leave_signals_to_parent
+from .model_facts import check_batch, model_facts
 from .models.sync_batch_norm import synchronize_batch_norm
 from .randomness import deterministic_algorithms
 from .registration import model_registry, register
@@ -39,6 +42,14 @@ from .speed import (
 
 # architectures whose code views maps as vectors, which channels_last maps are not
 CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
+# what it raises to download or read weights: network, disk, torch, its pickles, Google Drive
+NO_WEIGHTS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    gdown.exceptions.DownloadError,
+)
 
 
 def run(cfg):
@@ -54,7 +65,7 @@ def run(cfg):
         InputError: anything the user gave that cannot work.
     """
     with (
-        process_group(cfg.use_gpu),
+        process_group(usable_gpu(cfg.use_gpu)),
         run_folder(cfg),
         peer_errors(),
         deterministic_algorithms(cfg.train.deterministic),
@@ -76,6 +87,8 @@ def prepare(cfg):
     Raises:
         InputError: anything the user gave that cannot work.
     """
+    print(device_line(cfg.use_gpu))
+    cfg = with_usable_device(cfg)
     register(cfg)
     check_arch(cfg.model.name)
     check_processes(cfg)
@@ -83,8 +96,10 @@ def prepare(cfg):
     with main_first():
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
-    facts = model_facts(cfg, model)
+    facts = {**model_facts(cfg, model), 'device': device_name(cfg.use_gpu)}
     check_layers(cfg, model)
+    if not cfg.test.evaluate:
+        check_batch(cfg, model)
     print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
     if cfg.model.load_weights:
         load_weights(model, cfg.model.load_weights)
@@ -103,6 +118,15 @@ def prepare(cfg):
     engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
     engine.settings = settings
     return engine, start_epoch
+
+
+def with_usable_device(cfg):
+    """The config, with ``use_gpu`` only where there is one."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.use_gpu = usable_gpu(cfg.use_gpu)
+    cfg.freeze()
+    return cfg
 
 
 def check_arch(name):
@@ -139,21 +163,23 @@ def build_datamanager(cfg):
 def build_model(cfg, num_classes):
     """Any model of the factory. Beside STMN, a config for STMN wants features and logits of it."""
     loss = 'triplet' if cfg.loss.name == 'stmn' and cfg.model.name != 'stmn' else cfg.loss.name
-    try:
+
+    def build(pretrained):
         return torchreid.models.build_model(
-            cfg.model.name,
-            num_classes=num_classes,
-            loss=loss,
-            pretrained=cfg.model.pretrained,
-            use_gpu=cfg.use_gpu,
+            cfg.model.name, num_classes, loss=loss, pretrained=pretrained, use_gpu=cfg.use_gpu
         )
-    except (OSError, KeyError) as error:
-        if isinstance(error, KeyError):
-            reason, hint = f'it cannot be trained with loss.name {cfg.loss.name}', ''
-        else:
-            reason = f'its ImageNet weights cannot be downloaded ({error})'
-            hint = ': set model.pretrained False'
-        raise InputError(f'model.name {cfg.model.name}: {reason}{hint}') from error
+
+    try:
+        return build(cfg.model.pretrained)
+    except NO_WEIGHTS as error:
+        if not cfg.model.pretrained:
+            raise
+        build(pretrained=False)  # what is wrong without weights, too, is another matter
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f'model.name {cfg.model.name}: its ImageNet weights cannot be downloaded or read '
+            f'({reason}): set model.pretrained False'
+        ) from error
 
 
 def speed_up(cfg, model):
@@ -183,14 +209,11 @@ def build_optimizer(cfg, model):
     """The host's optimizer and learning rate scheduler."""
     try:
         optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
-        if cfg.train.fused:
-            optimizer = with_fused_steps(optimizer)
-        return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
-    except (ValueError, TypeError, IndexError) as error:
-        raise InputError(
-            f'train.optim {cfg.train.optim} with train.lr_scheduler '
-            f'{cfg.train.lr_scheduler}: {error}'
-        ) from error
+    except ValueError as error:  # torch's word for a number that cannot be
+        raise InputError(f'train.optim {cfg.train.optim}: {error}') from error
+    if cfg.train.fused:
+        optimizer = with_fused_steps(optimizer)
+    return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
 
 
 def check_layers(cfg, model):
@@ -230,32 +253,3 @@ def build_engine(cfg, datamanager, model, optimizer, scheduler):
     if cfg.data.type == 'image':
         return engines.ImageTripletEngine(*common, **options)
     return engines.VideoTripletEngine(*common, soft_margin=cfg.loss.name == 'stmn', **options)
-
-
-def model_facts(cfg, model):
-    """Name, size and cost of the model at test time, for the log, metrics.json and checkpoints.
-
-    GFLOPs are those of convolutions and matrix products for one frame, a multiply-add being two.
-    """
-    size = sum(
-        p.numel() for name, p in model.named_parameters() if not name.startswith('classifier')
-    )
-    model.eval()
-    size_of_frame = (cfg.data.height, cfg.data.width)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            feature = model(torch.zeros(1, 3, *size_of_frame))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(
-            f'data.height, data.width: {cfg.model.name} cannot take frames of '
-            f'{size_of_frame[0]}x{size_of_frame[1]}: {" ".join(str(error).split())[:200]}'
-        ) from error
-    facts = {
-        'arch': cfg.model.name,
-        'parameters': size,
-        'gflops_per_frame': round(counter.get_total_flops() / 1e9, 4),
-        'feature_dim': feature.shape[1],
-    }
-    if cfg.data.type == 'video':
-        facts['seq_len'] = cfg.video.seq_len
-    return facts

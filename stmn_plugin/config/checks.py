@@ -7,6 +7,8 @@ from stmn_plugin.errors import InputError
 from .defaults import flatten
 from .ranges import AUTO, TRANSFORMS
 
+IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
+
 
 def check_config(cfg):
     """What keys of a config say of each other; ``ranges.py`` says what each takes by itself.
@@ -35,6 +37,17 @@ def check_config(cfg):
             raise InputError(
                 f'train.batch_size {cfg.train.batch_size} holds fewer than two identities of '
                 f'sampler.num_instances {cfg.sampler.num_instances}: the triplet loss needs two'
+            )
+        sampler = cfg.sampler.train_sampler
+        if (
+            cfg.loss.triplet.weight_t > 0
+            and sampler not in IDENTITY_SAMPLERS
+            and not cfg.test.evaluate
+        ):
+            raise InputError(
+                f'sampler.train_sampler {sampler} can make batches of one identity: the triplet '
+                f'loss (loss.triplet.weight_t {cfg.loss.triplet.weight_t}) needs '
+                f'{" or ".join(IDENTITY_SAMPLERS)}'
             )
         if cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch > 0:
             raise InputError(

@@ -29,7 +29,6 @@ def load_config(file='', opts=(), overrides=None):
     Raises:
         InputError: missing or malformed file, unknown key, impossible value.
     """
-    import torch  # slow, and not needed by who only reads YAML files
 
     cfg = get_default_config()
     for one, tree in reversed(list(_files(file)) if file else []):
@@ -41,7 +40,6 @@ def load_config(file='', opts=(), overrides=None):
     for key, value in [*(overrides or {}).items(), *words]:
         _merge(cfg, key, as_written(value))
     cfg.data.save_dir = os.path.expanduser(cfg.data.save_dir)
-    cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()  # of a run on another machine
     check_config(cfg)
     cfg.freeze()
     return cfg

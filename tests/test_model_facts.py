@@ -1,0 +1,206 @@
+"""What is looked at before training: what a model can take, the device; bugs stay what they are."""
+
+import re
+from typing import NamedTuple
+
+import main
+import pytest
+import torch
+from test_distributed import on_processes
+from torch import nn
+
+from stmn_plugin import device, distributed
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError
+from stmn_plugin.model_facts import check_batch, model_facts
+from stmn_plugin.registration import model_registry
+from stmn_plugin.runner import build_model, build_optimizer
+
+
+def config(*words, arch='mine'):
+    start = ['model.name', arch, 'loss.name', 'softmax', 'model.pretrained', 'False']
+    start += ['data.type', 'video', 'data.height', '64', 'data.width', '32', 'video.seq_len', '4']
+    return load_config('', [*start, *map(str, words)])
+
+
+class Frames(nn.Module):
+    """Takes frames from 32x32 on."""
+
+    def __init__(self, norm=None):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Conv2d(3, 4, 32), norm or nn.Identity())
+
+    def forward(self, frames):
+        return self.layer(frames).mean(dim=(2, 3))
+
+
+class Broken(Frames):
+    def forward(self, frames):
+        return super().forward(frames) @ torch.zeros(7, 5)
+
+
+class Clips(Frames):
+    def forward(self, clips):
+        count, length, *size = clips.shape
+        return super().forward(clips.reshape(-1, *size)).view(count, length, -1).mean(dim=1)
+
+
+class Pair(NamedTuple):
+    feature: torch.Tensor
+    other: torch.Tensor
+
+
+class Several(Frames):
+    def forward(self, frames):
+        return Pair(super().forward(frames), frames)
+
+
+def test_frames_that_are_too_small_are_named_with_torchs_reason():
+    assert model_facts(config(), Frames())['feature_dim'] == 4
+    with pytest.raises(InputError, match='data.height.*mine cannot take frames of 16x32.*Kernel'):
+        model_facts(config('data.height', 16), Frames())
+
+
+def test_a_bug_of_a_model_stays_one():
+    with pytest.raises(RuntimeError, match='mat1 and mat2') as caught:
+        model_facts(config(), Broken())
+    assert not isinstance(caught.value, InputError)
+
+
+def test_a_model_that_takes_clips_is_called_so():
+    with pytest.raises(InputError, match='model.name mine takes clips'):
+        model_facts(config(), Clips())
+
+
+def test_a_model_without_one_feature_is_called_so():
+    with pytest.raises(InputError, match=r'model.name mine.*\(B, D\), not Pair'):
+        model_facts(config(), Several())
+
+
+def of_two_processes(model, *words):
+    with pytest.raises(InputError) as caught:
+        check_batch(config(*words), model)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'norm, refused', [(None, False), (nn.BatchNorm2d(4), False), (nn.BatchNorm2d(4), True)]
+)
+def test_a_batch_of_one_through_a_batch_norm_is_refused(norm, refused):
+    """Of 32x32 frames the layer makes one value a channel, of 64x32 more."""
+    words = ['train.batch_size', 1, 'video.seq_len', 1, 'data.height', 32 if refused else 64]
+    model, cfg = Frames(norm), config(*words)
+    model_facts(cfg, model)
+    images = torch.zeros(1, 3, cfg.data.height, 32)
+    if not refused:
+        check_batch(cfg, model)
+        model.train()(images)
+        return
+    with pytest.raises(InputError, match='train.batch_size 1, video.seq_len 1: .* mine take two'):
+        check_batch(cfg, model)
+    with pytest.raises(ValueError, match='more than 1 value'):  # what it is refused for
+        model.train()(images)
+    check_batch(config(*words, 'video.seq_len', 2), model.eval())
+    words[1] = 2
+    check_batch(config(*words), model)
+    for message in on_processes(of_two_processes, model, *words):  # a frame in each of them
+        assert 'train.batch_size 2' in message and '2 processes' in message
+    assert distributed.world_size() == 1
+
+
+def test_a_batch_of_one_clip_is_refused_for_stmn():
+    words = ['loss.name', 'stmn', 'loss.triplet.weight_t', 0, 'loss.triplet.weight_x', 1]
+    words += ['sampler.train_sampler', 'RandomSampler', 'train.batch_size']
+    check_batch(config(*words, 2, 'video.seq_len', 1, arch='stmn'), None)
+    with pytest.raises(InputError, match='train.batch_size 1.*stmn take two clips'):
+        check_batch(config(*words, 1, arch='stmn'), None)
+
+
+def test_batches_of_one_identity_are_refused_for_the_triplet_loss():
+    words = ['loss.name', 'triplet', 'sampler.train_sampler', 'RandomSampler']
+    with pytest.raises(InputError, match='RandomSampler.*weight_t 1.0.*IdentityPassSampler'):
+        config(*words)
+    config(*words, 'loss.triplet.weight_t', 0, 'loss.triplet.weight_x', 1)
+    config(*words, 'test.evaluate', True)
+
+
+@pytest.mark.parametrize('error', [KeyError('layer5'), OSError('no such file'), TypeError('None')])
+def test_a_bug_in_the_making_of_a_model_stays_one(error, monkeypatch):
+    def broken(num_classes, pretrained, **kwargs):
+        raise error
+
+    monkeypatch.setitem(model_registry(), 'mine', broken)
+    for pretrained in (True, False):
+        with pytest.raises(type(error)) as caught:
+            build_model(config('model.pretrained', pretrained), 3)
+        assert caught.value is error
+
+
+def test_weights_that_cannot_be_had_are_called_so(monkeypatch):
+    def make(num_classes, pretrained, **kwargs):
+        if pretrained:
+            raise RuntimeError('invalid hash value (expected "a", got "b")\nand more')
+        return Frames()
+
+    monkeypatch.setitem(model_registry(), 'mine', make)
+    with pytest.raises(InputError, match='mine.*invalid hash.*"b".: set model.pretrained False$'):
+        build_model(config('model.pretrained', True), 3)
+
+
+def test_numbers_that_an_optimizer_cannot_take_are_named_and_bugs_are_not(monkeypatch):
+    model = Frames()
+    with pytest.raises(InputError, match='train.optim sgd: Nesterov'):
+        build_optimizer(
+            config('train.optim', 'sgd', 'sgd.nesterov', True, 'sgd.momentum', 0), model
+        )
+
+    def broken(optimizer):
+        raise ValueError('a bug')
+
+    monkeypatch.setattr('stmn_plugin.runner.with_fused_steps', broken)
+    with pytest.raises(ValueError, match='a bug') as caught:
+        build_optimizer(config(), model)
+    assert not isinstance(caught.value, InputError)
+
+
+# --- the device ---
+
+
+def test_a_run_says_what_it_computes_on_and_why(repository, mars_root, small_run, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip('about machines without a GPU')
+    file = str(repository / 'configs' / 'stmn_mars.yaml')
+    words = ['--config-file', file, '--root', mars_root, *small_run, 'train.max_epoch', '0']
+    main.main([*words, 'use_gpu', 'True'])
+    out = capsys.readouterr().out
+    threads = torch.get_num_threads()
+    (line,) = re.findall('Device: .*', out)
+    assert line.startswith(f'Device: CPU, {threads} thread') and 'use_gpu True cannot be: ' in line
+    (log,) = (tmp_path / 'run').glob('train.log*')
+    assert line in log.read_text()
+    main.main([*words, 'use_gpu', 'False'])
+    assert 'cannot be' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'error, reason',
+    [
+        (AssertionError('Torch not compiled with CUDA enabled'), 'Torch not compiled with CUDA'),
+        (RuntimeError('Found no NVIDIA driver on your system. Please check'), 'Found no NVIDIA'),
+        (RuntimeError('No CUDA GPUs are available'), 'No CUDA GPUs are available'),
+    ],
+)
+def test_why_there_is_no_gpu(error, reason, monkeypatch):
+    def init():
+        raise error
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'init', init)
+    line = device.device_line(True)
+    assert reason in line and 'Please' not in line
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'NVIDIA H100')
+    assert device.device_line(True) == 'Device: NVIDIA H100'
+    assert device.device_line(False).startswith('Device: CPU')
+    monkeypatch.setattr(device, 'world_size', lambda: 4)
+    assert device.device_line(True) == 'Device: 4 x NVIDIA H100'
