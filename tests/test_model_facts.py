@@ -143,7 +143,7 @@ def test_weights_that_cannot_be_had_are_called_so(monkeypatch):
         return Frames()
 
     monkeypatch.setitem(model_registry(), 'mine', make)
-    with pytest.raises(InputError, match='mine.*invalid hash.*"b".: set model.pretrained False$'):
+    with pytest.raises(InputError, match='mine.*invalid hash.*"b"..: set model.pretrained False$'):
         build_model(config('model.pretrained', True), 3)
 
 

@@ -29,7 +29,6 @@ def load_config(file='', opts=(), overrides=None):
     Raises:
         InputError: missing or malformed file, unknown key, impossible value.
     """
-
     cfg = get_default_config()
     for one, tree in reversed(list(_files(file)) if file else []):
         for key, written in flatten_tree(tree, one).items():
