@@ -310,7 +310,7 @@ BAD = {
     'K below 2': (['sampler.num_instances', '1'], ['sampler.num_instances', '1']),
     'missing checkpoint': (['model.load_weights', '/no/file'], ['model.load_weights', '/no/file']),
     'frames too small': (['model.name', 'inceptionv4'], ['data.height', 'inceptionv4', '64x32']),
-    'impossible optimizer': (['adam.beta1', '1.5', 'train.optim', 'adam'], ['train.optim adam']),
+    'impossible optimizer': (['sgd.nesterov', 'True'], ['train.optim sgd', 'Nesterov']),
     'impossible sampler': (
         ['sampler.train_sampler', 'RandomDomainSampler'],
         ['RandomDomainSampler'],
