@@ -5,6 +5,8 @@ import sys
 
 import torch
 
+from .console import lasting_console
+
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -42,18 +44,19 @@ class InputError(ValueError):
 @contextlib.contextmanager
 def exit_on_input_error(debug=False):
     """Turn an InputError into one line on stderr and exit code 2; with ``debug`` let it through."""
-    try:
-        yield
-    except InputError as error:
-        if debug:
-            raise
-        print(f'error: {error}', file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT) from None
-    except KeyboardInterrupt:  # before or after the run, which has its own way to stop
-        if debug:
-            raise
-        print('interrupted', file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    with lasting_console():
+        try:
+            yield
+        except InputError as error:
+            if debug:
+                raise
+            print(f'error: {error}', file=sys.stderr)
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        except KeyboardInterrupt:  # before or after the run, which has its own way to stop
+            if debug:
+                raise
+            print('interrupted', file=sys.stderr)
+            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+from .console import tell_at_once
 from .distributed import max_over_ranks, world_size
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,8 +64,7 @@ class Interruption:
             os._exit(128 + signum)  # nothing is cleaned up: files are whole or absent anyway
         self.signum, self._since = signum, time.monotonic()
         what = 'stopping' if self._at_once else 'finishing the step, then saving'
-        # not print(): the signal may have come in the middle of one
-        os.write(2, f'\n{signal.Signals(signum).name}: {what}; again to end at once\n'.encode())
+        tell_at_once(f'\n{signal.Signals(signum).name}: {what}; again to end at once\n')
         if self._at_once:
             self.stop()
 

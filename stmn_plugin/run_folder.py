@@ -3,12 +3,11 @@
 import contextlib
 import errno
 import os
-import sys
 import time
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from .console import lasting_console
 from .distributed import is_main
 from .errors import InputError, printable
 from .whole_files import write_text
@@ -39,9 +38,10 @@ def run_folder(cfg):
     except OSError as error:
         raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
     with (
+        lasting_console() as console,
         _held(folder),
         _log(path) as log,
-        contextlib.redirect_stdout(Tee(sys.stdout, log)),
+        console.copied_to(printable(path), log),
     ):
         yield
 
@@ -67,37 +67,14 @@ def _held(folder):
         lock.release()
 
 
-@contextlib.contextmanager
 def _log(path):
-    """A text file that also gets the error that ends the block."""
+    """A text file, written line by line: a worker that is forked has no part of one to write."""
     try:
-        log = open(path, 'w', encoding='utf-8')  # noqa: SIM115, closed with the block below
+        return open(path, 'w', encoding='utf-8', errors='backslashreplace', buffering=1)
     except OSError as error:
         raise InputError(f'data.save_dir: cannot write {path}: {error.strerror}') from error
-    with log:
-        try:
-            yield log
-        except BaseException as error:
-            log.write(f'{type(error).__name__}: {error}\n')
-            raise
 
 
 def write_config(cfg):
     """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
     write_text(os.path.join(cfg.data.save_dir, 'config.yaml'), cfg.dump())
-
-
-class Tee:
-    """Prints to the console, above any progress bar, and to a file."""
-
-    def __init__(self, console, file):
-        self.console = console
-        self.file = file
-
-    def write(self, text):
-        self.file.write(text)
-        tqdm.write(text, file=self.console, end='')
-
-    def flush(self):
-        self.console.flush()
-        self.file.flush()

@@ -6,8 +6,8 @@ Reads every frame, compares lists, folders and the official statistics, writes a
 
 import argparse
 import os
-import sys
 
+from stmn_plugin.console import run_tool
 from stmn_plugin.data.check import DATASETS, check_dataset
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.whole_files import write_json
@@ -78,4 +78,4 @@ def parse_args(argv):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from stmn_plugin.analysis.published import DATASETS, published_rows
 from stmn_plugin.config import split_words
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.interrupt import Interrupted
 
@@ -209,4 +210,4 @@ def main(argv=None, execute=child):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -13,6 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from stmn_plugin.config import load_config, split_words
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.whole_files import write_json
 
@@ -120,4 +121,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -4,9 +4,9 @@ The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and
 """
 
 import argparse
-import contextlib
 
 from stmn_plugin.config import load_config, split_words
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import exit_on_input_error
 
 LISTS = {'sources': 'data.sources', 'targets': 'data.targets', 'transforms': 'data.transforms'}
@@ -36,8 +36,7 @@ def main(argv=None):
         from stmn_plugin.registration import model_registry, register
 
         register()
-        with contextlib.suppress(BrokenPipeError):  # of `| head`
-            print('\n'.join(sorted(model_registry())), flush=True)
+        print('\n'.join(sorted(model_registry())))
         return
     with exit_on_input_error(args.debug):
         overrides, opts = {}, list(args.opts)
@@ -57,4 +56,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

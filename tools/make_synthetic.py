@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import time
 
+from stmn_plugin.console import run_tool
 from stmn_plugin.data.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
 from stmn_plugin.errors import exit_on_input_error, printable
 
@@ -51,4 +52,4 @@ def parse_args():
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

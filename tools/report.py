@@ -9,6 +9,7 @@ import argparse
 import os
 from dataclasses import fields
 
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 
 HEIGHT = 96  # pixels of a frame on the page
@@ -106,4 +107,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

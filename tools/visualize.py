@@ -11,6 +11,7 @@ import argparse
 import os
 
 from stmn_plugin.config import split_words
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.whole_files import write_text
 
@@ -162,4 +163,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from stmn_plugin.config import load_config
+from stmn_plugin.console import tell_at_once
 from stmn_plugin.epoch_log import read_lines
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, printable
 from stmn_plugin.evaluation import METRICS
 from stmn_plugin.interrupt import SIGNALS, Interrupted
 
@@ -61,7 +62,7 @@ def complete_runs(wanted, execute, strategies=STRATEGIES):
             outcome = _complete(run, execute, strategies, label)
         except InputError as error:
             outcome = Outcome(run.title, run.seed, run.folder, error=str(error))
-        print(f'{label}: {_summary(outcome)}', flush=True)
+        print(printable(f'{label}: {_summary(outcome)}'), flush=True)
         yield outcome
 
 
@@ -122,7 +123,8 @@ def words_to_test(wanted, run, frames):
 def _train(wanted, execute, label, done):
     max_epoch = wanted.cfg.train.max_epoch
     from_where = f', from epoch {done} of {max_epoch}' if done else f', {max_epoch} epochs'
-    print(f'{label}: training{from_where}; log in {os.path.join(wanted.folder, CONSOLE)}')
+    log = os.path.join(wanted.folder, CONSOLE)
+    print(printable(f'{label}: training{from_where}; log in {log}'))
     with tqdm(
         total=max_epoch, initial=done, desc=label, unit='epoch', leave=False, disable=None
     ) as bar:
@@ -208,12 +210,12 @@ def run_process(command, log, watch):
         received.append(signum)
         if process is not None:
             process.send_signal(signum)
-        os.write(2, b'\nstopping when the running process has saved itself; again: at once\n')
+        tell_at_once('\nstopping when the running process has saved itself; again: at once\n')
 
     previous = {signum: signal.signal(signum, forward) for signum in SIGNALS}
     try:
         with open(log, 'ab') as file:
-            file.write(f'$ {shlex.join(command)}\n'.encode())
+            file.write(f'$ {printable(shlex.join(command))}\n'.encode())
             file.flush()
             process = subprocess.Popen(
                 command,

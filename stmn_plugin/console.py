@@ -1,0 +1,168 @@
+"""stdout and stderr that may be absent, full or without a reader → streams that never raise.
+
+What a run prints is a convenience: a console that fails is dropped, with a word in the run's log,
+and the run goes on. The log is dropped in the same way, with a word on the console.
+"""
+
+import contextlib
+import os
+import sys
+
+from tqdm import tqdm
+
+
+class Console:
+    """A stream to print to, and copies of it. Each takes what it can; none raises.
+
+    Args:
+        stream (TextIO, optional): None where a process has been started without it.
+        name (str): what it is called when it is gone.
+        told (Console, optional): where it is said that a stream is gone; here by default.
+    """
+
+    def __init__(self, stream, name, told=None):
+        self._stream = stream
+        self._outlets = {name: stream} if stream is not None else {}
+        self._told = told or self
+        self._gone = [] if stream is not None else [f'{name} is closed: going on without it']
+        if told is not None:
+            told._gone += self._gone
+
+    def __getattr__(self, name):  # encoding, fileno and the like
+        if name.startswith('_'):
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        self._put(text)
+        return len(text)
+
+    def flush(self):
+        for name, stream in list(self._outlets.items()):
+            self._attempt(name, stream.flush)
+
+    def isatty(self):
+        with contextlib.suppress(ValueError):  # closed
+            return self._stream in self._outlets.values() and self._stream.isatty()
+        return False
+
+    @contextlib.contextmanager
+    def copied_to(self, name, log):
+        """While the block runs, write to a file, too; at its end the error that ends it."""
+        self.flush()
+        self._outlets[name] = log
+        for word in self._gone[:]:
+            self._attempt(name, log.write, f'{word}\n')
+        try:
+            yield
+        except BaseException as error:
+            self.flush()
+            if name in self._outlets:
+                self._attempt(name, log.write, f'{type(error).__name__}: {error}\n')
+            raise
+        finally:
+            self.flush()
+            self._outlets.pop(name, None)
+
+    def _put(self, text):
+        for name, stream in list(self._outlets.items()):
+            self._attempt(name, _write, stream, text)
+
+    def _attempt(self, name, action, *arguments):
+        try:
+            action(*arguments)
+        except BlockingIOError:  # a reader that is slow loses this text, not the next
+            pass
+        except (OSError, ValueError) as error:  # ValueError: somebody has closed it
+            _silence(self._outlets.pop(name))
+            reason = getattr(error, 'strerror', None) or error
+            self._told.tell_gone(f'{name} takes nothing more ({reason}): going on without it')
+
+    def tell_gone(self, word):
+        """Say it wherever something can be said, and in the logs to come."""
+        self._gone.append(word)
+        self._put(f'{word}\n')
+
+
+class Printed(Console):
+    """stdout: whole lines, above the progress bars, which are on stderr."""
+
+    _line = ''  # what is not yet a line
+
+    def write(self, text):
+        self._line += text
+        lines, end, rest = self._line.rpartition('\n')
+        if end:
+            self._line = rest
+            self._put_above_bars(lines + end)
+        return len(text)
+
+    def flush(self):
+        line, self._line = self._line, ''
+        if line:
+            self._put_above_bars(line)
+        super().flush()
+
+    def _put_above_bars(self, text):
+        with tqdm.external_write_mode(file=self):
+            self._put(text)
+
+
+@contextlib.contextmanager
+def lasting_console():
+    """In the block, stdout and stderr never raise; gives the Console of stdout."""
+    if isinstance(sys.stdout, Console):
+        yield sys.stdout
+        return
+    out = Printed(sys.stdout, 'stdout')
+    err = Console(sys.stderr, 'stderr', told=out)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield out
+        finally:
+            out.flush()
+            err.flush()
+
+
+def run_tool(main):
+    """Run the ``main`` of a tool and exit, whatever becomes of its console."""
+    _open_closed_descriptors()
+    with lasting_console():
+        sys.exit(main())
+
+
+def tell_at_once(text):
+    """Write to stderr from a signal handler, which may have interrupted a print(); never raises."""
+    if sys.__stderr__ is not None:
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
+
+
+def _write(stream, text):
+    """Write; what the encoding of the stream lacks is escaped."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, 'encoding', None) or 'ascii'
+        stream.write(text.encode(encoding, 'backslashreplace').decode(encoding))
+
+
+def _silence(stream):
+    """Lead a stream that failed to nowhere: what is in its buffer must not fail at the exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def _open_closed_descriptors():
+    """Lead 0, 1 and 2 to nowhere where they are closed.
+
+    Else the next file that is opened, a checkpoint perhaps, gets what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
