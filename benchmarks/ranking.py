@@ -34,6 +34,7 @@ NUM_QUERY, NUM_GALLERY = 1980, 9330
 MILLION, MILLION_QUERIES = 1_000_000, 1000
 NOISE = 4.0  # of a centre's own deviation: mAP is neither 0 nor 1
 DISTRACTOR_PID = 0
+LEVELS = 1000  # different distances, where they are tied
 BLOCK = 16384  # gallery vectors drawn at a time
 
 
@@ -108,6 +109,7 @@ def mars_steps(metric, with_host_rerank):
     query, gallery = (torch.from_numpy(draw_features(pids, draw)) for pids in case[:2])
     host_distance = torchreid.metrics.compute_distance_matrix
     distances = host_distance(query, gallery, metric).numpy()
+    tied = np.floor(LEVELS * distances / distances.max())
     pairs, vectors = NUM_QUERY * NUM_GALLERY, NUM_QUERY + NUM_GALLERY
     products, features = pairs * DIM, 4 * vectors * DIM
     # re-ranking: all pairs for the neighbours, then queries and gallery for the final distances
@@ -152,6 +154,12 @@ def mars_steps(metric, with_host_rerank):
             0,
             distances.nbytes,
             host + 'ranking (Python)',
+        ),
+        Step(
+            'ranking, every distance tied',
+            lambda: evaluate_ranking(tied, *case),
+            0,
+            distances.nbytes,
         ),
         Step(
             'distances + ranking',

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from .errors import InputError
+from .labels import JUNK_PID, comparable
 from .search import NOT_FINITE, distance_rows
+from .sorting import nth_of_row, places_of, sortable
 
 AVERAGE_PRECISIONS = ('rectangle', 'trapezoid')
 UNMATCHED = ('skip', 'zero')
-JUNK_PID = -1
 SORTED_AT_ONCE = 1 << 22  # distances; a copy that stays in the cache
 
 
@@ -31,6 +32,7 @@ class QueryScores(NamedTuple):
     first_ranks: np.ndarray  # (Q,) int64 rank of its first match, from 1; 0 where it has none
     aps: np.ndarray  # (Q,) average precision; NaN where it has no match
     inps: np.ndarray  # (Q,) matches / rank of the last; NaN where it has no match
+    tied: np.ndarray  # (Q,) bool a match is as far as another person: the gallery's order decides
 
 
 class Ranking(NamedTuple):
@@ -63,8 +65,9 @@ def evaluate_ranking(
 
     Args:
         distances (array): shape (Q, G), NumPy or torch.
-        query_pids, gallery_pids (array): identities, shapes (Q,) and (G,).
-        query_camids, gallery_camids (array): cameras, shapes (Q,) and (G,).
+        query_pids, gallery_pids (array): identities, shapes (Q,) and (G,); whole numbers, texts
+            or bytes, both of one kind, see :func:`stmn_plugin.labels.comparable`.
+        query_camids, gallery_camids (array): cameras, shapes (Q,) and (G,), likewise.
         average_precision (str): 'rectangle', the precision at each match averaged (host, most
             papers), or 'trapezoid', the area under the interpolated curve (the official MATLAB
             code of MARS).
@@ -77,9 +80,10 @@ def evaluate_ranking(
 
     Raises:
         ValueError: shapes that do not fit, an unknown ``average_precision`` or ``unmatched``.
-        InputError: distances that are not finite, or no query with a match.
+        InputError: distances that are not finite or no real numbers; labels that cannot be
+            compared exactly; no query with a match.
     """
-    if not isinstance(distances, torch.Tensor):
+    if not isinstance(distances, torch.Tensor | np.ndarray):
         distances = np.asarray(distances)
     labels = _labels(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
     chunks = (distances[i : i + chunk_size] for i in range(0, len(distances), chunk_size))
@@ -176,7 +180,8 @@ def score_queries(
     gallery_pids, gallery_camids = gallery_pids[searched], gallery_camids[searched]
     by_pid = np.argsort(gallery_pids, kind='stable')
     numbers = np.full((2, num_query), np.nan)
-    scores, start = QueryScores(np.zeros(num_query, dtype=np.int64), *numbers), 0
+    first_ranks, tied = np.zeros(num_query, dtype=np.int64), np.zeros(num_query, dtype=bool)
+    scores, start = QueryScores(first_ranks, *numbers, tied), 0
     for rows in _pieces(chunks):
         stop = start + len(rows)
         if rows.shape[1] != num_gallery or stop > num_query:
@@ -185,9 +190,10 @@ def score_queries(
             rows = rows[:, torch.from_numpy(searched).to(rows.device)]
         row, column = _same_pid(query_pids[start:stop], gallery_pids, by_pid)
         is_match = gallery_camids[column] != query_camids[start:stop][row]
-        position = _positions(rows, row, column)
+        position, nearer, equal = places_of(rows, row, column)
+        scores.tied[start + row[is_match & _with_others(row, nearer, equal)]] = True
         matched, *own = _score(row, position, is_match, average_precision)
-        for values, some in zip(scores, own, strict=True):
+        for values, some in zip(scores[:3], own, strict=True):
             values[start + matched] = some
         start = stop
     if start != num_query:
@@ -197,18 +203,23 @@ def score_queries(
 
 def count_matchable(query_pids, gallery_pids, query_camids, gallery_camids):
     """How many queries have a match: the same pid under another camid. Needs no distances."""
+    pids = comparable(query_pids, gallery_pids, 'pids')
+    camids = comparable(query_camids, gallery_camids, 'camids')
     cameras = {}  # pid → its cameras in the gallery
-    for pid, camid in zip(gallery_pids, gallery_camids, strict=True):
-        cameras.setdefault(int(pid), set()).add(int(camid))
+    for pid, camid in zip(pids[1].tolist(), camids[1].tolist(), strict=True):
+        cameras.setdefault(pid, set()).add(camid)
     return sum(
-        bool(cameras.get(int(pid), set()) - {int(camid)}) and int(pid) != JUNK_PID
-        for pid, camid in zip(query_pids, query_camids, strict=True)
+        pid != JUNK_PID and bool(cameras.get(pid, set()) - {camid})
+        for pid, camid in zip(pids[0].tolist(), camids[0].tolist(), strict=True)
     )
 
 
-def _labels(shape, *labels):
-    """Pids of queries and gallery, camids of both, as arrays that fit distances of the shape."""
-    labels = [np.asarray(x) for x in labels]
+def _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids):
+    """Pids of queries and gallery, camids of both: int64 arrays that fit distances of the shape."""
+    labels = (
+        *comparable(query_pids, gallery_pids, 'pids'),
+        *comparable(query_camids, gallery_camids, 'camids'),
+    )
     shape, counts = tuple(shape), tuple(len(x) for x in labels)
     if counts != shape * 2:
         raise ValueError(f'distances of shape {shape} for {counts[:2]} pids, {counts[2:]} camids')
@@ -217,11 +228,7 @@ def _labels(shape, *labels):
 
 def _pieces(chunks):
     """The chunks as tensors of at most SORTED_AT_ONCE distances (or one row), all finite."""
-    for chunk in chunks:
-        if not isinstance(chunk, torch.Tensor):
-            chunk = torch.from_numpy(np.array(chunk))  # a copy: torch refuses read-only arrays
-        if chunk.dtype in (torch.float16, torch.bfloat16):
-            chunk = chunk.float()
+    for chunk in map(sortable, chunks):
         for rows in chunk.split(max(SORTED_AT_ONCE // max(chunk.shape[1], 1), 1)):
             if rows.numel() and not torch.isfinite(torch.stack(rows.aminmax())).all():
                 raise InputError(NOT_FINITE)
@@ -236,36 +243,17 @@ def _same_pid(query_pids, gallery_pids, by_pid):
     """
     first, end = (np.searchsorted(gallery_pids, query_pids, s, by_pid) for s in ('left', 'right'))
     row = np.repeat(np.arange(len(query_pids)), end - first)
-    return row, by_pid[first[row] + _nth(row)]
+    return row, by_pid[first[row] + nth_of_row(row)]
 
 
-def _nth(row):
-    """0-based number of every entry among those of its row; ``row`` ascends."""
-    return np.arange(len(row)) - np.searchsorted(row, row)
-
-
-def _positions(distances, row, column):
-    """1-based places of entries (row, column), (p,), in the stable order of their rows (q, G)."""
-    if len(row) == 0:
-        return np.empty(0, dtype=np.int64)
-    nth = _nth(row)
-    on_device = [torch.from_numpy(x).to(distances.device) for x in (row, column, nth)]
-    values = distances[on_device[0], on_device[1]]
-    table = distances.new_zeros(len(distances), nth.max() + 1)  # one row of values per query
-    table[on_device[0], on_device[2]] = values
-    if distances.device.type == 'cpu':  # NumPy sorts numbers with vector instructions
-        ordered = torch.from_numpy(np.sort(distances.numpy(), axis=1))
-    else:
-        ordered = distances.sort(dim=1).values
-    nearer, not_farther = (
-        torch.searchsorted(ordered, table, right=right)[on_device[0], on_device[2]].cpu().numpy()
-        for right in (False, True)
-    )
-    positions = nearer + 1
-    for i in np.flatnonzero(not_farther - nearer > 1):  # ties: those before it in the gallery
-        tied = distances[row[i], : column[i]] == values[i]
-        positions[i] += int(tied.count_nonzero())
-    return positions
+def _with_others(row, nearer, equal):
+    """Pairs (p,) at whose distance there is a tracklet of another pid, too."""
+    others = equal > 1
+    tied = np.flatnonzero(others)
+    place = row[tied] * (1 + nearer.max(initial=0)) + nearer[tied]
+    _, own, counts = np.unique(place, return_inverse=True, return_counts=True)
+    others[tied] = equal[tied] > counts[own]
+    return others
 
 
 def _score(row, position, is_match, average_precision):
@@ -282,7 +270,7 @@ def _score(row, position, is_match, average_precision):
     row, rank = row[is_match], rank[is_match]  # the matches, query by query in order of rank
     matched, query, num_matches = np.unique(row, return_inverse=True, return_counts=True)
     first = num_matches.cumsum() - num_matches  # where each query's matches begin
-    nth = _nth(row) + 1
+    nth = nth_of_row(row) + 1
     precision = nth / rank
     if average_precision == 'trapezoid':
         # precision just before the match; the curve starts at 1

@@ -28,6 +28,7 @@ TOP_K_BLOCK = 32768  # gallery vectors of which the nearest are found together
 MAX_CHUNK = 256  # queries; more make the matrix product no faster
 MAX_BLOCK = 2048  # gallery vectors; larger ones leave the cache, smaller ones cost more calls
 ROWS_AT_ONCE = 64  # whose neighbours are gathered together
+TIES_AT_ONCE = 1 << 20  # distances of rows whose ties are looked at together
 NOT_FINITE = 'distances hold NaN or infinity: the features of the model are broken'
 
 
@@ -100,10 +101,20 @@ def nearest(distances, k):
     values, indices = distances.topk(candidates, dim=1, largest=False)
     crossing = (values[:, k - 1] == values[:, -1]) & (candidates > k)
     result = _in_order(values[:, :k], indices[:, :k])
-    for row in crossing.nonzero().flatten().tolist():
-        order = distances[row].sort(stable=True)
-        result.distances[row], result.indices[row] = order.values[:k], order.indices[:k]
+    crossed = crossing.nonzero().flatten()
+    for some in crossed.split(max(TIES_AT_ONCE // distances.shape[1], 1)):
+        of_these = _first_of_ties(distances[some], values[some, k - 1], k)
+        result.distances[some], result.indices[some] = of_these
     return result
+
+
+def _first_of_ties(distances, kth, k):
+    """``nearest`` of rows (q, G) whose k-th smallest value ``kth`` (q,) more columns have."""
+    nearer, equal = distances < kth[:, None], distances == kth[:, None]
+    missing = k - nearer.sum(dim=1, keepdim=True)
+    chosen = nearer | (equal & (equal.cumsum(dim=1) <= missing))
+    indices = chosen.nonzero()[:, 1].view(-1, k)
+    return _in_order(distances.gather(1, indices), indices)
 
 
 def top_k(query_features, gallery_features, k, dist_metric='cosine', backend=None):

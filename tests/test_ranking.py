@@ -1,5 +1,7 @@
 """CMC, mAP and mINP against loops over ranked lists, and against the host where it works."""
 
+import time
+
 import numpy as np
 import pytest
 import references
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stmn_plugin import ranking as ranking_module
+from stmn_plugin import sorting
 from stmn_plugin.errors import InputError
 from stmn_plugin.ranking import (
     count_matchable,
@@ -391,3 +394,103 @@ def test_a_read_only_matrix_of_distances_is_ranked(tmp_path, recwarn):
     mapped = np.load(tmp_path / 'distances.npy', mmap_mode='r')
     assert_same(evaluate_ranking(mapped, *case[1:]), evaluate_ranking(*case))
     assert not recwarn.list
+
+
+def tied_cases(count):
+    """Distances (Q, G) with few and many ties, of every type that is sorted in its own way."""
+    rng = np.random.default_rng(3)
+    num_query, num_gallery = count
+    some = rng.random((num_query, num_gallery)) - 0.5
+    twice = np.where(rng.random(some.shape) < 0.5, some, np.roll(some, 1, axis=1))
+    levels = np.floor(some * 10)
+    spread = np.float64(2) ** rng.integers(-60, 60, some.shape) * np.sign(some)
+    zeros = np.where(levels < 0, -0.0, 0.0)
+    yield from (twice, levels, spread, zeros, twice.astype(np.float32), spread.astype(np.float32))
+    yield from (zeros.astype(np.float32), twice.astype(np.float16), levels.astype(np.int8))
+    yield from ((levels + 9).astype(np.uint16), (levels + 2.0**40).astype(np.int64), levels > 0)
+    yield (levels * 2.0**55).astype(np.int64) + 1  # a float does not hold them
+    yield twice.astype('>f4')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_ties_of_every_type_are_ranked_as_the_loops_rank_them(kind):
+    labels = random_case(6, 300, 5, 21)[1:]
+    for distances in tied_cases((6, 300)):
+        assert_equals_reference((distances, *labels), kind)
+
+
+@pytest.mark.parametrize('at_once', [1, 700, 1 << 17])
+def test_the_order_of_a_row_is_that_of_a_stable_sort(at_once, monkeypatch):
+    monkeypatch.setattr(sorting, 'ORDERED_AT_ONCE', at_once)
+    for distances in tied_cases((5, 90)):
+        values = sorting.sortable(distances)
+        rows = distances.tolist()
+        expected = [sorted(range(90), key=row.__getitem__) for row in rows]  # stable
+        assert sorting.stable_order(values).tolist() == expected
+        row, column = (x.ravel() for x in np.indices(distances.shape))
+        places = sorting.places_of(values, row, column)
+        for r, c, place, nearer, equal in zip(row, column, *places, strict=True):
+            assert expected[r][place - 1] == c
+            assert nearer == sum(x < rows[r][c] for x in rows[r])
+            assert equal == sum(x == rows[r][c] for x in rows[r])
+
+
+def test_a_query_is_tied_where_another_person_is_as_far_as_a_match():
+    """Not where matches are tied with each other, or with what takes no rank."""
+    distances = torch.tensor([[1.0, 1.0, 2.0, 2.0, 3.0]])
+    for pids, camids, tied in (
+        ([7, 7, 1, 1, 7], [1, 1, 1, 1, 1], False),  # two matches
+        ([7, 7, 1, 1, 7], [1, 0, 1, 1, 1], False),  # a match and the query's own camera
+        ([7, -1, 1, 1, 7], [1, 1, 1, 1, 1], False),  # a match and junk
+        ([7, 1, 1, 1, 7], [1, 1, 1, 1, 1], True),
+        ([1, 1, 1, 7, 7], [0, 1, 1, 1, 1], True),
+        ([1, 1, 7, 1, 7], [0, 1, 0, 1, 1], False),  # the query's own camera and somebody else
+        ([1, 1, 1, 1, 7], [1, 1, 1, 1, 1], False),
+        ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1], False),
+    ):
+        scores = score_queries([distances], [7], pids, [0], camids)
+        assert scores.tied.tolist() == [tied], (pids, camids)
+
+
+def test_ties_take_little_more_time_than_none():
+    num_query, num_gallery = 60, 4000
+    labels = random_case(num_query, num_gallery, 1, 22, lowest_pid=0)[1:]  # everybody is a match
+    distances = np.random.default_rng(22).random((num_query, num_gallery)).astype(np.float32)
+
+    def seconds(of):
+        start = time.process_time()
+        evaluate_ranking(of, *labels)
+        return time.process_time() - start
+
+    untied = min(seconds(distances) for _ in range(3))
+    for tied in (np.floor(distances * 50), np.zeros_like(distances)):
+        assert min(seconds(tied) for _ in range(3)) < 6 * untied  # 3, and room for a busy machine
+
+
+@pytest.mark.parametrize(
+    'distances',
+    [
+        np.array([[1, 2j]]),
+        np.array([['1', '2']]),
+        np.array([[1, None]]),
+        [[1, None]],
+        np.ma.array([[1.0, 2.0]], mask=[[0, 1]]),
+        np.uint64([[1, 2**63]]),
+        np.array([[1, 2]], dtype=np.longdouble),
+    ],
+    ids=repr,
+)
+def test_distances_that_are_no_real_numbers_are_refused(distances):
+    with pytest.raises(InputError, match='distances'):
+        evaluate_ranking(distances, [7], [7, 7], [0], [1, 1])
+
+
+@pytest.mark.parametrize('shape', [(2,), (1, 2, 1), (2, 1), ()])
+def test_distances_of_another_shape_are_quoted(shape):
+    with pytest.raises(ValueError, match='distances'):
+        evaluate_ranking(np.zeros(shape), [7], [7, 7], [0], [1, 1])
+
+
+def test_distances_with_a_gradient_rank_as_without():
+    distances = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    assert evaluate_ranking(distances, [7], [1, 7], [0], [1, 1]).cmc.tolist() == [0, 1]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stmn_plugin.ranking import JUNK_PID, QueryScores, score_queries
+from stmn_plugin.labels import JUNK_PID, comparable
+from stmn_plugin.ranking import QueryScores, score_queries
 from stmn_plugin.search import nearest
 
 
@@ -41,9 +42,10 @@ def rank_and_list(chunks, query, gallery, k, average_precision='rectangle'):
 
     Raises:
         ValueError: distances that do not fit.
-        InputError: distances that are not finite.
+        InputError: distances that are not finite, labels that cannot be compared exactly.
     """
-    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    pids = comparable(query.pids, gallery.pids, 'pids')
+    labels = *pids, *comparable(query.camids, gallery.camids, 'camids')
     parts, start = [], 0
 
     def listed():

@@ -1,0 +1,91 @@
+"""Identities and cameras of any type → int64 numbers that are equal where they are, or an error.
+
+NumPy compares 1 with '1', int64 with float32 and int64 with uint64 by converting both, which can
+make different people equal and equal ones different. Here nothing is rounded.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+
+JUNK_PID = -1
+NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
+
+
+def comparable(query: ArrayLike, gallery: ArrayLike, name: str) -> tuple[NDArray, NDArray]:
+    """Labels of queries (Q,) and gallery (G,) as int64 numbers, to be compared with ==.
+
+    A label is a whole number (of an integer type, or a float that holds it exactly), a text or
+    bytes, and all of both lists are of one of these kinds. Numbers that fit into int64 stay what
+    they are, so the number of junk does.
+
+    Raises:
+        InputError: labels of two kinds, masked, missing, not whole, or so large that their float
+            type cannot tell neighbours apart; a list of more dimensions. Quotes ``name``.
+    """
+    sides = [_exact_labels(labels, name) for labels in (query, gallery)]
+    if all(side.dtype == np.int64 for side in sides):
+        return sides[0], sides[1]
+    both = np.concatenate([side.astype(object) for side in sides])
+    kinds = {type(label).__name__ for label in both}
+    if len(kinds) > 1:
+        raise InputError(f'{name} of several kinds cannot be compared: {", ".join(sorted(kinds))}')
+    if {str(JUNK_PID), str(JUNK_PID).encode()} & set(both):
+        raise InputError(f'{name}: junk is the number {JUNK_PID}, not a text')
+    codes = np.unique(both, return_inverse=True)[1].astype(np.int64)
+    codes[both == JUNK_PID] = JUNK_PID
+    return codes[: len(sides[0])], codes[len(sides[0]) :]
+
+
+def _exact_labels(labels, name):
+    """An array (n,): int64 where all fit in, else of objects that are int, str or bytes."""
+    if isinstance(labels, torch.Tensor):
+        if labels.is_floating_point() and labels.dtype not in NUMPY_FLOATS:
+            raise InputError(f'{name}: {labels.dtype} holds no labels')
+        labels = labels.detach().cpu().numpy()
+    if np.ma.is_masked(labels):
+        raise InputError(f'{name}: some are masked')
+    if hasattr(labels, 'dtype'):
+        labels = np.asarray(labels)
+        if labels.ndim != 1:
+            raise InputError(f'{name} must have one dimension, got shape {labels.shape}')
+        if labels.dtype.kind == 'f':
+            return _whole_numbers(labels, name)
+        if labels.dtype.kind in 'iu' and (labels.astype(np.int64) == labels).all():
+            return labels.astype(np.int64)
+    elif isinstance(labels, str | bytes) or not isinstance(labels, Sequence):
+        raise InputError(f'{name} must be a list, array or tensor, got {type(labels).__name__}')
+    exact = [_exact_label(label, name) for label in labels]
+    fit = all(type(label) is int and -(2**63) <= label < 2**63 for label in exact)
+    return np.array(exact, dtype=np.int64 if fit else object)
+
+
+def _exact_label(label, name):
+    """A label as int, str or bytes."""
+    if isinstance(label, str):
+        return str(label)
+    if isinstance(label, bytes):
+        return bytes(label)
+    if isinstance(label, int | np.integer) and not isinstance(label, bool):
+        return int(label)
+    if isinstance(label, float | np.floating):
+        return int(_whole_numbers(np.asarray([label]), name)[0])
+    raise InputError(
+        f'{name} must be whole numbers or texts, got {type(label).__name__} {label!r:.50}'
+    )
+
+
+def _whole_numbers(labels, name):
+    """Floats (n,) as int64."""
+    exact_below = min(2 / float(np.finfo(labels.dtype).eps), 2.0**53)
+    exact = (np.abs(labels) < exact_below) & (labels == np.trunc(labels))
+    if not exact.all():
+        raise InputError(
+            f'{name} must be whole numbers, as {labels.dtype} below {exact_below:.0f}, '
+            f'got {labels[~exact][0]}'
+        )
+    return labels.astype(np.int64)
