@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from .errors import InputError
 from .features import TrackletFeatures, join_tracklets
+from .input_files import open_regular
 from .ranking import Ranking, evaluate_ranking, rank_rows
 from .reranking import rerank
 from .search import distance_rows
@@ -207,15 +208,17 @@ def read_metrics(folder):
     """
     path = os.path.join(folder, METRICS)
     try:
-        with open(path, encoding='utf-8') as file:
+        with open_regular(path, 'utf-8') as file:
             content = json.load(file)
-        if not all({'epoch', 'dataset', 'mAP'} <= set(e) for e in content['evaluations']):
+        needed = {'epoch', 'dataset', 'mAP'}
+        if not all(isinstance(e, dict) and needed <= e.keys() for e in content['evaluations']):
             raise ValueError('an evaluation lacks its epoch, dataset or mAP')
         return content
     except FileNotFoundError:
         return {'evaluations': []}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f'cannot go on with the damaged {path}: {error}') from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise InputError(f'cannot go on with the damaged {path}: {reason}') from error
 
 
 def read_evaluations(folder):

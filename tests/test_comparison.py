@@ -88,8 +88,9 @@ def outcomes(tmp_path):
     slow = {'seconds': {'per_tracklet': 0.7}, 'peak_memory': {'resident': 5 << 30, 'gpu': 4 << 30}}
     first = write_run(tmp_path / 'a')
     second = write_run(tmp_path / 'b', epochs=1)
+    tested = evaluation(peak_memory={'resident': 9 << 30, 'gpu': 3 << 30})
     return [
-        Outcome('stmn', 1, 'a', first, [evaluation(), evaluation(frames='all', flip=True)]),
+        Outcome('stmn', 1, 'a', first, [tested, evaluation(frames='all', flip=True)]),
         Outcome('stmn', 2, 'b', second, [evaluation(**slow, **{'rank-1': 0.7, 'mAP': 0.2})]),
         Outcome('stmn', 3, 'c', error='killed by SIGKILL (see c/console.log)'),
     ]
@@ -154,6 +155,18 @@ def test_the_files_hold_the_table(tmp_path):
     assert lines[2]['error'].startswith('seed 3') and lines[0]['seeds'] == '1 2'
 
 
+def test_peak_memory_of_a_gpu_and_of_a_processor_are_no_one_number(tmp_path):
+    run = write_run(tmp_path / 'a')
+    peaks = [{'resident': 3 << 30, 'gpu': 0}, {'resident': 5 << 30, 'gpu': 1 << 30}, None]
+
+    def row(*seeds):
+        tested = [Outcome('x', s, str(s), run, [evaluation(peak_memory=peaks[s])]) for s in seeds]
+        return rows_of(tested)[0]
+
+    assert [row(0).peak_memory, row(1).peak_memory] == [3 << 30, 1 << 30]
+    assert [row(0, 1).peak_memory, row(0, 2).peak_memory] == [None, None]
+
+
 def setting(*scores):
     both = spread([sum(pair) / 2 for pair in scores]) if scores else None
     return grid.Setting({}, len(scores), None, None, both)
@@ -211,6 +224,9 @@ def test_each_factor_is_searched_with_the_best_of_those_before():
     assert chosen[0].rank1[:2] == (pytest.approx(41.0), pytest.approx(2**0.5))
     assert chosen[0].seeds == 2
     assert grid.words_of(factors) == [str(x) for pair in best.items() for x in pair]
+    first, *_ = factors[0]
+    assert first.errors == ('seed 9: failed',) and 'seed 9: failed' in grid.as_table(factors[0])
+    assert 'error' not in grid.as_table(factors[0][1:])
     table = grid.as_table(factors[0]).splitlines()
     assert sum('chosen' in line for line in table) == 1
     with pytest.raises(InputError, match='no run of the 4 settings'):

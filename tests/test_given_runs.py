@@ -8,7 +8,7 @@ import compare
 import pytest
 from test_comparison import DATA, VIDEO, alone, evaluation, write_run
 
-from stmn_plugin.analysis.comparison import rows_of
+from stmn_plugin.analysis.comparison import as_table, rows_of
 from stmn_plugin.analysis.current_data import current_data, forget_data
 from stmn_plugin.analysis.given_runs import given_runs
 from stmn_plugin.analysis.run_folders import experiment_changes, read_run
@@ -212,9 +212,9 @@ def test_a_run_trained_on_other_data_is_no_run_of_a_variant(run_on_data, tmp_pat
     resize(sorted((root / 'mars' / 'bbox_train').glob('00*/*.jpg'))[0])
     forget_data()
     (outcome,) = complete_runs([wanted], never)
-    assert f'saw other data than {root} holds now and is left alone: train' in outcome.error
+    assert f'saw other data than {root} holds now (train of mars)' in outcome.error
     (outcome,) = complete_runs([wanted], never, strategies=())
-    assert outcome.error.endswith('train of mars')
+    assert '(train of mars) and is left alone' in outcome.error
 
 
 def test_runs_tested_on_other_data_are_rows_of_their_own(tmp_path):
@@ -243,6 +243,7 @@ def test_runs_tested_on_other_data_are_rows_of_their_own(tmp_path):
         ({'flip': 'no'}, "flip is 'no'"),
         ({'peak_memory': {'gpu': 'much'}}, 'peak_memory is'),
         ({'made_from': 'hand'}, "made_from is 'hand'"),
+        ({'made_from': {'recipe': 3}}, "made_from is {'recipe': 3}"),
         ({'epoch': '3'}, "epoch is '3'"),
         ({'dataset': ['mars']}, "dataset is ['mars']"),
     ],
@@ -255,7 +256,33 @@ def test_a_damaged_result_is_one_line(change, named, tmp_path):
     file.write_text(json.dumps(content))
     (wanted,) = given_runs([str(tmp_path / 'run')], [])
     (outcome,) = complete_runs([wanted], never)
-    assert str(file) in outcome.error and named in outcome.error and '\n' not in outcome.error
+    assert str(file) in outcome.error and named in outcome.error
+    (row,) = rows_of([outcome])
+    assert row.error.startswith(str(tmp_path / 'run'))  # its seed is not known
+
+
+@pytest.mark.parametrize(
+    'text', ['', '[]', '{', '{"evaluations": [3]}', '[' * 10**5, '{"parameters": "x"}', None]
+)
+def test_a_damaged_file_of_results_is_one_line(text, tmp_path):
+    finished_run(tmp_path / 'run')
+    file = tmp_path / 'run' / 'metrics.json'
+    if text is None:
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        file.write_text(text)
+    (wanted,) = given_runs([str(tmp_path / 'run')], [])
+    assert str(file) in wanted.problem and wanted.problem.count(str(file)) == 1
+
+
+def test_a_name_cannot_forge_a_line_of_a_table(tmp_path):
+    folder = tmp_path / 'a\n[1] forged\x1b[2J'
+    finished_run(folder)
+    (wanted,) = given_runs([str(folder)], [])
+    assert wanted.title == 'a\\n[1] forged\\x1b[2J'
+    (outcome,) = complete_runs([wanted], never)
+    assert len(as_table(rows_of([outcome])).splitlines()) == 4
 
 
 def test_a_test_that_fails_is_named_for_each_strategy(tmp_path):

@@ -21,7 +21,7 @@ NOTES = (
     's/tracklet: reading and encoding of all query and gallery tracklets, by their number, on the '
     'machine that tested; mean over the seeds.',
     'Peak memory: most that a process that only tests has held, tensors on the GPU where there is '
-    'one, else resident memory without its workers; highest of the seeds.',
+    'one, else resident memory without its workers; highest of the seeds, if all are of one kind.',
     'Training: time of all steps with the waiting for data, without evaluations; mean.',
 )
 NOTE_PUBLISHED = 'Rows marked "published" are numbers of their papers, not measured here.'
@@ -88,7 +88,7 @@ def rows_of(outcomes):
         wanted = len({outcome.folder for outcome in outcomes if outcome.title == title})
         rows.append(_row(title, dataset, *conditions, [*members.values()], wanted))
     failed = [
-        Row(outcome.title, {}, seeds=(outcome.seed,), error=f'seed {outcome.seed}: {outcome.error}')
+        Row(outcome.title, {}, seeds=(outcome.seed,), error=f'{outcome.name}: {outcome.error}')
         for outcome in outcomes
         if outcome.error
     ]
@@ -132,14 +132,17 @@ def _row(title, dataset, protocol, frames, distance, members, wanted):
         gflops_per_frame=facts.get('gflops_per_frame'),
         feature_dim=facts.get('feature_dim'),
         seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
-        peak_memory=max(filter(None, map(_peak_memory, evaluations)), default=None),
+        peak_memory=_highest_peak(evaluations),
         training_seconds=statistics.fmean(o.run.training_seconds for o, _ in members),
     )
 
 
-def _peak_memory(evaluation):
-    peak = evaluation.get('peak_memory') or {}
-    return peak.get('gpu') or peak.get('resident')
+def _highest_peak(evaluations):
+    """None where it is not known of all, or some held their tensors on a GPU and some did not."""
+    peaks = [e.get('peak_memory') or {} for e in evaluations]
+    on_gpu = {bool(peak.get('gpu')) for peak in peaks}
+    values = [peak.get('gpu') or peak.get('resident') for peak in peaks]
+    return max(values) if len(on_gpu) == 1 and all(values) else None
 
 
 def as_table(rows, tablefmt='simple'):

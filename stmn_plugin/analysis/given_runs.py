@@ -3,7 +3,7 @@
 import os
 import re
 
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, printable
 from stmn_plugin.resuming import is_recipe
 
 from .run_folders import CONFIG, experiment_changes, is_run, name_changes, read_run, recipe_changes
@@ -32,7 +32,8 @@ def given_runs(paths, words, taken=()):
             raise InputError(f'--runs: no such folder: {path}')
     others = [path for path in paths if not is_run(path)]
     if others:
-        print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
+        named = ', '.join(map(printable, others))
+        print(f'Passed over, no run folder (no {CONFIG}): {named}')
     folders = {}  # real path → as given first
     for path in paths:
         if is_run(path):
@@ -50,8 +51,9 @@ def given_runs(paths, words, taken=()):
     wanted, counted = [], {}  # counted: (title, seed) → path
     own = (*words, *as_words({'model.load_weights': '', 'model.resume': ''}))
     for run in runs:
-        path, cfg, seed = run.path, None, run.settings['train.seed']
-        title, problem = titles.get(path, path), problems.get(path, '')
+        path, cfg, problem = run.path, None, problems.get(run.path, '')
+        seed = None if problem else run.settings['train.seed']
+        title = titles.get(path, printable(path))
         if not problem:
             try:
                 cfg = training_config(os.path.join(path, CONFIG), own)
@@ -100,11 +102,11 @@ def titles_of(runs, taken=()):
             if _folder_title(other) == title or not recipe:
                 own.update((key, value) for key, (_, value) in changes.items())
         if own:
-            named = [f'{key} {value}' for key, value in own.items()]
+            named = [f'{key} {printable(value)}' for key, value in own.items()]
             more = [f'and {len(named) - MOST_KEYS} more keys'] if len(named) > MOST_KEYS else []
             title += f' ({", ".join(named[:MOST_KEYS] + more)})'
         if title in used:
-            title = run.path
+            title = printable(run.path)
         used.add(title)
         titles.update((one.path, title) for one in group)
     return titles
@@ -112,4 +114,4 @@ def titles_of(runs, taken=()):
 
 def _folder_title(run):
     name = os.path.basename(os.path.abspath(run.path))
-    return re.sub(r'[-_ ]*seed[-_ =]*\d+$', '', name) or run.path
+    return printable(re.sub(r'[-_ ]*seed[-_ =]*\d+$', '', name) or run.path)

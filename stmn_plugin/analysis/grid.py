@@ -47,6 +47,7 @@ class Setting(NamedTuple):
     mean_ap: Spread | None
     score: Spread | None  # of (rank-1 + mAP) / 2
     chosen: bool = False
+    errors: tuple = ()  # of the runs that failed
 
     @property
     def title(self):
@@ -92,7 +93,7 @@ def search(run_variants, factors):
         variants = factor_variants(factor, chosen)
         outcomes = list(run_variants(variants))
         settings = [
-            _setting(changes, [o for o in outcomes if o.title == variant.title and not o.error])
+            _setting(changes, [o for o in outcomes if o.title == variant.title])
             for changes, variant in zip(factor, variants, strict=True)
         ]
         best = choose(settings)
@@ -104,12 +105,16 @@ def search(run_variants, factors):
 
 
 def _setting(changes, outcomes):
-    scores = [(100 * e['rank-1'], 100 * e['mAP']) for o in outcomes for e in o.evaluations]
+    well = [outcome for outcome in outcomes if not outcome.error]
+    errors = tuple(f'{o.name}: {o.error}' for o in outcomes if o.error)
+    scores = [(100 * e['rank-1'], 100 * e['mAP']) for o in well for e in o.evaluations]
     if not scores:
-        return Setting(changes, 0, None, None, None)
+        return Setting(changes, 0, None, None, None, errors=errors)
     rank1, mean_ap = zip(*scores, strict=True)
     both = [(a + b) / 2 for a, b in scores]
-    return Setting(changes, len(scores), spread(rank1), spread(mean_ap), spread(both))
+    return Setting(
+        changes, len(scores), spread(rank1), spread(mean_ap), spread(both), errors=errors
+    )
 
 
 def choose(settings):
@@ -131,9 +136,12 @@ def as_table(settings, tablefmt='simple'):
             'rank-1': str(setting.rank1 or 'failed'),
             'mAP': str(setting.mean_ap or 'failed'),
             '': 'chosen' if setting.chosen else '',
+            'error': '; '.join(setting.errors),
         }
         for setting in settings
     ]
+    if not any(line['error'] for line in lines):
+        lines = [{name: cell for name, cell in line.items() if name != 'error'} for line in lines]
     return tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True)
 
 
@@ -158,6 +166,7 @@ def write_grid(factors, folder):
                 for name, value in (('rank-1', setting.rank1), ('mAP', setting.mean_ap))
                 for part in ('mean', 'std')
             },
+            'error': '; '.join(setting.errors),
         }
         for settings in factors
         for setting in settings

@@ -9,6 +9,7 @@ from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.epoch_log import EPOCHS, read_lines
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import METRICS, read_metrics
+from stmn_plugin.plain_values import is_count, is_flag, is_positive, is_share, is_text, named
 from stmn_plugin.resuming import changed_keys
 
 CONFIG = 'config.yaml'
@@ -87,6 +88,7 @@ def read_run(path):
         metrics=read_metrics(path),
         lines=read_lines(path),
     )
+    _check_fields(run.metrics, FACTS, os.path.join(path, METRICS))
     for evaluation in run.metrics['evaluations']:
         _check_fields(evaluation, EVALUATION, os.path.join(path, METRICS))
     for line in run.lines:
@@ -94,65 +96,46 @@ def read_run(path):
     return run
 
 
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18
-
-
-def _is_rate(value):
-    return _is_number(value) and value <= 1
-
-
-def _is_text(value):
-    return isinstance(value, str)
-
-
-def _is_flag(value):
-    return isinstance(value, bool)
-
-
 def _is_epoch(value):
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9
+    return is_count(value) and value > 0
 
 
-def _has_digests(value):
-    digests = {} if value is None else value
-    return isinstance(digests, dict) and all(map(_is_text, digests.values()))
+def _or_none(check):
+    return lambda value: value is None or check(value)
 
 
-def _has_seconds(value):
-    return isinstance(value, dict) and _is_number(value.get('per_tracklet'))
-
-
-def _is_memory(value):
-    known = value.values() if isinstance(value, dict) else [value]
-    return all(number is None or _is_number(number) for number in known)
-
-
-# what a table takes from an evaluation and from a line of an epoch → its check
-EVALUATION = {
-    'epoch': lambda value: value is None or _is_epoch(value),
-    'dataset': _is_text,
-    'protocol': _is_text,
-    'frames': _is_text,
-    'dist_metric': _is_text,
-    'flip': _is_flag,
-    'normalize_feature': _is_flag,
-    'reranked': _is_flag,
-    'seconds': _has_seconds,
-    'peak_memory': _is_memory,
-    'mAP': _is_rate,
-    'mINP': _is_rate,
+# what a table takes from a run: field → its check, and whether older runs may lack it
+FACTS = {
+    'parameters': (is_count, True),
+    'gflops_per_frame': (is_positive, True),
+    'feature_dim': (is_count, True),
 }
-EPOCH_LINE = {'epoch': _is_epoch, 'seconds': _is_number}
+EVALUATION = {
+    'epoch': (_or_none(_is_epoch), False),
+    'dataset': (is_text, False),
+    'protocol': (is_text, False),
+    'frames': (is_text, False),
+    'dist_metric': (is_text, False),
+    'flip': (is_flag, False),
+    'normalize_feature': (is_flag, False),
+    'reranked': (is_flag, False),
+    'amp': (is_text, True),
+    'weights': (is_text, True),
+    'made_from': (_or_none(lambda value: named(value, is_text)), True),
+    'seconds': (lambda value: named(value, is_positive) and 'per_tracklet' in value, False),
+    'peak_memory': (_or_none(lambda value: named(value, _or_none(is_count))), True),
+    'mAP': (is_share, False),
+    'mINP': (is_share, False),
+}
+EPOCH_LINE = {'epoch': (_is_epoch, False), 'seconds': (is_positive, False)}
+RATE = (is_share, True)
 
 
 def _check_fields(values, checks, path):
     """InputError for a field that is missing or cannot be meant."""
-    optional = {key: _is_rate for key in values if str(key).startswith('rank-')}
-    if 'made_from' in values:
-        optional['made_from'] = _has_digests
-    for name, check in {**checks, **optional}.items():
-        if name not in values or not check(values[name]):
+    rates = {key: RATE for key in values if key.startswith('rank-')}
+    for name, (check, may_lack) in {**checks, **rates}.items():
+        if not (check(values[name]) if name in values else may_lack):
             raise InputError(f'{path} is damaged: {name} is {values.get(name)!r}')
 
 

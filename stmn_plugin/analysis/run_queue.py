@@ -40,6 +40,11 @@ class Outcome(NamedTuple):
     evaluations: tuple = ()  # plain dictionaries; of every strategy and target
     error: str = ''  # what has failed
 
+    @property
+    def name(self):
+        """Among those of its title; the seed of a damaged folder is not known."""
+        return printable(self.folder) if self.seed is None else f'seed {self.seed}'
+
 
 def complete_runs(wanted, execute, strategies=STRATEGIES):
     """Train what is not trained, test what is not tested.
@@ -57,7 +62,8 @@ def complete_runs(wanted, execute, strategies=STRATEGIES):
         Interrupted: a signal came; what was running has saved itself.
     """
     for number, run in enumerate(wanted, 1):
-        label = f'[{number}/{len(wanted)}] {run.title}, seed {run.seed}'
+        seed = '' if run.seed is None else f', seed {run.seed}'
+        label = f'[{number}/{len(wanted)}] {run.title}{seed}'
         try:
             outcome = _complete(run, execute, strategies, label)
         except InputError as error:

@@ -79,9 +79,10 @@ def name_other_data(run, cfg, lists=LISTS):
     for e in run.final_evaluations(cfg.train.max_epoch):
         other = _other_lists(e, data, lists) if e['dataset'] in data else []
         if other:
+            lists = f'{", ".join(other)} of {e["dataset"]}'
             return (
-                f'{run.path} saw other data than {cfg.data.root} holds now and is left alone: '
-                f'{", ".join(other)} of {e["dataset"]}'
+                f'{run.path} saw other data than {cfg.data.root} holds now ({lists}) and is left '
+                'alone: give another --output'
             )
     return ''
 

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from stmn_plugin.config import BASE, read_rows, read_yaml
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, printable
 
 FULL_MODEL = {  # row 7
     'model.name': 'stmn',
@@ -74,5 +74,5 @@ def named_variants(file):
             other = f' and {titles[name]!r}' if name else ''
             raise InputError(f'{file}: {title!r}{other} cannot name folders of their own')
         titles[name] = title
-        variants.append(Variant(title, name, changes))
+        variants.append(Variant(printable(title), name, changes))
     return variants
