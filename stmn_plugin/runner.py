@@ -21,7 +21,8 @@ from .config.kwargs import (
     videodata_kwargs,
 )
 from .data.clip_plans import ClipPlan
-from .data.datamanager import VideoDataManager, host_errors_named
+from .data.datamanager import VideoDataManager
+from .data.host_errors import host_errors_named
 from .device import device_line, device_name, usable_gpu
 from .distributed import is_main, main_first, peer_errors, process_group, world_size
 from .errors import InputError

@@ -9,8 +9,8 @@ from stmn_plugin.config.defaults import flatten, host_config
 from stmn_plugin.config.kwargs import criterion_kwargs, stmn_kwargs
 from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
 from stmn_plugin.config.yaml_file import LARGEST
-from stmn_plugin.data.datamanager import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
+from stmn_plugin.data.identity_sampler import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.data.synthetic import PRESETS
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import PROTOCOLS

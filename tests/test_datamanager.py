@@ -10,6 +10,7 @@ import torchreid
 import stmn_plugin
 from stmn_plugin.config import TRANSFORMS
 from stmn_plugin.data import VideoDataManager
+from stmn_plugin.data.host_errors import host_errors_named
 from stmn_plugin.engine import VideoSTMNEngine, VideoTripletEngine
 from stmn_plugin.errors import InputError
 
@@ -165,6 +166,9 @@ def test_it_works_under_the_hosts_own_engine(mars_root):
         ({'batch_size_train': 64}, ['32 identities', 'has 10']),
         ({'batch_size_train': 64, 'train_sampler': 'RandomIdentitySampler'}, ['of 64']),
         ({'batch_size_train': 64, 'train_sampler': 'RandomSampler'}, ['train.batch_size', '64']),
+        ({'sources': ['mars', 'mars']}, ['data.sources: mars', 'twice']),
+        ({'targets': ['mars', 'mars']}, ['data.targets: mars', 'twice']),
+        ({'sources': ['mars', 'MARS']}, ['"MARS"']),
     ],
 )
 def test_what_cannot_work_is_named_on_one_line(options, parts, mars_root):
@@ -173,6 +177,57 @@ def test_what_cannot_work_is_named_on_one_line(options, parts, mars_root):
     assert '\n' not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize('batch_size, sampler', [(64, 'IdentityPassSampler'), (7, 'RandomSampler')])
+def test_testing_needs_no_batch_to_train_on(batch_size, sampler, mars_root):
+    options = {'batch_size_train': batch_size, 'train_sampler': sampler, 'num_instances': 4}
+    data = manager(mars_root, test_only=True, sources='mars', **options)
+    assert len(data.train_loader) == 0 and data.num_train_pids == 10
+    assert len(data.fetch_test_loaders('mars')[0]) == 11
+
+
+def test_one_frame_makes_no_two_persons(mars_root, tmp_path):
+    """MARS, and own tracklets that are its frames, by another way to the same folder."""
+    import miniatures
+
+    (tmp_path / 'mars').symlink_to(f'{mars_root}/mars')
+    (tmp_path / 'link').symlink_to(f'{mars_root}/mars/bbox_train')
+    path = 'link/0048/0048C2T0001F001.jpg'
+    assert (tmp_path / path).is_file()
+    other = path.replace('0048', '0101').replace('C2', 'C3')
+    rows = [
+        ('train', 'p', 'a', 't', path),
+        ('query', 'p', 'a', 't', path),
+        ('gallery', 'p', 'b', 't', other),
+    ]
+    miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
+    for name in ('mars', 'tracklets'):
+        manager(str(tmp_path), sources=name, batch_size_train=1, num_instances=1)
+    with pytest.raises(
+        InputError, match='data.sources: mars and tracklets both hold .*0048C2T0001'
+    ):
+        manager(str(tmp_path), sources=['mars', 'tracklets'], targets='mars')
+
+
+def test_a_bug_of_ours_is_no_complaint_of_the_host(tmp_path, mars_root, monkeypatch):
+    complaint = pytest.raises(InputError, match='dataset cannot be loaded: Mars dataset needs')
+    with complaint, host_errors_named():
+        torchreid.data.datasets.video.Mars(root=str(tmp_path))
+    for error in (KeyError('row'), RuntimeError('shape'), OSError('pipe'), ValueError('bug')):
+
+        def broken(*_, error=error):
+            raise error
+
+        monkeypatch.setattr('stmn_plugin.data.host_datasets.parse_once', broken)
+        with pytest.raises(type(error)) as caught:
+            manager(mars_root)
+        assert caught.value is error
+    monkeypatch.undo()
+    monkeypatch.setattr('stmn_plugin.data.identity_sampler.host_batches', broken)
+    with pytest.raises(ValueError, match='bug') as caught:
+        manager(mars_root, train_sampler='RandomSampler')
+    assert not isinstance(caught.value, InputError)
 
 
 def test_a_target_without_any_match_is_refused_before_training(tmp_path):

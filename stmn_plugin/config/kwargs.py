@@ -67,6 +67,7 @@ def videodata_kwargs(cfg):
         'validation_ids': cfg.data.validation_ids,
         'validation_seed': cfg.data.validation_seed,
         'seed': cfg.train.seed,
+        'test_only': cfg.test.evaluate,
         'as_uint8': True,
     }
 

@@ -4,8 +4,8 @@ The host builds its datasets; their lists of tracklets are then served by our ``
 sums of sources, other start methods of workers and every host dataset work alike.
 """
 
-import contextlib
 import functools
+import os.path as osp
 
 import torch
 import torchreid
@@ -20,11 +20,10 @@ from stmn_plugin.ranking import count_matchable
 from .clip_plans import ClipPlan, PlannedClips, collate_clips
 from .clips import ClipDataset, ClipTransform, Normalize, collate_items
 from .frame_samplers import FRAME_SAMPLERS
-from .identity_sampler import EpochBatchSampler, host_batches, identity_batches
+from .host_errors import host_errors_named
+from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .validation import hold_out, validation_name
 
-IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over the identities
-HOST_SAMPLERS = tuple(torchreid.data.sampler.AVAI_SAMPLERS)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -44,6 +43,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             and tested on instead of the targets, which are not looked at then; see
             :func:`stmn_plugin.data.validation.hold_out`.
         validation_seed (int): draws them.
+        test_only (bool): make no batches to train on, from however few tracklets.
         as_uint8 (bool): batches are uint8, to be passed on the device through :attr:`augmentation`
             with the batch's ``augmentation``, if it has that, and :attr:`normalize`; by default
             they are finished floats, as the host's engines want them.
@@ -81,18 +81,20 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         skip_bad=False,
         validation_ids=0,
         validation_seed=0,
+        test_only=False,
         as_uint8=False,
     ):
         if sample_method not in FRAME_SAMPLERS:
             raise InputError(
                 f'video.sample_method: {sample_method!r} is not one of {", ".join(FRAME_SAMPLERS)}'
             )
-        if train_sampler not in (IDENTITY_PASS, *HOST_SAMPLERS):
+        if train_sampler not in TRAIN_SAMPLERS:
             raise InputError(
                 f'sampler.train_sampler: {train_sampler!r} is not one of '
-                f'{", ".join((IDENTITY_PASS, *HOST_SAMPLERS))}'
+                f'{", ".join(TRAIN_SAMPLERS)}'
             )
-        if batch_size_train % world_size():
+        sources, targets = _names('data.sources', sources), _names('data.targets', targets)
+        if batch_size_train % world_size() and not test_only:
             raise InputError(
                 f'train.batch_size {batch_size_train}, the clips of all processes together, '
                 f'cannot be dealt evenly to {world_size()} processes'
@@ -118,6 +120,8 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 seq_len=seq_len,
                 sample_method=sample_method,
             )
+        tracklets = self.train_loader.dataset.train
+        refuse_shared_frames(self.sources, tracklets)
         self.normalize = Normalize(norm_mean or IMAGENET_MEAN, norm_std or IMAGENET_STD)
         extra = {'chunks': rrs_chunks} if sample_method == 'rrs' else {}
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
@@ -134,21 +138,19 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             transform = ClipTransform(height, width, names, self.normalize, as_uint8)
             return ClipDataset(tracklets, sampler, transform, seed, skip_bad)
 
-        tracklets = self.train_loader.dataset.train
         if validation_ids:
             tracklets = self._hold_out(tracklets, validation_ids, validation_seed)
-        self.batch_sampler = EpochBatchSampler(
-            self._draw_batches(
-                tracklets,
-                train_sampler,
-                batch_size_train,
-                num_instances,
-                num_cams,
-                num_datasets,
-                seed,
-            )
+        draw = epoch_batches(
+            tracklets,
+            train_sampler,
+            batch_size_train,
+            num_instances=num_instances,
+            num_cams=num_cams,
+            num_datasets=num_datasets,
+            seed=seed,
         )
-        if len(self.batch_sampler) == 0:
+        self.batch_sampler = EpochBatchSampler(_no_batches if test_only else draw)
+        if len(self.batch_sampler) == 0 and not test_only:
             raise InputError(
                 f'train.batch_size: no batch of {batch_size_train} can be made from '
                 f'{len(tracklets)} training tracklets'
@@ -195,41 +197,6 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             **self.loader_options,
         )
 
-    @staticmethod
-    def _draw_batches(tracklets, name, batch_size, num_instances, num_cams, num_datasets, seed):
-        """The function epoch → batches of the chosen sampler."""
-        identity_wise = name in (IDENTITY_PASS, 'RandomIdentitySampler')
-        if identity_wise and batch_size % num_instances:
-            raise InputError(
-                f'train.batch_size {batch_size} is no multiple of '
-                f'sampler.num_instances {num_instances}'
-            )
-        if name == IDENTITY_PASS:
-            pids = [pid for _, pid, _, _ in tracklets]
-            num_ids = batch_size // num_instances
-            return lambda epoch: identity_batches(pids, num_ids, num_instances, seed, epoch)
-        sampler = None
-
-        def draw(epoch):
-            nonlocal sampler
-            try:
-                sampler = sampler or torchreid.data.sampler.build_train_sampler(
-                    tracklets,
-                    name,
-                    batch_size=batch_size,
-                    num_instances=num_instances,
-                    num_cams=num_cams,
-                    num_datasets=num_datasets,
-                )
-                return host_batches(sampler, batch_size, seed, epoch)
-            except (AssertionError, ValueError) as error:
-                raise InputError(
-                    f'sampler.train_sampler {name} cannot make batches of {batch_size} '
-                    f'from this training data: {str(error) or "too few identities"}'
-                ) from error
-
-        return draw
-
     def _hold_out(self, tracklets, validation_ids, seed):
         """What is left to train on; the validation part becomes the only target."""
         split = hold_out(tracklets, validation_ids, seed)
@@ -260,13 +227,36 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             )
 
 
-@contextlib.contextmanager
-def host_errors_named():
-    """The host's own complaints about data, of many types, as one InputError each."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (RuntimeError, AssertionError, OSError, ValueError, LookupError, ImportError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise InputError(f'dataset cannot be loaded: {reason}') from error
+def _names(key, names):
+    """Names of datasets as a list, or None; each once, or its people would be two classes each."""
+    names = [names] if isinstance(names, str) else names
+    twice = sorted({name for name in names or () if names.count(name) > 1})
+    if twice:
+        raise InputError(f'{key}: {twice[0]} is there twice')
+    return names
+
+
+def refuse_shared_frames(sources, tracklets):
+    """InputError where two sources hold the same frame: its person would be two classes.
+
+    Args:
+        sources (list): names of datasets.
+        tracklets (list): the host's 4-tuples of all of them, the fourth item the source's number.
+    """
+    if len(sources) < 2:
+        return
+    folders, owners = {}, {}  # folder → where it lies; (real folder, name) → source
+    for paths, _, _, source in tracklets:
+        for path in paths:
+            folder, name = osp.split(path)
+            if folder not in folders:
+                folders[folder] = osp.realpath(folder)
+            first = owners.setdefault((folders[folder], name), source)
+            if first != source:
+                raise InputError(
+                    f'data.sources: {sources[first]} and {sources[source]} both hold {path}'
+                )
+
+
+def _no_batches(epoch):
+    return []

@@ -1,6 +1,7 @@
-"""Identities of the training tracklets → the batches of an epoch, a function of (seed, epoch)."""
+"""Training tracklets → the batches of an epoch, a function of (seed, epoch)."""
 
 import numpy as np
+import torchreid
 from torch.utils.data import Sampler
 
 from stmn_plugin.distributed import shard
@@ -8,6 +9,56 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.randomness import seeded
 
 from .clips import ClipRequest
+from .host_errors import host_errors_named
+
+IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over the identities
+HOST_IDENTITIES = 'RandomIdentitySampler'
+HOST_SAMPLERS = tuple(torchreid.data.sampler.AVAI_SAMPLERS)
+TRAIN_SAMPLERS = (IDENTITY_PASS, *HOST_SAMPLERS)
+
+
+def epoch_batches(tracklets, name, batch_size, *, num_instances, num_cams, num_datasets, seed):
+    """The function epoch → batches of the chosen sampler.
+
+    Args:
+        tracklets (list): the host's 4-tuples (img_paths, pid, camid, dsetid).
+        name (str): one of TRAIN_SAMPLERS.
+        batch_size (int): tracklets in a batch.
+        num_instances (int): tracklets of each identity in a batch.
+        num_cams (int), num_datasets (int): of the host's RandomDomain- and RandomDatasetSampler.
+        seed (int): see :func:`identity_batches`.
+
+    Returns:
+        callable: epoch → list of batches; InputError where the tracklets give none of this size.
+    """
+    sampler = None
+
+    def draw(epoch):
+        nonlocal sampler
+        if name in (IDENTITY_PASS, HOST_IDENTITIES) and batch_size % num_instances:
+            raise InputError(
+                f'train.batch_size {batch_size} is no multiple of '
+                f'sampler.num_instances {num_instances}'
+            )
+        if name == IDENTITY_PASS:
+            pids = [pid for _, pid, _, _ in tracklets]
+            return identity_batches(pids, batch_size // num_instances, num_instances, seed, epoch)
+        refused = (
+            f'sampler.train_sampler {name} cannot make batches of {batch_size} '
+            'from this training data'
+        )
+        with host_errors_named(refused, unsaid='too few identities'):
+            sampler = sampler or torchreid.data.sampler.build_train_sampler(
+                tracklets,
+                name,
+                batch_size=batch_size,
+                num_instances=num_instances,
+                num_cams=num_cams,
+                num_datasets=num_datasets,
+            )
+            return host_batches(sampler, batch_size, seed, epoch)
+
+    return draw
 
 
 def identity_batches(pids, num_ids, num_instances, seed, epoch):
