@@ -216,7 +216,7 @@ def test_a_bug_of_ours_is_no_complaint_of_the_host(tmp_path, mars_root, monkeypa
         torchreid.data.datasets.video.Mars(root=str(tmp_path))
     for error in (KeyError('row'), RuntimeError('shape'), OSError('pipe'), ValueError('bug')):
 
-        def broken(*_, error=error):
+        def broken(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr('stmn_plugin.data.host_datasets.parse_once', broken)
