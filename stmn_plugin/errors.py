@@ -3,8 +3,6 @@
 import contextlib
 import sys
 
-import torch
-
 from .console import lasting_console
 
 EXIT_BAD_INPUT = 2
@@ -72,6 +70,8 @@ def resource_errors(batch_size_key, note=''):
     except (EOFError, ConnectionError) as error:  # the pipe to a worker that is gone
         raise _dead_worker(type(error).__name__, note) from error
     except RuntimeError as error:  # torch's error of a full GPU is one, too
+        import torch  # slow, and --help of a command needs none
+
         reason = ' '.join(str(error).split())
         full = isinstance(error, torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in reason
         if full:

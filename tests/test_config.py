@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stmn_plugin.config import RANGES, get_default_config, load_config, read_rows, split_words
+from stmn_plugin.config import RANGES, get_default_config, load_config, read_rows
 from stmn_plugin.config.defaults import flatten, host_config
 from stmn_plugin.config.kwargs import criterion_kwargs, stmn_kwargs
 from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
@@ -455,12 +455,6 @@ def test_a_dumped_config_loads_to_the_same(tmp_path):
     file = tmp_path / 'config.yaml'
     file.write_text(cfg.dump())
     assert flatten(load_config(str(file))) == flatten(cfg)
-
-
-def test_a_flag_with_many_words_gives_back_the_pairs():
-    assert split_words(['mars', 'data.type', 'video']) == (['mars'], ['data.type', 'video'])
-    assert split_words(['mars', 'data.tpye', 'video'])[0] == ['mars']
-    assert split_words(['mars', 'lsvid']) == (['mars', 'lsvid'], [])
 
 
 def test_the_choices_are_those_of_the_code():

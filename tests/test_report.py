@@ -234,11 +234,14 @@ def test_two_datasets_have_curves_of_their_own():
 @pytest.mark.parametrize(
     ('words', 'said'),
     [
-        ([], '--run FOLDER or --config-file FILE'),
+        (['--top-k', '3'], '--run FOLDER or --config-file FILE'),
         (['--run', 'a', '--config-file', 'b'], '--run FOLDER or --config-file FILE'),
         (['--run', '/nowhere/run'], 'no config /nowhere/run/config.yaml'),
-        (['--run', 'a', '--top-k', '0'], '--top-k takes a number from 1 on, got 0'),
-        (['--run', 'a', '--max-queries', '-1'], '--max-queries takes'),
+        (
+            ['--run', 'a', '--top-k', '0'],
+            "--top-k: takes a whole number from 1 to 1,000,000, got '0'",
+        ),
+        (['--run', 'a', '--max-queries', '-1'], '--max-queries: takes'),
         (['--config-file', 'configs/stmn_synthetic.yaml'], 'model.load_weights'),
     ],
 )

@@ -163,8 +163,8 @@ def test_a_config_with_weights_and_models_that_cannot_have_a_figure(
 @pytest.mark.parametrize(
     ('words', 'says'),
     [
-        (['--figures', '4'], "--figures takes numbers from 5 to 10, got '4'"),
-        (['--format', 'pdf'], "--format takes png and svg, got 'pdf'"),
+        (['--figures', '4'], "--figures: takes a whole number from 5 to 10, got '4'"),
+        (['--format', 'pdf'], "--format: takes one of png, svg, got 'pdf'"),
         (['--tracklets', 'nobody'], '--tracklets nobody'),
         (['--against', 'nowhere'], 'nowhere holds no trained run'),
     ],

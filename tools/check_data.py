@@ -7,8 +7,9 @@ Reads every frame, compares lists, folders and the official statistics, writes a
 import argparse
 import os
 
+from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.config import RANGES
 from stmn_plugin.console import run_tool
-from stmn_plugin.data.check import DATASETS, check_dataset
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.whole_files import write_json
 
@@ -18,6 +19,10 @@ SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
+        from stmn_plugin.data.check import DATASETS, check_dataset  # slow, --help needs them not
+
+        if args.source not in DATASETS:
+            raise InputError(f'--source takes one of {", ".join(DATASETS)}, got {args.source!r}')
         if not os.access(os.path.dirname(args.output) or '.', os.W_OK):  # before reading for hours
             raise InputError(f'--output {args.output}: its folder is missing or cannot be written')
         report = check_dataset(args.source, args.root, args.workers, not args.list_only)
@@ -59,22 +64,24 @@ def print_complaints(label, complaints):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandLine(
+        takes_keys=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--root', required=True, metavar='FOLDER', help='data.root')
-    parser.add_argument('-s', '--source', required=True, choices=DATASETS, help='which dataset')
+    parser.add_argument('-s', '--source', required=True, metavar='NAME', help='a dataset')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     parser.add_argument(
-        '--workers', type=int, default=cores, metavar='N', help='processes, 0: none (one per core)'
+        '--workers',
+        type=value_of(RANGES['data.workers']),
+        default=cores,
+        metavar='N',
+        help='processes, 0: none (one per core)',
     )
     parser.add_argument('--output', default='data_report.json', metavar='FILE')
     parser.add_argument('--list-only', action='store_true', help='do not read the images')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args(argv)
-    if args.workers < 0:
-        parser.error(f'--workers: got {args.workers}, expected 0 or more')
-    return args
+    return parser.parse_args(argv)
 
 
 if __name__ == '__main__':

@@ -3,32 +3,33 @@
 python tools/compare.py --config-file configs/stmn_synthetic.yaml --archs stmn resnet18 --seeds 3
 """
 
-import argparse
 import os
 import sys
 
 from tabulate import tabulate
 
-from stmn_plugin.analysis.published import DATASETS, published_rows
-from stmn_plugin.config import split_words
+from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
-from stmn_plugin.interrupt import Interrupted
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ABLATION = os.path.join(os.path.dirname(HERE), 'configs', 'ablation')
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='Interrupt it whenever you like: the same command goes on where it stopped.',
     )
     parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config of all runs')
-    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
-    parser.add_argument('-s', '--sources', nargs='+', metavar='NAME', help='train on these')
-    parser.add_argument('-t', '--targets', nargs='+', metavar='NAME', help='test on these')
-    parser.add_argument('--archs', nargs='+', metavar='NAME', help='stmn or any of the host')
+    parser.add_key_flag(
+        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
+    )
+    names = {'nargs': '+', 'metavar': 'NAME'}
+    parser.add_key_flag('data.sources', '-s', '--sources', help='train on these', **names)
+    parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
+    parser.add_argument('--archs', help='stmn or any of the host', **names)
     parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
     parser.add_argument(
         '--variants', metavar='FILE', help='YAML of title: {KEY: VALUE}, a row for each'
@@ -39,35 +40,17 @@ def parse_args(argv=None):
         action='store_true',
         help='search M, N, alpha and L on held-out training identities (Sec. 4.1)',
     )
-    parser.add_argument('--seeds', type=int, default=3, metavar='N', help='runs of each (3)')
     parser.add_argument(
-        '--published', choices=DATASETS, help='print what papers report on this beside it'
+        '--seeds', type=value_of(Whole(1, 1_000)), default=3, metavar='N', help='runs of each (3)'
+    )
+    parser.add_argument(
+        '--published', metavar='NAME', help='print what papers report on this dataset beside it'
     )
     parser.add_argument(
         '--output', metavar='FOLDER', help='of the runs and tables (log/compare/<config file>)'
     )
     parser.add_argument('--dry-run', action='store_true', help='say what would run, and stop')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
     return parser.parse_args(argv)
-
-
-def common_words(args):
-    """Flags and words of the command line → KEY VALUE words, architectures, run folders."""
-    lists = {'sources': args.sources, 'targets': args.targets, 'archs': args.archs}
-    words, names = [], {}
-    for flag, given in lists.items():
-        # a flag takes words up to the next flag: hand back the KEY VALUE pairs among them
-        names[flag], pairs = split_words(given or [])
-        words += pairs
-    runs = args.runs or []
-    end = next((i for i, w in enumerate(runs) if '.' in w and not os.path.exists(w)), len(runs))
-    words += [*runs[end:], *args.opts]
-    flags = ['data.root', args.root] if args.root else []
-    for flag in ('sources', 'targets'):
-        if names[flag]:
-            flags += [f'data.{flag}', str(names[flag])]
-    return [*flags, *words], names['archs'], runs[:end]
 
 
 def default_output(config_file):
@@ -92,6 +75,7 @@ def child(words, log, watch):
 def compare(args, words, archs, runs, execute):
     """The table of architectures, ablation and given runs; how many runs have failed."""
     from stmn_plugin.analysis import comparison, given_runs, variants, wanted_runs
+    from stmn_plugin.analysis.published import published_rows
     from stmn_plugin.analysis.run_queue import complete_runs
 
     output = args.output or default_output(args.config_file)
@@ -189,9 +173,12 @@ def print_plan(wanted):
 def main(argv=None, execute=child):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        if args.seeds < 1:
-            raise InputError(f'--seeds must be at least 1, got {args.seeds}')
-        words, archs, runs = common_words(args)
+        from stmn_plugin.analysis.published import DATASETS
+        from stmn_plugin.interrupt import Interrupted
+
+        words, archs, runs = args.opts, args.archs, args.runs
+        if args.published and args.published not in DATASETS:
+            raise InputError(f'--published takes one of {", ".join(DATASETS)}')
         if args.grid and (archs or runs or args.ablation or args.variants or args.published):
             raise InputError(
                 '--grid stands alone: no --archs, --ablation, --variants, --runs or --published'

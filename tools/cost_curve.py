@@ -6,13 +6,14 @@ python tools/cost_curve.py --config-file configs/stmn_mars.yaml --root /data \
 prints a table and writes cost_curve.json and cost_curve.png into data.save_dir.
 """
 
-import argparse
 import os
 
 import numpy as np
 from tabulate import tabulate
 
-from stmn_plugin.config import load_config, split_words
+from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.config import load_config
+from stmn_plugin.config.rules import Whole, WordOr
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.whole_files import write_json
@@ -20,28 +21,24 @@ from stmn_plugin.whole_files import write_json
 ALL = 'all'
 
 
-def clips(word):
-    if word == ALL or word.isdigit():
-        return word if word == ALL else int(word)
-    raise InputError(f'--clips takes numbers and {ALL!r}, got {word!r}')
-
-
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='Vectors of frames are kept in test.features_dir, by default in '
         'data.save_dir/features: run again to read them.',
     )
     parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config')
-    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
+    parser.add_key_flag(
+        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
+    )
     parser.add_argument(
         '--clips',
         nargs='+',
-        default=['1', '2', '4', '8', ALL],
+        type=value_of(WordOr(ALL, Whole(1, 10_000))),
+        default=[1, 2, 4, 8, ALL],
+        metavar='N',
         help="clips a tracklet, or 'all'",
     )
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
     return parser.parse_args(argv)
 
 
@@ -49,19 +46,16 @@ def measure(args):
     """A row of plain values for every number of clips and every target."""
     from stmn_plugin.runner import run
 
-    overrides = {'data.root': args.root} if args.root else {}
-    counts, pairs = split_words(args.clips)  # the flag takes words up to the next flag
-    words = [*pairs, *args.opts]
-    base = load_config(args.config_file, words, overrides)
+    base = load_config(args.config_file, args.opts)
     if base.data.type != 'video':
         raise InputError('data.type: a cost curve needs video data')
     folder = base.data.save_dir
     features = base.test.features_dir or os.path.join(folder, 'features')
     rows = []
-    for count in map(clips, counts):
+    for count in args.clips:
         opts = ['test.evaluate', 'True', 'test.features_dir', features, 'data.save_dir', folder]
         opts += ['test.frames', 'all'] if count == ALL else ['test.clips_per_tracklet', str(count)]
-        engine = run(load_config(args.config_file, [*words, *opts], overrides))
+        engine = run(load_config(args.config_file, [*args.opts, *opts]))
         plan = engine.settings.plan
         for result in engine.evaluations[-len(engine.test_loader) :]:
             tracklets = [

@@ -9,13 +9,15 @@ import argparse
 import dataclasses
 import time
 
+from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.data.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
 from stmn_plugin.errors import exit_on_input_error, printable
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     with exit_on_input_error(args.debug):
         changes = {
             field.name: getattr(args, field.name)
@@ -36,9 +38,11 @@ def main():
             print(printable(contact_sheet(folder, args.contact_sheet)))
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse_args(argv):
+    parser = CommandLine(
+        takes_keys=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--root', required=True, help='data folder; writes <root>/synthetic/<name>')
     parser.add_argument('--preset', choices=PRESETS, default='default')
@@ -46,9 +50,9 @@ def parse_args():
         flag = '--' + field.name.replace('_', '-')
         parser.add_argument(flag, type=field.type, help=f'default preset: {field.default}')
     parser.add_argument('--contact-sheet', metavar='FILE', help='also write a PNG to look at')
-    parser.add_argument('--workers', type=int, help='processes (default: one per core)')
-    parser.add_argument('--debug', action='store_true', help='show tracebacks of input errors')
-    return parser.parse_args()
+    workers = value_of(Whole(1, 1_024))
+    parser.add_argument('--workers', type=workers, help='processes (default: one per core)')
+    return parser.parse_args(argv)
 
 
 if __name__ == '__main__':

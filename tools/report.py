@@ -5,10 +5,11 @@ python tools/report.py --run log/stmn_synthetic
 writes log/stmn_synthetic/report.html, to be opened by any browser; it needs no network, no server.
 """
 
-import argparse
 import os
 from dataclasses import fields
 
+from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 
@@ -16,7 +17,7 @@ HEIGHT = 96  # pixels of a frame on the page
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: python tools/report.py --run log/stmn_mars --max-queries 200 '
         'data.root /data test.frames all',
@@ -25,11 +26,19 @@ def parse_args(argv=None):
     parser.add_argument(
         '--config-file', metavar='FILE', help='instead of --run, with model.load_weights FILE'
     )
-    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
+    parser.add_key_flag(
+        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
+    )
     parser.add_argument('--output', metavar='FILE', help='by default report.html of the run folder')
-    parser.add_argument('--top-k', type=int, default=10, help='tracklets shown of a query')
+    many = value_of(Whole(1, 1_000_000))
     parser.add_argument(
-        '--max-queries', type=int, metavar='N', help='show N of a dataset, evenly spread; all count'
+        '--top-k', type=many, default=10, metavar='K', help='tracklets shown of a query'
+    )
+    parser.add_argument(
+        '--max-queries',
+        type=many,
+        metavar='N',
+        help='show N of a dataset, evenly spread; all count',
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -42,8 +51,6 @@ def parse_args(argv=None):
         dest='embed',
         help='pictures in a folder beside the page, however few',
     )
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
     return parser.parse_args(argv)
 
 
@@ -51,15 +58,11 @@ def read_config(args):
     """The config of the run, and its folder."""
     from stmn_plugin.analysis.trained_run import config_of_file, config_of_run
 
-    for name, value in (('--top-k', args.top_k), ('--max-queries', args.max_queries)):
-        if value is not None and value < 1:
-            raise InputError(f'{name} takes a number from 1 on, got {value}')
     if bool(args.run) == bool(args.config_file):
         raise InputError('give either --run FOLDER or --config-file FILE')
-    words = [*(['data.root', args.root] if args.root else []), *args.opts]
     if args.run:
-        return config_of_run(args.run, words), args.run
-    cfg = config_of_file(args.config_file, words)
+        return config_of_run(args.run, args.opts), args.run
+    cfg = config_of_file(args.config_file, args.opts)
     if not cfg.model.load_weights:
         raise InputError('model.load_weights: name the checkpoint that the page is to show')
     return cfg, cfg.data.save_dir

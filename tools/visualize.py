@@ -7,10 +7,11 @@ python tools/visualize.py --config-file configs/stmn_mars.yaml --root /data \
 writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json into RUN/figures.
 """
 
-import argparse
 import os
 
-from stmn_plugin.config import split_words
+from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.config.ranges import SEED
+from stmn_plugin.config.rules import OneOf, Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.whole_files import write_text
@@ -26,7 +27,7 @@ KEYS_OF_PLAN = {
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='KEY VALUE words hold for both runs, for example data.root /data.',
     )
@@ -36,11 +37,21 @@ def parse_args(argv=None):
     parser.add_argument(
         '--against', metavar='FOLDER', help='another run: without spread loss (5), with an MLP (10)'
     )
-    parser.add_argument('--root', metavar='FOLDER', help='data.root: where the datasets are')
-    parser.add_argument('--figures', nargs='+', metavar='N', help='5 to 10; all by default')
+    parser.add_key_flag(
+        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
+    )
+    figure = value_of(Whole(min(NUMBERS), max(NUMBERS)))
+    parser.add_argument(
+        '--figures', nargs='+', type=figure, metavar='N', help='5 to 10; all by default'
+    )
     parser.add_argument('--output', metavar='FOLDER', help='by default RUN/figures')
     parser.add_argument(
-        '--format', nargs='+', default=list(FORMATS), metavar='NAME', help='png svg'
+        '--format',
+        nargs='+',
+        type=value_of(OneOf(FORMATS)),
+        default=list(FORMATS),
+        metavar='NAME',
+        help='png svg',
     )
     parser.add_argument(
         '--tracklets',
@@ -49,42 +60,27 @@ def parse_args(argv=None):
         metavar='NAME',
         help='shown in 7, 8 and 10: part of the path of their first frame, such as 0033C1T0001',
     )
-    parser.add_argument('--items', type=int, default=0, metavar='N', help='shown in 6, 9 (0: all)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of all that is drawn')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    parser.add_argument('opts', nargs=argparse.REMAINDER, metavar='KEY VALUE', help='config keys')
+    items = value_of(Whole(0, 65_536))
+    parser.add_argument(
+        '--items', type=items, default=0, metavar='N', help='shown in 6, 9 (0: all)'
+    )
+    parser.add_argument(
+        '--seed', type=value_of(SEED), default=0, metavar='N', help='of all that is drawn'
+    )
     return parser.parse_args(argv)
-
-
-def split_flags(args):
-    """Flags that take many words also took the KEY VALUE words after them: hand those back."""
-    pairs = []
-    for flag in ('figures', 'format', 'tracklets'):
-        if getattr(args, flag):
-            words, rest = split_words(getattr(args, flag))
-            setattr(args, flag, words)
-            pairs += rest
-    args.opts = pairs + args.opts
-    for word in args.figures or ():
-        if not word.isdigit() or int(word) not in NUMBERS:
-            raise InputError(f'--figures takes numbers from 5 to 10, got {word!r}')
-    for word in args.format:
-        if word not in FORMATS:
-            raise InputError(f'--format takes {" and ".join(FORMATS)}, got {word!r}')
 
 
 def configs(args):
     """Config and name of the run and of the one it is compared with, if any."""
     from stmn_plugin.analysis.trained_run import config_of_file, config_of_run
 
-    words = [*(['data.root', args.root] if args.root else []), *args.opts]
     if args.run:
-        found = [(config_of_run(args.run, words), args.run)]
+        found = [(config_of_run(args.run, args.opts), args.run)]
     else:
-        cfg = config_of_file(args.config_file, words)
+        cfg = config_of_file(args.config_file, args.opts)
         found = [(cfg, cfg.data.save_dir)]
     if args.against:
-        found.append((config_of_run(args.against, words), args.against))
+        found.append((config_of_run(args.against, args.opts), args.against))
     return [(cfg, os.path.normpath(name)) for cfg, name in found]
 
 
@@ -110,7 +106,7 @@ def figures_to_draw(opened, args):
     """Numbers of the figures that the runs can have; says which they cannot."""
     from stmn_plugin.analysis.paper_figures import FIGURES
 
-    reasons = {n: FIGURES[n].missing(*pair(opened)) for n in map(int, args.figures or NUMBERS)}
+    reasons = {n: FIGURES[n].missing(*pair(opened)) for n in args.figures or NUMBERS}
     for number, reason in reasons.items():
         if reason and args.figures:
             raise InputError(f'--figures {number}: {reason}')
@@ -142,7 +138,6 @@ def draw(subjects, numbers, args, folder):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        split_flags(args)
         from stmn_plugin.analysis.run_measures import measure, write_analysis
         from stmn_plugin.analysis.subject import study
 

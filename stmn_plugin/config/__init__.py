@@ -2,7 +2,7 @@
 
 from .checks import check_config, check_transforms
 from .defaults import add_stmn_config, flatten, get_default_config
-from .load import BASE, load_config, read_rows, read_yaml, split_words
+from .load import BASE, load_config, read_rows, read_yaml
 from .ranges import RANGES, TRANSFORMS
 
 __all__ = [
@@ -17,5 +17,4 @@ __all__ = [
     'load_config',
     'read_rows',
     'read_yaml',
-    'split_words',
 ]

@@ -137,12 +137,3 @@ def _value(key, written, origin):
     if value is None:
         raise InputError(f'{origin}{key} takes {RANGES[key]}, got {shown(written)}')
     return value
-
-
-def split_words(words):
-    """Words of a flag that takes many → (words, KEY VALUE words); a word with a dot is a key.
-
-    ``-t mars data.type video`` gives all three words to the flag.
-    """
-    end = next((i for i, word in enumerate(words) if '.' in word), len(words))
-    return words[:end], words[end:]

@@ -1,0 +1,179 @@
+"""Command lines: flags and KEY VALUE words in any order, and one line for what is wrong."""
+
+import os
+import subprocess
+import sys
+
+import check_data
+import compare
+import cost_curve
+import main
+import make_synthetic
+import pytest
+import report
+import visualize
+
+from stmn_plugin.config import RANGES, load_config
+
+TOOLS = [check_data, compare, cost_curve, main, make_synthetic, report, visualize]
+
+
+def values(words):
+    """What tools/main.py makes of a command line, as a config."""
+    return load_config(opts=main.parse_args(words).opts)
+
+
+@pytest.mark.parametrize(
+    'words, opts',
+    [
+        ('data.save_dir X -a resnet18', 'model.name resnet18 data.save_dir X'),
+        ('train.lr -1 --debug', 'train.lr -1'),
+        ('data.root -x --root a.b', 'data.root a.b data.root -x'),
+        ('-s a b use_gpu False', 'data.sources ["a",_"b"] use_gpu False'),
+        ('train.max_epoch=3 -t a', 'data.targets ["a"] train.max_epoch 3'),
+        ('data.save_dir=--debug', 'data.save_dir --debug'),
+        ('data.root=a=b', 'data.root a=b'),
+        ('-s a -- data.root x', 'data.sources ["a"] data.root x'),
+        ('-aresnet18 --root=/x', 'model.name resnet18 data.root /x'),
+        ('--config-file train.yaml -s a', 'data.sources ["a"]'),
+        ('-t a data.tpye x', 'data.targets ["a"] data.tpye x'),
+        ('-t a trian.lr 1', 'data.targets ["a"] trian.lr 1'),
+        ('-t v1.0 log/v1.0 b.2', 'data.targets ["v1.0",_"log/v1.0",_"b.2"]'),
+        ('data.save_dir train.lr train.lr 1', 'data.save_dir train.lr train.lr 1'),
+        ('train.lr 1 train.lr 2', 'train.lr 1 train.lr 2'),
+        ('--root a -a x --root b', 'model.name x data.root b'),
+        ('--debug', ''),
+    ],
+)
+def test_flags_and_pairs_stand_in_any_order(words, opts):
+    args = main.parse_args(words.split())
+    assert args.opts == [word.replace('_"', ' "') for word in opts.split()]
+    assert args.debug == ('--debug' in words.split())
+    assert args.config_file == ('train.yaml' if 'train.yaml' in words else '')
+
+
+def test_flags_set_keys_and_words_count_more():
+    cfg = values(
+        ['--transforms', 'random_crop', '-s', "it's", 'b"c', '-t', 'x', '-a', 'osnet_x1_0']
+    )
+    assert (cfg.data.sources, cfg.data.targets) == (["it's", 'b"c'], ['x'])
+    assert (cfg.data.transforms, cfg.model.name) == (['random_crop'], 'osnet_x1_0')
+    cfg = values(['model.name', 'resnet18', '-a', 'stmn', '-s', 'a', 'data.sources', 'b,c'])
+    assert (cfg.model.name, cfg.data.sources) == ('resnet18', ['b', 'c'])
+
+
+def parsed(tool, line):
+    return tool.parse_args(line.split())
+
+
+def test_given_runs_may_have_dots_and_keys_behind_them():
+    args = parsed(compare, '--runs log/v1.0 v2.1 ./test.v3 data.root /x --seeds 2')
+    assert args.runs == ['log/v1.0', 'v2.1', './test.v3'] and args.seeds == 2
+    assert args.opts == ['data.root', '/x']
+    args = parsed(compare, '--runs a test.flips True --root /y')
+    assert (args.runs, args.opts) == (['a'], ['data.root', '/y', 'test.flips', 'True'])
+
+
+@pytest.mark.parametrize(
+    'words, parts',
+    [
+        (['--arc', 'stmn'], ["'--arc'", '--arch']),  # no abbreviations
+        (['--configfile', 'x'], ['--configfile', '--config-file']),
+        (['--sources=a', '-s', 'x'], ['-s', 'twice']),
+        (['--config-file', 'a', '--config-file', 'b'], ['--config-file', 'twice']),
+        (['--root', ''], ['--root', 'nothing']),
+        (['--root='], ['--root', 'nothing']),
+        (['-s', 'a', ''], ['-s', 'nothing']),
+        (['--config-file', ''], ['--config-file', 'nothing']),
+        (['--root'], ['--root', 'expected one argument']),
+        (['-s', 'data.root', '/x'], ['-s', 'at least one argument']),
+        (['train.lr'], ['train.lr', 'KEY VALUE']),
+        (['data.root', 'a', 'train.lr', '--debug'], ['train.lr', 'no value']),
+        (['data.root', 'a', 'b'], ["'b'", 'neither a flag nor a key']),
+        (['configs/x.yaml'], ["'configs/x.yaml'", 'neither']),
+        (['use_gup', 'False'], ["'use_gup'", 'nearest', 'use_gpu']),
+        (['--list-archs=yes'], ['--list-archs']),
+        (['x' * 5000], ['...']),
+        (['a\nb'], ['a\\nb']),
+        (['-z\x1b[2J'], ['\\x1b']),
+        (['-'], ["'-'", 'neither']),
+        (['-1'], ["'-1'", 'neither']),
+        ([''], ["''", 'neither']),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words, parts, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main(words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith('error: ') and len(error) < 600
+    assert error.count('\n') == 1 and error.isprintable() is False and error[:-1].isprintable()
+    for part in parts:
+        assert part in error
+
+
+@pytest.mark.parametrize(
+    'tool, words',
+    [
+        (compare, ['--seeds', '0']),
+        (compare, ['--seeds', 'nan']),
+        (compare, ['--seeds', '9' * 5000]),
+        (compare, ['--seeds', '-1']),
+        (report, ['--run', 'x', '--top-k', '0']),
+        (report, ['--run', 'x', '--max-queries', '1.5']),
+        (report, ['--run', 'x', '--embed', '--folder']),
+        (visualize, ['--run', 'x', '--figures', '5', '4']),
+        (visualize, ['--run', 'x', '--format', 'pdf']),
+        (visualize, ['--run', 'x', '--items', '-1']),
+        (visualize, ['--run', 'x', '--seed', '1e11']),
+        (visualize, ['--run', 'x', '--config-file', 'y']),
+        (visualize, ['--seed', '1']),
+        (cost_curve, ['--clips', '0']),
+        (cost_curve, ['--clips', 'most']),
+        (check_data, ['--root', 'x', '-s', 'mars', '--workers', '100000']),
+        (check_data, ['--root', 'x', '-s', 'marx']),
+        (check_data, ['--root', 'x', '-s', 'mars', 'data.root', 'y']),
+        (make_synthetic, ['--root', 'x', '--workers', '0']),
+        (make_synthetic, ['--root', 'x', '--seed', '9' * 5000]),
+        (make_synthetic, ['--root', 'x', '--spatial-distractors', 'nan']),
+    ],
+)
+def test_wrong_flags_of_every_tool_are_one_line(tool, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        tool.main(words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith('error: ') and error.count('\n') == 1
+    assert len(error) < 600 and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.__name__)
+def test_without_words_a_tool_prints_its_help(tool, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main([])
+    assert stop.value.code == 2
+    assert capsys.readouterr().out.startswith('usage: ')
+
+
+def test_every_key_is_taken_for_one():
+    for key in RANGES:
+        assert main.parse_args(['-s', 'a', key, 'x']).opts[-2:] == [key, 'x']
+
+
+# a fresh interpreter each: what does --help import?
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], '--help']
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+except SystemExit as stop:
+    slow = {'torch', 'torchreid', 'matplotlib'} & set(sys.modules)
+    sys.exit(f'{stop.code} {slow}' if stop.code or slow else 0)
+"""
+
+
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.__name__)
+def test_help_does_not_wait_for_torch(tool):
+    command = [sys.executable, '-c', HELP, tool.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith('usage: ')
