@@ -4,7 +4,9 @@ import torch
 import torchreid
 
 from .distributed import gather
+from .errors import InputError
 from .losses import BatchHardTripletLoss, STMNCriterion
+from .nested import map_tensors
 from .running import RunMixin
 from .testing import RunSettings
 
@@ -72,7 +74,13 @@ class HostMixin(RunMixin):
         images, pids = self.parse_data_for_train(data)
         with self.autocast():
             outputs = self.model(images)
-        return in_float32(outputs), pids
+        outputs = map_tensors(in_float32, outputs)
+        if not isinstance(outputs, (torch.Tensor, tuple, list)):
+            raise InputError(
+                f'model.name: in training the model gives a {type(outputs).__name__}; logits, '
+                'or logits and features, are wanted as a tensor, tuple or list'
+            )
+        return outputs, pids
 
 
 class SoftmaxMixin(HostMixin):
@@ -88,7 +96,13 @@ class TripletMixin(HostMixin):
     """The losses of the host's triplet engines."""
 
     def losses(self, data):
-        (outputs, features), pids = self._forward(data)
+        outputs, pids = self._forward(data)
+        if isinstance(outputs, torch.Tensor) or len(outputs) != 2:
+            found = 'one tensor' if isinstance(outputs, torch.Tensor) else f'{len(outputs)} outputs'
+            raise InputError(
+                f'model.name: the triplet loss wants logits and features, the model gives {found}'
+            )
+        outputs, features = outputs
         total, named = 0, {}
         if self.weight_t > 0:
             named['loss_t'] = self.compute_loss(self.criterion_t, features, pids)
@@ -129,8 +143,8 @@ def accuracy(outputs, pids):
     return 100 * (logits.argmax(dim=1) == pids).float().mean()
 
 
-def in_float32(outputs):
-    """Outputs of a model, a tensor or nested tuples of such, at least in float32."""
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(map(in_float32, outputs))
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+def in_float32(tensor):
+    """At least; numbers that are no fractions stay what they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -14,6 +14,7 @@ import torch
 
 from .distributed import gather, replicate
 from .errors import InputError
+from .nested import map_tensors
 from .speed import autocast
 
 NEVER = 2**31 - 1  # steps until a scale grows
@@ -167,7 +168,7 @@ class StepMixin:
 
     def whole_batch(self, replica):
         """A function of the own images that gives the replica's outputs for those of all."""
-        return lambda images: gather_outputs(replica(images))
+        return lambda images: map_tensors(gather, replica(images))
 
 
 class Step(NamedTuple):
@@ -205,10 +206,3 @@ class Arriving:
         if self.arrived:
             self.arrived.synchronize()
         return dict(zip(self.names, self.values.tolist(), strict=True))
-
-
-def gather_outputs(outputs):
-    """A model's tensor, or tuple or list of such, for the images of all processes."""
-    if isinstance(outputs, (list, tuple)):
-        return type(outputs)(map(gather_outputs, outputs))
-    return gather(outputs)

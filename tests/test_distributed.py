@@ -1,7 +1,9 @@
 """Two processes are one: the same batches, losses, weights and features; one end for all."""
 
+import collections
 import contextlib
 import copy
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -9,6 +11,7 @@ import os
 import signal
 import socket
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -25,6 +28,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
+from stmn_plugin.nested import map_tensors
 from stmn_plugin.runner import check_processes
 from stmn_plugin.testing import RunSettings
 from stmn_plugin.training import TrainingMixin
@@ -274,7 +278,16 @@ def own_part(batch):
 
 
 def trained(
-    kind, model, batches, optimizer, sync_bn=False, frozen=None, epochs=1, accumulate=1, **options
+    kind,
+    model,
+    batches,
+    optimizer,
+    sync_bn=False,
+    frozen=None,
+    epochs=1,
+    accumulate=1,
+    amp='off',
+    **options,
 ):
     """Losses of every step and weights after ``epochs``, in the first of which a layer is frozen.
 
@@ -302,7 +315,7 @@ def trained(
 
     engine = Watched(data, model, optimizer, use_gpu=False, **options)
     engine.max_epoch = epochs
-    engine.settings = RunSettings(accumulate=accumulate)
+    engine.settings = RunSettings(accumulate=accumulate, amp=amp)
     layers = [name for name, _ in model.named_children() if name != frozen]
     for epoch in range(epochs):
         engine.epoch = epoch
@@ -367,9 +380,9 @@ def test_layers_that_are_frozen_at_first_train_later(stmn, batches):
 class ImageModel(nn.Module):
     """A model as the host's: logits of images, and with a triplet loss their features."""
 
-    def __init__(self, with_features):
+    def __init__(self, with_features, pair=lambda *outputs: outputs):
         super().__init__()
-        self.with_features = with_features
+        self.with_features, self.pair = with_features, pair
         resnet = narrow_resnet('')
         self.backbone = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.layer4)
         self.neck = nn.BatchNorm1d(8)
@@ -378,7 +391,12 @@ class ImageModel(nn.Module):
     def forward(self, images):
         features = self.neck(self.backbone(images).mean(dim=(2, 3)))
         logits = self.classifier(features)
-        return (logits, features) if self.with_features else logits
+        return self.pair(logits, features) if self.with_features else logits
+
+
+class Named(NamedTuple):
+    logits: torch.Tensor
+    features: torch.Tensor
 
 
 @pytest.mark.parametrize(
@@ -393,6 +411,48 @@ def test_models_of_the_host_train_like_in_one_process(kind, options, batches):
     torch.manual_seed(5)
     model = ImageModel(with_features=kind is VideoTripletEngine).double()
     assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, **options)
+
+
+@pytest.mark.parametrize('amp', ['off', 'bf16'])
+def test_outputs_with_names_are_outputs(amp, batches):
+    torch.manual_seed(5)
+    models = [ImageModel(True, pair).double() for pair in (lambda *outputs: outputs, Named)]
+    models[1].load_state_dict(models[0].state_dict())
+
+    def steps(model):
+        return trained(VideoTripletEngine, model, batches, 'sgd', soft_margin=True, amp=amp)
+
+    expected, found = (on_processes(steps, model) for model in models)
+    assert expected[0][0] == found[0][0] == found[1][0] and len(found[0][0]) == 3
+    for key, value in expected[0][1].items():
+        assert torch.equal(found[0][1][key], value), key
+
+
+def test_other_outputs_are_refused_in_one_line(batches):
+    for pair, word in (
+        (lambda *two: dict(enumerate(two)), 'a dict'),
+        (lambda *two: two[0], 'one tensor'),
+        (lambda *two: [*two, *two], '4 outputs'),
+    ):
+        model = ImageModel(True, pair).double()
+        with pytest.raises(InputError, match=f'model.name.*the model gives {word}'):
+            trained(VideoTripletEngine, model, batches, 'sgd', soft_margin=True)
+
+
+def test_every_tensor_of_nested_outputs_is_changed():
+    @dataclasses.dataclass(frozen=True)
+    class Frozen:
+        tensor: torch.Tensor
+        name: str
+
+    one, counts = torch.ones(2), collections.defaultdict(list, a=[torch.ones(1)])
+    nested = (Named(one, None), Frozen(one, 'x'), counts, collections.OrderedDict(b=(one,)), 7)
+    found = map_tensors(lambda tensor: tensor + 1, nested)
+    assert [type(value) for value in found] == [type(value) for value in nested]
+    assert found[0].features is None and found[1].name == 'x' and found[4] == 7
+    for tensor in (found[0].logits, found[1].tensor, found[2]['a'][0], found[3]['b'][0]):
+        assert (tensor == 2).all()
+    assert (one == 1).all() and (counts['a'][0] == 1).all()
 
 
 def drawn():
