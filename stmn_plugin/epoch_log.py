@@ -1,18 +1,10 @@
-"""Steps of an epoch → averages → one line of ``metrics.jsonl``."""
+"""Steps of an epoch → averages and one line of ``metrics.jsonl``."""
 
-import contextlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import InputError
 from .plain_values import is_count, is_flag, is_number, is_positive
-from .whole_files import write_text
-
-EPOCHS = 'metrics.jsonl'
-
 
 @dataclass
 class EpochLog:
@@ -104,45 +96,3 @@ def _are_totals(value):
         and is_count(total[1])
         for name, total in value.items()
     )
-
-
-def append_line(folder, values):
-    """Add a line to ``metrics.jsonl``, in one write, so that a reader sees it whole or not.
-
-    Raises:
-        InputError: it could not be written.
-    """
-    path = os.path.join(folder, EPOCHS)
-    line = json.dumps(values).encode() + b'\n'
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with open(path, 'ab', buffering=0) as file:
-            if file.write(line) < len(line):  # the disk holds a part of it
-                raise OSError(28, 'No space left on device')
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise InputError(f'cannot write {path}: {error.strerror}') from error
-
-
-def read_lines(folder):
-    """The lines of ``metrics.jsonl``, without one that a dying run has left half written."""
-    values = []
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(os.path.join(folder, EPOCHS), encoding='utf-8') as file,
-    ):
-        for line in file:
-            with contextlib.suppress(ValueError):
-                values.append(json.loads(line))
-    return [line for line in values if isinstance(line, dict) and 'epoch' in line]
-
-
-def keep_lines(folder, last_epoch):
-    """Drop the lines of later epochs: they are about to be trained again."""
-    path = os.path.join(folder, EPOCHS)
-    kept = [values for values in read_lines(folder) if values['epoch'] <= last_epoch]
-    if kept:
-        write_text(path, ''.join(json.dumps(values) + '\n' for values in kept))
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)

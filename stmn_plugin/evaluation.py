@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from .errors import InputError
 from .features import TrackletFeatures, join_tracklets
-from .input_files import open_regular
 from .ranking import Ranking, evaluate_ranking, rank_rows
 from .reranking import rerank
 from .search import distance_rows
@@ -33,7 +32,6 @@ __all__ = [
     'results_table',
     'write_metrics',
 ]
-METRICS = 'metrics.json'
 
 
 class Protocol(NamedTuple):
@@ -173,16 +171,21 @@ def rank_tracklets(query, gallery, protocol, options):
 
 def results_table(evaluations, ranks):
     """Results as text, one row per dataset, in percent; the protocol stands beside the numbers."""
+    return stored_table([evaluation.as_dict(ranks) for evaluation in evaluations])
+
+
+def stored_table(evaluations):
+    """:func:`results_table` of evaluations as ``metrics.json`` holds them."""
     rows = [
         {
-            'dataset': e.dataset,
-            'protocol': e.protocol + (' + re-ranking' if e.reranked else ''),
-            'frames': e.frames + (' + flip' if e.flip else ''),
-            'queries': f'{e.ranking.num_valid}/{e.num_query}',
-            'gallery': e.num_gallery,
-            **{f'rank-{r}': 100 * e.ranking.rank(r) for r in ranks},
-            'mAP': 100 * e.ranking.mean_ap,
-            'mINP': 100 * e.ranking.mean_inp,
+            'dataset': e['dataset'],
+            'protocol': e['protocol'] + (' + re-ranking' if e['reranked'] else ''),
+            'frames': e['frames'] + (' + flip' if e['flip'] else ''),
+            'queries': f'{e["num_query_with_match"]}/{e["num_query"]}',
+            'gallery': e['num_gallery'],
+            **{key: 100 * value for key, value in e.items() if key.startswith('rank-')},
+            'mAP': 100 * e['mAP'],
+            'mINP': 100 * e['mINP'],
         }
         for e in evaluations
     ]
@@ -193,43 +196,6 @@ def host_lines(ranking, ranks):
     """The lines that scripts around torchreid look for."""
     lines = [f'mAP: {ranking.mean_ap:.1%}', 'CMC curve']
     return '\n'.join(lines + [f'Rank-{r:<3}: {ranking.rank(r):.1%}' for r in ranks])
-
-
-def write_metrics(folder, evaluations, facts):
-    """Write ``metrics.json``: the facts of the run and every evaluation as plain values."""
-    write_json(os.path.join(folder, METRICS), {**facts, 'evaluations': evaluations})
-
-
-def read_metrics(folder):
-    """What :func:`write_metrics` has written; no evaluation and no fact when nothing is there.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = os.path.join(folder, METRICS)
-    try:
-        with open_regular(path, 'utf-8') as file:
-            content = json.load(file)
-        needed = {'epoch', 'dataset', 'mAP'}
-        if not all(isinstance(e, dict) and needed <= e.keys() for e in content['evaluations']):
-            raise ValueError('an evaluation lacks its epoch, dataset or mAP')
-        return content
-    except FileNotFoundError:
-        return {'evaluations': []}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = getattr(error, 'strerror', None) or error
-        raise InputError(f'cannot go on with the damaged {path}: {reason}') from error
-
-
-def read_evaluations(folder):
-    """The evaluations that an interrupted run has written so far; [] when there are none."""
-    return read_metrics(folder)['evaluations']
-
-
-def remove_metrics(folder):
-    """Remove ``metrics.json`` if there is one."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(folder, METRICS))
 
 
 class Stopwatch:
