@@ -5,9 +5,9 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test test-fast lint
 
-# the main job on data it makes itself: train, evaluate, print the table
+# the main job on data it makes itself: train, evaluate, print the table; goes on where it stopped
 demo: $(VENV)/.installed
-	$(BIN)/python tools/main.py --config-file configs/stmn_synthetic.yaml
+	$(BIN)/python tools/main.py --config-file configs/stmn_synthetic.yaml model.resume auto
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -33,7 +33,10 @@ class Start(NamedTuple):
     auto: bool = False  # the furthest one that there is
 
 
-def check_nothing_is_lost(folder: str, start: Start = Start(), models=('model',)) -> None:
+FRESH = Start()
+
+
+def check_nothing_is_lost(folder: str, start: Start = FRESH, models=('model',)) -> None:
     """InputError when a run would write over what is in its folder; says how to go on."""
     lost = _written_over(folder, start, models)
     if not lost:
@@ -49,8 +52,8 @@ def check_nothing_is_lost(folder: str, start: Start = Start(), models=('model',)
     if _goes_on(folder, start, models):
         raise InputError(
             f'data.save_dir: {folder} holds training beyond {start.path or "train.start_epoch"} '
-            f'({what}): model.resume auto goes on with it, train.overwrite True removes it, or take '
-            'another folder'
+            f'({what}): model.resume auto goes on with it, train.overwrite True removes it, or '
+            'take another folder'
         )
     raise InputError(
         f'data.save_dir: {folder} holds a run already ({what}): model.resume auto goes on with it, '
@@ -59,7 +62,7 @@ def check_nothing_is_lost(folder: str, start: Start = Start(), models=('model',)
 
 
 def remove_what_is_lost(
-    folder: str, start: Start = Start(), models=('model',), needed: dict | None = None
+    folder: str, start: Start = FRESH, models=('model',), needed: dict | None = None
 ) -> list[str]:
     """Remove what :func:`check_nothing_is_lost` names and what was made of it.
 
@@ -97,22 +100,30 @@ def _written_over(folder, start, models):
         return [os.path.join(folder, METRICS)] if lost else []
     goes_on, lost = _goes_on(folder, start, models), []
     for model in models:
-        for path in _files(os.path.join(folder, model)):
-            name = os.path.basename(path)
-            epoch = epoch_of_name(name)
-            if name == BEST and goes_on:
-                with contextlib.suppress(InputError):  # a damaged one is of no epoch
-                    epoch = position(path)[0]
-            beyond = epoch is not None and epoch > start.epochs
-            other = name in (BEST, UNFINISHED) and not _same(path, start.path)
-            if beyond or (not goes_on and (epoch is not None or other)):
-                lost.append(path)
-            elif goes_on and name == UNFINISHED and other:
-                lost.append(path)
+        weights = filter(_is_checkpoint, _files(os.path.join(folder, model)))
+        lost += [path for path in weights if not goes_on or _is_beyond(path, start)]
     if not goes_on:
         results = [os.path.join(folder, name) for name in (METRICS, EPOCHS)]
         lost += [path for path in results if os.path.isfile(path) and os.path.getsize(path)]
     return lost
+
+
+def _is_checkpoint(path):
+    name = os.path.basename(path)
+    return name in (BEST, UNFINISHED) or epoch_of_name(name) is not None
+
+
+def _is_beyond(path, start):
+    """Whether a checkpoint is of a later time in the run than where it is gone on from."""
+    name = os.path.basename(path)
+    if start.path and os.path.realpath(path) == os.path.realpath(start.path):
+        return False
+    if name == BEST:
+        try:
+            return position(path)[0] > start.epochs
+        except InputError:  # a damaged one is of no epoch
+            return True
+    return name == UNFINISHED or epoch_of_name(name) > start.epochs
 
 
 def _goes_on(folder, start, models):
@@ -128,7 +139,3 @@ def _files(folder):
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     paths = [os.path.join(folder, name) for name in names]
     return [path for path in paths if os.path.isfile(path) or os.path.islink(path)]
-
-
-def _same(path, other):
-    return bool(other) and os.path.realpath(path) == os.path.realpath(other)

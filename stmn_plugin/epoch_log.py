@@ -6,6 +6,7 @@ from typing import Any
 
 from .plain_values import is_count, is_flag, is_number, is_positive
 
+
 @dataclass
 class EpochLog:
     """What an epoch has seen so far; plain values, so that a checkpoint can hold them."""

@@ -1,8 +1,5 @@
 """Loaders and a model → tracklet features → distances → ranking, written down with its protocol."""
 
-import contextlib
-import json
-import os
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +14,6 @@ from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking, rank_rows
 from .reranking import rerank
 from .search import distance_rows
-from .whole_files import write_json
 
 __all__ = [
     'Evaluation',
@@ -26,11 +22,8 @@ __all__ = [
     'apply_protocol',
     'evaluate_ranking',
     'extract_features',
-    'read_evaluations',
-    'read_metrics',
-    'remove_metrics',
     'results_table',
-    'write_metrics',
+    'stored_table',
 ]
 
 

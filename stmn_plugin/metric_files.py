@@ -22,6 +22,10 @@ def _is_list_of_text(value):
     return isinstance(value, list) and all(map(is_text, value))
 
 
+def _is_positive_or_none(value):
+    return value is None or is_positive(value)
+
+
 EVALUATION = {  # key → kind
     'epoch': lambda value: value is None or (is_count(value) and value > 0),
     'dataset': is_text,
@@ -31,11 +35,12 @@ EVALUATION = {  # key → kind
     'reranked': is_flag,
     'dist_metric': is_text,
     'normalize_feature': is_flag,
-    'seconds': lambda value: named(value, is_positive),
-    'peak_memory': lambda value: value is None or named(value, is_positive),
+    'seconds': lambda value: named(value, is_positive) and 'per_tracklet' in value,
     'mAP': is_share,
-    # and where they are there
     'mINP': is_share,
+    # and where they are there
+    'peak_memory': lambda value: value is None or named(value, _is_positive_or_none),
+    'made_from': lambda value: value is None or named(value, is_text),
     'queries_searched': is_flag,
     'average_precision': is_text,
     'unmatched': is_text,
@@ -90,8 +95,11 @@ def _short(value):
 def _check_evaluations(evaluations):
     if not isinstance(evaluations, list):
         raise ValueError(f'evaluations is {_short(evaluations)}')
-    for evaluation in evaluations:
-        _check(evaluation, EVALUATION, NEEDED_OF_EVALUATION)
+    for number, evaluation in enumerate(evaluations, 1):
+        try:
+            _check(evaluation, EVALUATION, NEEDED_OF_EVALUATION)
+        except ValueError as error:
+            raise ValueError(f'{error} in number {number} of evaluations') from error
 
 
 def write_metrics(folder: str, evaluations: list, facts: dict) -> None:

@@ -37,6 +37,7 @@ FREE_KEYS = {
     'train.deterministic',
     'train.fused',
     'train.allow_changed',
+    'train.overwrite',
 }
 
 

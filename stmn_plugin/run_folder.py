@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 
 from .console import lasting_console
 from .distributed import is_main
+from .earlier_run import check_nothing_is_lost
 from .errors import InputError, printable
 from .whole_files import write_text
 
@@ -40,10 +41,20 @@ def run_folder(cfg):
     with (
         lasting_console() as console,
         _held(folder),
+        _nothing_lost(cfg),
         _log(path) as log,
         console.copied_to(printable(path), log),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _nothing_lost(cfg):
+    """What a new run would write over is found before data and weights are loaded."""
+    new = not (cfg.test.evaluate or cfg.model.resume or cfg.train.start_epoch)
+    if new and not cfg.train.overwrite:
+        check_nothing_is_lost(cfg.data.save_dir)
+    yield
 
 
 @contextlib.contextmanager

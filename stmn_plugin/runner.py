@@ -74,6 +74,7 @@ def run(cfg):
     ):
         engine, start_epoch = prepare(cfg)
         if is_main() and not cfg.test.evaluate:
+            engine.make_way(cfg.data.save_dir, start_epoch)
             write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine

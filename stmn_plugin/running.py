@@ -10,14 +10,16 @@ from dataclasses import asdict
 
 from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import UNFINISHED, checkpoint_path, save_checkpoint, save_unfinished
+from .checkpoint import BEST, UNFINISHED, checkpoint_path, save_checkpoint, save_unfinished
 from .distributed import is_main
-from .epoch_log import append_line, keep_lines
+from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
 from .errors import InputError, printable
-from .evaluation import read_evaluations, remove_metrics
+from .evaluation import stored_table
 from .interrupt import Interruption
+from .metric_files import append_line, keep_lines, read_evaluations, remove_metrics
 from .testing import RunSettings, TestingMixin
 from .training import TrainingMixin
+from .whole_files import link_or_copy
 
 
 class RunMixin(TrainingMixin, TestingMixin):
@@ -60,12 +62,12 @@ class RunMixin(TrainingMixin, TestingMixin):
             self.start_epoch, self.max_epoch = start_epoch, max_epoch
             self._open_folder(save_dir)
             try:
+                if start_epoch >= max_epoch and self.log is None:
+                    self._print_finished(start_epoch)
                 if self.log is not None and self.log.trained:
                     self.epoch = start_epoch - 1
                     self.num_batches = len(self.train_loader)
                     self._finish_epoch(True, test_options)
-                if start_epoch >= max_epoch:
-                    print(f'Nothing to train: {start_epoch} of {max_epoch} epochs are done')
                 for self.epoch in range(start_epoch, max_epoch):
                     self.train(print_freq, fixbase_epoch, open_layers)
                     done = self.epoch + 1
@@ -76,9 +78,35 @@ class RunMixin(TrainingMixin, TestingMixin):
                     self.writer.close()
                 self.writer = None
 
+    def _print_finished(self, done):
+        print(f'Nothing to train: {done} of {self.max_epoch} epochs are done')
+        last = [e for e in self.evaluations if e['epoch'] == done]
+        print(stored_table(last) if last else f'metrics.json has no evaluation after epoch {done}')
+
+    def make_way(self, save_dir, start_epoch):
+        """Leave nothing in a folder that a run from ``start_epoch`` on would write over.
+
+        Raises:
+            InputError: something is there and ``overwrite`` of the settings does not say that it
+                may go.
+        """
+        settings, models = self.settings, list(self._models)
+        start = Start(start_epoch, settings.last_checkpoint or '', settings.auto)
+        if not settings.overwrite:
+            check_nothing_is_lost(save_dir, start, models)
+            return
+        keys = ('model.load_weights', 'stmn.backbone_weights')
+        needed = {key: settings.config.get(key) for key in keys}
+        removed = remove_what_is_lost(save_dir, start, models, needed)
+        if removed:
+            where = printable(save_dir)
+            print(f'train.overwrite: removed {len(removed)} files of the run in {where}')
+
     def _open_folder(self, save_dir):
         """Take up what a run that is gone on from has left; remove what else is there."""
         settings = self.settings
+        if is_main():
+            self.make_way(save_dir, self.start_epoch)
         self.save_dir, self.rank1 = save_dir, settings.rank1
         self.log, self.last_checkpoint = settings.unfinished, settings.last_checkpoint
         self.evaluations = []
@@ -93,8 +121,25 @@ class RunMixin(TrainingMixin, TestingMixin):
         if not self.evaluations:
             remove_metrics(save_dir)  # an earlier run's: no result of this one
         keep_lines(save_dir, reported)
+        self._restore_best()
         first = self.start_epoch * len(self.train_loader)
         self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
+
+    def _restore_best(self):
+        """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""
+        if self.settings.best_map < 0:
+            return
+        first = next(iter(self.test_loader))
+        own = [e for e in self.evaluations if e['dataset'] == first and e['epoch']]
+        epoch = max(own, key=lambda e: e['mAP'], default={'epoch': 0})['epoch']
+        for folder in (os.path.join(self.save_dir, name) for name in self._models):
+            best, path = os.path.join(folder, BEST), checkpoint_path(folder, epoch)
+            if os.path.isfile(best):
+                continue
+            if os.path.isfile(path):
+                link_or_copy(path, best)
+            else:
+                self.settings.best_map = -1.0  # the next that is evaluated
 
     def _finish_epoch(self, evaluate, test_options):
         """Evaluate, report and save: an epoch is reported before a checkpoint says it is done."""

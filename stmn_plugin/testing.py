@@ -21,10 +21,10 @@ from .evaluation import (
     host_lines,
     rank_tracklets,
     results_table,
-    write_metrics,
 )
 from .feature_store import FeatureStore, fingerprint, weights_digest
 from .features import encode_clips, frame_model, join_tracklets, pool_tracklets
+from .metric_files import write_metrics
 from .peak_memory import peak_memory
 from .provenance import config_digests, data_digests
 from .speed import InferenceModel, autocast
@@ -48,6 +48,8 @@ class RunSettings:
     fold_bn: bool = True  # test STMN with its batch norms folded into its convolutions
     compiled: bool = False  # the model is
     seed: int | None = None  # of all that is random in a step; None leaves the generators alone
+    overwrite: bool = False  # remove the run that is in the folder
+    auto: bool = False  # go on from the furthest checkpoint, wherever that is
     facts: dict = field(default_factory=dict)  # of the run, for checkpoints and metrics.json
     config: dict = field(default_factory=dict)  # key → plain value, for checkpoints
     # set when a run is resumed

@@ -14,12 +14,10 @@ from stmn_plugin.evaluation import (
     apply_protocol,
     host_lines,
     rank_tracklets,
-    read_evaluations,
-    remove_metrics,
     results_table,
-    write_metrics,
 )
 from stmn_plugin.features import TrackletFeatures
+from stmn_plugin.metric_files import read_evaluations, remove_metrics, write_metrics
 from stmn_plugin.ranking import Ranking
 
 COSINE = TestOptions(dist_metric='cosine')
@@ -130,7 +128,7 @@ def evaluation(**changes):
         'num_query': 8,
         'num_gallery': 3,
         'feature_dim': 4,
-        'seconds': {'extraction': 1.0, 'ranking': 0.5},
+        'seconds': {'extraction': 1.0, 'per_tracklet': 0.1, 'ranking': 0.5},
     }
     return Evaluation(**{**values, **changes})
 

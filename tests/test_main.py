@@ -295,7 +295,9 @@ def test_image_data_runs_as_the_host_runs_it(arch, run, tmp_path):
 def test_a_host_yaml_with_another_loss_trains_an_image_model(run):
     for loss in ('softmax', 'triplet'):
         code, out, _ = run(
-            '-a', 'resnet18', keys=['loss.name', loss, 'video.sample_method', 'evenly']
+            '-a',
+            'resnet18',
+            keys=['loss.name', loss, 'video.sample_method', 'evenly', 'train.overwrite', True],
         )
         assert code == 0 and 'mAP: ' in out
 

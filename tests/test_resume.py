@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stmn_plugin import engine as engines
-from stmn_plugin.checkpoint import UNFINISHED, load_checkpoint, save_checkpoint
+from stmn_plugin.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
 from stmn_plugin.config import get_default_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
@@ -171,11 +171,22 @@ def test_an_interrupted_evaluation_is_made_up_for(train, straight, tmp_path, mon
     assert_same_end(tmp_path, straight)
 
 
-def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(train, straight, tmp_path):
+def contents_of(folder):
+    """Path → bytes of all but logs."""
+    files = [path for path in folder.rglob('*') if path.is_file() and '.log-' not in path.name]
+    return {path: path.read_bytes() for path in files}
+
+
+def test_going_back_is_asked_for_and_forgets_what_came_after(train, straight, tmp_path, capsys):
     assert train(tmp_path, 'train.max_epoch', 3) == 0
-    path = tmp_path / 'model' / 'model.pth.tar-2'
-    assert train(tmp_path, 'model.resume', path) == 0
+    path, before = tmp_path / 'model' / 'model.pth.tar-2', contents_of(tmp_path)
+    assert train(tmp_path, 'model.resume', path) == 2
+    err = capsys.readouterr().err
+    assert f'beyond {path}' in err and 'model.pth.tar-3' in err and len(err.splitlines()) == 1
+    assert contents_of(tmp_path) == before
+    assert train(tmp_path, 'model.resume', path, 'train.overwrite', True) == 0
     assert_same_end(tmp_path, straight)
+    assert_equal(*(load_checkpoint(str(f / 'model' / BEST))['epoch'] for f in (tmp_path, straight)))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -357,8 +368,25 @@ def test_auto_starts_from_the_beginning_when_there_is_nothing(train, straight, t
 
 
 def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
-    before = (straight / 'metrics.jsonl').read_text()
+    before = {k: v for k, v in contents_of(straight).items() if 'events' not in k.name}
+    capsys.readouterr()
     assert train(straight, 'model.resume', 'auto') == 0
-    assert 'Nothing to train: 4 of 4 epochs are done' in capsys.readouterr().out
-    assert (straight / 'metrics.jsonl').read_text() == before
+    out = capsys.readouterr().out
+    last = results(straight)[-1]
+    assert 'Nothing to train: 4 of 4 epochs are done' in out
+    assert 'official' in out and f'{100 * last["mAP"]:.1f}' in out  # its table
     assert [e['epoch'] for e in results(straight)] == [2, 4]
+    # the same command once more loses nothing, and says how to go on
+    assert train(straight) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert 'holds a run already' in line and 'model.resume auto' in line
+    after = contents_of(straight)
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_run_is_overwritten_when_that_is_asked_for(train, straight, tmp_path):
+    assert train(tmp_path, 'train.max_epoch', 1, 'train.seed', 9) == 0
+    (tmp_path / 'notes.txt').write_text('mine')
+    assert train(tmp_path, 'train.overwrite', True) == 0
+    assert_same_end(tmp_path, straight)
+    assert len(list(tmp_path.glob('events*'))) == 1 and (tmp_path / 'notes.txt').exists()

@@ -18,9 +18,10 @@ from test_resume import KEYS, assert_equal, assert_same_end, epoch_lines
 from stmn_plugin import engine as engines
 from stmn_plugin.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
 from stmn_plugin.data import clip_plans, clips
-from stmn_plugin.epoch_log import EpochLog, append_line, keep_lines, read_lines
+from stmn_plugin.epoch_log import EpochLog
 from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.interrupt import Interrupted, Interruption
+from stmn_plugin.metric_files import append_line, keep_lines, read_lines
 from stmn_plugin.models import STMN
 from stmn_plugin.resumable import newest_checkpoint
 
@@ -296,17 +297,21 @@ def test_averages_and_shares_of_an_epoch():
     assert log.as_line([])['seconds'] == 4.0
 
 
+def line(epoch):
+    return {'epoch': epoch, 'losses': {}, 'seconds': 1.0}
+
+
 def test_half_a_line_and_lines_of_lost_epochs_go(tmp_path):
     folder = str(tmp_path)
     assert read_lines(folder) == []
     for epoch in (1, 2, 3):
-        append_line(folder, {'epoch': epoch})
+        append_line(folder, line(epoch))
     with open(tmp_path / 'metrics.jsonl', 'a') as file:
         file.write('{"epoch": 4, "los')
-    assert [line['epoch'] for line in read_lines(folder)] == [1, 2, 3]
+    assert [values['epoch'] for values in read_lines(folder)] == [1, 2, 3]
     keep_lines(folder, 2)
-    append_line(folder, {'epoch': 3, 'again': True})
-    assert_equal(read_lines(folder), [{'epoch': 1}, {'epoch': 2}, {'epoch': 3, 'again': True}])
+    append_line(folder, {**line(3), 'again': True})
+    assert_equal(read_lines(folder), [line(1), line(2), {**line(3), 'again': True}])
     keep_lines(folder, 0)
     assert os.listdir(tmp_path) == []
 

@@ -94,7 +94,8 @@ def test_a_run_on_two_processes_from_start_to_end(torchrun, mars_root, repositor
     start = ['--config-file', config, '--root', mars_root, *RUN, 'data.save_dir', str(alone)]
     main.main([*start, 'test.evaluate', 'True', 'model.load_weights', str(path)])
     assert {**results(alone)[0], 'epoch': 2} == results(straight)[-1]
-    main.main([*start, 'train.max_epoch', '3', 'model.resume', str(path)])
+    more = ['train.max_epoch', '3', 'train.overwrite', 'True']
+    main.main([*start, *more, 'model.resume', str(path)])
     assert load_checkpoint(str(alone / 'model' / 'model.pth.tar-3'))['epoch'] == 3
 
 

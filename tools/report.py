@@ -77,8 +77,8 @@ def make_report(args):
     from stmn_plugin.analysis.report.curves import training_panels
     from stmn_plugin.analysis.trained_run import open_run
     from stmn_plugin.config.kwargs import run_kwargs
-    from stmn_plugin.epoch_log import read_lines
-    from stmn_plugin.evaluation import TestOptions, read_evaluations
+    from stmn_plugin.evaluation import TestOptions
+    from stmn_plugin.metric_files import read_evaluations, read_lines
 
     options = run_kwargs(cfg)
     options = TestOptions(**{field.name: options[field.name] for field in fields(TestOptions)})

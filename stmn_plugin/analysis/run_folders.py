@@ -6,10 +6,7 @@ from typing import NamedTuple
 from stmn_plugin.checkpoint import saved_epochs
 from stmn_plugin.config import read_yaml
 from stmn_plugin.config.defaults import flatten, get_default_config
-from stmn_plugin.epoch_log import EPOCHS, read_lines
-from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation import METRICS, read_metrics
-from stmn_plugin.plain_values import is_count, is_flag, is_positive, is_share, is_text, named
+from stmn_plugin.metric_files import read_lines, read_metrics
 from stmn_plugin.resuming import changed_keys
 
 CONFIG = 'config.yaml'
@@ -81,62 +78,13 @@ def read_run(path):
     Raises:
         InputError: a damaged file in it.
     """
-    run = RunFolder(
+    return RunFolder(
         path=path,
         config=read_yaml(os.path.join(path, CONFIG)) if is_run(path) else {},
         epochs=max(saved_epochs(os.path.join(path, 'model')), default=0),
         metrics=read_metrics(path),
         lines=read_lines(path),
     )
-    _check_fields(run.metrics, FACTS, os.path.join(path, METRICS))
-    for evaluation in run.metrics['evaluations']:
-        _check_fields(evaluation, EVALUATION, os.path.join(path, METRICS))
-    for line in run.lines:
-        _check_fields(line, EPOCH_LINE, os.path.join(path, EPOCHS))
-    return run
-
-
-def _is_epoch(value):
-    return is_count(value) and value > 0
-
-
-def _or_none(check):
-    return lambda value: value is None or check(value)
-
-
-# what a table takes from a run: field → its check, and whether older runs may lack it
-FACTS = {
-    'parameters': (is_count, True),
-    'gflops_per_frame': (is_positive, True),
-    'feature_dim': (is_count, True),
-}
-EVALUATION = {
-    'epoch': (_or_none(_is_epoch), False),
-    'dataset': (is_text, False),
-    'protocol': (is_text, False),
-    'frames': (is_text, False),
-    'dist_metric': (is_text, False),
-    'flip': (is_flag, False),
-    'normalize_feature': (is_flag, False),
-    'reranked': (is_flag, False),
-    'amp': (is_text, True),
-    'weights': (is_text, True),
-    'made_from': (_or_none(lambda value: named(value, is_text)), True),
-    'seconds': (lambda value: named(value, is_positive) and 'per_tracklet' in value, False),
-    'peak_memory': (_or_none(lambda value: named(value, _or_none(is_count))), True),
-    'mAP': (is_share, False),
-    'mINP': (is_share, False),
-}
-EPOCH_LINE = {'epoch': (_is_epoch, False), 'seconds': (is_positive, False)}
-RATE = (is_share, True)
-
-
-def _check_fields(values, checks, path):
-    """InputError for a field that is missing or cannot be meant."""
-    rates = {key: RATE for key in values if key.startswith('rank-')}
-    for name, (check, may_lack) in {**checks, **rates}.items():
-        if not (check(values[name]) if name in values else may_lack):
-            raise InputError(f'{path} is damaged: {name} is {values.get(name)!r}')
 
 
 def recipe_changes(run, cfg):

@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from stmn_plugin.config import load_config
 from stmn_plugin.console import tell_at_once
-from stmn_plugin.epoch_log import read_lines
 from stmn_plugin.errors import InputError, printable
-from stmn_plugin.evaluation import METRICS
 from stmn_plugin.interrupt import SIGNALS, Interrupted
+from stmn_plugin.metric_files import METRICS, read_lines
 
 from .run_folders import RunFolder, name_lost, read_run
 from .run_results import LISTS, name_edited, name_other_data, standalone_evaluations
@@ -136,7 +135,7 @@ def _train(wanted, execute, label, done):
     ) as bar:
 
         def watch():
-            lines = read_lines(wanted.folder)
+            lines = read_lines(wanted.folder, say=bar.set_postfix_str)
             bar.n = max([done, *(line['epoch'] for line in lines)])
             bar.refresh()
 

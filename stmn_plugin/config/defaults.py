@@ -143,6 +143,7 @@ def add_stmn_config(cfg):
     cfg.train.checkpoint_activations = False  # less memory for more time (stmn)
     cfg.train.deterministic = False  # the same computation every time, at some cost of speed
     cfg.train.allow_changed = False  # go on from a checkpoint of another recipe
+    cfg.train.overwrite = False  # remove the run that data.save_dir holds and start anew
 
     cfg.data.validation_ids = 0.0  # share (or number) of training ids to hold out and test on
     cfg.data.validation_seed = 0  # which of them

@@ -144,6 +144,8 @@ def settings_kwargs(cfg):
         'fold_bn': cfg.test.fold_bn,
         'compiled': cfg.train.compile,
         'seed': cfg.train.seed,
+        'overwrite': cfg.train.overwrite,
+        'auto': cfg.model.resume == AUTO,
         'config': flatten(cfg),
     }
 

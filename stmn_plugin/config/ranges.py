@@ -101,6 +101,7 @@ RANGES = {
     'train.checkpoint_activations': FLAG,
     'train.deterministic': FLAG,
     'train.allow_changed': FLAG,
+    'train.overwrite': FLAG,
     'sgd.momentum': DECAY,
     'sgd.dampening': Number(0, 1),
     'sgd.nesterov': FLAG,

@@ -27,7 +27,7 @@ def training_panels(lines):
     """Panels of a run: losses, their terms, evaluations, accuracy, learning rate.
 
     Args:
-        lines (list): of ``epoch_log.read_lines``.
+        lines (list): of ``metric_files.read_lines``.
 
     Returns:
         list of Panel, without those that would be empty.
