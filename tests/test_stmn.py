@@ -269,6 +269,33 @@ def test_where_the_scale_of_the_refinement_starts():
     assert (refined.eval().spatial_memory(*maps).output - average).abs().max() > 0.1
 
 
+# --- other ways to run it ---
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'temporal'), [('memory', 'memory'), ('memory', 'average'), ('none', 'mlp')]
+)
+def test_an_exported_program_takes_other_sizes(spatial, temporal):
+    model = wake(small_model(spatial, temporal)).eval()
+    dynamic = {0: torch.export.Dim('clips')}
+    sizes = [(1, L), (5, L)]
+    if temporal == 'average':
+        dynamic[1], sizes = torch.export.Dim('frames'), [(1, 1), (3, L + 3)]
+    program = torch.export.export(model, (clips(2),), dynamic_shapes=(dynamic,)).module()
+    for count, seq_len in sizes:
+        batch = clips(count, seq_len)
+        with torch.no_grad():
+            torch.testing.assert_close(program(batch), model(batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_refused_with_what_to_do(dtype):
+    model = small_model().to(dtype)
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=f'STMN are {dtype}.*torch.autocast.*test.amp'):
+            model.train(mode)(clips(2).to(dtype))
+
+
 # --- BNNeck ---
 
 

@@ -90,7 +90,7 @@ class SpatialMemory(nn.Module):
             ValueError: the two shapes differ.
         """
         probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
-        pooled = probs.view(len(frame_features), -1, probs.shape[1]).mean(dim=1)  # (T, M)
+        pooled = probs.view(frame_features.shape[0], -1, probs.shape[1]).mean(dim=1)  # (T, M)
         if self.training:
             probs = gather(probs)
             mean, var = self._batch_statistics(probs)

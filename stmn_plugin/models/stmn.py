@@ -68,7 +68,12 @@ class BNNeck(nn.BatchNorm1d):
 class STMN(nn.Module):
     """Spatial and Temporal Memory Networks.
 
-    Under ``torch.autocast`` the encoder runs in reduced precision, everything after it in float32.
+    Under ``torch.autocast`` the encoder runs in reduced precision, everything after it in float32;
+    the weights stay in float32 or float64, so ``.half()`` and ``.bfloat16()`` are refused.
+
+    ``torch.export`` takes a dynamic number of clips of every variant in eval mode. The number of
+    frames can be dynamic with temporal_mode 'average' alone: the values of the temporal memory and
+    the last layer of the MLP hold an attention for ``seq_len`` frames.
 
     Args:
         num_classes (int): training identities.
@@ -191,7 +196,17 @@ class STMN(nn.Module):
 
         Returns:
             FrameVectors
+
+        Raises:
+            ValueError: the weights are of half precision.
         """
+        dtype = self.bnneck_clip.weight.dtype
+        if dtype.itemsize < 4:
+            raise ValueError(
+                f'the weights of STMN are {dtype}: they stay in float32, in which memories and '
+                'softmaxes are computed; torch.autocast (train.amp, test.amp) runs the encoder '
+                'in half precision'
+            )
         maps = (encoder or self.encoder)(frames)
         with full_precision(frames.device.type):
             if self.spatial_memory is None:
