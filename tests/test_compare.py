@@ -226,7 +226,7 @@ def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
     assert 'the same command goes on from there' in err and 'Traceback' not in err
     assert not (tmp_path / 'out' / 'compare.md').exists()
     (folder,) = (tmp_path / 'out').glob('osnet*')
-    saved = max(int(path.name.split('-')[1]) for path in (folder / 'model').iterdir())
+    saved = [json.loads(line)['epoch'] for line in (folder / 'metrics.jsonl').open()][-1]
     assert 0 < saved < 6
     assert f'interrupted after epoch {saved} of 6' in run(*flags, '--dry-run', keys=keys)[1]
     code, out, _ = run(*flags, keys=keys)

@@ -94,6 +94,7 @@ def test_every_free_key_is_of_the_start_or_changes_no_number():
         'train.checkpoint_activations',
         'train.compile',
         'train.deterministic',
+        'train.overwrite',
         'train.fused',
     }
     assert same_computation | (of_the_start & FREE_KEYS) >= FREE_KEYS

@@ -51,6 +51,10 @@ def test_how_far_a_run_is(tmp_path):
     del digestless['weights']
     assert state(write_run(tmp_path / 'older', evaluations=[digestless])) == 'finished'
     assert read_run(str(tmp_path / 'nothing')).final_evaluations(3) == []
+    # stopped within the third epoch, before any checkpoint of a whole one was due
+    within = write_run(tmp_path / 'within', epochs=2, evaluations=[])
+    os.rename(within.checkpoint(2), tmp_path / 'within' / 'model' / 'unfinished.pth.tar')
+    assert state(within) == 'interrupted after epoch 2 of 3'
     more = load_config('', [*VIDEO, 'train.max_epoch', '5'])
     assert recipe_changes(read_run(str(tmp_path / 'whole')), more) == {}
     fewer = load_config('', [*VIDEO, 'train.max_epoch', '2'])

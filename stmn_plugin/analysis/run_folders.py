@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from stmn_plugin.checkpoint import saved_epochs
+from stmn_plugin.checkpoint import UNFINISHED, saved_epochs
 from stmn_plugin.config import read_yaml
 from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.metric_files import read_lines, read_metrics
@@ -78,13 +78,20 @@ def read_run(path):
     Raises:
         InputError: a damaged file in it.
     """
+    lines = read_lines(path)
     return RunFolder(
         path=path,
         config=read_yaml(os.path.join(path, CONFIG)) if is_run(path) else {},
-        epochs=max(saved_epochs(os.path.join(path, 'model')), default=0),
+        epochs=_finished_epochs(os.path.join(path, 'model'), lines),
         metrics=read_metrics(path),
-        lines=read_lines(path),
+        lines=lines,
     )
+
+
+def _finished_epochs(folder, lines):
+    """Of the newest checkpoint; the name of the state within an epoch does not say how many."""
+    reported = os.path.isfile(os.path.join(folder, UNFINISHED)) and lines
+    return max([*saved_epochs(folder), lines[-1]['epoch'] if reported else 0])
 
 
 def recipe_changes(run, cfg):
