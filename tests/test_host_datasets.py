@@ -416,6 +416,29 @@ def two_camera_paths(folder, person, name):
     return tuple(str(folder / person / name.format(frame)) for frame in (1, 2, 3, 10))
 
 
+@pytest.mark.parametrize('loader', [iLIDSVID, PRID2011])
+def test_two_cameras_name_what_they_leave_out_once(loader, tmp_path, capsys):
+    make = miniatures.make_ilids if loader is iLIDSVID else miniatures.make_prid
+    make(tmp_path)
+    tracklet = min(tmp_path.rglob('*.png')).parent
+    for name in ('frame.heic', '.DS_Store'):
+        (tracklet / name).touch()
+    for mode in ('train', 'query', 'gallery'):
+        folder = build(loader, tmp_path, mode=mode).dataset_dir
+    [line] = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
+    path = (tracklet / 'frame.heic').relative_to(folder)
+    assert line == f'{folder}: left out, in no tracklet: 1 .heic ({path})'
+
+
+@pytest.mark.parametrize('damage', [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)])
+def test_a_list_of_splits_that_is_no_file_is_refused(damage, tmp_path):
+    miniatures.make_prid(tmp_path)
+    path = tmp_path / 'prid2011/splits_prid2011.json'
+    path.unlink()
+    damage(path)
+    assert str(path) in message_of(PRID2011, tmp_path)
+
+
 def test_ilids_frames_are_sorted_and_no_split_file_is_written(tmp_path):
     miniatures.make_ilids(tmp_path)
     dataset = build(iLIDSVID, tmp_path)

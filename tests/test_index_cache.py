@@ -301,3 +301,14 @@ def test_processes_that_write_at_once_never_show_half_an_index(copy, cache, read
         assert build('tracklets', root) == before
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(reads) == 1 and len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_the_index_is_not_waited_for(copy, cache, reads):
+    root = copy('tracklets')
+    before = build('tracklets', root)
+    [index] = cache.iterdir()
+    index.unlink()
+    os.mkfifo(index)
+    index_cache._PARSED.clear()
+    assert build('tracklets', root) == before and len(reads) == 2

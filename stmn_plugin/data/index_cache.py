@@ -20,6 +20,7 @@ import numpy as np
 from stmn_plugin.data.left_out import find_left_out, left_out_line
 from stmn_plugin.data.listing import listing_once
 from stmn_plugin.errors import InputError, printable
+from stmn_plugin.input_files import open_regular
 from stmn_plugin.whole_files import whole_file
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
@@ -124,7 +125,7 @@ def load_index(place, folder):
     """What :func:`save_index` was given; None if missing, damaged or out of date."""
     base = _base(folder)
     try:
-        with np.load(place, allow_pickle=False) as index:
+        with open_regular(place) as file, np.load(file, allow_pickle=False) as index:
             if index['code'].tobytes() != _code():
                 return None
             paths = [(base + path).rstrip('/') for path in _unpacked(index['sources'])]

@@ -1,10 +1,12 @@
 """iLIDS-VID and PRID 2011, two cameras each: a data root in, the host's lists out."""
 
+import functools
 import json
 import os.path as osp
 
 import torchreid
 
+from stmn_plugin.data.index_cache import parse_once
 from stmn_plugin.data.listing import (
     data_root,
     first_existing,
@@ -15,6 +17,7 @@ from stmn_plugin.data.listing import (
 )
 from stmn_plugin.data.tables import read_table
 from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
 
 
 class iLIDSVID(torchreid.data.datasets.video.iLIDSVID):  # noqa: N801 (the host's name)
@@ -27,16 +30,23 @@ class iLIDSVID(torchreid.data.datasets.video.iLIDSVID):  # noqa: N801 (the host'
         self.dataset_dir = first_existing(
             [osp.join(self.root, self.dataset_dir)], 'unpack iLIDS-VID.tar there'
         )
-        sequences = osp.join(self.dataset_dir, 'i-LIDS-VID', 'sequences')
-        cameras = [osp.join(sequences, name) for name in ('cam1', 'cam2')]
-        splits = osp.join(self.dataset_dir, 'splits.json')
-        if osp.exists(splits):
-            split = _read_split(splits, split_id)
-        else:
-            path = osp.join('train-test people splits', 'train_test_splits_ilidsvid.mat')
-            split = read_ilids_split(osp.join(self.dataset_dir, path), cameras[0], split_id)
-        lists = read_two_cameras(cameras, split)
+        read = functools.partial(read_ilids, split_id=split_id)
+        lists = parse_once(('ilidsvid', str(split_id)), self.dataset_dir, read, on_disk=False)
         torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+
+
+def read_ilids(folder, split_id):
+    """The three lists of a split, and the files and folders that they were read from."""
+    sequences = osp.join(folder, 'i-LIDS-VID', 'sequences')
+    cameras = [osp.join(sequences, name) for name in ('cam1', 'cam2')]
+    source = osp.join(folder, 'splits.json')
+    if osp.lexists(source):
+        split = _read_split(source, split_id)
+    else:
+        source = osp.join(folder, 'train-test people splits', 'train_test_splits_ilidsvid.mat')
+        split = read_ilids_split(source, cameras[0], split_id)
+    lists, folders = read_two_cameras(cameras, split)
+    return lists, [source, *folders]
 
 
 def read_ilids_split(path, person_folder, split_id):
@@ -64,10 +74,18 @@ class PRID2011(torchreid.data.datasets.video.PRID2011):
             [osp.join(self.root, self.dataset_dir)],
             'unpack prid_2011 there, beside splits_prid2011.json',
         )
-        shots = osp.join(self.dataset_dir, 'prid_2011', 'multi_shot')
-        cameras = [osp.join(shots, name) for name in ('cam_a', 'cam_b')]
-        split = _read_split(osp.join(self.dataset_dir, 'splits_prid2011.json'), split_id)
-        torchreid.data.VideoDataset.__init__(self, *read_two_cameras(cameras, split), **kwargs)
+        read = functools.partial(read_prid, split_id=split_id)
+        lists = parse_once(('prid2011', str(split_id)), self.dataset_dir, read, on_disk=False)
+        torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+
+
+def read_prid(folder, split_id):
+    """The three lists of a split, and the files and folders that they were read from."""
+    shots = osp.join(folder, 'prid_2011', 'multi_shot')
+    source = osp.join(folder, 'splits_prid2011.json')
+    split = _read_split(source, split_id)
+    lists, folders = read_two_cameras([osp.join(shots, name) for name in ('cam_a', 'cam_b')], split)
+    return lists, [source, *folders]
 
 
 def read_two_cameras(camera_folders, split):
@@ -76,39 +94,42 @@ def read_two_cameras(camera_folders, split):
     Args:
         camera_folders (list): two folders of person folders of frames.
         split (dict): names of the 'train' and the 'test' people.
+
+    Returns:
+        tuple: the train, query and gallery lists; the folders read.
     """
+    folders = list(camera_folders)
+
+    def all_frames(folder):
+        folders.append(folder)
+        return tuple(osp.join(folder, name) for name in image_names(folder))
 
     def tracklets(people, camids):
         pids = number_labels(people)
         return [
-            (_all_frames(osp.join(camera_folders[camid], person)), pids[person], camid, 0)
+            (all_frames(osp.join(camera_folders[camid], person)), pids[person], camid, 0)
             for person in sorted(people, key=natural_key)
             for camid in camids
         ]
 
     for folder in camera_folders:
         first_existing([folder], 'it holds one folder per person')
-    return (
-        tracklets(split['train'], [0, 1]),
-        tracklets(split['test'], [0]),
-        tracklets(split['test'], [1]),
-    )
-
-
-def _all_frames(folder):
-    return tuple(osp.join(folder, name) for name in image_names(folder))
+    train, test = split['train'], split['test']
+    return (tracklets(train, [0, 1]), tracklets(test, [0]), tracklets(test, [1])), folders
 
 
 def _read_split(path, split_id):
     first_existing([path], 'it lists the people of each split')
     try:
-        with open(path, encoding='utf-8') as file:
+        with open_regular(path, encoding='utf-8') as file:
             splits = json.load(file)
         _check_split_id(path, split_id, len(splits))
         return {name: list(splits[split_id][name]) for name in ('train', 'test')}
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f'{path}: no list of splits with train and test people in it') from error
 
 
