@@ -13,6 +13,7 @@ import torchreid
 from .config import get_default_config
 from .config.kwargs import stmn_kwargs, synthetic_kwargs
 from .data.datamanager import VideoDataManager
+from .data.frames import read_image
 from .data.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID
 from .data.lsvid import LSVID
 from .data.synthetic_dataset import Synthetic
@@ -51,6 +52,7 @@ def register(cfg=None):
     }
     for name, dataset in repaired.items():
         _bind(dataset_registry(), name, dataset, replaces_host=True)
+    _bind(vars(torchreid.data.datasets.dataset), 'read_image', read_image, replaces_host=True)
     data, losses, engine = vars(torchreid.data), vars(torchreid.losses), vars(torchreid.engine)
     _bind(data, 'VideoDataManager', VideoDataManager, replaces_host=True)
     _bind(losses, 'MemorySpreadLoss', MemorySpreadLoss)

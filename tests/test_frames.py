@@ -11,8 +11,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
+import torchreid
 from PIL import Image, ImageFile
 
+import stmn_plugin
 from stmn_plugin.data import frames
 from stmn_plugin.data.frames import FORMATS, IMAGE_SUFFIXES, MAX_PIXELS, read_frame
 from stmn_plugin.errors import InputError
@@ -334,3 +336,17 @@ def test_text_folders_and_missing_files_are_refused_with_their_path(tmp_path):
         ('missing', 'No such file'),
     ):
         assert reason in refused(tmp_path / f'{name}.jpg')
+
+
+def test_the_hosts_image_datasets_read_as_we_do_and_never_again_and_again(jpeg, tmp_path):
+    stmn_plugin.register()
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    (tmp_path / 'text.jpg').write_text('not an image')
+    items = [(str(tmp_path / name), 0, 0) for name in ('frame.jpg', 'pipe.jpg', 'text.jpg')]
+    dataset = torchreid.data.ImageDataset(
+        items, items, items, mode='query', transform=np.asarray, verbose=False
+    )
+    assert np.array_equal(dataset[0]['img'], np.asarray(Image.open(jpeg)))
+    for index, reason in ((1, 'is a pipe'), (2, 'cannot identify image')):
+        with pytest.raises(InputError, match=reason):
+            dataset[index]

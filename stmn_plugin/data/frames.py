@@ -70,6 +70,11 @@ def read_frame(path):
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def read_image(path):
+    """:func:`read_frame` as the host's image datasets want it, whose own tries again for ever."""
+    return Image.fromarray(read_frame(path).permute(1, 2, 0).numpy())
+
+
 def _decode(file):
     """The upright RGB picture of an open file; whatever Pillow raises on bad bytes."""
     with Image.open(file, formats=tuple(FORMATS)) as image:
