@@ -8,8 +8,8 @@ __version__ = '0.1.0'
 warnings.filterwarnings('ignore', 'Cython evaluation', UserWarning)
 
 
-def register(cfg=None):
+def register(cfg=None, **model_options):
     """Add this plugin to torchreid; see :func:`stmn_plugin.registration.register`."""
     from .registration import register as register_with_host  # imports torch and torchreid
 
-    register_with_host(cfg)
+    register_with_host(cfg, **model_options)

@@ -6,6 +6,7 @@ import torchreid
 from .distributed import gather
 from .errors import InputError
 from .losses import BatchHardTripletLoss, STMNCriterion
+from .models import TemporalAverage
 from .nested import map_tensors
 from .running import RunMixin
 from .testing import RunSettings
@@ -36,6 +37,7 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
     def __init__(
         self, datamanager, model, optimizer, scheduler=None, use_gpu=True, **criterion_options
     ):
+        check_clip_length(datamanager, model)
         super().__init__(datamanager, model, optimizer, scheduler=scheduler, use_gpu=use_gpu)
         self.criterion = STMNCriterion(**criterion_options)
 
@@ -135,6 +137,17 @@ class ImageTripletEngine(TripletMixin, torchreid.engine.ImageTripletEngine):
 
 class ImageSoftmaxEngine(SoftmaxMixin, torchreid.engine.ImageSoftmaxEngine):
     """The host's engine."""
+
+
+def check_clip_length(datamanager, model):
+    """InputError unless the clips of a data manager have the length that a model was built for."""
+    served = getattr(getattr(datamanager, 'plan', None), 'seq_len', None)
+    taken = getattr(model, 'seq_len', served)
+    if served not in (None, taken) and not isinstance(model.temporal_memory, TemporalAverage):
+        raise InputError(
+            f'video.seq_len: the model takes clips of {taken} frames and the data manager serves '
+            f'{served}; register(seq_len={served}) builds it for those'
+        )
 
 
 def accuracy(outputs, pids):

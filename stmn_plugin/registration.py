@@ -1,13 +1,16 @@
 """The plugin → torchreid's registries. The only file that knows the host's private names.
 
 Nothing of the host's files is edited and no method of its classes is patched: names in its modules
-are added or bound to subclasses. PyPI's 0.2.5 keeps its modules under ``torchreid.reid``, the
-canonical 1.4.0 under ``torchreid``; both offer them as attributes of the package, so attributes are
-all that is used.
+are added, or bound to subclasses and to guards of its downloaders. PyPI's 0.2.5 keeps its modules
+under ``torchreid.reid``, the canonical 1.4.0 under ``torchreid``; both offer them as attributes of
+the package, so attributes are all that is used.
 """
 
 import functools
+import os
+from types import SimpleNamespace
 
+import gdown
 import torchreid
 
 from .config import get_default_config
@@ -18,25 +21,33 @@ from .data.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID
 from .data.lsvid import LSVID
 from .data.synthetic_dataset import Synthetic
 from .data.tracklets import Tracklets
+from .downloads import fetch_dataset, fetch_weights
 from .engine import VideoSTMNEngine
 from .losses import MemorySpreadLoss
 from .models import stmn
 from .weight_files import allow_numpy_scalars
 
 
-def register(cfg=None):
+def register(cfg=None, **model_options):
     """Add STMN to torchreid: model, datasets, data manager with ``rrs``, loss and engine.
 
-    Registering again, with another config, rebinds what is ours.
+    Registering again, with another config, rebinds what is ours. The host fetches a missing dataset
+    only with ``data.download`` from then on.
 
     Args:
         cfg (CfgNode, optional): settings of the model and the synthetic data; defaults otherwise.
+        **model_options: arguments of :class:`stmn_plugin.models.STMN` in place of the config's,
+            such as ``seq_len=6``.
 
     Raises:
         ValueError: a name is taken by somebody else.
+        TypeError: an argument that STMN does not have.
     """
     cfg = get_default_config() if cfg is None else cfg
-    _bind(model_registry(), 'stmn', functools.partial(stmn, **stmn_kwargs(cfg)))
+    model_kwargs = stmn_kwargs(cfg)
+    if unknown := sorted(set(model_options) - set(model_kwargs)):
+        raise TypeError(f'STMN has no {", ".join(unknown)}; it has {", ".join(model_kwargs)}')
+    _bind(model_registry(), 'stmn', functools.partial(stmn, **{**model_kwargs, **model_options}))
     datasets = {
         'lsvid': LSVID,
         'tracklets': Tracklets,
@@ -57,7 +68,32 @@ def register(cfg=None):
     _bind(data, 'VideoDataManager', VideoDataManager, replaces_host=True)
     _bind(losses, 'MemorySpreadLoss', MemorySpreadLoss)
     _bind(engine, 'VideoSTMNEngine', VideoSTMNEngine)
+    _guard_downloads(cfg.data.download)
     allow_numpy_scalars()
+
+
+def _guard_downloads(allowed):
+    """Let no downloader of the host's run unasked."""
+
+    def fetch_archive(url, path):
+        folder = os.path.dirname(path)
+        fetch = torchreid.utils.download_url
+        fetch_dataset(url, path, folder, allowed=allowed, fetch=fetch)
+
+    def fetch_from_drive(url, path, **options):
+        folder = path.removesuffix('data.zip')  # the file lies beside the folder
+        fetch_dataset(url, path, folder, allowed=allowed, fetch=gdown.download, **options)
+
+    datasets = torchreid.data.datasets
+    names = vars(datasets.dataset)
+    names['download_url'] = fetch_archive
+    names['mkdir_if_missing'] = lambda folder: None  # made when there is something to put into it
+    names = vars(datasets.image.university1652)
+    names['gdown'] = SimpleNamespace(download=fetch_from_drive)
+    for build in model_registry().values():
+        names = getattr(build, '__globals__', {})
+        if 'model_zoo' in names:
+            names['model_zoo'] = SimpleNamespace(load_url=fetch_weights)
 
 
 def model_registry():

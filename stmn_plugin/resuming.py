@@ -20,6 +20,7 @@ FREE_KEYS = {
     'stmn.backbone_weights',
     'stmn.backbone_sha256',
     'data.root',
+    'data.download',
     'data.targets',
     'data.workers',
     'data.bad_frames',  # so that a run stopped by a bad frame can go on

@@ -11,6 +11,7 @@ import torchreid
 
 import stmn_plugin
 from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError
 from stmn_plugin.registration import dataset_registry, model_registry
 
 # run in a fresh interpreter with either layout: argv is the folder of the miniature
@@ -86,3 +87,23 @@ def test_only_registration_knows_private_or_inner_names_of_the_host(repository):
         assert 'from torchreid' not in text and 'import torchreid.' not in text, file
         if file.name != 'registration.py':
             assert '__model_factory' not in text and '__video_datasets' not in text, file
+
+
+def test_arguments_of_the_model_count_more_than_the_config():
+    stmn_plugin.register(seq_len=3, backbone='resnet18', temporal_items=2)
+    model = torchreid.models.build_model('stmn', 5, pretrained=False)
+    assert model.temporal_memory.values.shape == (2, 3)
+    with pytest.raises(TypeError, match=r'no seq_length; it has .*seq_len'):
+        stmn_plugin.register(seq_length=3)
+
+
+def test_an_engine_refuses_clips_of_another_length_before_it_starts(mars_root):
+    stmn_plugin.register(seq_len=3, backbone='resnet18')
+    model = torchreid.models.build_model('stmn', 5, pretrained=False)
+    average = stmn_plugin.models.STMN(5, 'resnet18', temporal_mode='average', pretrained=False)
+    data = torchreid.data.VideoDataManager(
+        root=mars_root, sources='mars', seq_len=4, workers=0, use_gpu=False
+    )
+    with pytest.raises(InputError, match=r'clips of 3 frames .* serves 4; register\(seq_len=4\)'):
+        torchreid.engine.VideoSTMNEngine(data, model, None, use_gpu=False)
+    torchreid.engine.VideoSTMNEngine(data, average, None, use_gpu=False)  # takes any

@@ -145,6 +145,7 @@ def add_stmn_config(cfg):
     cfg.train.allow_changed = False  # go on from a checkpoint of another recipe
     cfg.train.overwrite = False  # remove the run that data.save_dir holds and start anew
 
+    cfg.data.download = False  # let torchreid fetch a dataset that is not there, by https only
     cfg.data.validation_ids = 0.0  # share (or number) of training ids to hold out and test on
     cfg.data.validation_seed = 0  # which of them
     cfg.data.bad_frames = 'raise'  # raise | skip: unreadable images stop the run or are left out

@@ -47,6 +47,7 @@ RANGES = {
     'data.norm_std': ListOf(Number(0.001, 255), length=3),
     'data.save_dir': FOLDER,
     'data.load_train_targets': FLAG,
+    'data.download': FLAG,
     'data.validation_ids': Number(0, 1_000_000),
     'data.validation_seed': SEED,
     'data.bad_frames': OneOf(('raise', 'skip')),

@@ -1,0 +1,145 @@
+"""What the documents tell to type: keys, flags and values exist, and the examples run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import check_data
+import compare
+import cost_curve
+import main
+import make_synthetic
+import pytest
+import report
+import visualize
+
+from stmn_plugin.command_line import SECTIONS
+from stmn_plugin.config import RANGES, load_config
+
+REPOSITORY = Path(__file__).parent.parent
+DOCUMENTS = [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
+TOOLS = {
+    f'tools/{tool.__name__}.py': tool
+    for tool in (check_data, compare, cost_curve, main, make_synthetic, report, visualize)
+}
+DEPRECATED = {'test.visactmap'}
+
+
+def blocks(text, language):
+    return re.findall(rf'^```{language}\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    """(document, words) of every command line in a block or between backticks."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding='utf-8')
+        lines = '\n'.join(blocks(text, 'bash')).replace('\\\n', ' ').splitlines()
+        lines += re.findall(r'`(python (?:tools|benchmarks)/[^`]*)`', text)
+        for line in lines:
+            words = shlex.split(line, comments=True)
+            if words:
+                yield f'{document.name}: {line.strip()}', words
+
+
+def parts_of(words):
+    """The script that a command runs and the words behind it; None of other commands."""
+    for number, word in enumerate(words):
+        if word.endswith('.py'):
+            return word, words[number + 1 :]
+    return None, words
+
+
+@pytest.mark.parametrize('words', [pytest.param(w, id=line) for line, w in commands()])
+def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
+    script, words = parts_of(words)
+    if script is None:
+        assert words[0] in ('make', 'pip', 'source'), words
+        return
+    if script not in TOOLS:
+        flags = [word for word in words if word.startswith('--')]
+        source = (REPOSITORY / script).read_text(encoding='utf-8')
+        assert all(f"'{flag}'" in source for flag in flags)
+        return
+    (tmp_path / 'configs').symlink_to(REPOSITORY / 'configs')
+    (tmp_path / 'studies').symlink_to(REPOSITORY / 'studies')
+    monkeypatch.chdir(tmp_path)
+    if '...' in words:  # stands for a config
+        place = words.index('...')
+        words[place : place + 1] = ['--config-file', 'configs/stmn_mars.yaml']
+    for word in words:
+        if word.endswith('.pth.tar'):
+            (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / word).touch()
+    args = TOOLS[script].parse_args(words)
+    if hasattr(args, 'opts'):
+        load_config(args.config_file or 'configs/stmn_mars.yaml', args.opts)
+
+
+def mentions():
+    """(key, value words) of everything between backticks that begins with a section and a dot."""
+    for document in DOCUMENTS:
+        text = re.sub(r'^```.*?^```$', '', document.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for words in map(str.split, re.findall(r'`([^`]+)`', text)):
+            key = words[0].rstrip(':')
+            if re.fullmatch(r'\w+(\.\w+)+', key) and key.split('.')[0] in SECTIONS:
+                yield key, words[1:]
+
+
+def test_every_key_between_backticks_exists_and_takes_its_value():
+    found = list(mentions())
+    assert len({key for key, _ in found}) > 40
+    for key, values in found:
+        assert key in RANGES, key
+        if len(values) == 1:
+            assert RANGES[key].read(values[0]) is not None, (key, values)
+
+
+def test_the_table_of_keys_tells_the_defaults():
+    text = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
+    table = text[text.index('## Configuration') : text.index('## Code map')]
+    defaults = load_config().clone()
+    checked = 0
+    for line in table.splitlines():
+        cells = [re.findall(r'`([^`]+)`', cell) for cell in line.split('|')[1:3]]
+        if len(cells) < 2 or not cells[1]:
+            continue
+        names, values = cells
+        full = [names[0].rsplit('.', 1)[0] + name if name[0] == '.' else name for name in names]
+        full = [name for name in full if name in RANGES]
+        for name, value in zip(
+            full, values if len(values) > 1 else values * len(full), strict=True
+        ):
+            node = defaults
+            for part in name.split('.'):
+                node = node[part]
+            assert RANGES[name].read(value.strip("'")) == node, (name, value)
+            checked += 1
+    assert checked > 30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_from_python_runs_as_written_on_spawned_workers(mars_root, tmp_path):
+    (example,) = blocks((REPOSITORY / 'README.md').read_text(encoding='utf-8'), 'python')
+    small = {  # of the miniature, on a CPU, without a download
+        "'/data'": repr(mars_root),
+        'batch_size_train=32': 'batch_size_train=8, workers=1, height=32, width=16, use_gpu=False',
+        'max_epoch=200': 'max_epoch=1',
+        'seq_len=6)': "seq_len=6, backbone='resnet18')",
+        'num_train_pids)': 'num_train_pids, pretrained=False)',
+        'scheduler)\n': 'scheduler, use_gpu=False)\n',
+    }
+    for old, new in small.items():
+        assert example.count(old) == 1, old
+        example = example.replace(old, new)
+    spawn = "    import multiprocessing\n\n    multiprocessing.set_start_method('spawn')\n"
+    script = tmp_path / 'example.py'
+    script.write_text(example.replace('def main():\n', f'def main():\n{spawn}'))
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'Rank-1  :' in done.stdout
+    assert (tmp_path / 'log' / 'stmn' / 'metrics.json').exists()
