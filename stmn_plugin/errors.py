@@ -57,6 +57,18 @@ def exit_on_input_error(debug=False):
             raise SystemExit(EXIT_INTERRUPTED) from None
 
 
+class WorkerError(RuntimeError):
+    """The processes that read frames cannot go on: one died, or they could not be started."""
+
+
+def worker_failure(error):
+    """Why the processes that read frames cannot go on; empty if the error says nothing of them."""
+    reason = ' '.join(str(error).split())
+    # torch tells of a killed worker wherever its parent is, not only where it waits for it
+    known = isinstance(error, WorkerError) or reason.startswith('DataLoader worker')
+    return reason[:300] if known else ''
+
+
 @contextlib.contextmanager
 def resource_errors(batch_size_key, note=''):
     """Turn out-of-memory and the death of a loader's worker into an InputError naming the key.
@@ -67,8 +79,6 @@ def resource_errors(batch_size_key, note=''):
     """
     try:
         yield
-    except (EOFError, ConnectionError) as error:  # the pipe to a worker that is gone
-        raise _dead_worker(type(error).__name__, note) from error
     except RuntimeError as error:  # torch's error of a full GPU is one, too
         import torch  # slow, and --help of a command needs none
 
@@ -78,13 +88,10 @@ def resource_errors(batch_size_key, note=''):
             raise InputError(
                 f'{batch_size_key} needs more memory than there is: {reason[:300]}{note}'
             ) from error
-        if reason.startswith('DataLoader worker'):
-            raise _dead_worker(reason[:300], note) from error
+        failure = worker_failure(error)
+        if failure:
+            raise InputError(
+                f'data.workers: {failure} (fewer workers need less memory, and less of /dev/shm)'
+                f'{note}'
+            ) from error
         raise
-
-
-def _dead_worker(reason, note):
-    return InputError(
-        f'data.workers: a process that reads frames died: {reason} '
-        f'(fewer workers need less memory){note}'
-    )

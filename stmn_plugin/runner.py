@@ -23,10 +23,10 @@ from .config.kwargs import (
 from .data.clip_plans import ClipPlan
 from .data.datamanager import VideoDataManager
 from .data.host_errors import host_errors_named
+from .data.loaders import FrameLoader, check_shared_memory
 from .device import device_line, device_name, usable_gpu
 from .distributed import is_main, main_first, peer_errors, process_group, world_size
 from .errors import InputError
-from .interrupt import leave_signals_to_parent
 from .model_facts import check_batch, model_facts
 from .models.sync_batch_norm import synchronize_batch_norm
 from .randomness import deterministic_algorithms
@@ -158,7 +158,15 @@ def build_datamanager(cfg):
         return VideoDataManager(**videodata_kwargs(cfg))
     with host_errors_named():
         datamanager = torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
-    datamanager.train_loader.worker_init_fn = leave_signals_to_parent
+    image_bytes = 4 * 3 * cfg.data.height * cfg.data.width
+    check_shared_memory(
+        cfg.data.workers,
+        {key: flatten(cfg)[key] * image_bytes for key in ('train.batch_size', 'test.batch_size')},
+    )
+    datamanager.train_loader = FrameLoader.like(datamanager.train_loader)
+    for loaders in datamanager.test_loader.values():
+        for mode, loader in loaders.items():
+            loaders[mode] = FrameLoader.like(loader)
     return datamanager
 
 

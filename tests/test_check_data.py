@@ -394,4 +394,4 @@ def test_a_killed_worker_is_one_line_and_no_report(copy, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as caught:
         check_data.main(words)
     assert caught.value.code == 2 and not output.exists()
-    assert 'was killed' in capsys.readouterr().err
+    assert 'DataLoader worker' in capsys.readouterr().err

@@ -332,10 +332,3 @@ def test_what_killed_runs_left_half_written_is_removed(run, tmp_path):
         Path(path).write_bytes(b'half')
     assert run()[0] == 0
     assert not any(path.exists() for path in left) and mine.exists()
-
-
-@pytest.mark.parametrize('error', [EOFError(), ConnectionResetError(104, 'reset by peer')])
-def test_a_broken_pipe_to_a_worker_is_a_dead_worker(error):
-    expected = pytest.raises(InputError, match=f'data.workers.*{type(error).__name__}')
-    with expected, resource_errors('train.batch_size'):
-        raise error

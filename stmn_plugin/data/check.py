@@ -11,15 +11,16 @@ import os.path as osp
 import warnings
 from collections import Counter
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from stmn_plugin.errors import InputError, printable
+from stmn_plugin.errors import InputError, printable, worker_failure
 
 from .check_lists import DATASETS, USUAL_SIZE, count, find_disagreements, find_unmatched
 from .frames import read_frame
 from .left_out import find_left_out
 from .listing import data_root, is_image, listing_once, scan
+from .loaders import FrameLoader
 
 CHUNK = 64  # frames that a worker reads at a time
 DEPTH = 5  # of folders, so that a link to a parent folder ends
@@ -183,8 +184,8 @@ def read_all(images, workers, usual_size, found):
     """Read every image; returns how many have which size (height, width)."""
     sizes, unusual = Counter(), []
     # its workers end with this process, however that ends, and it notices when one is killed
-    loader = DataLoader(
-        ImageChunks(images, usual_size), batch_size=None, num_workers=workers, collate_fn=_as_is
+    loader = FrameLoader(
+        ImageChunks(images, usual_size), workers, batch_size=None, collate_fn=_as_is
     )
     total = sum(map(len, images.values()))
     try:
@@ -195,10 +196,11 @@ def read_all(images, workers, usual_size, found):
                 for message in complaints:
                     found.error('image', message)
                 unusual += some_unusual
-    except (RuntimeError, EOFError, ConnectionError) as error:  # torch's ways to say it
-        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
+    except RuntimeError as error:
+        failure = worker_failure(error)
+        if not failure:
             raise
-        raise InputError('a process that reads images was killed, perhaps for memory') from error
+        raise InputError(f'--workers {workers}: {failure}') from error
     if unusual:
         expected = f'{usual_size[0]}x{usual_size[1]}'
         if usual_size not in sizes:  # a resized copy, or a miniature: no need to list every frame

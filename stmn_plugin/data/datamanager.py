@@ -9,12 +9,10 @@ import os.path as osp
 
 import torch
 import torchreid
-from torch.utils.data import DataLoader
 
 from stmn_plugin.config import check_transforms
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
-from stmn_plugin.interrupt import leave_signals_to_parent
 from stmn_plugin.ranking import count_matchable
 
 from .clip_plans import ClipPlan, PlannedClips, collate_clips
@@ -22,6 +20,7 @@ from .clips import ClipDataset, ClipTransform, Normalize, collate_items
 from .frame_samplers import FRAME_SAMPLERS
 from .host_errors import host_errors_named
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
+from .loaders import FrameLoader, check_shared_memory
 from .validation import hold_out, validation_name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -127,11 +126,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
         self.plan = ClipPlan(seq_len, sample_method, rrs_chunks=rrs_chunks)
         self.skip_bad = skip_bad
-        self.loader_options = {
-            'num_workers': workers,
-            'pin_memory': self.use_gpu,
-            'worker_init_fn': leave_signals_to_parent,
-        }
+        self.loader_options = {'workers': workers, 'pin_memory': self.use_gpu}
         self.test_transform = ClipTransform(height, width, [], self.normalize, as_uint8)
 
         def clips(tracklets, names):
@@ -155,7 +150,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 f'train.batch_size: no batch of {batch_size_train} can be made from '
                 f'{len(tracklets)} training tracklets'
             )
-        self.train_loader = DataLoader(
+        self.train_loader = FrameLoader(
             clips(tracklets, transforms),
             batch_sampler=self.batch_sampler,
             collate_fn=collate_items,
@@ -170,13 +165,20 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             self.gallery_needs_queries[name] = getattr(dataset, 'gallery_needs_queries', False)
             self._check_target(name)
             for mode in ('query', 'gallery'):
-                loaders[mode] = DataLoader(
+                loaders[mode] = FrameLoader(
                     clips(self.test_dataset[name][mode], []),
                     batch_size=batch_size_test,
                     collate_fn=collate_items,
                     generator=torch.Generator(),
                     **self.loader_options,
                 )
+        clip_bytes = seq_len * 3 * height * width * (1 if as_uint8 else 4)
+        trained = 0 if test_only else batch_size_train // world_size()
+        tested = min(batch_size_test, self._most_tested_frames())
+        check_shared_memory(
+            workers,
+            {'train.batch_size': trained * clip_bytes, 'test.batch_size': tested * clip_bytes},
+        )
 
     def planned_clips(self, tracklets, plan, batch_size):
         """A loader of the clips of a plan, ``ClipBatch`` by ``ClipBatch``.
@@ -189,7 +191,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             plan (ClipPlan): which frames, in which clips.
             batch_size (int): clips at a time.
         """
-        return DataLoader(
+        return FrameLoader(
             PlannedClips(tracklets, plan, self.test_transform, self.skip_bad),
             batch_size=batch_size,
             collate_fn=collate_clips,
@@ -211,6 +213,11 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             f'trained on: {self._num_train_pids} identities, {len(split.train)} tracklets'
         )
         return split.train
+
+    def _most_tested_frames(self):
+        """Frames of the largest list that is tested; a clip has at least one."""
+        lists = [part for parts in self.test_dataset.values() for part in parts.values()]
+        return max((sum(len(paths) for paths, *_ in part) for part in lists), default=0)
 
     def _check_target(self, name):
         query, gallery = self.test_dataset[name]['query'], self.test_dataset[name]['gallery']

@@ -8,6 +8,8 @@ import signal
 import sys
 import traceback
 
+from stmn_plugin.errors import WorkerError
+
 
 def usable_workers(workers=None):
     """Number of processes to use: as asked, or one per usable core; 1 within a daemon process."""
@@ -31,7 +33,8 @@ def run_jobs(function, jobs, workers):
 
     Raises:
         OSError: as raised by a worker.
-        RuntimeError: another error of a worker, with its traceback, or a worker died.
+        RuntimeError: another error of a worker, with its traceback.
+        WorkerError: a worker was killed.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
@@ -64,7 +67,7 @@ def run_jobs(function, jobs, workers):
                 missing -= 1
                 yield number, result
         if missing:
-            raise RuntimeError(f'a worker process died; {missing} of {len(jobs)} jobs are missing')
+            raise WorkerError(f'a process that draws died: {missing} of {len(jobs)} are missing')
     finally:
         for process in processes:
             process.terminate()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, WorkerError
 from stmn_plugin.whole_files import whole_folder
 
 from . import mars_files
@@ -86,6 +86,8 @@ def generate(folder, spec, workers=None, progress=True):
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f'{folder}: cannot write the synthetic data: {reason}') from error
+    except WorkerError as error:
+        raise InputError(f'{folder}: {error}; fewer processes need less memory') from error
     if not holds_truth_of(folder, spec):
         raise InputError(f'{folder}: was replaced by something else while the data was made')
     return folder

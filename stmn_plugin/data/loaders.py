@@ -1,0 +1,132 @@
+"""Batches by worker processes that never keep their user waiting for what will not come.
+
+Workers hand batches over in shared memory, on Linux in /dev/shm, of which a container may have very
+little. When it is full, torch's worker loses the batch and lives on, and its parent waits for ever.
+"""
+
+import contextlib
+import os
+import os.path as osp
+import shutil
+import signal
+import traceback
+from multiprocessing.queues import Queue
+
+from torch.utils.data import DataLoader
+
+from stmn_plugin.errors import InputError, WorkerError
+from stmn_plugin.interrupt import leave_signals_to_parent
+
+SHARED_MEMORY = '/dev/shm'
+READY = 2  # batches that each worker keeps ready, torch's default
+# for a batch, while all workers live: far beyond the slowest disk, so only a deadlock takes so long
+PATIENCE_SECONDS = 30 * 60
+LOST = ('DataLoader timed out', 'Too many open files', 'shared memory')  # in torch's errors
+END = object()
+
+
+class FrameLoader(DataLoader):
+    """torch's loader whose failures end it, each as a WorkerError.
+
+    Args:
+        dataset (Dataset): see ``DataLoader``.
+        workers (int): processes that read; 0 reads in this one.
+        **options: of ``DataLoader``.
+    """
+
+    def __init__(self, dataset, workers, **options):
+        # a dead child is told by SIGCHLD; elsewhere torch only looks for it when it has no limit
+        limited = workers > 0 and hasattr(signal, 'SIGCHLD')
+        super().__init__(
+            dataset,
+            num_workers=workers,
+            worker_init_fn=begin_work,
+            timeout=PATIENCE_SECONDS if limited else 0,
+            **options,
+        )
+
+    @classmethod
+    def like(cls, loader):
+        """The same batches as those of one of the host's loaders."""
+        return cls(
+            loader.dataset,
+            loader.num_workers,
+            batch_sampler=loader.batch_sampler,
+            pin_memory=loader.pin_memory,
+        )
+
+    def __iter__(self):
+        if self.num_workers == 0:
+            return super().__iter__()
+        try:
+            batches = super().__iter__()  # starts the workers
+        except OSError as error:
+            raise WorkerError(
+                f'{self.num_workers} processes cannot be started ({error.strerror})'
+            ) from error
+        return self._received(batches)
+
+    def _received(self, batches):
+        while True:
+            with _pipe_errors():
+                batch = next(batches, END)
+            if batch is END:
+                return
+            yield batch
+
+
+@contextlib.contextmanager
+def _pipe_errors():
+    """What the pipe to a worker raises, told from what a worker raised itself."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        if str(error).startswith('Caught '):
+            raise
+        raise WorkerError(f'a process that reads frames died ({type(error).__name__})') from error
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1:]  # a worker's error begins with its traceback
+        if any(text in str(reason) for text in LOST):
+            raise WorkerError(*reason) from error
+        raise
+
+
+def begin_work(worker):
+    """``worker_init_fn`` of all loaders: leave signals to the parent, and lose no batch."""
+    leave_signals_to_parent(worker)
+    Queue._on_queue_feeder_error = staticmethod(_end)
+
+
+def _end(error, _):
+    """End a worker that cannot send a batch: the parent learns of its end, not of a lost batch.
+
+    The hook of ``multiprocessing.Queue`` for errors of the thread that sends.
+    """
+    if 'shared memory' not in str(error):
+        traceback.print_exception(error)
+    os._exit(1)
+
+
+def check_shared_memory(workers, batch_sizes):
+    """Refuse batches that do not fit into shared memory, before anything waits for them.
+
+    Args:
+        workers (int): of each loader.
+        batch_sizes (dict): key of the config that sets the size of a batch → its bytes.
+
+    Raises:
+        InputError: names data.workers, the key and /dev/shm.
+    """
+    if workers == 0 or not osp.isdir(SHARED_MEMORY):
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # of torchrun, on this machine
+    for key, size in batch_sizes.items():
+        ready = READY * workers + 1  # one is worked on
+        if ready * size * processes > free:
+            fitting = max(0, (free // (size * processes) - 1) // READY)
+            raise InputError(
+                f'data.workers {workers}: up to {ready} batches ({key}) of {size / 2**20:.1f} MiB '
+                f'lie in {SHARED_MEMORY}, which has {free / 2**20:.1f} MiB free; set data.workers '
+                f'{fitting} or make it larger (docker run --shm-size)'
+            )
