@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import compare
@@ -82,6 +83,7 @@ def test_every_free_key_is_of_the_start_or_changes_no_number():
         'use_gpu',
         'model.resume',
         'data.targets',  # a row has one
+        'data.download',
         'data.workers',
         'data.bad_frames',
         'data.save_dir',
@@ -314,5 +316,17 @@ def test_tables_are_written_before_they_are_printed(tmp_path, monkeypatch):
     with pytest.raises(BrokenPipeError):
         compare.main(['--runs', str(tmp_path / 'run'), '--output', str(tmp_path / 'out')], never)
     assert written == ['compare.csv', 'compare.json', 'compare.md']
+    monkeypatch.undo()
     row = json.loads((tmp_path / 'out' / 'compare.json').read_text())['rows'][0]
     assert row['scores']['mAP'] == {'mean': 40.0, 'std': None, 'values': [40.0]}
+
+
+def test_tables_that_cannot_be_written_are_printed(tmp_path, capsys):
+    finished_run(tmp_path / 'run')
+    (tmp_path / 'file').write_text('')
+    out = str(tmp_path / 'file' / 'out')
+    with pytest.raises(SystemExit) as stop:
+        compare.main(['--runs', str(tmp_path / 'run'), '--output', out], never)
+    shown = capsys.readouterr()
+    assert stop.value.code == 2 and shown.err.startswith('error: ') and out in shown.err
+    assert re.search(r'^run +mars +official +rrs ', shown.out, re.MULTILINE)

@@ -103,8 +103,10 @@ def compare(args, words, archs, runs, execute):
     rows = comparison.rows_of(outcomes)
     if args.published:
         rows += published_rows(args.published, args.ablation)
-    written = comparison.write_comparison(rows, output, table_name(args))
-    print(f'\n{comparison.as_table(rows)}\n', *comparison.notes_for(rows), sep='\n')
+    try:  # files first: a console may fail; but a full disk hides no table
+        written = comparison.write_comparison(rows, output, table_name(args))
+    finally:
+        print(f'\n{comparison.as_table(rows)}\n', *comparison.notes_for(rows), sep='\n')
     print('Written:', *written)
     return sum(bool(outcome.error) for outcome in outcomes)
 
@@ -141,8 +143,10 @@ def search_grid(args, words, execute):
 
     for settings in grid.search(run_variants, grid.FACTORS):
         factors.append(settings)
-        written = grid.write_grid(factors, output)
-        print(f'\n{grid.as_table(settings)}\n')
+        try:
+            written = grid.write_grid(factors, output)
+        finally:
+            print(f'\n{grid.as_table(settings)}\n')
     print(*grid.NOTES, sep='\n')
     print('Chosen:', *grid.words_of(factors))
     print('Written:', *written)
