@@ -76,8 +76,10 @@ def remove_what_is_lost(
     Raises:
         InputError: a needed file is among them, or one cannot be removed.
     """
-    lost = _written_over(folder, start, models)
-    if lost and not _goes_on(folder, start, models):
+    lost = _written_over(folder, start if start.path else start._replace(auto=False), models)
+    if not lost:
+        return []
+    if not _goes_on(folder, start, models):
         lost += [str(path) for pattern in MADE_OF_A_RUN for path in Path(folder).glob(pattern)]
     real = {os.path.realpath(path) for path in lost}
     for key, path in (needed or {}).items():

@@ -88,4 +88,7 @@ def _log(path):
 
 def write_config(cfg):
     """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.train.overwrite = False  # an order for this once, not to be obeyed when the file is used
     write_text(os.path.join(cfg.data.save_dir, 'config.yaml'), cfg.dump())

@@ -109,6 +109,12 @@ class RunMixin(TrainingMixin, TestingMixin):
             self.make_way(save_dir, self.start_epoch)
         self.save_dir, self.rank1 = save_dir, settings.rank1
         self.log, self.last_checkpoint = settings.unfinished, settings.last_checkpoint
+        batches = len(self.train_loader)
+        if self.log is not None and not self.log.trained and self.log.batches >= batches:
+            raise InputError(
+                f'model.resume: {self.last_checkpoint} was saved after batch {self.log.batches} of '
+                f'an epoch, an epoch has {batches} here: the training data differ'
+            )
         self.evaluations = []
         if not is_main():
             return
@@ -122,8 +128,9 @@ class RunMixin(TrainingMixin, TestingMixin):
             remove_metrics(save_dir)  # an earlier run's: no result of this one
         keep_lines(save_dir, reported)
         self._restore_best()
-        first = self.start_epoch * len(self.train_loader)
-        self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
+        if self.start_epoch < self.max_epoch or self.log is not None:
+            first = self.start_epoch * batches
+            self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
 
     def _restore_best(self):
         """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""

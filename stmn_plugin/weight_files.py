@@ -32,7 +32,10 @@ KINDS = {
 }
 MAX_DEPTH = 4  # of dictionaries in dictionaries
 # keys under which programs keep the weights, in the order in which they are looked for
-CONTAINERS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'weights')
+CONTAINERS = (
+    'state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'weights', 'params',
+    'module',
+)  # fmt: skip
 
 
 def read_weight_file(path: str, lazily: bool = False) -> Any:

@@ -228,6 +228,28 @@ def test_a_checkpoint_with_a_state_dict_inside_works(weights_file, tmp_path):
     assert_holds(Encoder('resnet18', weights=str(tmp_path / 'checkpoint.pth')), resnet)
 
 
+@pytest.mark.parametrize('wrap', ['model', 'DDP', 'compiled', 'float64', 'without counters'])
+def test_weights_of_other_programs_work(weights_file, tmp_path, wrap):
+    _, resnet = weights_file
+    state = resnet.state_dict()
+    content = {
+        'model': {'model': state},
+        'DDP': {f'module.{key}': value for key, value in state.items()},
+        'compiled': {f'_orig_mod.{key}': value for key, value in state.items()},
+        'float64': {key: value.to(torch.float64) for key, value in state.items()},
+        'without counters': {k: v for k, v in state.items() if 'num_batches' not in k},
+    }[wrap]
+    torch.save(content, tmp_path / 'weights.pth')
+    assert_holds(Encoder('resnet18', weights=str(tmp_path / 'weights.pth')), resnet)
+
+
+def test_weights_that_are_not_finite_are_refused(weights_file, tmp_path):
+    state = dict(weights_file[1].state_dict())
+    state['layer3.0.conv1.weight'] = torch.full_like(state['layer3.0.conv1.weight'], torch.nan)
+    torch.save(state, tmp_path / 'nan.pth')
+    assert 'not finite, first layer3.0.conv1.weight' in refusal(tmp_path / 'nan.pth')
+
+
 def test_a_path_may_begin_with_the_home_folder(weights_file, monkeypatch):
     path, resnet = weights_file
     monkeypatch.setenv('HOME', str(path.parent))
@@ -263,18 +285,19 @@ def test_a_folder_in_the_files_place_is_refused(tmp_path):
     assert 'a folder' in refusal(tmp_path)
 
 
-@pytest.mark.parametrize('kind', ['truncated', 'empty', 'text', 'flipped'])
+@pytest.mark.parametrize('kind', ['truncated', 'empty', 'web page', 'flipped'])
 def test_a_damaged_file_is_refused(weights_file, tmp_path, kind):
     data = weights_file[0].read_bytes()
     damaged = {
         'truncated': data[: len(data) // 2],
         'empty': b'',
-        'text': b'<html>Quota exceeded</html>',
+        'web page': b'<html>Quota exceeded</html>',
         'flipped': b'\0' * 4096 + data[4096:],
     }[kind]
     path = tmp_path / 'damaged.pth'
     path.write_bytes(damaged)
-    refusal(path)
+    message = refusal(path)
+    assert (kind in message or 'damaged' in message) and 'weights_only' not in message
 
 
 def hollow_state(name):

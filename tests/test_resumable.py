@@ -1,10 +1,13 @@
 """Whatever is wrong with a checkpoint: one line under its path, skipped under ``auto``."""
 
+import contextlib
 import copy
+import io
 import os
 
 import pytest
 import torch
+import torchreid
 from torch import nn
 
 from stmn_plugin.checkpoint import BEST, UNFINISHED, save_checkpoint, save_unfinished
@@ -228,6 +231,14 @@ def test_another_optimizer_starts_without_moments(tmp_path, capsys):
     assert 'moments of the other optimizer' in capsys.readouterr().out
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()  # moments of Adam would end it here
+
+
+def test_the_host_goes_on_from_an_unfinished_epoch(tmp_path):
+    path = save_unfinished(checkpoint(2, unfinished=LOG), str(tmp_path))
+    model, optimizer, scheduler = parts()
+    with contextlib.redirect_stdout(io.StringIO()):
+        done = torchreid.utils.resume_from_checkpoint(path, model, optimizer, scheduler)
+    assert done == 2 and torch.equal(model.weight, checkpoint()['state_dict']['weight'])
 
 
 @pytest.mark.parametrize('where', ['weights', 'buffer', 'moments'])

@@ -16,7 +16,7 @@ import torch
 
 from stmn_plugin import engine as engines
 from stmn_plugin.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
-from stmn_plugin.config import get_default_config
+from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.epoch_log import EpochLog
@@ -382,6 +382,7 @@ def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert 'holds a run already' in line and 'model.resume auto' in line
     assert contents_of(straight) == before
+    assert len(list(straight.glob('events*'))) == 1
 
 
 def test_a_run_is_overwritten_when_that_is_asked_for(train, straight, tmp_path):
@@ -390,3 +391,5 @@ def test_a_run_is_overwritten_when_that_is_asked_for(train, straight, tmp_path):
     assert train(tmp_path, 'train.overwrite', True) == 0
     assert_same_end(tmp_path, straight)
     assert len(list(tmp_path.glob('events*'))) == 1 and (tmp_path / 'notes.txt').exists()
+    # who takes the folder's config for another run overwrites nothing by that
+    assert not load_config(str(tmp_path / 'config.yaml')).train.overwrite

@@ -44,6 +44,7 @@ SAME = {
     'model': lambda s: {'model': s, 'args': [1]},
     'net': lambda s: {'net': s, 'acc': 0.5},
     'nested': lambda s: {'model': {'state_dict': prefixed('module.')(s)}},
+    'module is a dictionary': lambda s: {'module': s, 'dp_world_size': 2},
     'model is a name': lambda s: {'model': 'resnet50', 'weights': s},
     'DDP': prefixed('module.'),
     'compiled': prefixed('_orig_mod.'),

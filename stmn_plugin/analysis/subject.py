@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stmn_plugin.checkpoint import load_checkpoint
 from stmn_plugin.errors import InputError
 from stmn_plugin.features import TrackletFeatures
+from stmn_plugin.resumable import position
 
 from .clip_truth import ClipTruth, clip_truth, find_truth
 from .clip_views import view_clips
@@ -143,8 +143,12 @@ def weights_in_words(cfg):
     path = cfg.model.load_weights
     if not path:
         return 'initial weights'
-    epoch = load_checkpoint(path).get('epoch')
-    return os.path.basename(path) + ('' if epoch is None else f', epoch {epoch}')
+    name = os.path.basename(path)
+    try:
+        epoch, batches = position(os.path.expanduser(path))
+    except InputError:  # weights of another program
+        return name
+    return f'{name}, within epoch {epoch + 1}' if batches > 0 else f'{name}, epoch {epoch}'
 
 
 def collect(query, gallery):

@@ -82,8 +82,10 @@ def check_config(cfg):
     for key in ('model.load_weights', 'model.resume'):
         if key == 'model.resume' and values[key] == AUTO:
             continue
-        if values[key] and not os.path.isfile(os.path.expanduser(values[key])):
-            raise InputError(f'{key}: no file {values[key]}')
+        path = os.path.expanduser(values[key])
+        if path and not os.path.isfile(path):
+            what = 'is no regular file' if os.path.exists(path) else 'no such file'
+            raise InputError(f'{key}: {values[key]}: {what}')
 
 
 def check_validation(cfg):
