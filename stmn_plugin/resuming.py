@@ -6,11 +6,12 @@ belongs to it until someone says otherwise here.
 
 import os
 
+from .checkpoint_fields import load_resumable
 from .config.defaults import AUTO, flatten, get_default_config
 from .distributed import broadcast, is_main
 from .epoch_log import EpochLog
 from .errors import InputError, printable
-from .resumable import load_resumable, newest_checkpoint, resume
+from .resumable import newest_checkpoint, resume
 
 FREE_KEYS = {
     'use_gpu',

@@ -17,9 +17,10 @@ from stmn_plugin.checkpoint import (
     save_checkpoint,
     saved_epochs,
 )
+from stmn_plugin.checkpoint_fields import load_resumable
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import STMN
-from stmn_plugin.resumable import load_resumable, resume
+from stmn_plugin.resumable import resume
 from stmn_plugin.weights import fitted_weights
 from stmn_plugin.whole_files import atomic_path
 

@@ -399,8 +399,9 @@ def test_a_damaged_file_in_torchs_cache_is_an_input_error(no_network, content):
     cached = no_network / 'hub' / 'checkpoints' / name
     cached.parent.mkdir(parents=True)
     cached.write_bytes(content)
-    with pytest.raises(InputError, match='resnet18'):
+    with pytest.raises(InputError, match='resnet18') as caught:
         Encoder('resnet18')
+    assert 'weights_only' not in str(caught.value)
 
 
 def test_torchvisions_own_imagenet_weights_are_taken_by_default(weights_file, monkeypatch):

@@ -5,6 +5,7 @@ import copy
 import io
 import os
 
+import numpy as np
 import pytest
 import torch
 import torchreid
@@ -239,6 +240,25 @@ def test_the_host_goes_on_from_an_unfinished_epoch(tmp_path):
     with contextlib.redirect_stdout(io.StringIO()):
         done = torchreid.utils.resume_from_checkpoint(path, model, optimizer, scheduler)
     assert done == 2 and torch.equal(model.weight, checkpoint()['state_dict']['weight'])
+
+
+def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, capsys):
+    model, optimizer, scheduler = parts(steps=2)
+    state = {
+        'state_dict': {f'module.{key}': value for key, value in model.state_dict().items()},
+        'epoch': 2,
+        'rank1': np.float32(0.5),
+        'optimizer': optimizer.state_dict(),
+        'scheduler': scheduler.state_dict(),
+    }
+    torchreid.utils.save_checkpoint(state, str(tmp_path / 'model'))
+    path = auto(tmp_path)
+    assert os.path.basename(path) == 'model.pth.tar-2'
+    again = parts()
+    assert resume_run(path, *again, RunSettings(config=CONFIG)) == 2
+    assert 'does not say which recipe' in capsys.readouterr().out
+    for one, other in zip(optimizer.state.values(), again[1].state.values(), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize('where', ['weights', 'buffer', 'moments'])

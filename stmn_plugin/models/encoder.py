@@ -238,4 +238,7 @@ def _sha256(path):
 
 
 def _short(error):
-    return str(error).strip().splitlines()[-1].strip() if str(error).strip() else repr(error)
+    last = str(error).strip().splitlines()[-1:]
+    # torch's advice to run what a file contains is not passed on
+    advice = not last or 'weights_only' in str(error)
+    return type(error).__name__ if advice else last[0].strip()
