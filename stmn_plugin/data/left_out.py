@@ -25,16 +25,12 @@ def find_left_out(listings, lists, sources):
     used.update(sources)
     found = defaultdict(list)
     for folder, entries in listings.items():
+        prefix = osp.join(folder, '')
         for name, is_dir in entries:
-            path = osp.join(folder, name)
-            if path not in used:
-                found['folder' if is_dir else suffix_of(name)].append(path)
+            if prefix + name not in used:
+                kind = 'folder' if is_dir else osp.splitext(name)[1].lower() or 'no suffix'
+                found[kind].append(prefix + name)
     return {kind: sorted(paths, key=natural_key) for kind, paths in sorted(found.items())}
-
-
-def suffix_of(name):
-    """The suffix in lower case as a kind of file."""
-    return osp.splitext(name)[1].lower() or 'no suffix'
 
 
 def left_out_line(base, found):
