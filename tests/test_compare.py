@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def never(words, log, watch):
 
 
 @pytest.mark.slow
-def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, tmp_path):
+def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, mars_root, tmp_path):
     flags = ['--archs', 'osnet_x0_25', 'inceptionv4', 'osnet_x0_5', '--seeds', '2']
     code, out, err = run(*flags)
     assert code == 1 and err == '2 runs have failed\n'
@@ -201,6 +202,17 @@ def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, tmp_path):
     code, out, _ = run('--runs', str(folders[0]), keys=['test.protocol', 'torchreid'], execute=spy)
     assert code == 0 and len(words) == 2 and all('test.evaluate' in given for given in words)
     assert 'torchreid' in out
+    # other data: tested on it, and the next time shown
+    other = shutil.copytree(mars_root, tmp_path / 'other')
+    frame = sorted((other / 'mars' / 'bbox_test').glob('000[1-9]/*.jpg'))[0]
+    Image.new('RGB', (32, 64), 'red').save(frame)
+    words.clear()
+    flags = ['--runs', str(folders[0]), '--root', str(other)]
+    assert run(*flags, execute=spy)[0] == 0 and len(words) == 2
+    before = json.loads((tmp_path / 'out' / 'compare.json').read_text())
+    assert run(*flags, execute=never)[0] == 0
+    assert json.loads((tmp_path / 'out' / 'compare.json').read_text()) == before
+    assert run('--runs', str(folders[0]), execute=never)[0] == 0  # both are known
 
 
 @pytest.mark.slow
