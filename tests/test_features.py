@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +28,31 @@ from stmn_plugin.models import STMN
 LENGTH = 4  # L
 
 
-@given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9))
-def test_interleaved_clips_hold_every_frame_once(num_frames, seq_len):
-    count = math.ceil(num_frames / seq_len)
-    seen = []
-    for index in range(count):
-        clip = interleaved_clip(num_frames, seq_len, index).tolist()
-        assert len(clip) == seq_len
-        distinct = sorted(set(clip))
-        assert clip == distinct + [distinct[-1]] * (seq_len - len(distinct))  # fills at the end
-        assert all(b - a == count for a, b in zip(distinct, distinct[1:], strict=False))
-        seen += distinct
-    assert sorted(seen) == list(range(num_frames))
+def test_interleaved_clips_hold_every_frame_as_often_as_any_other():
+    """All lengths below 200 frames and 32 a clip; where padding was even, it is as it was."""
+    for num_frames, seq_len in itertools.product(range(1, 200), range(1, 32)):
+        number = math.ceil(num_frames / seq_len)
+        clips = [interleaved_clip(num_frames, seq_len, i).tolist() for i in range(number)]
+        padded = [list(range(i, num_frames, number)) for i in range(number)]
+        for clip, own in zip(clips, padded, strict=True):
+            assert len(clip) == seq_len and clip == sorted(clip)
+            assert set(clip) == set(own)  # i, i + n, i + 2n, ...
+            own += [own[-1]] * (seq_len - len(own))
+        counts = Counter(itertools.chain(*clips))
+        assert len(counts) == num_frames
+        assert max(counts.values()) - min(counts.values()) <= 1, (num_frames, seq_len)
+        before = Counter(itertools.chain(*padded))
+        if max(before.values()) - min(before.values()) <= 1:
+            assert clips == padded
 
 
 def test_interleaved_clips_by_hand():
     clips = [interleaved_clip(7, 3, index).tolist() for index in range(3)]
     assert clips == [[0, 3, 6], [1, 4, 4], [2, 5, 5]]
-    assert interleaved_clip(2, 4, 0).tolist() == [0, 1, 1, 1]
+    clips = [interleaved_clip(7, 6, index).tolist() for index in range(2)]
+    assert clips == [[0, 2, 2, 4, 6, 6], [1, 1, 3, 3, 5, 5]]
+    assert interleaved_clip(2, 4, 0).tolist() == [0, 0, 1, 1]
+    assert interleaved_clip(3, 4, 0).tolist() == [0, 1, 2, 2]
 
 
 @given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9), wanted=st.integers(1, 12))
@@ -137,7 +146,8 @@ def slow_features(data, clips_of, feature_of_clip, flip=False):
 def clips_of_all(num_frames):
     count = math.ceil(num_frames / LENGTH)
     clips = [list(range(index, num_frames, count)) for index in range(count)]
-    return [clip + [clip[-1]] * (LENGTH - len(clip)) for clip in clips]
+    times = {1: [4], 2: [2, 2], 3: [1, 1, 2], 4: [1, 1, 1, 1]}  # LENGTH frames of so many
+    return [np.repeat(clip, times[len(clip)]).tolist() for clip in clips]
 
 
 @pytest.mark.parametrize('flip', [False, True])

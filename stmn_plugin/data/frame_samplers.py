@@ -80,13 +80,15 @@ def interleaved_clip(num_frames, seq_len, index):
     """Clip ``index`` of the ceil(F / L) that all-frames testing cuts a tracklet into.
 
     Clip i of n holds the frames i, i + n, i + 2n, ...: frames are as far apart as in training, and
-    every frame is in exactly one clip. A clip one frame short (or F < L) repeats its last frame.
+    every frame is in exactly one clip. A clip with fewer than L frames repeats them in order, as
+    evenly as L allows and the last one first: F=7, L=6 gives 0 2 2 4 6 6 and 1 1 3 3 5 5. So the
+    counts of any two frames of a tracklet differ by at most one.
 
     Returns:
         numpy.ndarray: int64 frame indices, shape (L,).
     """
     frames = np.arange(index, num_frames, count_clips(num_frames, seq_len), dtype=np.int64)
-    return np.pad(frames, (0, seq_len - len(frames)), mode='edge')
+    return frames[(np.arange(1, seq_len + 1) * len(frames) - 1) // seq_len]
 
 
 def dealt_clip(num_frames, seq_len, num_clips, index, chunks='balanced'):
