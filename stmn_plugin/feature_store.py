@@ -1,11 +1,14 @@
 """Vectors of frames ↔ files: another protocol, metric or clip strategy encodes nothing again.
 
 ``<name>.npy`` holds the vectors of every frame, tracklet after tracklet, (F, views, V) float32;
-``<name>.json``, written last, says what they were made from and how their bytes sum up.
+``<name>.json``, written last, says what they were made from, where in the file they lie and how its
+bytes sum up, and has a sum of its own. Nothing of either file is believed before its sum is right.
 """
 
 import hashlib
+import io
 import json
+import math
 import os
 import zlib
 
@@ -15,41 +18,11 @@ import torch
 from .data.frames import readable_clip
 from .errors import InputError
 from .features import ClipVectors
+from .input_files import open_regular
+from .plain_values import is_count, named
 from .whole_files import whole_file, write_json
 
 BLOCK = 1 << 24  # bytes per read of the check
-
-
-def weights_digest(model):
-    """SHA-256 of a model's weights and buffers, the same with and without DataParallel."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.removeprefix('module.').encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def fingerprint(model, tracklets, **settings):
-    """What vectors depend on, by name, so that a mismatch can be named.
-
-    Args:
-        model (nn.Module): its weights and buffers.
-        tracklets (list): the host's 4-tuples; names, sizes and times of their files count, the
-            folder they lie in does not.
-        **settings: anything else, plain values.
-    """
-    frames = hashlib.sha256()
-    for paths, _, _, _ in tracklets:
-        for path in paths:
-            try:
-                stat = os.stat(path)
-                frames.update(
-                    f'{os.path.basename(path)} {stat.st_size} {stat.st_mtime_ns}'.encode()
-                )
-            except OSError:
-                frames.update(f'{os.path.basename(path)} missing'.encode())
-        frames.update(b'end of tracklet')
-    return {'weights': weights_digest(model), 'frames': frames.hexdigest(), **settings}
 
 
 class FeatureStore:
@@ -58,7 +31,7 @@ class FeatureStore:
     Args:
         folder (str): ``test.features_dir``.
         name (str): of the files, e.g. ``mars-query``.
-        made_from (dict): :func:`fingerprint` of the model and data at hand.
+        made_from (dict): of the model, config and frames at hand, see ``fingerprint.py``.
         tracklets (list): the host's 4-tuples.
     """
 
@@ -84,23 +57,25 @@ class FeatureStore:
         Raises:
             InputError: the disk is full or the folder cannot be written; nothing remains.
         """
-        crc, shape = 0, None
+        crc, offset, shape = 0, 0, (len(self.tracklets), 1, 1)
         with whole_file(self.path) as file:
             for vectors in self._in_order(batches, seq_len):
-                if shape is None:
-                    shape = (int(self.starts[-1]), *vectors.shape[1:])
-                    header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
-                    np.lib.format.write_array_header_1_0(file, header)
                 data = np.ascontiguousarray(vectors, dtype='<f4').tobytes()
+                if not offset:
+                    shape = (int(self.starts[-1]), *vectors.shape[1:])
+                    header = _header(shape)
+                    data, offset = header + data, len(header)
                 crc = zlib.crc32(data, crc)
                 file.write(data)
         bad, frames = set(bad_frames), (path for paths, *_ in self.tracklets for path in paths)
         record = {
             'made_from': self.made_from,
+            'offset': offset,
+            'shape': list(shape),
             'crc32': crc,
             'unreadable': [row for row, path in enumerate(frames) if path in bad] if bad else [],
         }
-        write_json(self.record_path, record)
+        write_json(self.record_path, {**record, 'sha256': _digest(record)})
 
     def _in_order(self, batches, seq_len):
         """Vectors (n, views, V) of frame after frame, without the repeats that fill last clips."""
@@ -113,31 +88,60 @@ class FeatureStore:
             wanted = torch.cat([row[: next(lengths)] for row in rows])
             yield vectors[:, wanted.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
 
-    def open(self):
+    def open(self, views=1):
         """Map the vectors into memory, after checking where they come from and every byte.
+
+        Args:
+            views (int): that will be wanted: 1, or 2 with the mirrored frames.
 
         Raises:
             InputError: stale (says what differs) or damaged.
         """
         try:
-            with open(self.record_path, encoding='utf-8') as file:
+            record = self._read_record()
+            self._check_made_from(record['made_from'], record['shape'][1], views)
+            self.vectors = self._map(record['offset'], record['shape'], record['crc32'])
+        except (OSError, EOFError) as error:
+            raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+        self.readable = np.ones(len(self.vectors), dtype=bool)
+        self.readable[record['unreadable']] = False
+
+    def _read_record(self):
+        """The content of the json file, whole and of the right types."""
+        try:
+            with open_regular(self.record_path, encoding='utf-8') as file:
                 record = json.load(file)
-            made_from, crc = dict(record['made_from']), record['crc32']
-            unreadable = np.array(record['unreadable'], dtype=np.int64)
-            vectors = np.load(self.path, mmap_mode='r')
-        except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
-            raise InputError(f'{self.path} is damaged, remove it: {error}') from error
-        differing = [key for key in self.made_from if made_from.get(key) != self.made_from[key]]
+            digest = record.pop('sha256')
+            if digest != _digest(record):
+                raise ValueError('its content is not what was written')
+            _check_record(record, int(self.starts[-1]))
+            return record
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise _damaged(self.record_path, error) from error
+
+    def _check_made_from(self, made_from, stored_views, views):
+        keys = sorted({*self.made_from, *made_from})
+        differing = [key for key in keys if made_from.get(key) != self.made_from.get(key)]
+        if stored_views < views:
+            differing.append('test.flip')
         if differing:
             raise InputError(
                 f'{self.path} was made from other {", ".join(differing)}: remove it or give '
                 'another test.features_dir'
             )
-        if len(vectors) != self.starts[-1] or _crc32(vectors) != crc:
-            raise InputError(f'{self.path} is damaged, remove it: its bytes are not those written')
-        self.vectors = vectors
-        self.readable = np.ones(len(vectors), dtype=bool)
-        self.readable[unreadable] = False
+
+    def _map(self, offset, shape, crc):
+        """The vectors of the file, which is read without regard to what its header says."""
+        with open_regular(self.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != offset + 4 * math.prod(shape):
+                raise _damaged(self.path, f'it has {size} bytes')
+            found = 0
+            while block := file.read(BLOCK):
+                found = zlib.crc32(block, found)
+            if found != crc:
+                raise _damaged(self.path, 'its bytes are not those written')
+            return np.memmap(file, '<f4', 'r', offset, tuple(shape))
 
     def unreadable_paths(self):
         """Paths of the frames that could not be read when the vectors were made."""
@@ -181,9 +185,31 @@ class FeatureStore:
         )
 
 
-def _crc32(vectors):
-    crc, flat = 0, vectors.reshape(-1)
-    step = BLOCK // flat.itemsize
-    for start in range(0, len(flat), step):
-        crc = zlib.crc32(np.ascontiguousarray(flat[start : start + step]), crc)
-    return crc
+def _header(shape):
+    file = io.BytesIO()
+    header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def _digest(record):
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_record(record, num_frames):
+    """ValueError unless a record fits the frames at hand, whoever wrote it."""
+    shape, unreadable = record['shape'], record['unreadable']
+    right = (
+        named(record['made_from'], lambda value: True),
+        is_count(record['offset']),
+        is_count(record['crc32']),
+        isinstance(shape, list) and len(shape) == 3 and all(map(is_count, shape)),
+        isinstance(unreadable, list) and all(map(is_count, unreadable)),
+    )
+    if not all(right) or shape[1] not in (1, 2) or any(row >= shape[0] for row in unreadable):
+        raise ValueError('its values cannot be')
+
+
+def _damaged(path, reason):
+    return InputError(f'{path} is damaged, remove it: {reason}')

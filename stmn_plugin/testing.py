@@ -22,8 +22,9 @@ from .evaluation import (
     rank_tracklets,
     results_table,
 )
-from .feature_store import FeatureStore, fingerprint, weights_digest
+from .feature_store import FeatureStore
 from .features import encode_clips, frame_model, join_tracklets, pool_tracklets
+from .fingerprint import fingerprint, weights_digest
 from .metric_files import write_metrics
 from .peak_memory import peak_memory
 from .provenance import config_digests, data_digests
@@ -199,7 +200,7 @@ class TestingMixin:
 
         if settings.features_dir:
             views = 2 if settings.flip else 1
-            store = self._open_store(f'{name}-{mode}', tracklets, encode)
+            store = self._open_store(f'{name}-{mode}', tracklets, encode, views)
             device = 'cuda' if self.use_gpu else 'cpu'
             batches = (
                 batch._replace(vectors=batch.vectors.to(device))
@@ -227,22 +228,21 @@ class TestingMixin:
             )
         return self.inference
 
-    def _open_store(self, name, tracklets, encode):
+    def _open_store(self, name, tracklets, encode, views):
         """The stored vectors of all frames, made first when they are not there."""
         data, plan = self.datamanager, self.settings.plan._replace(frames='consecutive')
         made_from = fingerprint(
             self.model,
             tracklets,
-            arch=type(self.model).__name__,
+            self.settings.config,
             size=[data.height, data.width],
             normalisation=[data.normalize.mean, data.normalize.std],
-            flip=self.settings.flip,
             amp=self.settings.test_amp,
         )
         store = FeatureStore(self.settings.features_dir, name, made_from, tracklets)
         if not store.exists():
             store.write(encode(plan), self.bad_frames, plan.seq_len)
-        store.open()
+        store.open(views)
         unreadable = store.unreadable_paths()
         if unreadable and not data.skip_bad:
             raise InputError(

@@ -1,8 +1,10 @@
 """All-frames testing: every frame once, clips as the protocol says, the same numbers any way."""
 
 import contextlib
+import hashlib
 import io
 import itertools
+import json
 import math
 import os
 import shutil
@@ -16,13 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stmn_plugin
+from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
 from stmn_plugin.data.frames import read_frame
 from stmn_plugin.errors import InputError
-from stmn_plugin.feature_store import FeatureStore, fingerprint, weights_digest
+from stmn_plugin.feature_store import FeatureStore
 from stmn_plugin.features import ImageFrameModel, encode_clips, frame_model, pool_tracklets
+from stmn_plugin.fingerprint import (
+    FREE_IN_VECTORS,
+    fingerprint,
+    structure_digest,
+    weights_digest,
+)
 from stmn_plugin.models import STMN
 
 LENGTH = 4  # L
@@ -202,9 +211,9 @@ def test_batch_size_and_plan_share_one_answer(data):
     torch.testing.assert_close(one, many)
 
 
-def store_for(data, model, folder, flip=False, mode='gallery', **settings):
+def store_for(data, model, folder, mode='gallery', **settings):
     tracklets = data.test_dataset['mars'][mode]
-    made_from = fingerprint(model, tracklets, flip=flip, **settings)
+    made_from = fingerprint(model, tracklets, **settings)
     return FeatureStore(str(folder), f'mars-{mode}', made_from, tracklets)
 
 
@@ -220,16 +229,18 @@ def fill(store, data, model, flip=False, bad_frames=None):
 @pytest.mark.parametrize('flip', [False, True])
 def test_stored_vectors_give_every_strategy_without_encoding(data, tmp_path, flip):
     model = stmn()
-    store = store_for(data, model, tmp_path, flip)
+    store = store_for(data, model, tmp_path)
     assert not store.exists()
     fill(store, data, model, flip)
-    store.open()
+    store.open(1 + flip)
     assert store.vectors.shape == (store.starts[-1], 1 + flip, 2 * 512)
-    for plan in (ClipPlan(LENGTH, 'all'), data.plan, ClipPlan(LENGTH, 'rrs', 2)):
-        batches = store.clips(plan, 1 + flip, 4)
+    plans = (ClipPlan(LENGTH, 'all'), data.plan, ClipPlan(LENGTH, 'rrs', 2))
+    # what was stored with mirrored frames serves without them, too
+    for plan, mirrored in [*((plan, flip) for plan in plans), (data.plan, False)]:
+        batches = store.clips(plan, 1 + mirrored, 4)
         tracklets = data.test_dataset['mars']['gallery']
         found = pool_tracklets(batches, model, tracklets, plan.frames == 'all').features
-        expected = extract(data, model, plan, flip).features
+        expected = extract(data, model, plan, mirrored).features
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -240,7 +251,6 @@ def test_a_stale_store_is_refused_with_the_reason(data, tmp_path):
     for change, part in (
         (lambda: store_for(data, stmn(), tmp_path, size=[32, 16]), 'weights'),
         (lambda: store_for(data, model, tmp_path, size=[64, 32]), 'size'),
-        (lambda: store_for(data, model, tmp_path, flip=True, size=[32, 16]), 'flip'),
         (lambda: store_for(data, model, tmp_path, mode='query', size=[32, 16]), 'frames'),
     ):
         store = change()
@@ -251,25 +261,132 @@ def test_a_stale_store_is_refused_with_the_reason(data, tmp_path):
         assert part in str(caught.value) and store.path in str(caught.value)
 
 
-def test_a_damaged_store_is_refused(data, tmp_path):
-    model = TinyImageModel().eval()
-    store = store_for(data, model, tmp_path)
-    fill(store, data, model)
-    good = Path(store.path).read_bytes()
-    flipped = bytearray(good)
-    flipped[-5] ^= 1
-    for bad in (bytes(flipped), good[:-8], good[:40], b''):
-        with open(store.path, 'wb') as file:
-            file.write(bad)
-        with pytest.raises(InputError, match='damaged'):
+def test_a_store_without_mirrored_frames_is_refused_where_they_are_wanted(data, tmp_path):
+    store = store_for(data, TinyImageModel().eval(), tmp_path)
+    fill(store, data, TinyImageModel().eval())
+    with pytest.raises(InputError, match='gallery.npy was made from other test.flip'):
+        store.open(views=2)
+
+
+@pytest.fixture
+def kept(data, tmp_path):
+    """A store with its two files."""
+    store = store_for(data, TinyImageModel().eval(), tmp_path)
+    fill(store, data, TinyImageModel().eval())
+    return store, Path(store.path), Path(store.record_path)
+
+
+def npy(header, data=b''):
+    """A file whose header says what NumPy would believe."""
+    text = header.encode() + b'\n'
+    return b'\x93NUMPY\x01\x00' + len(text).to_bytes(2, 'little') + text + data
+
+
+def test_damaged_and_forged_vectors_are_one_line(kept, monkeypatch):
+    store, vectors, _ = kept
+    monkeypatch.setattr(np.lib.format, 'read_array', None)  # no header is ever believed
+    good = vectors.read_bytes()
+    flips = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in (0, 9, 20, 90, 500, -5)]
+    forged = [
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b'cos\nsystem\n'),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 1, 5)}"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 1, 5)}"),
+        npy('(' * 3000),
+        npy('9' * 5000),
+    ]
+    forged = [content.ljust(len(good), b'\0') for content in forged] + forged
+    for bad in [*flips, *forged, good[:-8], good + b'\0', good[:40], b'']:
+        vectors.write_bytes(bad)
+        with pytest.raises(InputError, match='gallery.npy is damaged, remove it'):
             store.open()
-    with open(store.path, 'wb') as file:
-        file.write(good)
-    for record in ('{', '[]', 'null', '{"made_from": null, "crc32": 0}', '{"made_from": {}}'):
-        with open(store.record_path, 'w') as file:
-            file.write(record)
-        with pytest.raises(InputError, match='damaged'):
+    vectors.unlink()
+    with pytest.raises(InputError, match='gallery.npy: No such file'):
+        store.open()
+    os.mkfifo(vectors)
+    with pytest.raises(InputError, match='gallery.npy: is a pipe'):
+        store.open()
+
+
+def test_a_damaged_record_is_one_line(kept):
+    store, _, record = kept
+    good = record.read_bytes()
+    flips = [good[:i] + bytes([good[i] ^ 2]) + good[i + 1 :] for i in range(0, len(good), 7)]
+    texts = [
+        '',
+        '{',
+        '[]',
+        'null',
+        '{"made_from": null, "crc32": 0}',
+        '{"made_from": {}}',
+        '[' * 10**5,
+    ]
+    for bad in [*flips, *(text.encode() for text in texts), b'9' * 5000, b'\xff\xfe', good[:-9]]:
+        record.write_bytes(bad)
+        with pytest.raises(InputError, match='gallery.json is damaged, remove it'):
             store.open()
+    record.write_bytes(good)
+    store.open()
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'unreadable': [10**6]},
+        {'unreadable': [-1]},
+        {'unreadable': ['1']},
+        {'unreadable': 3},
+        {'shape': [10**11, 1, 10**5]},
+        {'shape': [1]},
+        {'shape': None},
+        {'shape': [36, 3, 5]},
+        {'offset': -1},
+        {'offset': 1.5},
+        {'crc32': 'x'},
+        {'made_from': [1]},
+    ],
+    ids=str,
+)
+def test_a_forged_record_with_the_right_sum_is_one_line(kept, changes):
+    store, _, record = kept
+    content = {**json.loads(record.read_text()), **changes}
+    content.pop('sha256')
+    text = json.dumps(content, sort_keys=True)
+    record.write_text(json.dumps({**content, 'sha256': hashlib.sha256(text.encode()).hexdigest()}))
+    with pytest.raises(InputError, match='is damaged, remove it'):
+        store.open()
+
+
+def test_every_key_counts_for_vectors_that_is_not_listed_as_free():
+    """A new key, too, until somebody lists it."""
+    model, defaults = TinyImageModel(), flatten(get_default_config())
+    assert defaults.keys() >= FREE_IN_VECTORS
+    base = fingerprint(model, [], defaults)
+    for key in [*defaults, 'test.some_new_key']:
+        changed = fingerprint(model, [], {**defaults, key: 'another'})
+        assert (changed != base) == (key not in FREE_IN_VECTORS), key
+        assert {k for k in changed if changed[k] != base.get(k)} <= {key}
+    assert {'stmn.similarity_scale', 'data.height', 'test.amp', 'model.name'}.isdisjoint(
+        FREE_IN_VECTORS
+    )
+
+
+def test_what_a_model_is_besides_its_weights_counts():
+    """Without a config, too: from Python."""
+    model = stmn()
+    base = structure_digest(model)
+    assert structure_digest(torch.nn.DataParallel(model.train())) == base
+    changes = [
+        (model.spatial_memory, 'scale', 3.0),
+        (model.spatial_memory.bn, 'eps', 1e-3),
+        (model.encoder.trunk[0], 'stride', (1, 1)),
+        (model.encoder, 'some_new_attribute', 'x'),
+    ]
+    known = {base}
+    for part, name, value in changes:
+        setattr(part, name, value)
+        known.add(structure_digest(model))
+    assert len(known) == 1 + len(changes)
+    assert fingerprint(TinyImageModel(), [])['model'] == structure_digest(TinyImageModel())
 
 
 def test_a_full_disk_leaves_no_store(data, tmp_path):
