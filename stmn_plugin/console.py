@@ -125,10 +125,20 @@ def lasting_console():
 
 
 def run_tool(main):
-    """Run the ``main`` of a tool and exit, whatever becomes of its console."""
+    """Run the ``main`` of a tool and exit, whatever becomes of its console.
+
+    Ctrl-C is one line and the exit code that a shell expects; a run, where it saves itself, and a
+    queue of runs have a way of their own to stop.
+    """
     _open_closed_descriptors()
-    with lasting_console():
-        sys.exit(main())
+    try:
+        with lasting_console():
+            sys.exit(main())
+    except KeyboardInterrupt:
+        from . import ctrl_c  # not before: it takes Ctrl-C over, which is for tools to do
+
+        ctrl_c.say_interrupted()
+        sys.exit(ctrl_c.EXIT_CODE)
 
 
 def tell_at_once(text):

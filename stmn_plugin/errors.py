@@ -6,7 +6,6 @@ import sys
 from .console import lasting_console
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 def printable(text):
@@ -50,11 +49,6 @@ def exit_on_input_error(debug=False):
                 raise
             print(f'error: {error}', file=sys.stderr)
             raise SystemExit(EXIT_BAD_INPUT) from None
-        except KeyboardInterrupt:  # before or after the run, which has its own way to stop
-            if debug:
-                raise
-            print('interrupted', file=sys.stderr)
-            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 class WorkerError(RuntimeError):

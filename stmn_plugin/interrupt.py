@@ -9,11 +9,23 @@ import time
 from .console import tell_at_once
 from .distributed import max_over_ranks, world_size
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal or ssh session is gone; SIGUSR1: a scheduler such as SLURM says that time is
+# nearly up; Windows has neither
+NOTICES = tuple(getattr(signal, n) for n in ('SIGHUP', 'SIGUSR1') if hasattr(signal, n))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *NOTICES)
+
+
+def signals_to_handle():
+    """SIGNALS; SIGHUP not under nohup, which asks for it to be ignored."""
+    return [
+        signum
+        for signum in SIGNALS
+        if signum not in NOTICES or signal.getsignal(signum) is not signal.SIG_IGN
+    ]
 
 
 class Interrupted(SystemExit):
-    """Ends the process as the signal would have, 130 after SIGINT and 143 after SIGTERM."""
+    """Ends the process with the code of the signal, as 130 after SIGINT and 143 after SIGTERM."""
 
     def __init__(self, signum):
         super().__init__(128 + signum)
@@ -24,14 +36,16 @@ class Interrupted(SystemExit):
 
 
 class Interruption:
-    """While the block runs, SIGINT and SIGTERM only leave a request; a second one ends at once.
+    """While the block runs, signals only leave a request; a second SIGINT or SIGTERM ends at once.
 
-    ``agreed()`` is to be asked between two steps. Python allows handlers in the main thread only;
-    in another thread signals act as they always do.
+    A terminal that closes may send several SIGHUP, and a scheduler SIGTERM after SIGUSR1: those
+    are one request. ``agreed()`` is to be asked between two steps. Python allows handlers in the
+    main thread only; in another thread signals act as they always do.
     """
 
     def __init__(self):
         self.signum = None
+        self._pressed = False  # SIGINT or SIGTERM has come
         self._since = 0.0
         self._agreed = 0  # the signal of this or another process that they stop for
         self._at_once = False
@@ -48,7 +62,9 @@ class Interruption:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self._previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+            self._previous = {
+                signum: signal.signal(signum, self._handle) for signum in signals_to_handle()
+            }
         return self
 
     def __exit__(self, *_):
@@ -57,12 +73,16 @@ class Interruption:
         self._previous = {}
 
     def _handle(self, signum, _):
-        if self.requested:
+        if signum not in NOTICES and self._pressed:
             # torchrun passes on a signal that every process of the job may have got by itself
             if world_size() > 1 and time.monotonic() - self._since < 1:
                 return
             os._exit(128 + signum)  # nothing is cleaned up: files are whole or absent anyway
-        self.signum, self._since = signum, time.monotonic()
+        if signum not in NOTICES:
+            self._pressed, self._since = True, time.monotonic()
+        if self.requested:
+            return
+        self.signum = signum
         what = 'stopping' if self._at_once else 'finishing the step, then saving'
         tell_at_once(f'\n{signal.Signals(signum).name}: {what}; again to end at once\n')
         if self._at_once:
@@ -90,7 +110,8 @@ def leave_signals_to_parent(_):
     Ctrl-C and job schedulers signal every process; a worker that dies of it would break the step
     that its parent still wants to finish. Workers end when their parent dies or ends them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, *NOTICES):
+        signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()

@@ -46,7 +46,7 @@ class RunMixin(TrainingMixin, TestingMixin):
         Raises:
             InputError: a loss or feature that is not finite, a file that cannot be written, memory
                 that does not suffice.
-            Interrupted: SIGINT or SIGTERM came and the state is saved.
+            Interrupted: a signal came and the state is saved.
         """
         self.complete_settings()
         self.start_scaler()

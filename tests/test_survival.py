@@ -20,7 +20,7 @@ from stmn_plugin.checkpoint import BEST, load_checkpoint, save_checkpoint, saved
 from stmn_plugin.data import clip_plans, clips
 from stmn_plugin.epoch_log import EpochLog
 from stmn_plugin.errors import InputError, resource_errors
-from stmn_plugin.interrupt import Interrupted, Interruption
+from stmn_plugin.interrupt import SIGNALS, Interrupted, Interruption
 from stmn_plugin.metric_files import append_line, keep_lines, read_lines
 from stmn_plugin.models import STMN
 from stmn_plugin.resumable import newest_checkpoint
@@ -170,14 +170,15 @@ def test_workers_leave_signals_to_their_parent_and_do_not_outlive_it(environment
         'loader = DataLoader(range(99), num_workers=2, persistent_workers=True,\n'
         '                    worker_init_fn=leave_signals_to_parent)\n'
         'batches = iter(loader)\nfor _ in range(9): next(batches)\n'
-        'for signum in (signal.SIGTERM, signal.SIGINT): signal.signal(signum, signal.SIG_IGN)\n'
+        'from stmn_plugin.interrupt import SIGNALS\n'
+        'for signum in SIGNALS: signal.signal(signum, signal.SIG_IGN)\n'
         'print("ready", flush=True)\ninput()\nprint(len(list(batches)), flush=True)\n'
         'import builtins; builtins.batches = batches  # nothing cleans it up before the end\n'
     )
     start = time.monotonic()
     process = run_python(code, env=environment, start_new_session=True, stdin=subprocess.PIPE)
     assert process.stdout.readline() == 'ready\n'
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in SIGNALS:
         os.killpg(process.pid, signum)
     time.sleep(0.5)
     assert process.communicate('\n', timeout=60)[0] == '90\n' and process.returncode == 0

@@ -7,6 +7,7 @@ Reads every frame, compares lists, folders and the official statistics, writes a
 import argparse
 import os
 
+import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config import RANGES
 from stmn_plugin.console import run_tool

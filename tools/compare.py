@@ -6,8 +6,7 @@ python tools/compare.py --config-file configs/stmn_synthetic.yaml --archs stmn r
 import os
 import sys
 
-from tabulate import tabulate
-
+import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
@@ -171,6 +170,8 @@ def print_plan(wanted):
         state = 'the same run as above' if run.folder in seen else run.state
         seen.add(run.folder)
         lines.append({'run': run.title, 'seed': run.seed, 'folder': run.folder, 'state': state})
+    from tabulate import tabulate
+
     print(tabulate(lines, headers='keys'))
 
 

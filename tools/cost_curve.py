@@ -7,10 +7,9 @@ prints a table and writes cost_curve.json and cost_curve.png into data.save_dir.
 """
 
 import os
+import statistics
 
-import numpy as np
-from tabulate import tabulate
-
+import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
@@ -67,7 +66,7 @@ def measure(args):
                 {
                     'dataset': result['dataset'],
                     'clips': count,
-                    'frames per tracklet': float(np.mean([used(plan, t) for t in tracklets])),
+                    'frames per tracklet': statistics.fmean(used(plan, t) for t in tracklets),
                     **{key: result[key] for key in ('protocol', 'rank-1', 'mAP')},
                 }
             )
@@ -78,7 +77,7 @@ def used(plan, tracklet):
     """Distinct frames of a tracklet that a plan encodes: its cost."""
     num_frames = len(tracklet[0])
     clips = [plan.clip(num_frames, index) for index in range(plan.count(num_frames))]
-    return len(np.unique(np.concatenate(clips)))
+    return len({frame for clip in clips for frame in clip})
 
 
 def draw(rows, path):
@@ -108,6 +107,8 @@ def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         folder, rows = measure(args)
+        from tabulate import tabulate
+
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
         print(tabulate(shown, headers='keys', floatfmt='.1f'))
         write_json(os.path.join(folder, 'cost_curve.json'), rows)

@@ -3,6 +3,7 @@
 The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and --debug.
 """
 
+import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine
 from stmn_plugin.config import load_config
 from stmn_plugin.console import run_tool

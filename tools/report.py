@@ -8,6 +8,7 @@ writes log/stmn_synthetic/report.html, to be opened by any browser; it needs no 
 import os
 from dataclasses import fields
 
+import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool

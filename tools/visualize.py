@@ -9,6 +9,7 @@ writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json 
 
 import os
 
+import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config.ranges import SEED
 from stmn_plugin.config.rules import OneOf, Whole

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from stmn_plugin.config import load_config
 from stmn_plugin.console import tell_at_once
+from stmn_plugin.device import device_line
 from stmn_plugin.errors import InputError, printable
-from stmn_plugin.interrupt import SIGNALS, Interrupted
+from stmn_plugin.interrupt import Interrupted, signals_to_handle
 from stmn_plugin.metric_files import METRICS, read_lines
 
 from .run_folders import RunFolder, name_lost, read_run
@@ -60,6 +61,8 @@ def complete_runs(wanted, execute, strategies=STRATEGIES):
     Raises:
         Interrupted: a signal came; what was running has saved itself.
     """
+    wanted = list(wanted)
+    print(device_line(any(run.cfg and run.cfg.use_gpu for run in wanted)), flush=True)
     for number, run in enumerate(wanted, 1):
         seed = '' if run.seed is None else f', seed {run.seed}'
         label = f'[{number}/{len(wanted)}] {run.title}{seed}'
@@ -207,7 +210,7 @@ def run_process(command, log, watch):
 
     Raises:
         InputError: the file cannot be written.
-        Interrupted: SIGINT or SIGTERM came; the process has ended.
+        Interrupted: a signal came; the process has ended.
     """
     process, received = None, []
 
@@ -217,7 +220,7 @@ def run_process(command, log, watch):
             process.send_signal(signum)
         tell_at_once('\nstopping when the running process has saved itself; again: at once\n')
 
-    previous = {signum: signal.signal(signum, forward) for signum in SIGNALS}
+    previous = {signum: signal.signal(signum, forward) for signum in signals_to_handle()}
     try:
         with open(log, 'ab') as file:
             file.write(f'$ {printable(shlex.join(command))}\n'.encode())

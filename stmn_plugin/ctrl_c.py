@@ -1,0 +1,39 @@
+"""Ctrl-C while a command loads → one line and exit code 130; imported by tools before all else.
+
+An exception in the middle of an import leaves half a module behind, and libraries that catch it
+fail in strange ways: there the process ends at once. Elsewhere Ctrl-C is Python's
+KeyboardInterrupt, which ``console.run_tool`` makes the same of.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+
+EXIT_CODE = 128 + signal.SIGINT
+
+
+def say_interrupted():
+    """Of the processes that torchrun started, one says so."""
+    if os.environ.get('RANK', '0') == '0' and sys.__stderr__ is not None:
+        with contextlib.suppress(OSError):  # nobody listens
+            os.write(2, b'interrupted\n')
+
+
+def _handle(signum, frame):
+    while frame is not None:
+        if frame.f_code.co_filename.startswith('<frozen importlib'):
+            say_interrupted()
+            os._exit(EXIT_CODE)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _is_child():
+    """Whether this process was spawned by multiprocessing: its parent gets Ctrl-C, too."""
+    process = sys.modules.get('multiprocessing.process')
+    return process is not None and process.parent_process() is not None
+
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_IGN if _is_child() else _handle)

@@ -1,0 +1,138 @@
+"""Signals that ask a run to stop, by whom and when ever they are sent; Ctrl-C while it loads."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import main
+import pytest
+
+from stmn_plugin import engine as engines
+from stmn_plugin import interrupt
+from stmn_plugin.checkpoint import load_checkpoint
+from stmn_plugin.console import run_tool
+from stmn_plugin.interrupt import Interrupted, Interruption, signals_to_handle
+
+NOTICES = [signal.SIGHUP, signal.SIGUSR1]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Of a process that was not started by nohup; put back at the end."""
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in NOTICES}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Exit codes of ends at once."""
+    codes = []
+    monkeypatch.setattr(interrupt.os, '_exit', codes.append)
+    return codes
+
+
+@pytest.mark.parametrize('signum', NOTICES)
+def test_a_notice_is_a_request_that_repeats_and_is_followed_by_sigterm(signum, ended):
+    with pytest.raises(Interrupted) as caught, Interruption() as interruption:
+        for number in (signum, signum, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert interruption.agreed() and not ended
+        interruption.stop()
+    assert caught.value.code == 128 + signum
+    assert signal.getsignal(signum) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize('first', [signal.SIGINT, signal.SIGTERM])
+def test_the_second_ctrl_c_or_sigterm_ends_at_once(first, ended):
+    with Interruption():
+        for number in (signal.SIGHUP, first, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert not ended
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended == [143]
+
+
+def test_what_nohup_ignores_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert signal.SIGHUP not in signals_to_handle() and signal.SIGUSR1 in signals_to_handle()
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not interruption.requested
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_a_run_saves_itself_within_an_epoch(
+    repository, mars_root, small_run, tmp_path, monkeypatch
+):
+    signum = signal.SIGHUP
+    original = engines.VideoSTMNEngine.forward_backward
+
+    def signalled(self, data):
+        os.kill(os.getpid(), signum)
+        return original(self, data)
+
+    monkeypatch.setattr(engines.VideoSTMNEngine, 'forward_backward', signalled)
+    config = str(repository / 'configs' / 'stmn_mars.yaml')
+    with pytest.raises(SystemExit) as caught:
+        main.main(['--config-file', config, '--root', mars_root, *small_run])
+    assert caught.value.code == 128 + signum
+    (path,) = (tmp_path / 'run' / 'model').iterdir()
+    assert load_checkpoint(str(path))['unfinished']['batches'] == 1
+
+
+def test_ctrl_c_is_one_line_and_130(capfd, monkeypatch):
+    def pressed():
+        raise KeyboardInterrupt
+
+    for rank, line in (('0', 'interrupted\n'), ('1', '')):
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(SystemExit) as caught:
+            run_tool(pressed)
+        assert caught.value.code == 130 and capfd.readouterr().err == line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'tool, module',
+    [
+        ('main', 'yaml.error'),
+        ('main', 'numpy.exceptions'),
+        ('main', 'torch._utils'),
+        ('compare', 'torch._utils'),
+        ('report', 'torch._utils'),
+        ('visualize', 'torch._utils'),
+        ('check_data', 'torch._utils'),
+        ('cost_curve', 'yaml.error'),
+    ],
+)
+def test_ctrl_c_while_a_command_loads(tool, module, repository, tmp_path):
+    """After a module of a library: in the middle of what imports it."""
+    words = {
+        'main': ['--config-file', str(repository / 'configs' / 'stmn_synthetic.yaml')],
+        'cost_curve': [],
+        'compare': ['--archs', 'stmn', 'resnet18', '--dry-run'],
+        'report': ['--run', 'nothing'],
+        'visualize': ['--run', 'nothing'],
+        'check_data': ['-s', 'mars', '--root', 'nothing'],
+    }
+    command = [sys.executable, '-X', 'importtime', str(repository / 'tools' / f'{tool}.py')]
+    process = subprocess.Popen(
+        [*command, *words[tool]],
+        env={**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.split('|')[-1].strip() == module:
+            process.send_signal(signal.SIGINT)
+            break
+    lines += process.communicate(timeout=60)[1].splitlines(keepends=True)
+    said = ''.join(line for line in lines if not line.startswith('import time:'))
+    assert process.returncode == 130 and said == 'interrupted\n', said
