@@ -1,5 +1,6 @@
 """Own data as folders and as a CSV, against lists computed from the miniature's table."""
 
+import errno
 import os
 import os.path as osp
 import pickle
@@ -231,6 +232,36 @@ def test_one_frame_in_two_files_is_refused(anna, tmp_path, twin):
     (anna / twin).touch()
     message = message_of(tmp_path, mode='query')
     assert message.startswith(f'{anna}: ') and 'f2.jpg' in message and twin in message
+
+
+def test_a_folder_that_cannot_be_listed_or_vanishes_meanwhile_is_named(anna, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def refused(folder):
+        if str(folder) == str(anna):
+            raise PermissionError(errno.EACCES, 'Permission denied', folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, 'scandir', refused)
+    message = message_of(tmp_path, mode='query')
+    assert message == f'{anna}: cannot be listed (Permission denied)'
+
+    def late(folder):
+        if str(folder) == str(anna):
+            shutil.rmtree(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, 'scandir', late)
+    message = message_of(tmp_path, mode='query')
+    assert message == f'{anna}: cannot be listed (No such file or directory)'
+
+
+def test_what_is_there_but_cannot_be_opened_is_not_called_missing(tmp_path):
+    (tmp_path / 'mars').symlink_to('mars')
+    with pytest.raises(InputError, match='mars: cannot be opened .Too many levels'):
+        Mars(root=str(tmp_path))
+    with pytest.raises(InputError, match='mars: not found; place MARS there'):
+        Mars(root=str(tmp_path / 'elsewhere'))
 
 
 def test_a_loop_of_links_is_one_bad_frame(anna, tmp_path):

@@ -51,8 +51,13 @@ def data_root(root):
 def first_existing(paths, advice):
     """The first of these paths that exists; advice tells what to do when none does."""
     for path in paths:
-        if osp.exists(path):
+        try:
+            os.stat(path)
             return path
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in it
+            continue
+        except OSError as error:  # there, but not for us; or a loop of links
+            raise InputError(f'{path}: cannot be opened ({error.strerror})') from error
     raise InputError(f'{" or ".join(paths)}: not found; {advice}')
 
 
