@@ -210,6 +210,17 @@ def test_one_frame_makes_no_two_persons(mars_root, tmp_path):
         manager(str(tmp_path), sources=['mars', 'tracklets'], targets='mars')
 
 
+def test_a_tracklet_without_a_frame_is_refused(mars_root, monkeypatch):
+    def emptied(self, *lists, **kwargs):
+        lists = [[*tracklets, ((), 3, 1, 0)] for tracklets in lists]
+        original(self, *lists, **kwargs)
+
+    original = torchreid.data.VideoDataset.__init__
+    monkeypatch.setattr(torchreid.data.VideoDataset, '__init__', emptied)
+    with pytest.raises(InputError, match='a tracklet of person 3 at camera 1 has no frame'):
+        manager(mars_root)
+
+
 def test_a_bug_of_ours_is_no_complaint_of_the_host(tmp_path, mars_root, monkeypatch):
     complaint = pytest.raises(InputError, match='dataset cannot be loaded: Mars dataset needs')
     with complaint, host_errors_named():

@@ -494,6 +494,62 @@ def test_prid_frames_are_sorted(tmp_path):
     assert str(splits) in message_of(PRID2011, tmp_path)
 
 
+SPLITS = {
+    'no list': ('{"train": [], "test": []}', 'is no list of splits'),
+    'a number': ('7', 'is no list of splits'),
+    'nested': ('[' * 100_000, 'cannot be read as JSON'),
+    'a number of 5,000 digits': ('[' + '9' * 5000 + ']', 'cannot be read as JSON'),
+    'NUL': ('\0', 'cannot be read as JSON'),
+    'empty': ('', 'cannot be read as JSON'),
+    'no split': ('[]', 'has splits 0 to -1'),
+    'a split of numbers': ('[3]', 'train of split 0 is no list of names'),
+    'no test': ('[{"train": ["person002"]}]', 'test of split 0 is no list of names'),
+    'names in a text': ('[{"train": "abc", "test": []}]', 'train of split 0 is no list'),
+    'numbers for names': ('[{"train": [2], "test": [10]}]', 'train of split 0 is no list'),
+    'nobody': ('[{"train": ["person002"], "test": []}]', 'the test split has no people'),
+    'twice': (
+        '[{"train": ["person002"], "test": ["person010", "person010"]}]',
+        'the split names person010 twice',
+    ),
+    'in both': (
+        '[{"train": ["person002"], "test": ["person002"]}]',
+        'the split names person002 twice',
+    ),
+    'unknown': ('[{"train": ["person002"], "test": ["x"]}]', '/x: cannot be listed'),
+    'nameless': ('[{"train": ["person002"], "test": [""]}]', 'empty tracklet'),
+}
+
+
+@pytest.mark.parametrize('case', SPLITS)
+def test_splits_that_are_none(case, tmp_path):
+    text, phrase = SPLITS[case]
+    miniatures.make_prid(tmp_path)
+    splits = tmp_path / 'prid2011' / 'splits_prid2011.json'
+    splits.write_text(text)
+    message = message_of(PRID2011, tmp_path)
+    assert phrase in message and str(tmp_path) in message
+
+
+@pytest.mark.parametrize('split_id', [-1, 10, 1.0, '0', None])
+@pytest.mark.parametrize('dataset', [iLIDSVID, PRID2011])
+def test_split_ids_that_are_none(dataset, split_id, tmp_path):
+    miniatures.make_prid(tmp_path)
+    miniatures.make_ilids(tmp_path)
+    assert f'data.split_id asks for {split_id}' in message_of(dataset, tmp_path, split_id=split_id)
+
+
+@pytest.mark.parametrize('name', ['9' * 10, '9' * 200])
+def test_duke_numbers_that_no_batch_holds(duke_root, tmp_path, name, capsys):
+    root = shutil.copytree(duke_root, tmp_path / 'copy')
+    folder = root / 'dukemtmc-vidreid/DukeMTMC-VideoReID/train'
+    (folder / '0002').rename(folder / name)
+    build(DukeMTMCVidReID, root)
+    assert f'train/{name}' in capsys.readouterr().out  # left out
+    frame = folder / '0005/0002/0005_C2_F0002_X30016.jpg'
+    frame.rename(frame.with_name(frame.name.replace('C2', f'C{name}')))
+    assert f'C{name}_F0002_X30016.jpg: a frame is named like' in message_of(DukeMTMCVidReID, root)
+
+
 def test_which_official_protocols_search_the_queries():
     flags = {
         c.__name__: c.gallery_needs_queries for c in (Mars, DukeMTMCVidReID, iLIDSVID, PRID2011)

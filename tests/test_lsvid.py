@@ -125,7 +125,7 @@ def edit_list(line, replacement):
 
 def edit_table(row, column, value):
     def damage(folder):
-        table = miniatures.lsvid_table(miniatures.LSVID_TEST)
+        table = miniatures.lsvid_table(miniatures.LSVID_TEST).astype(float)
         table[row - 1, column] = value
         path = folder / 'test/data/info_test.mat'
         miniatures.write_lsvid_test(path, table, miniatures.LSVID_QUERY_ROWS)
@@ -168,6 +168,35 @@ DAMAGE = {
         edit_list(3, ['tracklet_test/0000/0000_02_10']),
         ['list_seq_test.txt:3: expected "<path prefix> <pid>"'],
     ),
+    'a pid of 5,000 digits': (
+        edit_list(3, [f'tracklet_test/0000/0000_02_10 {"7" * 5000}']),
+        ['list_seq_test.txt:3: expected "<path prefix> <pid>"'],
+    ),
+    'a pid beyond 32 bits': (
+        edit_list(3, ['tracklet_test/0000/0000_02_10 99999999999']),
+        ['list_seq_test.txt:3: expected "<path prefix> <pid>"'],
+    ),
+    'a line twice': (
+        edit_list(4, ['tracklet_test/0000/0000_02_10 5']),
+        ['list_seq_test.txt:4: the tracklet of line 3, too'],
+    ),
+    'a NUL': (
+        edit_list(3, ['tracklet_test/0000/0000\0_02_10 0']),
+        ['list_seq_test.txt: holds NUL characters'],
+    ),
+    'UTF-16': (
+        lambda folder: (folder / 'list_sequence/list_seq_test.txt').write_text('a 1', 'utf-16'),
+        ['list_seq_test.txt: cannot be read (no text in UTF-8)'],
+    ),
+    'a pipe for a list': (
+        lambda folder: (
+            (folder / 'list_sequence/list_seq_test.txt').unlink(),
+            os.mkfifo(folder / 'list_sequence/list_seq_test.txt'),
+        ),
+        ['list_seq_test.txt: cannot be read (is a pipe, no regular file)'],
+    ),
+    'not a number': (edit_table(4, 2, np.nan), ['info_test.mat: info_test holds nan']),
+    'query twice': (edit_query(1, 5, 1), ['info_test.mat: query names row 1 twice']),
     'line without frames': (
         edit_list(3, ['tracklet_test/0000/0000_03_10 0']),
         ['list_seq_test.txt:3: no image', 'tracklet_test/0000/0000_03_10_*'],
@@ -214,7 +243,10 @@ def test_refuses(lsvid_copy, case):
     assert [phrase for phrase in phrases if phrase not in message] == []
 
 
-@pytest.mark.parametrize('name', ['9_1_x_0001.jpg', '9_1_7.jpg', '9_1_0_0001.jpg'])
+@pytest.mark.parametrize(
+    'name',
+    ['9_1_x_0001.jpg', '9_1_7.jpg', '9_1_0_0001.jpg', f'9_1_{"7" * 200}_1.jpg', '9_1_²_1.jpg'],
+)
 def test_refuses_names_without_a_camera(lsvid_copy, name):
     folder = lsvid_copy / 'LS-VID/tracklet_train/0009'
     folder.mkdir()

@@ -5,7 +5,6 @@ sums of sources, other start methods of workers and every host dataset work alik
 """
 
 import functools
-import os.path as osp
 
 import torch
 import torchreid
@@ -21,6 +20,7 @@ from .frame_samplers import FRAME_SAMPLERS
 from .host_errors import host_errors_named
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory
+from .sources import names_once, refuse_empty_tracklets, refuse_shared_frames
 from .validation import hold_out, validation_name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +92,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 f'sampler.train_sampler: {train_sampler!r} is not one of '
                 f'{", ".join(TRAIN_SAMPLERS)}'
             )
-        sources, targets = _names('data.sources', sources), _names('data.targets', targets)
+        sources, targets = names_once('data.sources', sources), names_once('data.targets', targets)
         if batch_size_train % world_size() and not test_only:
             raise InputError(
                 f'train.batch_size {batch_size_train}, the clips of all processes together, '
@@ -121,6 +121,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             )
         tracklets = self.train_loader.dataset.train
         refuse_shared_frames(self.sources, tracklets)
+        refuse_empty_tracklets(tracklets)
         self.normalize = Normalize(norm_mean or IMAGENET_MEAN, norm_std or IMAGENET_STD)
         extra = {'chunks': rrs_chunks} if sample_method == 'rrs' else {}
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
@@ -221,6 +222,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
 
     def _check_target(self, name):
         query, gallery = self.test_dataset[name]['query'], self.test_dataset[name]['gallery']
+        refuse_empty_tracklets(query + gallery)
         searched = gallery + query if self.gallery_needs_queries[name] else gallery
         if not count_matchable(
             [pid for _, pid, _, _ in query],
@@ -232,37 +234,6 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 f'data.targets {name}: none of the {len(query)} queries has a match in the '
                 'gallery (same person, another camera)'
             )
-
-
-def _names(key, names):
-    """Names of datasets as a list, or None; each once, or its people would be two classes each."""
-    names = [names] if isinstance(names, str) else names
-    twice = sorted({name for name in names or () if names.count(name) > 1})
-    if twice:
-        raise InputError(f'{key}: {twice[0]} is there twice')
-    return names
-
-
-def refuse_shared_frames(sources, tracklets):
-    """InputError where two sources hold the same frame: its person would be two classes.
-
-    Args:
-        sources (list): names of datasets.
-        tracklets (list): the host's 4-tuples of all of them, the fourth item the source's number.
-    """
-    if len(sources) < 2:
-        return
-    folders, owners = {}, {}  # folder → where it lies; (real folder, name) → source
-    for paths, _, _, source in tracklets:
-        for path in paths:
-            folder, name = osp.split(path)
-            if folder not in folders:
-                folders[folder] = osp.realpath(folder)
-            first = owners.setdefault((folders[folder], name), source)
-            if first != source:
-                raise InputError(
-                    f'data.sources: {sources[first]} and {sources[source]} both hold {path}'
-                )
 
 
 def _no_batches(epoch):

@@ -17,6 +17,7 @@ from stmn_plugin.data.listing import (
     child_folders,
     data_root,
     first_existing,
+    id_number,
     image_names,
     read_lines,
     relabel,
@@ -31,7 +32,7 @@ JUNK_PID = -1  # of MARS
 
 # new 0001_C6_F0099_X30823.jpg, old 0001C6F0099X30823.jpg; D instead of X marks a distractor
 DUKE_NAME = re.compile(
-    r'(?P<pid>\d+)_?C(?P<camera>\d+)_?F(?P<frame>\d+)_?[XD](?P<time>\d+)\.(?i:jpg)'
+    r'(?P<pid>\d{1,9})_?C(?P<camera>\d{1,9})_?F(?P<frame>\d+)_?[XD](?P<time>\d+)\.(?i:jpg)'
 )
 
 
@@ -190,6 +191,7 @@ class DukeMTMCVidReID(torchreid.data.datasets.video.DukeMTMCVidReID):
         self.min_seq_len = min_seq_len
         lists = parse_once(('duke',), self.dataset_dir, read_duke)
         lists = [[t for t in tracklets if len(t[0]) >= min_seq_len] for tracklets in lists]
+        _refuse_empty(self.dataset_dir, train=lists[0], query=lists[1], gallery=lists[2])
         lists[0] = relabel(lists[0])
         torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
 
@@ -215,7 +217,7 @@ def read_duke(folder, attempt=contextlib.nullcontext):
         tracklets = []
         for pid in child_folders(split_folder, 'person'):
             pid_folder = osp.join(split_folder, pid)
-            if not pid.isdecimal():
+            if id_number(pid) is None:
                 continue  # left out, and said so
             folders.append(pid_folder)
             names = []

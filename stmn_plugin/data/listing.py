@@ -37,6 +37,11 @@ def number_labels(labels):
     }
 
 
+def id_number(text):
+    """A person or camera in a name as a number; None if it is none that the host's batches hold."""
+    return int(text) if text.isdecimal() and len(text) <= 9 else None
+
+
 def relabel(tracklets):
     """Tracklets whose pids are the classes 0..n-1 of a classifier, in the order of the raw pids."""
     classes = number_labels(tracklet[1] for tracklet in tracklets)
@@ -152,13 +157,16 @@ def read_lines(path, advice):
     """The lines of a text file that are not blank; CRLF and LF endings, a BOM is dropped."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
-            return [line for line in map(str.rstrip, file) if line]
+            lines = [line for line in map(str.rstrip, file) if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: cannot be read ({_reason(error)}); {advice}') from error
+    if any('\0' in line for line in lines):
+        raise InputError(f'{path}: holds NUL characters, so it is no text in UTF-8; {advice}')
+    return lines
 
 
 def _reason(error):
-    return getattr(error, 'strerror', None) or type(error).__name__
+    return getattr(error, 'strerror', None) or 'no text in UTF-8'
 
 
 class TrackletDataset(torchreid.data.VideoDataset):

@@ -11,6 +11,7 @@ from stmn_plugin.data.listing import (
     TrackletDataset,
     data_root,
     first_existing,
+    id_number,
     is_image,
     natural_key,
     read_lines,
@@ -110,11 +111,15 @@ def read_tracklets(folder, list_path, listings, attempt=contextlib.nullcontext):
         list of (img_paths, pid, camid, 0) with raw pids, in the order of the lines; None for a
         line that ``attempt`` refused.
     """
-    tracklets = []
+    tracklets, numbers = [], {}  # first frame → line
     for number, line in enumerate(read_lines(list_path, ADVICE), 1):
         tracklets.append(None)
         with attempt():
-            tracklets[-1] = _read_tracklet(folder, f'{list_path}:{number}', line, listings)
+            tracklet = _read_tracklet(folder, f'{list_path}:{number}', line, listings)
+            first = numbers.setdefault(tracklet[0][0], number)
+            if first != number:
+                raise InputError(f'{list_path}:{number}: the tracklet of line {first}, too')
+            tracklets[-1] = tracklet
     if not tracklets:
         raise InputError(f'{list_path}: lists no tracklet')
     return tracklets
@@ -122,7 +127,7 @@ def read_tracklets(folder, list_path, listings, attempt=contextlib.nullcontext):
 
 def _read_tracklet(folder, where, line, listings):
     prefix, _, pid = line.rpartition(' ')
-    if not prefix.strip() or not pid.isdecimal():
+    if not prefix.strip() or id_number(pid) is None:
         raise InputError(f'{where}: expected "<path prefix> <pid>", got {line!r}')
     person_folder, stem = osp.split(osp.join(folder, prefix.strip()))
     if person_folder not in listings:
@@ -181,7 +186,7 @@ def _in_order(folder, names):
     cameras, frames = set(), []
     for name in names:
         fields = name.split('_')
-        if len(fields) < 4 or not fields[2].isdecimal() or int(fields[2]) < 1:
+        if len(fields) < 4 or not id_number(fields[2]):  # nor 0
             path = osp.join(folder, name)
             raise InputError(f'{path}: a name has four fields, the third is a camera from 1 up')
         cameras.add(int(fields[2]))

@@ -1,10 +1,10 @@
 """Own data: image folders or a CSV in, the host's train, query and gallery lists out."""
 
 import contextlib
-import csv
 import os.path as osp
 from typing import NamedTuple
 
+from stmn_plugin.data.csv_rows import csv_rows
 from stmn_plugin.data.index_cache import parse_once
 from stmn_plugin.data.listing import (
     IMAGE_SUFFIXES,
@@ -19,7 +19,6 @@ from stmn_plugin.data.listing import (
     scan,
 )
 from stmn_plugin.errors import InputError
-from stmn_plugin.input_files import open_regular
 
 SPLITS = ('train', 'query', 'gallery')
 COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
@@ -145,7 +144,7 @@ def read_csv(path, attempt=contextlib.nullcontext):
     frames = {}
     seen = {}  # (split, image path) → (line, TrackletName)
     listings = {}  # folder → names of its files
-    for line, cells in _csv_rows(path, attempt):
+    for line, cells in csv_rows(path, COLUMNS, attempt):
         with attempt():
             where = f'{path}:{line}'
             _check_row(where, cells)
@@ -183,67 +182,6 @@ def number_tracklets(frames, sources):
         pid = name.pid if name.split == 'train' else test_pids[name.pid]
         lists[name.split].append((frames[name], pid, cameras[name.camid], 0))
     return (relabel(lists['train']), lists['query'], lists['gallery']), sources
-
-
-def _csv_rows(path, attempt):
-    """Line number and stripped cells, by column, of each row that is not blank.
-
-    Line by line, so that a quote without its partner is an error of its line, not the begin of a
-    cell that swallows the rows below it. A row has as many cells as the header, or cells were lost
-    or split; only empty ones at the end may be too many.
-    """
-    lines = _csv_lines(path)
-    first, text = next(lines, (1, ''))
-    header = _csv_header(f'{path}:{first}', _csv_cells(f'{path}:{first}', text))
-    for line, text in lines:
-        with attempt():
-            cells = _csv_cells(f'{path}:{line}', text)
-            if not any(cells):
-                continue
-            if len(cells) < len(header) or any(cells[len(header) :]):
-                raise InputError(f'{path}:{line}: {len(cells)} cells, the header has {len(header)}')
-            yield line, dict(zip(header, cells, strict=False))
-
-
-def _csv_lines(path):
-    """Number and text of each line that is not blank; any line ending, any byte order mark."""
-    try:
-        with open_regular(path, encoding='utf-8-sig') as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield number, text.rstrip('\n')
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: cannot be read as CSV in UTF-8 ({error})') from error
-
-
-def _csv_cells(where, text):
-    if '\0' in text:
-        raise InputError(f'{where}: holds a NUL character, so it is no CSV in UTF-8')
-    try:
-        cells = next(csv.reader([text], strict=True, skipinitialspace=True), [])
-    except csv.Error as error:
-        raise InputError(
-            f'{where}: no row of a CSV ({error}); a quoted cell ends in its line, '
-            'and quotes in it are doubled'
-        ) from error
-    return [cell.strip() for cell in cells]
-
-
-def _csv_header(where, cells):
-    while cells and not cells[-1]:
-        cells.pop()
-    missing = [name for name in COLUMNS if name not in cells]
-    if missing:
-        other = [separator for separator in ';\t|' if separator in ','.join(cells)]
-        raise InputError(
-            f'{where}: column {", ".join(missing)} missing, the first line must name '
-            + ','.join(COLUMNS)
-            + (f'; it is separated by {other[0]!r}, not by commas' if other else '')
-        )
-    twice = [name for name in COLUMNS if cells.count(name) > 1]
-    if twice:
-        raise InputError(f'{where}: column {", ".join(twice)} is there twice')
-    return cells
 
 
 def _check_row(where, cells):

@@ -3,6 +3,7 @@
 import functools
 import json
 import os.path as osp
+from collections import Counter
 
 import torchreid
 
@@ -114,27 +115,38 @@ def read_two_cameras(camera_folders, split):
 
     for folder in camera_folders:
         first_existing([folder], 'it holds one folder per person')
+    for name, people in split.items():
+        if not people:
+            raise InputError(f'{camera_folders[0]}: the {name} split has no people')
+    everyone = Counter(split['train'] + split['test'])
+    twice = [person for person, count in everyone.items() if count > 1]
+    if twice:
+        raise InputError(f'{camera_folders[0]}: the split names {twice[0]} twice')
     train, test = split['train'], split['test']
     return (tracklets(train, [0, 1]), tracklets(test, [0]), tracklets(test, [1])), folders
 
 
 def _read_split(path, split_id):
+    """The people of 'train' and 'test' in one of the splits of a JSON file."""
     first_existing([path], 'it lists the people of each split')
     try:
-        with open_regular(path, encoding='utf-8') as file:
+        with open_regular(path, encoding='utf-8-sig') as file:
             splits = json.load(file)
-        _check_split_id(path, split_id, len(splits))
-        return {name: list(splits[split_id][name]) for name in ('train', 'test')}
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror})') from error
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(f'{path}: no list of splits with train and test people in it') from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f'{path}: cannot be read as JSON ({error})') from error
+    if not isinstance(splits, list):
+        raise InputError(f'{path}: is no list of splits')
+    _check_split_id(path, split_id, len(splits))
+    split = splits[split_id] if isinstance(splits[split_id], dict) else {}
+    people = {name: split.get(name) for name in ('train', 'test')}
+    for name, names in people.items():
+        if not isinstance(names, list) or not all(isinstance(person, str) for person in names):
+            raise InputError(f'{path}: {name} of split {split_id} is no list of names')
+    return people
 
 
 def _check_split_id(path, split_id, num_splits):
-    if not 0 <= split_id < num_splits:
+    if not isinstance(split_id, int) or not 0 <= split_id < num_splits:
         raise InputError(
             f'{path}: has splits 0 to {num_splits - 1}, data.split_id asks for {split_id}'
         )
