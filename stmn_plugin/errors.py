@@ -73,11 +73,12 @@ def resource_errors(batch_size_key, note=''):
     """
     try:
         yield
-    except RuntimeError as error:  # torch's error of a full GPU is one, too
+    except (RuntimeError, MemoryError) as error:  # torch's error of a full GPU is one of the first
         import torch  # slow, and --help of a command needs none
 
         reason = ' '.join(str(error).split())
-        full = isinstance(error, torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in reason
+        full = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+        full = full or 'DefaultCPUAllocator' in reason
         if full:
             raise InputError(
                 f'{batch_size_key} needs more memory than there is: {reason[:300]}{note}'

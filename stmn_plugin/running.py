@@ -8,9 +8,8 @@ loses a checkpoint or a line of a result.
 import os
 from dataclasses import asdict
 
-from torch.utils.tensorboard import SummaryWriter
-
 from .checkpoint import BEST, UNFINISHED, checkpoint_path, save_checkpoint, save_unfinished
+from .curves import Curves
 from .distributed import is_main
 from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
 from .errors import InputError, printable
@@ -130,7 +129,7 @@ class RunMixin(TrainingMixin, TestingMixin):
         self._restore_best()
         if self.start_epoch < self.max_epoch or self.log is not None:
             first = self.start_epoch * batches
-            self.writer = SummaryWriter(log_dir=save_dir, purge_step=first or None)
+            self.writer = Curves(save_dir, purge_step=first or None)
 
     def _restore_best(self):
         """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""

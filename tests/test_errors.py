@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from stmn_plugin.errors import InputError, exit_on_input_error, printable
+from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 
 FORGED = 'a\nerror: b\r\x1b[2J\x7f\x85\u2028\u202e\ufeff\ud800\udcff.jpg'
 SHOWN = r'a\nerror: b\r\x1b[2J\x7f\x85\u2028\u202e\ufeff\ud800\xff.jpg'
@@ -35,3 +35,11 @@ def test_debugging_shows_where_a_worker_raised():
     with pytest.raises(InputError) as caught, exit_on_input_error(debug=True):
         list(DataLoader(Refusing(), num_workers=1))
     assert 'in __getitem__' in ''.join(caught.value.__notes__)
+
+
+def test_memory_that_numpy_lacks_names_the_batch_size():
+    expected = pytest.raises(InputError, match='test.batch_size needs more memory.*9 TiB')
+    with expected, resource_errors('test.batch_size'):
+        raise MemoryError('Unable to allocate 9 TiB')
+    with pytest.raises(RecursionError), resource_errors('test.batch_size'):
+        raise RecursionError  # a bug

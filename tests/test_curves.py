@@ -1,0 +1,30 @@
+"""TensorBoard's files may fail: a run goes on without them."""
+
+import os
+
+import pytest
+
+from stmn_plugin.curves import Curves
+
+
+def test_a_full_disk_costs_the_curves_and_nothing_else(tmp_path, capfd):
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        curves = Curves(str(tmp_path))
+        for step in range(500):
+            curves.add_scalar('loss', 0.5, step)
+        curves.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capfd.readouterr()
+    assert out == 'TensorBoard takes nothing more (File too large): going on without it\n'
+    assert 'Traceback' not in err
+
+
+def test_a_folder_that_is_no_utf_8_gets_none(tmp_path, capsys):
+    curves = Curves(os.path.join(tmp_path, 'run\udcff'))
+    curves.add_scalar('loss', 0.5, 1)
+    curves.close()
+    assert 'going on without it' in capsys.readouterr().out
