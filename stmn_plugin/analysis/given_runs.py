@@ -27,40 +27,22 @@ def given_runs(paths, words, taken=()):
     Raises:
         InputError: a path that leads nowhere, or no run folder among them.
     """
-    for path in paths:
-        if not os.path.exists(path):
-            raise InputError(f'--runs: no such folder: {path}')
-    others = [path for path in paths if not is_run(path)]
-    if others:
-        named = ', '.join(map(printable, others))
-        print(f'Passed over, no run folder (no {CONFIG}): {named}')
-    folders = {}  # real path → as given first
-    for path in paths:
-        if is_run(path):
-            folders.setdefault(os.path.realpath(path), path.rstrip(os.sep))
-    if not folders:
-        raise InputError(f'--runs: no run folder among {", ".join(paths)}')
     runs, problems = [], {}
-    for path in folders.values():
+    for path in distinct_folders(paths):
         try:
             runs.append(read_run(path))
         except InputError as error:
             runs.append(NO_RUN._replace(path=path))
             problems[path] = str(error)
     titles = titles_of([run for run in runs if run.path not in problems], taken)
-    wanted, counted = [], {}  # counted: (title, seed) → path
     own = (*words, *as_words({'model.load_weights': '', 'model.resume': ''}))
+    wanted, counted = [], {}  # counted: (title, seed) → path
     for run in runs:
-        path, cfg, problem = run.path, None, problems.get(run.path, '')
-        seed = None if problem else run.settings['train.seed']
-        title = titles.get(path, printable(path))
+        path, cfg, seed = run.path, None, None
+        title, problem = titles.get(path, printable(path)), problems.get(path, '')
         if not problem:
-            try:
-                cfg = training_config(os.path.join(path, CONFIG), own)
-                changes = recipe_changes(run, cfg)
-                problem = name_changes(run, changes) if changes else ''
-            except InputError as error:
-                problem = str(error)
+            seed = run.settings['train.seed']
+            cfg, problem = _config_of(run, own)
         if not problem and run.final_evaluations(cfg.train.max_epoch):
             first = counted.setdefault((title, seed), path)
             if first != path:
@@ -68,6 +50,36 @@ def given_runs(paths, words, taken=()):
         file = os.path.join(path, CONFIG)
         wanted.append(Wanted(title, seed, file, own, cfg, path, run, False, problem))
     return wanted
+
+
+def distinct_folders(paths):
+    """The run folders among paths, each once, as it is given first.
+
+    Raises:
+        InputError: a path that leads nowhere, or no run folder among them.
+    """
+    for path in paths:
+        if not os.path.exists(path):
+            raise InputError(f'--runs: no such folder: {path}')
+    others = [printable(path) for path in paths if not is_run(path)]
+    if others:
+        print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
+    folders = {}  # real path → as given
+    for path in filter(is_run, paths):
+        folders.setdefault(os.path.realpath(path), path.rstrip(os.sep))
+    if not folders:
+        raise InputError(f'--runs: no run folder among {", ".join(paths)}')
+    return list(folders.values())
+
+
+def _config_of(run, words):
+    """The config of a run under words, or None, and why it cannot be tested with them, or ''."""
+    try:
+        cfg = training_config(os.path.join(run.path, CONFIG), words)
+    except InputError as error:
+        return None, str(error)
+    changes = recipe_changes(run, cfg)
+    return cfg, name_changes(run, changes) if changes else ''
 
 
 def titles_of(runs, taken=()):
