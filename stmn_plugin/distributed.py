@@ -11,6 +11,7 @@ A single process passes through every function here for nothing.
 import contextlib
 import datetime
 import os
+import re
 
 import numpy as np
 import torch
@@ -21,6 +22,13 @@ from .errors import InputError
 # the others wait that long for the main process, which may draw data or re-rank a large gallery;
 # a process that dies is noticed at once, by its closed connections and by torchrun
 TIMEOUT = datetime.timedelta(hours=1)
+
+
+# in the words of gloo, NCCL and torch's store; shapes that differ between processes are no such
+CONNECTION_LOST = re.compile(
+    r'closed|reset|broken pipe|timed out|timeout|refused|aborted|remote process|network|socket',
+    re.IGNORECASE,
+)
 
 
 class PeerDied(InputError):
@@ -37,7 +45,7 @@ def process_group(use_gpu):
     Raises:
         InputError: an environment that does not fit; more processes than GPUs.
     """
-    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+    if _from_environment('WORLD_SIZE', 1) == 1:
         yield
         return
     if use_gpu:
@@ -53,8 +61,15 @@ def process_group(use_gpu):
     dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
 
+def _from_environment(name, default):
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise InputError(f'the processes of the run cannot meet: {name} is {value!r}')
+    return int(value)
+
+
 def _local_gpu():
-    number, count = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+    number, count = _from_environment('LOCAL_RANK', 0), torch.cuda.device_count()
     if number >= count:
         raise InputError(
             f'torchrun --nproc-per-node: {count} GPUs cannot take {number + 1} processes or more '
@@ -65,11 +80,12 @@ def _local_gpu():
 
 @contextlib.contextmanager
 def peer_errors():
-    """A lost connection in the block becomes :class:`PeerDied`."""
+    """A lost connection in the block becomes :class:`PeerDied`; other errors stay what they are."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and 'gloo' not in str(error).lower():
+        of_group = isinstance(error, dist.DistError) or 'gloo' in str(error).lower()
+        if not (of_group and CONNECTION_LOST.search(str(error))):
             raise
         raise PeerDied(
             "another process of this run died, its own message or torchrun's report says why; "

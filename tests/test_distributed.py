@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 import torchvision
 from torch import nn
 
@@ -549,8 +550,36 @@ def die():
 def test_a_process_that_dies_is_noticed(capfd):
     assert on_processes(die) == [None, None]
     assert 'model.resume auto' in capfd.readouterr().out
-    with pytest.raises(RuntimeError, match='shape'), distributed.peer_errors():
-        raise RuntimeError('shape mismatch')
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError('shape mismatch'),
+        RuntimeError('[gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4'),
+        dist.DistBackendError('NCCL error: invalid usage. Last error: Duplicate GPU detected'),
+        KeyError('socket'),
+    ],
+)
+def test_errors_of_other_kinds_are_no_death_of_a_process(error):
+    with pytest.raises(type(error)) as caught, distributed.peer_errors():
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError('[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:29'),
+        RuntimeError('[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms'),
+        dist.DistBackendError('NCCL error: remote process exited or there was a network error'),
+        dist.DistNetworkError('The client socket has timed out after 300000ms'),
+        dist.DistStoreError('Broken pipe'),
+    ],
+)
+def test_lost_connections_are(error):
+    with pytest.raises(InputError, match='another process'), distributed.peer_errors():
+        raise error
 
 
 def refusal(words, mars_root):
@@ -578,6 +607,10 @@ def test_an_environment_that_does_not_fit_is_named(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(InputError, match='cannot meet.*RANK'), distributed.process_group(False):
         pass
+    monkeypatch.setenv('WORLD_SIZE', 'two')
+    with pytest.raises(InputError, match="WORLD_SIZE is 'two'"), distributed.process_group(False):
+        pass
+    monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('LOCAL_RANK', '1')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     with pytest.raises(InputError, match='1 GPUs'), distributed.process_group(use_gpu=True):
