@@ -15,6 +15,7 @@ IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over 
 
 FLAG = Flag()
 COUNT = Whole(1, 65_536)
+ITEMS = Whole(1, 4_096)  # the statistics of a memory are items x items
 EPOCHS = Whole(0, 1_000_000)
 INTERVAL = Whole(1, 1_000_000)
 SEED = Whole(0, 2**32 - 1)
@@ -36,10 +37,10 @@ RANGES = {
     'data.root': FOLDER,
     'data.sources': NAMES,
     'data.targets': NAMES,
-    'data.workers': Whole(0, 1_024),
+    'data.workers': Whole(0, 256),
     'data.split_id': Whole(0, 10_000),
-    'data.height': Whole(16, 4_096),
-    'data.width': Whole(8, 4_096),
+    'data.height': Whole(16, 1_024),
+    'data.width': Whole(8, 1_024),
     'data.combineall': FLAG,
     'data.transforms': ListOf(OneOf(TRANSFORMS)),
     'data.k_tfm': Whole(1, 1),  # no engine here takes several copies of an image
@@ -68,10 +69,10 @@ RANGES = {
     'stmn.backbone_weights': Text('a file or link', may_be_empty=True),
     'stmn.backbone_sha256': Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'),
     'stmn.spatial_mode': OneOf(('memory', 'none')),
-    'stmn.spatial_items': COUNT,
+    'stmn.spatial_items': ITEMS,
     'stmn.spatial_bn_scale': Number(-100, 100),
     'stmn.temporal_mode': OneOf(('memory', 'mlp', 'average')),
-    'stmn.temporal_items': COUNT,
+    'stmn.temporal_items': ITEMS,
     'stmn.similarity_scale': WordOr(AUTO, Number(0, 1_000_000, above=True)),
     'train.optim': OneOf(('adam', 'amsgrad', 'sgd', 'rmsprop', 'radam')),
     'train.lr': Number(0, 1_000),
