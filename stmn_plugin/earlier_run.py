@@ -22,6 +22,7 @@ MADE_OF_A_RUN = (
     'figures/figure-*.png',
     'figures/figure-*.svg',
     'figures/figure-*.txt',
+    f'report_files/{"[0-9a-f]" * 20}.webp',
 )
 
 
@@ -90,8 +91,9 @@ def remove_what_is_lost(
             os.unlink(path)
         except OSError as error:
             raise InputError(f'train.overwrite: cannot remove {path}: {error.strerror}') from error
-    with contextlib.suppress(OSError):  # it holds something of the user's
-        os.rmdir(os.path.join(folder, 'figures'))
+    for name in ('figures', 'report_files'):
+        with contextlib.suppress(OSError):  # it is not there, or holds something of the user's
+            os.rmdir(os.path.join(folder, name))
     return lost
 
 

@@ -11,8 +11,9 @@ LARGEST = 1e300  # any integer can be compared with it, none need become a float
 
 def is_number(value: Any) -> bool:
     """A finite number; True and False are none."""
-    kinds = (int, float, np.floating)
-    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < LARGEST
+    if isinstance(value, np.floating):
+        value = float(value)
+    return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def is_count(value: Any) -> bool:

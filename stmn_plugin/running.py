@@ -87,9 +87,17 @@ class RunMixin(TrainingMixin, TestingMixin):
 
         Raises:
             InputError: something is there and ``overwrite`` of the settings does not say that it
-                may go.
+                may go, or there is no such place to go on from.
         """
         settings, models = self.settings, list(self._models)
+        if hasattr(self.datamanager, 'batch_sampler'):  # epochs may differ in length
+            self.datamanager.batch_sampler.set_epoch(start_epoch)
+        log, batches = settings.unfinished, len(self.train_loader)
+        if log is not None and not log.trained and log.batches >= batches:
+            raise InputError(
+                f'model.resume: {settings.last_checkpoint} was saved after batch {log.batches} of '
+                f'an epoch, an epoch has {batches} here: the training data differ'
+            )
         start = Start(start_epoch, settings.last_checkpoint or '', settings.auto)
         if not settings.overwrite:
             check_nothing_is_lost(save_dir, start, models)
@@ -108,12 +116,6 @@ class RunMixin(TrainingMixin, TestingMixin):
             self.make_way(save_dir, self.start_epoch)
         self.save_dir, self.rank1 = save_dir, settings.rank1
         self.log, self.last_checkpoint = settings.unfinished, settings.last_checkpoint
-        batches = len(self.train_loader)
-        if self.log is not None and not self.log.trained and self.log.batches >= batches:
-            raise InputError(
-                f'model.resume: {self.last_checkpoint} was saved after batch {self.log.batches} of '
-                f'an epoch, an epoch has {batches} here: the training data differ'
-            )
         self.evaluations = []
         if not is_main():
             return
@@ -128,7 +130,7 @@ class RunMixin(TrainingMixin, TestingMixin):
         keep_lines(save_dir, reported)
         self._restore_best()
         if self.start_epoch < self.max_epoch or self.log is not None:
-            first = self.start_epoch * batches
+            first = self.start_epoch * len(self.train_loader)
             self.writer = Curves(save_dir, purge_step=first or None)
 
     def _restore_best(self):

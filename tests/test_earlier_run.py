@@ -17,10 +17,14 @@ LEFT = {  # what a run leaves → content
     'metrics.json': '{"evaluations": []}',
     'metrics.jsonl': '{"epoch": 1}\n',
 }
-MADE = ('config.yaml', 'events.out.tfevents.17.host', 'report.html', 'figures/figure-5.png')
+MADE = (
+    'config.yaml', 'events.out.tfevents.17.host', 'report.html', 'figures/figure-5.png',
+    f'report_files/{"0af1" * 5}.webp',
+)  # fmt: skip
 OTHERS = (
-    'notes.txt', 'train.log-2026-11-26-10-00-00', 'console.log', 'figures/mine.png', '.lock',
-    'model/model.pth.tar-3.bak', 'model/mine.pth', 'old/metrics.json', 'metrics.json.old',
+    'notes.txt', 'train.log-2026-11-26-10-00-00', 'console.log', 'figures/mine.png',
+    'report_files/mine.webp', '.lock', 'model/model.pth.tar-3.bak', 'model/mine.pth',
+    'old/metrics.json', 'metrics.json.old',
 )  # fmt: skip
 
 

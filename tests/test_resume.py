@@ -385,6 +385,19 @@ def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
     assert len(list(straight.glob('events*'))) == 1
 
 
+def test_a_position_beyond_the_end_of_an_epoch_is_no_epoch(train, straight, tmp_path, capsys):
+    state = load_checkpoint(str(straight / 'model' / 'model.pth.tar-2'))
+    path = tmp_path / 'unfinished.pth.tar'
+    for batches, code in ((BATCHES - 1, 0), (BATCHES, 2)):
+        state['unfinished'] = asdict(EpochLog(3, batches=batches))
+        torch.save(state, path)
+        folder = tmp_path / str(batches)
+        assert train(folder, 'model.resume', path) == code
+    err = capsys.readouterr().err
+    assert f'batch {BATCHES} of an epoch, an epoch has {BATCHES} here' in err and str(path) in err
+    assert not (folder / 'metrics.jsonl').exists() and not (folder / 'config.yaml').exists()
+
+
 def test_a_run_is_overwritten_when_that_is_asked_for(train, straight, tmp_path):
     assert train(tmp_path, 'train.max_epoch', 1, 'train.seed', 9) == 0
     (tmp_path / 'notes.txt').write_text('mine')
