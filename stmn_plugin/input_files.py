@@ -4,6 +4,8 @@ import errno
 import os
 import stat
 
+# neither exists on Windows, where there is nothing to wait for
+NEVER_WAIT = getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
 KINDS = {
     stat.S_IFDIR: 'a folder',
     stat.S_IFIFO: 'a pipe',
@@ -39,10 +41,8 @@ def open_regular(path, encoding=None, newline=None):
 
 
 def _open_regular(path, flags):
-    # neither exists on Windows, where there is nothing to wait for
-    flags |= getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags | NEVER_WAIT)
     except OSError as error:
         if error.errno == errno.ENXIO:  # what a socket, and a device without a driver, give
             raise OSError(errno.ENXIO, 'is no regular file', path) from error

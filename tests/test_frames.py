@@ -350,3 +350,11 @@ def test_the_hosts_image_datasets_read_as_we_do_and_never_again_and_again(jpeg, 
     for index, reason in ((1, 'is a pipe'), (2, 'cannot identify image')):
         with pytest.raises(InputError, match=reason):
             dataset[index]
+
+
+def test_a_frame_of_one_pixel_owns_its_memory(tmp_path):
+    path = tmp_path / 'frame.png'
+    Image.new('RGB', (1, 1), (1, 2, 3)).save(path)
+    frame = read_frame(str(path))
+    frame += 1
+    assert frame.flatten().tolist() == [2, 3, 4] and frame.is_contiguous()
