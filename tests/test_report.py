@@ -121,12 +121,23 @@ def test_a_new_page_takes_the_pictures_of_the_old_one_away_and_nothing_else(tmp_
     path, folder = tmp_path / 'r.html', tmp_path / 'r_files'
     write(path, embed=False)
     old = set(os.listdir(folder))
-    (folder / 'mine.webp').write_bytes(b'not ours')
+    mine = ['0123456789abcdef0123.webp', 'mine.webp']  # a name as ours has them
+    for name in mine:
+        (folder / name).write_bytes(b'not ours')
     write(path, strips=[b'third', STRIPS[1], b'third'], embed=False)
     now = set(os.listdir(folder))
-    assert len(now) == 3 and 'mine.webp' in now and len(now & old) == 1
+    assert len(now) == 4 and set(mine) < now and len(now & old) == 1
     write(path, embed=True)
-    assert os.listdir(folder) == ['mine.webp']
+    assert sorted(os.listdir(folder)) == mine
+
+
+def test_a_damaged_picture_of_an_older_page_is_written_again(tmp_path):
+    path, folder = tmp_path / 'r.html', tmp_path / 'r_files'
+    write(path, embed=False)
+    for name in os.listdir(folder):
+        (folder / name).write_bytes(b'half')
+    write(path, embed=False)
+    assert read_pictures(tmp_path, Page(path.read_text()).json('pictures')) == STRIPS
 
 
 def test_a_page_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):

@@ -396,6 +396,8 @@ def test_image_models_and_samples_of_queries_have_a_page_too(page, mars_root, tm
     words += ['model.load_weights', str(folder / 'model' / 'model-best.pth.tar')]
     flags = ['--config-file', str(folder / 'config.yaml'), '--max-queries', '4', '--top-k', '3']
     report.main([*flags, *words])
+    text = (folder / 'report.html').read_text()
+    assert str(tmp_path) not in text and mars_root not in text  # where it was made
     driver = page('tab=queries', path=folder / 'report.html')
     assert rows_of_list(driver) == [0, 3, 7, 10]
     assert one(driver, '#count').text == '4 of 4 queries, a sample of 11'

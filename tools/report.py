@@ -8,6 +8,8 @@ writes log/stmn_synthetic/report.html, to be opened by any browser; it needs no 
 import os
 from dataclasses import fields
 
+import yaml
+
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
 from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
@@ -75,6 +77,7 @@ def make_report(args):
     from stmn_plugin.analysis import report
     from stmn_plugin.analysis.drawn import BEST, CHOSEN
     from stmn_plugin.analysis.film_strips import StripSize, film_strips
+    from stmn_plugin.analysis.handed_on import without_folders
     from stmn_plugin.analysis.report.curves import training_panels
     from stmn_plugin.analysis.trained_run import open_run
     from stmn_plugin.config.kwargs import run_kwargs
@@ -93,10 +96,10 @@ def make_report(args):
     chosen = {'how_they_were_chosen': CHOSEN} if BEST in os.path.basename(weights) else {}
     overview = report.Overview(
         title=os.path.basename(os.path.abspath(folder)),
-        facts={**engine.settings.facts, 'weights': weights, **chosen},
+        facts={**engine.settings.facts, 'weights': without_folders(weights), **chosen},
         evaluations=evaluations,
         panels=training_panels(lines),
-        config=cfg.dump(),
+        config=yaml.safe_dump(without_folders(yaml.safe_load(cfg.dump()))),
     )
     path = args.output or os.path.join(folder, 'report.html')
     return report.write_report(path, overview, browser, strips, size, args.embed)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .handed_on import without_folders
 from .pictures import picture
 
 BEST = 'model-best'
@@ -50,6 +51,8 @@ def title_of(subject, row):
 
 def made_from(*subjects):
     """The end of every caption."""
-    models = '; '.join(f'{subject.name} ({subject.weights})' for subject in subjects)
+    models = '; '.join(
+        f'{without_folders(subject.name)} ({subject.weights})' for subject in subjects
+    )
     chosen = f' {CHOSEN}' if any(BEST in subject.weights for subject in subjects) else ''
     return f'Model: {models}.{chosen} Data: {subjects[0].data_in_words}.'

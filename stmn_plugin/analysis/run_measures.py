@@ -5,6 +5,7 @@ import numpy as np
 from stmn_plugin.whole_files import write_json
 
 from .gathering import entropy
+from .handed_on import without_folders
 from .measures import against_truth, memory_use
 from .measures.measure import not_measured
 
@@ -79,7 +80,7 @@ def write_analysis(path, subjects_and_measures):
     """
     runs = [
         {
-            'run': subject.name,
+            'run': without_folders(subject.name),
             'weights': subject.weights,
             'dataset': subject.dataset,
             'split': 'query and gallery, each tracklet once',

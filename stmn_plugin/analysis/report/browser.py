@@ -12,6 +12,7 @@ import torch
 
 from stmn_plugin.analysis.clip_views import view_clips
 from stmn_plugin.analysis.gathering import gather, highest
+from stmn_plugin.analysis.handed_on import without_folders
 from stmn_plugin.analysis.ranked_lists import rank_and_list
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import PROTOCOLS, Stopwatch, distances_in_rows
@@ -209,7 +210,7 @@ def _spread(count, limit):
 def _below(root, path):
     """The path with ``data.root`` for the root, where it lies below it."""
     if os.path.commonpath([root, path]) != root:
-        return path
+        return without_folders(path)
     return os.path.normpath(os.path.join('data.root', os.path.relpath(path, root)))
 
 

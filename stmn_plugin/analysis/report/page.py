@@ -126,20 +126,32 @@ def _digest(text):
 
 def _write_pictures(folder, strips):
     """Names of the pictures, which are there afterwards."""
-    names = [f'{hashlib.sha256(strip).hexdigest()[:20]}.webp' for strip in strips]
-    known = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    for name, strip in zip(names, strips, strict=True):
-        if name not in known:
-            write_bytes(os.path.join(folder, name), strip)
-            known.add(name)
+    names = [_name_of(strip) for strip in strips]
+    for name, strip in dict(zip(names, strips, strict=True)).items():
+        path = os.path.join(folder, name)
+        if not _is_picture(path):
+            write_bytes(path, strip)
     return names
+
+
+def _name_of(picture):
+    return f'{hashlib.sha256(picture).hexdigest()[:20]}.webp'
+
+
+def _is_picture(path):
+    """Whether a page wrote this file: its name says what is in it, which no other file's does."""
+    if not PICTURE.fullmatch(os.path.basename(path)) or not os.path.isfile(path):
+        return False
+    with open(path, 'rb') as file:
+        return _name_of(file.read()) == os.path.basename(path)
 
 
 def _remove_pictures(folder, needed):
     """Remove pictures of older pages, and a folder that is empty then."""
     if not os.path.isdir(folder):
         return
-    for name in set(filter(PICTURE.fullmatch, os.listdir(folder))) - needed:
-        os.unlink(os.path.join(folder, name))
+    for name in set(os.listdir(folder)) - needed:
+        if _is_picture(os.path.join(folder, name)):
+            os.unlink(os.path.join(folder, name))
     with contextlib.suppress(OSError):  # not empty: needed, or not ours
         os.rmdir(folder)

@@ -1,0 +1,25 @@
+"""Pages and figures are passed on: they do not say where things lie on a machine."""
+
+import pytest
+
+from stmn_plugin.analysis.handed_on import without_folders
+
+
+@pytest.mark.parametrize(
+    'path, shown',
+    [
+        ('/home/anna/reid-data', '.../reid-data'),
+        ('~/reid-data/', '.../reid-data'),
+        ('~anna', '~anna'),  # nobody's home here
+        ('../../anna/x.pth', '.../x.pth'),
+        ('log/../../anna/x.pth', '.../x.pth'),
+        ('log/stmn', 'log/stmn'),
+        ('', ''),
+        ('auto', 'auto'),
+        (0.5, 0.5),
+        (None, None),
+    ],
+)
+def test_a_path_out_of_the_working_folder_is_its_last_part(path, shown):
+    assert without_folders(path) == shown
+    assert without_folders({'data': [path, {'root': path}]}) == {'data': [shown, {'root': shown}]}
