@@ -281,6 +281,10 @@ CSV_DAMAGE = {
     'a folder': ([(*GOOD[:4], 'a.jpg')], 'a.jpg not found'),
     'wrong suffix': ([(*GOOD[:4], f'{ANNA}/notes.txt')], ':2: '),
     'row twice': ([GOOD, GOOD], ':3: image'),
+    'image by two ways': (
+        [GOOD, (*GOOD[:3], 't2', 'link/t1/f1.jpg')],
+        'link/t1/f1.jpg is in line 2, too',
+    ),
     'image in two tracklets': ([GOOD, (*GOOD[:3], 't2', GOOD[4])], 'is in line 2, too'),
     'gallery copy of another person': (
         [GOOD, ('gallery', 'bob', *GOOD[2:])],
@@ -295,6 +299,7 @@ def test_csv_refused(tmp_path, case):
     rows, phrase = CSV_DAMAGE[case]
     miniatures.make_tracklets(tmp_path, splits=('query',))
     (tmp_path / 'a.jpg').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'tracklets/query/anna/cam2')
     miniatures.write_csv(tmp_path / 'tracklets.csv', rows)
     message = message_of(tmp_path, mode='query')
     assert message.startswith(f'{tmp_path}/tracklets.csv') and phrase in message

@@ -142,8 +142,8 @@ def read_csv(path, attempt=contextlib.nullcontext):
     """
     home = osp.dirname(path)
     frames = {}
-    seen = {}  # (split, image path) → (line, TrackletName)
-    listings = {}  # folder → names of its files
+    seen = {}  # (split, real path of an image) → (line, TrackletName)
+    listings, real = {}, {}  # folder → names of its files; → where it lies
     for line, cells in csv_rows(path, COLUMNS, attempt):
         with attempt():
             where = f'{path}:{line}'
@@ -152,13 +152,13 @@ def read_csv(path, attempt=contextlib.nullcontext):
             image = osp.normpath(osp.join(home, cells['path']))
             folder, file_name = osp.split(image)
             if folder not in listings:
-                listings[folder] = _file_names(folder)
+                listings[folder], real[folder] = _file_names(folder), osp.realpath(folder)
             if file_name not in listings[folder]:
                 raise InputError(f'{where}: image {image} not found')
-            if (name.split, image) in seen:
-                first, _ = seen[name.split, image]
-                raise InputError(f'{where}: image {image} is in line {first}, too')
-            seen[name.split, image] = line, name
+            key = name.split, osp.join(real[folder], file_name)
+            if key in seen:
+                raise InputError(f'{where}: image {image} is in line {seen[key][0]}, too')
+            seen[key] = line, name
             frames.setdefault(name, []).append(image)
     if not frames:
         raise InputError(f'{path}: lists no frame; {ADVICE}')
