@@ -80,7 +80,7 @@ def test_what_cannot_be_held_out(people, share, message):
 @pytest.mark.parametrize(
     'words, message',
     [
-        ('data.validation_ids -0.5', 'must be at least 0'),
+        ('data.validation_ids -0.5', 'takes a number from 0 to 1,000,000'),
         ('data.validation_ids 12.5', 'whole number of identities, got 12.5'),
         ('data.validation_ids 0.2 data.combineall True', 'combineall would train on the test set'),
         ('data.validation_ids 0.2', 'needs data.type video'),
