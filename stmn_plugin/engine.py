@@ -119,8 +119,33 @@ class TripletMixin(HostMixin):
 class VideoTripletEngine(TripletMixin, torchreid.engine.VideoTripletEngine):
     """The host's engine for image models on video; ``soft_margin`` gives it STMN's triplet loss."""
 
-    def __init__(self, *args, soft_margin=False, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        datamanager,
+        model,
+        optimizer,
+        margin=0.3,
+        weight_t=1,
+        weight_x=1,
+        scheduler=None,
+        use_gpu=True,
+        label_smooth=True,
+        pooling_method='avg',
+        *,
+        soft_margin=False,
+    ):
+        super().__init__(
+            datamanager,
+            model,
+            optimizer,
+            margin,
+            weight_t,
+            weight_x,
+            scheduler,
+            use_gpu,
+            label_smooth,
+            pooling_method,
+        )
         if soft_margin:
             self.criterion_t = BatchHardTripletLoss()
         if self.weight_t == 0 or self.weight_x == 0:  # no loss needs the features, or the logits

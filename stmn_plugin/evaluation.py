@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .errors import InputError
 from .features import TrackletFeatures, join_tracklets
-from .ranking import Ranking, evaluate_ranking, rank_rows
+from .ranking import Ranking, evaluate_ranking, score_queries, summarize
 from .reranking import rerank
 from .search import distance_rows
 
@@ -25,6 +25,9 @@ __all__ = [
     'results_table',
     'stored_table',
 ]
+
+
+TIED_SHARE = 0.01  # of the queries; a few are tied by chance
 
 
 class Protocol(NamedTuple):
@@ -71,7 +74,7 @@ class Evaluation:
     dataset: str
     ranking: Ranking
     protocol: str  # one of PROTOCOLS
-    queries_searched: bool  # the gallery holds the query tracklets
+    queries_searched: bool  # what is searched holds all query tracklets, whoever put them there
     average_precision: str
     unmatched: str
     frames: str  # frames of a tracklet that were used
@@ -86,13 +89,32 @@ class Evaluation:
     weights: str = ''  # digest of the tested weights
     peak_memory: dict | None = None  # see ``peak_memory``: of the process up to here
     amp: str = 'off'  # precision in which frames were encoded
+    num_query_searched: int = 0  # query tracklets that are among the searched ones
+    num_query_tied: int = 0  # a match is as far as another person: the gallery's order decides
+    collapsed: bool = False  # all features are equal
     epoch: int | None = None  # finished epochs; None when only tested
     made_from: dict | None = None  # digests of config and data, see ``provenance``
+
+    @property
+    def doubt(self):
+        """Why the score says nothing of the model, as a sentence; '' when it does."""
+        if self.collapsed:
+            return (
+                f'The features of all tracklets of {self.dataset} are equal: the model collapsed.'
+            )
+        if self.num_query_tied > TIED_SHARE * self.ranking.num_valid:
+            return (
+                f'The order of the gallery decides the score of {self.num_query_tied} of '
+                f'{self.ranking.num_valid} queries of {self.dataset}: a match is exactly as far as '
+                'another person.'
+            )
+        return ''
 
     def as_dict(self, ranks):
         """Plain values for ``metrics.json``; rates are fractions."""
         values = {key: value for key, value in vars(self).items() if key != 'ranking'}
         values['num_query_with_match'] = self.ranking.num_valid
+        values['doubt'] = self.doubt
         values['mAP'] = round(self.ranking.mean_ap, 6)
         values['mINP'] = round(self.ranking.mean_inp, 6)
         values.update({f'rank-{r}': round(self.ranking.rank(r), 6) for r in ranks})
@@ -149,17 +171,17 @@ def distances_in_rows(query, gallery, options):
     return measure(query.features, gallery.features, options.dist_metric)
 
 
+def score_tracklets(query, gallery, protocol, options):
+    """``QueryScores`` of a gallery that :func:`apply_protocol` made."""
+    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    rows = distances_in_rows(query, gallery, options)
+    return score_queries(rows, *labels, protocol.average_precision)
+
+
 def rank_tracklets(query, gallery, protocol, options):
     """Ranking of a gallery that :func:`apply_protocol` made."""
-    return rank_rows(
-        distances_in_rows(query, gallery, options),
-        query.pids,
-        gallery.pids,
-        query.camids,
-        gallery.camids,
-        protocol.average_precision,
-        protocol.unmatched,
-    )
+    scores = score_tracklets(query, gallery, protocol, options)
+    return summarize(scores, len(gallery.pids), protocol.unmatched)
 
 
 def results_table(evaluations, ranks):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .distributed import is_main
 from .errors import InputError
+from .search import unit_vectors
 
 # of a clip without a readable frame of its own: nothing beside any other clip of its tracklet
 STAND_IN_WEIGHT = 1e-12
@@ -25,7 +26,7 @@ class TrackletFeatures(NamedTuple):
 
     def normalized(self):
         """With features of length 1."""
-        return self._replace(features=torch.nn.functional.normalize(self.features))
+        return self._replace(features=unit_vectors(self.features))
 
 
 def join_tracklets(parts):

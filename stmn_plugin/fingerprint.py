@@ -28,7 +28,8 @@ FREE_KEYS = """
     train.lr_scheduler train.stepsize train.gamma train.print_freq train.seed train.sync_bn
     train.save_freq train.keep_last train.accumulate train.clip_grad_norm train.amp
     train.channels_last train.fused train.checkpoint_activations train.deterministic
-    train.allow_changed sgd.momentum sgd.dampening sgd.nesterov rmsprop.alpha adam.beta1 adam.beta2
+    train.allow_changed train.overwrite data.download sgd.momentum sgd.dampening sgd.nesterov
+    rmsprop.alpha adam.beta1 adam.beta2
     loss.softmax.label_smooth loss.triplet.margin loss.triplet.weight_t loss.triplet.weight_x
     loss.spread.weight loss.spread.margin loss.spread.reduction
     test.batch_size test.dist_metric test.normalize_feature test.ranks test.evaluate test.eval_freq

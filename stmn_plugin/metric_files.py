@@ -49,6 +49,10 @@ EVALUATION = {  # key → kind
     'num_query': is_count,
     'num_gallery': is_count,
     'num_query_with_match': is_count,
+    'num_query_searched': is_count,
+    'num_query_tied': is_count,
+    'collapsed': is_flag,
+    'doubt': is_text,
     'feature_dim': is_count,
 }
 FACTS = {

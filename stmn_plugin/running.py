@@ -35,7 +35,13 @@ class RunMixin(TrainingMixin, TestingMixin):
         start_eval=0,
         eval_freq=-1,
         test_only=False,
-        **test_options,
+        dist_metric='euclidean',
+        normalize_feature=False,
+        visrank=False,
+        visrank_topk=10,
+        use_metric_cuhk03=False,
+        ranks=(1, 5, 10, 20),
+        rerank=False,
     ):
         """Train and evaluate, or only evaluate; arguments are those of the host's ``Engine.run``.
 
@@ -47,6 +53,15 @@ class RunMixin(TrainingMixin, TestingMixin):
                 that does not suffice.
             Interrupted: a signal came and the state is saved.
         """
+        test_options = {
+            'dist_metric': dist_metric,
+            'normalize_feature': normalize_feature,
+            'visrank': visrank and test_only,  # the host leaves these two to testing, too
+            'visrank_topk': visrank_topk,
+            'use_metric_cuhk03': use_metric_cuhk03,
+            'ranks': ranks,
+            'rerank': rerank and test_only,
+        }
         self.complete_settings()
         self.start_scaler()
         with Interruption() as self.interruption:
@@ -57,7 +72,6 @@ class RunMixin(TrainingMixin, TestingMixin):
                 with self.interruption.at_once():
                     self.test(save_dir=save_dir, **test_options)
                 return
-            test_options.update(visrank=False, rerank=False)  # the host leaves them to testing, too
             self.start_epoch, self.max_epoch = start_epoch, max_epoch
             self._open_folder(save_dir)
             try:

@@ -29,7 +29,10 @@ MAX_CHUNK = 256  # queries; more make the matrix product no faster
 MAX_BLOCK = 2048  # gallery vectors; larger ones leave the cache, smaller ones cost more calls
 ROWS_AT_ONCE = 64  # whose neighbours are gathered together
 TIES_AT_ONCE = 1 << 20  # distances of rows whose ties are looked at together
-NOT_FINITE = 'distances hold NaN or infinity: the features of the model are broken'
+SHORTEST = 1e-12  # torch's normalize takes shorter vectors for zero
+SMALLEST_SQUARE = 1e-30  # float32 still holds differences of such numbers
+TOO_SMALL = 'all features are so small that their squared distances are 0 in float32: scale them'
+NOT_FINITE = 'distances hold NaN or infinity: features that are broken, or too large for float32'
 
 
 class Nearest(NamedTuple):
@@ -163,17 +166,29 @@ def _check(query, gallery, dist_metric):
         raise ValueError(f'expected features of shapes (Q, D) and (G, D), got {shapes}')
 
 
+def unit_vectors(features):
+    """Features (n, D) of any float type with length 1, float32; a vector of zeros stays one.
+
+    Lengths whose squares float32 cannot hold (above 1.8e19, or tiny) are brought into reach first.
+    """
+    vectors = features.float()
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    vectors = vectors / lengths.clamp_min(SHORTEST)
+    out_of_reach = ~(torch.isfinite(lengths) & (lengths > SHORTEST)).flatten()
+    if out_of_reach.any():
+        extreme = features[out_of_reach]
+        largest = extreme.abs().amax(dim=1, keepdim=True)
+        extreme = (extreme / torch.where(largest > 0, largest, 1)).float()
+        vectors[out_of_reach] = F.normalize(extreme, dim=1)
+    return vectors
+
+
 def _prepare(features, dist_metric, device):
     """Features as float32 on the device, of length 1 for the cosine."""
-    given = None
     if isinstance(features, np.ndarray):
         features = torch.from_numpy(np.array(features))  # a copy: mapped files are not writable
-    else:
-        given = features = features.detach()
-    features = features.to(device, torch.float32)
-    if dist_metric != 'cosine':
-        return features
-    return F.normalize(features, dim=1, out=None if features is given else features)
+    features = features.detach().to(device)
+    return unit_vectors(features) if dist_metric == 'cosine' else features.float()
 
 
 def _distances(query, gallery, dist_metric):
@@ -181,6 +196,8 @@ def _distances(query, gallery, dist_metric):
     if dist_metric == 'cosine':
         return torch.mm(query, gallery.t()).neg_().add_(1)
     squares = query.square().sum(dim=1, keepdim=True) + gallery.square().sum(dim=1)  # (q, g)
+    if squares.numel() and squares.max() < SMALLEST_SQUARE and (query.any() or gallery.any()):
+        raise InputError(TOO_SMALL)
     return squares.addmm_(query, gallery.t(), alpha=-2)
 
 
@@ -240,6 +257,8 @@ def _block_nearest_faiss(query, gallery, k, dist_metric):
     found = faiss.knn(query.numpy(), gallery.numpy(), candidates, metric=metric)
     values, indices = (torch.from_numpy(x) for x in found)
     values = (1 - values if dist_metric == 'cosine' else values).clamp_min(0)
+    if not torch.isfinite(values).all() or (indices < 0).any():  # squares beyond float32
+        raise InputError(NOT_FINITE)
     result = _in_order(values[:, :k], indices[:, :k])
     # faiss keeps any of several equal ones at the k-th place; we keep the first of the gallery
     crossing = (values[:, k - 1] == values[:, -1]) & (candidates > k)

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass, field
 
 import torch
-import torchreid
 
 from .data.clip_plans import ClipPlan
 from .distributed import broadcast, broadcast_buffers, gather_objects, is_main, shard
@@ -19,8 +18,8 @@ from .evaluation import (
     distances_in_rows,
     extract_features,
     host_lines,
-    rank_tracklets,
     results_table,
+    score_tracklets,
 )
 from .feature_store import FeatureStore
 from .features import encode_clips, frame_model, join_tracklets, pool_tracklets
@@ -28,6 +27,9 @@ from .fingerprint import fingerprint, weights_digest
 from .metric_files import write_metrics
 from .peak_memory import peak_memory
 from .provenance import config_digests, data_digests
+from .ranked_pictures import draw_ranked_lists
+from .ranking import summarize
+from .searched import count_searched, is_collapsed
 from .speed import InferenceModel, autocast
 
 
@@ -79,14 +81,22 @@ class TestingMixin:
         if self.settings.plan is None and self._is_video:
             self.settings.plan = self.datamanager.plan
 
-    def test(self, save_dir='', **options):
-        """Evaluate on every target, print and write the results.
+    def test(
+        self,
+        dist_metric='euclidean',
+        normalize_feature=False,
+        visrank=False,
+        visrank_topk=10,
+        save_dir='',
+        use_metric_cuhk03=False,
+        ranks=(1, 5, 10, 20),
+        rerank=False,
+    ):
+        """Evaluate on every target; arguments are those of the host's ``Engine.test``.
 
-        Every process encodes its part of the tracklets, the main one does all the rest.
-
-        Args:
-            save_dir (str): run folder, gets ``metrics.json``.
-            **options: those of the host's ``Engine.test``, see :class:`TestOptions`.
+        Every process encodes its part of the tracklets, the main one does all the rest. The results
+        of a target are in ``metrics.json`` of the run folder ``save_dir`` before they are printed
+        and before the next target.
 
         Returns:
             float: rank-1 of the first target.
@@ -95,52 +105,78 @@ class TestingMixin:
             InputError: features that are not finite, unreadable frames, files that cannot be
                 written.
         """
-        options = TestOptions(**options)
+        options = TestOptions(
+            dist_metric=dist_metric,
+            normalize_feature=normalize_feature,
+            visrank=visrank,
+            visrank_topk=visrank_topk,
+            use_metric_cuhk03=use_metric_cuhk03,
+            ranks=ranks,
+            rerank=rerank,
+        )
         self.complete_settings()
         self.set_model_mode('eval')
         broadcast_buffers(self.model)  # batch statistics of training are those of each process
         with resource_errors('test.batch_size'):
             results = [self._test_target(name, options, save_dir) for name in self.test_loader]
         print(results_table(results, options.ranks))
-        bad_frames = sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
+        bad_frames = self._all_bad_frames()
         if bad_frames:
             shown = '\n  '.join(map(printable, bad_frames[:10]))
             print(f'{len(bad_frames)} unreadable frames left out, see metrics.json:\n  {shown}')
-        self.evaluations = [*self.evaluations, *(e.as_dict(options.ranks) for e in results)]
-        if save_dir and is_main():
-            facts = {**self.settings.facts, 'bad_frames': bad_frames}
-            write_metrics(save_dir, self.evaluations, facts)
         return results[0].ranking.rank(1)
+
+    def _all_bad_frames(self):
+        return sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
 
     def _test_target(self, name, options, save_dir):
         watch, result = Stopwatch(), None
         query, searched = self.searched_features(name, options)
         if is_main():
-            result = self._rank_target(name, query, searched, options, save_dir, watch)
-        return broadcast(result)
-
-    def _rank_target(self, name, query, searched, options, save_dir, watch):
-        protocol, extraction = PROTOCOLS[self.settings.protocol], watch()
-        tracklets = sum(map(len, self.datamanager.test_dataset[name].values()))
-        seconds = {'extraction': extraction, 'per_tracklet': round(extraction / tracklets, 6)}
-        ranking = rank_tracklets(query, searched, protocol, options)
-        seconds['ranking'] = watch()
+            result = self._rank_target(name, query, searched, options, watch)
+        result = broadcast(result)
+        self.evaluations = [*self.evaluations, result.as_dict(options.ranks)]
+        bad_frames = self._all_bad_frames()
+        if not is_main():
+            return result
+        if save_dir:
+            facts = {**self.settings.facts, 'bad_frames': bad_frames}
+            write_metrics(save_dir, self.evaluations, facts)
         print(f'##### {name}: protocol {self.settings.protocol} #####')
-        print(host_lines(ranking, options.ranks))
+        print(host_lines(result.ranking, options.ranks))
+        if result.doubt:
+            print(f'Warning: {result.doubt}')
+        if self.writer is not None:
+            self.writer.add_scalar(f'Test/{name}/rank1', result.ranking.rank(1), self.epoch)
+            self.writer.add_scalar(f'Test/{name}/mAP', result.ranking.mean_ap, self.epoch)
         if options.visrank:
             self._draw_ranks(name, query, searched, options, save_dir)
-        if self.writer is not None:
-            self.writer.add_scalar(f'Test/{name}/rank1', ranking.rank(1), self.epoch)
-            self.writer.add_scalar(f'Test/{name}/mAP', ranking.mean_ap, self.epoch)
-        return self.describe(name, ranking, query, searched, options, seconds)
+        return result
 
-    def describe(self, name, ranking, query, searched, options, seconds):
-        """``Evaluation`` of a ranking of what :meth:`searched_features` gave."""
+    def _rank_target(self, name, query, searched, options, watch):
+        extraction = watch()
+        tracklets = sum(map(len, self.datamanager.test_dataset[name].values()))
+        seconds = {'extraction': extraction, 'per_tracklet': round(extraction / tracklets, 6)}
+        scores = score_tracklets(query, searched, PROTOCOLS[self.settings.protocol], options)
+        seconds['ranking'] = watch()
+        return self.describe(name, scores, query, searched, options, seconds)
+
+    def describe(self, name, scores, query, searched, options, seconds):
+        """``Evaluation`` of the scores of what :meth:`searched_features` gave."""
+        protocol = PROTOCOLS[self.settings.protocol]
+        queries, tracklets = self.searched_tracklets(name)
+        num_searched = count_searched(queries, tracklets)
+        features = query.features, searched.features
         return Evaluation(
             dataset=name,
-            ranking=ranking,
+            ranking=summarize(scores, len(searched.pids), protocol.unmatched),
             protocol=self.settings.protocol,
-            **PROTOCOLS[self.settings.protocol]._asdict(),
+            queries_searched=num_searched == len(queries),
+            average_precision=protocol.average_precision,
+            unmatched=protocol.unmatched,
+            num_query_searched=num_searched,
+            num_query_tied=int(scores.tied.sum()),
+            collapsed=is_collapsed(features, options.dist_metric),
             frames=self.settings.plan.title if self._is_video else 'image',
             flip=self.settings.flip,
             amp=self.settings.test_amp,
@@ -172,10 +208,17 @@ class TestingMixin:
             return None, None
         if options.normalize_feature:
             query, gallery = query.normalized(), gallery.normalized()
-        needs_queries = getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
-        return query, apply_protocol(
-            query, gallery, PROTOCOLS[self.settings.protocol], needs_queries
-        )
+        protocol = PROTOCOLS[self.settings.protocol]
+        return query, apply_protocol(query, gallery, protocol, self._needs_queries(name))
+
+    def _needs_queries(self, name):
+        return getattr(self.datamanager, 'gallery_needs_queries', {}).get(name, False)
+
+    def searched_tracklets(self, name):
+        """The host's tuples of a target's queries, and of what the protocol searches."""
+        queries, gallery = (list(x) for x in self.datamanager.fetch_test_loaders(name))
+        searches = PROTOCOLS[self.settings.protocol].queries_searched
+        return queries, gallery + queries if searches and self._needs_queries(name) else gallery
 
     def extract_tracklets(self, name, mode):
         """Every frame of the plan once, or from ``test.features_dir``.
@@ -281,16 +324,13 @@ class TestingMixin:
         return self.datamanager.normalize(images)
 
     def _draw_ranks(self, name, query, searched, options, save_dir):
-        """The host's pictures of ranked results; they need all distances at once."""
-        queries, gallery = self.datamanager.fetch_test_loaders(name)
-        if len(searched.pids) > len(gallery):  # the protocol searches the queries, too
-            gallery = gallery + queries
-        torchreid.utils.visualize_ranked_results(
-            torch.cat(list(distances_in_rows(query, searched, options))).numpy(),
-            (queries, gallery),
-            self.datamanager.data_type,
-            width=self.datamanager.width,
-            height=self.datamanager.height,
-            save_dir=os.path.join(save_dir, f'visrank_{name}'),
-            topk=min(options.visrank_topk, len(gallery)),
+        """Pictures of ranked results, a folder or a sheet for every query."""
+        draw_ranked_lists(
+            distances_in_rows(query, searched, options),
+            query,
+            searched,
+            self.searched_tracklets(name),
+            os.path.join(save_dir, f'visrank_{name}'),
+            options.visrank_topk,
+            (self.datamanager.width, self.datamanager.height),
         )

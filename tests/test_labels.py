@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stmn_plugin.analysis.ranked_lists import rank_and_list
 from stmn_plugin.errors import InputError
 from stmn_plugin.features import TrackletFeatures
 from stmn_plugin.labels import comparable
+from stmn_plugin.ranked_lists import rank_and_list
 from stmn_plugin.ranking import count_matchable, evaluate_ranking
 
 BEYOND = 2**53 + 1  # float64 rounds it to 2**53

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from stmn_plugin import search
 from stmn_plugin.errors import InputError
+from stmn_plugin.features import TrackletFeatures
+from stmn_plugin.ranking import rank_features
+from stmn_plugin.reranking import rerank
 from stmn_plugin.search import (
     distance_rows,
     nearest,
@@ -220,3 +223,66 @@ def test_without_faiss_torch_is_used_and_asking_for_faiss_is_refused(monkeypatch
     assert top_k(query, gallery, 2).indices.shape == (3, 2)
     with pytest.raises(ValueError, match="'faiss'"):
         top_k(query, gallery, 2, backend='faiss')
+
+
+@pytest.mark.parametrize('scale', [1e-45, 1e-30, 1e-15, 1.0, 1e15, 1e20, 3e37])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_the_cosine_does_not_depend_on_the_length_of_vectors(scale, backend):
+    backend = use_backend(backend)
+    query, gallery = normal(5, 16), normal(40, 16, seed=1)
+    expected = pairwise_distances(query, gallery, 'cosine')
+    scaled = [(x.double() * scale).to(torch.float64) for x in (query, gallery)]
+    if 1e-37 < scale < 1e38:
+        scaled = [x.float() for x in scaled]
+    torch.testing.assert_close(pairwise_distances(*scaled, 'cosine'), expected, atol=1e-6, rtol=0)
+    rows = torch.cat(list(distance_rows(scaled[0], scaled[1].numpy(), 'cosine')))
+    torch.testing.assert_close(rows, expected, atol=1e-6, rtol=0)
+    found, known = top_k(*scaled, 5, 'cosine', backend), nearest(expected, 5)
+    assert torch.equal(found.indices, known.indices)
+    features = TrackletFeatures(scaled[1], np.zeros(40), np.zeros(40)).normalized().features
+    torch.testing.assert_close(features, torch.nn.functional.normalize(gallery), atol=1e-6, rtol=0)
+
+
+def test_vectors_of_one_length_in_reach_are_normalised_as_torch_does():
+    vectors = normal(50, 33)
+    assert torch.equal(search.unit_vectors(vectors), torch.nn.functional.normalize(vectors))
+
+
+def test_zeros_are_as_far_from_everything_as_a_right_angle():
+    query, gallery = torch.zeros(1, 4), torch.cat([normal(2, 4), torch.zeros(1, 4)])
+    assert pairwise_distances(query, gallery, 'cosine').tolist() == [[1, 1, 1]]
+    assert pairwise_distances(query, torch.zeros(2, 4), 'euclidean').tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize('scale, reason', [(1e20, 'too large'), (1e-30, 'so small')])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_squared_distances_beyond_float32_are_refused(scale, reason, backend):
+    backend = use_backend(backend)
+    query, gallery = normal(3, 8) * scale, normal(9, 8, seed=1) * scale
+    labels = np.arange(3) % 2, np.arange(9) % 2, np.zeros(3), np.ones(9)
+    with pytest.raises(InputError, match=reason):
+        rank_features(query, gallery, *labels, 'euclidean')
+    with pytest.raises(InputError, match=reason):
+        list(rerank(query, gallery, 'euclidean', k1=2))
+    if scale > 1 or backend == 'torch':
+        with pytest.raises(InputError, match=reason):
+            top_k(query, gallery, 3, 'euclidean', backend)
+
+
+@pytest.mark.parametrize('k', [1, 5, 39, 40])
+@pytest.mark.parametrize('at_once', [1, 90, 1 << 20])
+def test_ties_across_the_last_place_keep_the_order_of_columns(k, at_once, monkeypatch):
+    monkeypatch.setattr(search, 'TIES_AT_ONCE', at_once)
+    distances = torch.randint(4, (9, 40), generator=torch.Generator().manual_seed(k)).float()
+    distances[0] = 0
+    found = nearest(distances.clone(), k)
+    for row, values, indices in zip(distances.tolist(), *found, strict=True):
+        expected = sorted(range(40), key=row.__getitem__)[:k]
+        assert indices.tolist() == expected and values.tolist() == [row[i] for i in expected]
+
+
+def test_equal_features_are_reranked_in_the_order_they_stand_in():
+    features = torch.ones(30, 4)
+    rows = torch.cat(list(rerank(features[:5], features[5:], 'euclidean')))
+    again = torch.cat(list(rerank(features[:5], features[5:], 'euclidean', memory_limit=500)))
+    assert torch.equal(rows, again) and torch.isfinite(rows).all()

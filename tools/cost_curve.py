@@ -15,7 +15,7 @@ from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
-from stmn_plugin.whole_files import write_json
+from stmn_plugin.whole_files import whole_file, write_json
 
 ALL = 'all'
 
@@ -70,6 +70,7 @@ def measure(args):
                     **{key: result[key] for key in ('protocol', 'rank-1', 'mAP')},
                 }
             )
+        write_json(os.path.join(folder, 'cost_curve.json'), rows)  # the next may fail
     return folder, rows
 
 
@@ -99,7 +100,8 @@ def draw(rows, path):
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format='png')
     plt.close(figure)
 
 
@@ -110,9 +112,8 @@ def main(argv=None):
         from tabulate import tabulate
 
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
-        print(tabulate(shown, headers='keys', floatfmt='.1f'))
-        write_json(os.path.join(folder, 'cost_curve.json'), rows)
         draw(rows, os.path.join(folder, 'cost_curve.png'))
+        print(tabulate(shown, headers='keys', floatfmt='.1f'))
 
 
 if __name__ == '__main__':

@@ -7,13 +7,13 @@ import numpy as np
 
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.evaluation import PROTOCOLS, TestOptions, apply_protocol, distances_in_rows
+from stmn_plugin.ranked_lists import rank_and_list
 from stmn_plugin.ranking import summarize
 
 from .clip_truth import clip_truth, find_truth
 from .clip_views import view_clips
 from .drawn import Drawn, made_from, picture_of, strip_of, title_of
 from .figures import attention_strips, refinement_maps, retrieval
-from .ranked_lists import rank_and_list
 
 TOP_FOUND = 10
 MASK_GRID = (32, 16)  # of the outlines of masks

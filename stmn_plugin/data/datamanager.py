@@ -29,7 +29,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class VideoDataManager(torchreid.data.VideoDataManager):
     """The host's video data manager, serving clips.
 
-    Arguments are the host's (see ``torchreid.data.VideoDataManager``), by keyword, and:
+    Arguments are the host's (see ``torchreid.data.VideoDataManager``), and by keyword:
 
     Args:
         batch_size_train (int): of all processes together.
@@ -54,7 +54,6 @@ class VideoDataManager(torchreid.data.VideoDataManager):
 
     def __init__(
         self,
-        *,
         root='',
         sources=None,
         targets=None,
@@ -75,6 +74,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         train_sampler='RandomSampler',
         seq_len=15,
         sample_method='evenly',
+        *,
         seed=1,
         rrs_chunks='balanced',
         skip_bad=False,

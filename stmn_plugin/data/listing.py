@@ -179,13 +179,22 @@ class TrackletDataset(torchreid.data.VideoDataset):
     gallery_needs_queries = False
 
     def __init__(
-        self, train, query, gallery, mode='train', combineall=False, verbose=True, **kwargs
+        self,
+        train,
+        query,
+        gallery,
+        seq_len=15,
+        sample_method='evenly',
+        *,
+        mode='train',
+        combineall=False,
+        verbose=True,
+        **kwargs,
     ):
         if not {'train': train, 'query': query, 'gallery': gallery}.get(mode, True):
             raise InputError(f'{self.dataset_dir}: has no {mode} tracklets, which this run needs')
-        super().__init__(
-            train or NOBODY, query or NOBODY, gallery or NOBODY, mode=mode, verbose=False, **kwargs
-        )
+        some = (tracklets or NOBODY for tracklets in (train, query, gallery))
+        super().__init__(*some, seq_len, sample_method, mode=mode, verbose=False, **kwargs)
         self.train, self.query, self.gallery = train, query, gallery
         self.combineall, self.verbose = combineall, verbose
         if combineall:

@@ -13,11 +13,10 @@ import torch
 from stmn_plugin.analysis.clip_views import view_clips
 from stmn_plugin.analysis.gathering import gather, highest
 from stmn_plugin.analysis.handed_on import without_folders
-from stmn_plugin.analysis.ranked_lists import rank_and_list
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import PROTOCOLS, Stopwatch, distances_in_rows
 from stmn_plugin.models import STMN
-from stmn_plugin.ranking import summarize
+from stmn_plugin.ranked_lists import rank_and_list
 
 FRAMES_OF_ITEM = 10  # shown for each spatial item
 CLIPS_OF_ITEM = 4  # shown for each temporal item
@@ -110,7 +109,6 @@ def _dataset(engine, name, options, shown, top_k, max_queries):
     seconds = {'extraction': watch()}
     rows = distances_in_rows(query, searched, options)
     lists = rank_and_list(rows, query, searched, top_k, protocol.average_precision)
-    ranking = summarize(lists.scores, len(searched.pids), protocol.unmatched)
     seconds['ranking'] = watch()
     queries, gallery = (engine.datamanager.test_dataset[name][x] for x in ('query', 'gallery'))
 
@@ -153,7 +151,7 @@ def _dataset(engine, name, options, shown, top_k, max_queries):
             }
         )
     dataset = {'name': name, 'numQueries': len(queries), 'queries': values}
-    return dataset, engine.describe(name, ranking, query, searched, options, seconds)
+    return dataset, engine.describe(name, lists.scores, query, searched, options, seconds)
 
 
 def _memory(model, use):

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stmn_plugin.labels import JUNK_PID, comparable
-from stmn_plugin.ranking import QueryScores, score_queries
-from stmn_plugin.search import nearest
+from .labels import JUNK_PID, comparable
+from .ranking import QueryScores, score_queries
+from .search import nearest
 
 
 class RankedLists(NamedTuple):
