@@ -120,7 +120,7 @@ class FeatureStore:
             raise _damaged(self.record_path, error) from error
 
     def _check_made_from(self, made_from, stored_views, views):
-        keys = sorted({*self.made_from, *made_from})
+        keys = dict.fromkeys([*self.made_from, *made_from])  # in their order
         differing = [key for key in keys if made_from.get(key) != self.made_from.get(key)]
         if stored_views < views:
             differing.append('test.flip')

@@ -94,8 +94,8 @@ def _described(value):
         return [(repr(key), _described(item)) for key, item in value.items()]
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
+    if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
+        return value.tolist()  # parameters, which an LSTM also lists, are in the other digest
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     return getattr(value, '__qualname__', type(value).__qualname__)

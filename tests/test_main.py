@@ -9,6 +9,7 @@ from pathlib import Path
 
 import main
 import miniatures
+import numpy as np
 import pytest
 import torch
 
@@ -451,3 +452,41 @@ def test_the_demo_learns(repository, tmp_path):
         metrics = json.loads((tmp_path / title / 'metrics.json').read_text())
         rank1[title] = metrics['evaluations'][-1]['rank-1']
     assert rank1['trained'] >= rank1['untrained'] + 0.2, rank1
+
+
+# a value of each key that is free in vectors and can be changed on a test, other than that of `run`
+FREE_WORDS = """
+    data.workers 1 data.transforms ['random_flip'] data.combineall True data.bad_frames skip
+    train.optim adam train.lr 0.5 train.weight_decay 0.1 train.max_epoch 3
+    train.batch_size 6 train.print_freq 7 train.seed 3 train.save_freq 2 train.keep_last 3
+    train.accumulate 2 train.clip_grad_norm 1.0 train.stepsize [1] train.gamma 0.5
+    train.channels_last False train.fused False train.checkpoint_activations True
+    train.deterministic True train.allow_changed True sampler.num_instances 3
+    loss.softmax.label_smooth False loss.triplet.margin 0.7 loss.triplet.weight_t 0.5
+    loss.spread.weight 0.5 loss.spread.margin 0.1 loss.spread.reduction sum
+    stmn.spatial_bn_scale 1.0 video.pooling_method max video.rrs_chunks ceil
+    test.batch_size 3 test.dist_metric euclidean test.normalize_feature True test.ranks [1,2]
+    test.rerank True test.frames all test.flip False test.protocol torchreid
+"""
+FREE_VALUES = FREE_WORDS.split()
+
+
+def test_stored_vectors_know_what_they_depend_on(run, folder, tmp_path):
+    """All free keys change nothing; each of the others is refused by name."""
+    assert run()[0] == 0
+    weights = folder / 'model' / 'model.pth.tar-1'
+    keys = ['test.evaluate', True, 'model.load_weights', weights, 'test.features_dir']
+
+    def vectors(name):
+        return [np.load(tmp_path / name / f'mars-{mode}.npy') for mode in ('query', 'gallery')]
+
+    assert run(keys=[*keys, tmp_path / 'one', 'test.flip', True])[0] == 0
+    assert run(keys=[*keys, tmp_path / 'other', *FREE_VALUES])[0] == 0
+    for one, other in zip(vectors('one'), vectors('other'), strict=True):
+        np.testing.assert_allclose(one[:, :1], other, rtol=1e-4, atol=1e-5)
+    assert run(keys=[*keys, tmp_path / 'one', *FREE_VALUES])[0] == 0  # read back
+    for key, value in (('stmn.similarity_scale', 1.0), ('test.fold_bn', False)):
+        code, _, err = run(keys=[*keys, tmp_path / 'one', key, value])
+        assert code == 2 and key in err and err.count('\n') == 1
+    code, _, err = run(keys=[*keys, tmp_path / 'other', 'test.flip', True])
+    assert code == 2 and 'test.flip' in err
