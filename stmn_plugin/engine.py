@@ -45,6 +45,7 @@ class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
         clips, pids = self.parse_data_for_train(data)
         with self.autocast():
             output = self.model(clips)
+        self.check_identities(pids, self.criterion.triplet_weight)
         terms = self.criterion(output, pids)
         named = {'loss': terms.total, **terms._asdict(), 'acc': accuracy(output.clip_logits, pids)}
         del named['total']
@@ -105,6 +106,7 @@ class TripletMixin(HostMixin):
                 f'model.name: the triplet loss wants logits and features, the model gives {found}'
             )
         outputs, features = outputs
+        self.check_identities(pids, self.weight_t)
         total, named = 0, {}
         if self.weight_t > 0:
             named['loss_t'] = self.compute_loss(self.criterion_t, features, pids)

@@ -148,6 +148,17 @@ class StepMixin:
             )
         return losses
 
+    def check_identities(self, pids, weight):
+        """InputError for a batch of one identity under a triplet loss of some weight."""
+        if weight > 0 and (pids == pids[0]).all():
+            raise InputError(
+                f'training stopped: all clips or images of epoch {self.epoch + 1}, batch '
+                f'{self.batch_idx + 1} are of one identity, and the triplet loss '
+                f'(loss.triplet.weight_t {weight}) needs two: batches of IdentityPassSampler and '
+                'RandomIdentitySampler have them (sampler.train_sampler); last good checkpoint: '
+                f'{self.last_checkpoint or "none yet"}'
+            )
+
     def replicate(self):
         """Of many processes: make the replica, again when other parameters train than before."""
         trained = [parameter.requires_grad for parameter in self.model.parameters()]

@@ -141,6 +141,18 @@ def test_the_hosts_keys_keep_their_place():
     assert (host['train.lr'], host['video.seq_len'], host['loss.name']) == (0.0003, 15, 'softmax')
 
 
+TRIPLET = ['loss.name', 'triplet', 'sampler.train_sampler', 'RandomIdentitySampler']
+
+
+@pytest.mark.parametrize('sampler', HOST_SAMPLERS)
+def test_a_triplet_loss_takes_any_sampler(sampler):
+    words = ['loss.name', 'triplet', 'sampler.train_sampler', sampler]
+    assert load_config(opts=words).sampler.train_sampler == sampler
+    if sampler != 'RandomIdentitySampler':  # K is no concern of the others
+        load_config(opts=[*words, 'train.batch_size', '4', 'sampler.num_instances', '1'])
+    load_config(opts=[*words, 'train.batch_size', '1', 'test.evaluate', 'True'])
+
+
 @pytest.mark.parametrize(
     'words, parts',
     [
@@ -155,7 +167,7 @@ def test_the_hosts_keys_keep_their_place():
         (['stmn.spatial_items', '0'], ['stmn.spatial_items', '0']),
         (['data.transforms', "['random_flp']"], ['data.transforms', "'random_flp'"]),
         (['model.name', 'stmn'], ['model.name', 'data.type video']),
-        (['loss.name', 'triplet', 'sampler.num_instances', '1'], ['sampler.num_instances', '1']),
+        (TRIPLET + ['sampler.num_instances', '1'], ['sampler.num_instances', '1']),
         (['model.load_weights', '/no/file.pth'], ['model.load_weights', '/no/file.pth']),
         (['test.visrank', 'True'], ['test.visrank', 'test.evaluate']),
         (['train.lr'], ['train.lr', 'KEY VALUE']),
@@ -170,7 +182,8 @@ def test_the_hosts_keys_keep_their_place():
         (['data.targets', '[]'], ['data.targets']),
         (['test.rerank', 'True'], ['test.rerank', 'test.evaluate']),
         (['synthetic.preset', 'foo'], ['synthetic.preset', "'foo'", 'tiny']),
-        (['loss.name', 'triplet', 'train.batch_size', '4'], ['train.batch_size 4', 'two']),
+        (TRIPLET + ['train.batch_size', '4'], ['train.batch_size 4', 'two']),
+        (['loss.name', 'triplet', 'train.batch_size', '1'], ['train.batch_size 1', 'two']),
         (['video.sample_method', 'all'], ['video.sample_method', 'test.frames all']),
         (['test.frames', 'all', 'test.clips_per_tracklet', '2'], ['test.clips_per_tracklet']),
         (['train.stepsize', '[20, 40]'], ['train.stepsize', '[20, 40]', 'multi_step']),

@@ -303,6 +303,15 @@ def test_a_host_yaml_with_another_loss_trains_an_image_model(run):
         assert code == 0 and 'mAP: ' in out
 
 
+@pytest.mark.parametrize('arch', ['stmn', 'resnet18'])
+def test_a_batch_of_one_identity_under_a_triplet_loss_is_named_when_it_comes(arch, run):
+    words = ['sampler.train_sampler', 'SequentialSampler', 'train.batch_size', '2']
+    code, _, err = run('-a', arch, keys=words)
+    assert code == 2 and len(err.strip().splitlines()) == 1
+    for part in ('sampler.train_sampler', 'loss.triplet.weight_t 1.0', 'epoch 1, batch 1'):
+        assert part in err
+
+
 BAD = {
     'unknown key': (['data.typ', 'video'], ["'data.typ'", "'data.type'"]),
     'wrong type': (['train.lr', 'fast'], ['train.lr', "'fast'"]),

@@ -27,28 +27,8 @@ def check_config(cfg):
     if cfg.loss.name != 'softmax':
         if cfg.loss.triplet.weight_t + cfg.loss.triplet.weight_x == 0:
             raise InputError('loss.triplet.weight_t and weight_x are both 0: nothing to train')
-        if cfg.loss.triplet.weight_t > 0 and cfg.sampler.num_instances < 2:
-            raise InputError(
-                'sampler.num_instances must be at least 2 with a triplet loss '
-                f'(loss.triplet.weight_t {cfg.loss.triplet.weight_t}), '
-                f'got {cfg.sampler.num_instances}'
-            )
-        if cfg.loss.triplet.weight_t > 0 and cfg.train.batch_size < 2 * cfg.sampler.num_instances:
-            raise InputError(
-                f'train.batch_size {cfg.train.batch_size} holds fewer than two identities of '
-                f'sampler.num_instances {cfg.sampler.num_instances}: the triplet loss needs two'
-            )
-        sampler = cfg.sampler.train_sampler
-        if (
-            cfg.loss.triplet.weight_t > 0
-            and sampler not in IDENTITY_SAMPLERS
-            and not cfg.test.evaluate
-        ):
-            raise InputError(
-                f'sampler.train_sampler {sampler} can make batches of one identity: the triplet '
-                f'loss (loss.triplet.weight_t {cfg.loss.triplet.weight_t}) needs '
-                f'{" or ".join(IDENTITY_SAMPLERS)}'
-            )
+        if cfg.loss.triplet.weight_t > 0 and not cfg.test.evaluate:
+            check_identities(cfg)
         if cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch > 0:
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
@@ -86,6 +66,31 @@ def check_config(cfg):
         if path and not os.path.isfile(path):
             what = 'is no regular file' if os.path.exists(path) else 'no such file'
             raise InputError(f'{key}: {values[key]}: {what}')
+
+
+def check_identities(cfg):
+    """Whether a batch can hold the two identities, with positives, that a triplet loss needs.
+
+    Other samplers draw as they do: that a batch of theirs holds one is found at that batch.
+    """
+    clips, instances = cfg.train.batch_size, cfg.sampler.num_instances
+    if clips < 2:
+        raise InputError(
+            f'train.batch_size {clips} holds one identity: the triplet loss needs two '
+            f'(loss.triplet.weight_t {cfg.loss.triplet.weight_t})'
+        )
+    if cfg.sampler.train_sampler not in IDENTITY_SAMPLERS:
+        return
+    if instances < 2:
+        raise InputError(
+            'sampler.num_instances must be at least 2 with a triplet loss '
+            f'(loss.triplet.weight_t {cfg.loss.triplet.weight_t}), got {instances}'
+        )
+    if clips < 2 * instances:
+        raise InputError(
+            f'train.batch_size {clips} holds fewer than two identities of '
+            f'sampler.num_instances {instances}: the triplet loss needs two'
+        )
 
 
 def check_validation(cfg):
