@@ -47,5 +47,6 @@ class Curves:
 
     def _in_thread(self, arguments):
         """TensorBoard's thread, too, raises what ``add_scalar`` will: it needs no traceback."""
-        if not isinstance(arguments.exc_value, OSError) or self._writer is None:
+        own = type(arguments.thread).__module__.startswith('tensorboard')
+        if not own or not isinstance(arguments.exc_value, OSError):
             self._hook(arguments)

@@ -7,10 +7,11 @@ import pytest
 from stmn_plugin.curves import Curves
 
 
-def test_a_full_disk_costs_the_curves_and_nothing_else(tmp_path, capfd):
+@pytest.mark.parametrize('size', [0, 3000])
+def test_a_full_disk_costs_the_curves_and_nothing_else(size, tmp_path, capsys):
     resource = pytest.importorskip('resource')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         curves = Curves(str(tmp_path))
         for step in range(500):
@@ -18,7 +19,7 @@ def test_a_full_disk_costs_the_curves_and_nothing_else(tmp_path, capfd):
         curves.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     assert out == 'TensorBoard takes nothing more (File too large): going on without it\n'
     assert 'Traceback' not in err
 
