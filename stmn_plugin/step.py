@@ -63,6 +63,8 @@ class StepMixin:
         Raises:
             InputError: a term is NaN or infinite; the weights are those before the batch.
         """
+        if self.scaler is None:  # of a loop that is not ours
+            self.start_scaler()
         self.group = group = self._batches_of_step()
         if self.accumulated == 0:
             self.optimizer.zero_grad()

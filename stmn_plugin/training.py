@@ -44,8 +44,6 @@ class TrainingMixin(StepMixin):
         if hasattr(self.datamanager, 'batch_sampler'):  # ours: it can start anywhere
             self.datamanager.batch_sampler.set_epoch(self.epoch, self.log.batches)
         self.num_batches = len(self.train_loader)
-        if self.scaler is None:
-            self.start_scaler()
         under_way = int(self.use_gpu)  # the newest step: to look at it would be to wait for it
         kept = f'; last good checkpoint: {self.last_checkpoint or "none yet"}'
         errors = resource_errors('train.batch_size', kept)
