@@ -41,6 +41,7 @@ FIELDS = {  # name → (whether a value is one, what it is to be)
     'best_map': (lambda v: is_number(v) and -1 <= v <= 1, 'a number from 0 to 1, or -1'),
     'facts': (lambda v: isinstance(v, Mapping), 'a dictionary'),
     'config': (lambda v: named(v, is_setting), 'a dictionary of keys and values'),
+    'trained_on': (lambda v: isinstance(v, str), 'a digest'),
     'scaler': (
         lambda v: v is None or named(v, is_positive) and SCALER <= v.keys(),
         'the state of a GradScaler',

@@ -54,13 +54,21 @@ def data_digests(datamanager, name: str) -> dict:
     Returns:
         dict: 'train', 'query' and 'gallery' → digest.
     """
-    dataset = datamanager.train_loader.dataset
-    train = dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train
-    lists = {'train': train, **datamanager.test_dataset[name]}
+    test = datamanager.test_dataset[name]
     return {
-        kind: _digest('\n'.join(map(_tracklet_in_words, lists[kind])))
-        for kind in ('train', 'query', 'gallery')
+        'train': training_digest(datamanager),
+        **{kind: _list_digest(test[kind]) for kind in ('query', 'gallery')},
     }
+
+
+def training_digest(datamanager) -> str:
+    """'train' of :func:`data_digests`."""
+    dataset = datamanager.train_loader.dataset
+    return _list_digest(dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train)
+
+
+def _list_digest(tracklets):
+    return _digest('\n'.join(map(_tracklet_in_words, tracklets)))
 
 
 def _tracklet_in_words(tracklet):

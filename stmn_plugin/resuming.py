@@ -60,20 +60,33 @@ def changed_keys(before, now):
     return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
 
 
-def path_to_resume(cfg, model, optimizer, scheduler, config):
+def changes_since(checkpoint, settings):
+    """As :func:`changed_keys`, from a checkpoint to a run; 'training data' is the digest of it.
+
+    What a checkpoint does not say it has in common.
+    """
+    config, trained_on = settings.config, settings.trained_on
+    changes = changed_keys(checkpoint.get('config') or config, config)
+    before = checkpoint.get('trained_on') or trained_on
+    if trained_on and before != trained_on:
+        changes['training data'] = before, trained_on
+    return changes
+
+
+def path_to_resume(cfg, model, optimizer, scheduler, settings):
     """``model.resume``; for ``auto`` the checkpoint of the run folder to go on from, '' if none.
 
     Args:
         cfg (CfgNode): of the run.
         model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
-        config (dict): key → plain value, what checkpoints of the run hold.
+        settings (RunSettings): says what checkpoints of the run hold.
     """
     if cfg.model.resume != AUTO:
         return os.path.expanduser(cfg.model.resume)
 
     def check(path):
         checkpoint = load_resumable(path)
-        if not changed_keys(checkpoint.get('config') or config, config):
+        if not changes_since(checkpoint, settings):
             resume(checkpoint, path, model, optimizer, scheduler, dry=True)
 
     folder = os.path.join(cfg.data.save_dir, 'model')
@@ -90,23 +103,22 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
     Args:
         path (str): checkpoint.
         model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
-        settings (RunSettings): its ``config`` is compared with the checkpoint's; gets what the run
-            has reached.
-        allow_changed (bool): let the recipe differ. Optimizer settings and schedule are then the
-            new ones, and an interrupted epoch starts anew.
+        settings (RunSettings): config and training data are compared with the checkpoint's; gets
+            what the run has reached.
+        allow_changed (bool): let the recipe or the training data differ. Optimizer settings and
+            schedule are then the new ones, and an interrupted epoch starts anew.
 
     Returns:
         int: finished epochs.
 
     Raises:
-        InputError: another recipe (names the keys) or architecture, a file with weights only, or
-            a damaged one.
+        InputError: another recipe (names the keys), training data or architecture, a file with
+            weights only, or a damaged one.
     """
     checkpoint = load_resumable(path)
-    recipe = checkpoint.get('config')
-    if not recipe:
+    if not checkpoint.get('config'):
         print(f'{printable(path)} does not say which recipe made it')
-    changed = changed_keys(recipe or settings.config, settings.config)
+    changed = changes_since(checkpoint, settings)
     named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
     if changed and not allow_changed:
         raise InputError(

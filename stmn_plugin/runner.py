@@ -29,6 +29,7 @@ from .distributed import is_main, main_first, peer_errors, process_group, world_
 from .errors import InputError
 from .model_facts import check_batch, model_facts
 from .models.sync_batch_norm import synchronize_batch_norm
+from .provenance import training_digest
 from .randomness import deterministic_algorithms
 from .registration import model_registry, register
 from .resuming import path_to_resume, resume_run
@@ -110,10 +111,12 @@ def prepare(cfg):
     model = speed_up(cfg, model)
     optimizer, scheduler = build_optimizer(cfg, model)
     plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
-    settings = engines.RunSettings(plan=plan, facts=facts, **settings_kwargs(cfg))
+    settings = engines.RunSettings(
+        plan=plan, facts=facts, trained_on=training_digest(datamanager), **settings_kwargs(cfg)
+    )
     start_epoch = cfg.train.start_epoch
     parts = (model, optimizer, scheduler)
-    path = path_to_resume(cfg, *parts, settings.config)
+    path = path_to_resume(cfg, *parts, settings)
     if path:
         allow_changed = cfg.train.allow_changed or cfg.test.evaluate
         start_epoch = resume_run(path, *parts, settings, allow_changed)

@@ -223,6 +223,7 @@ class RunMixin(TrainingMixin, TestingMixin):
                 'best_map': settings.best_map,
                 'facts': settings.facts,
                 'config': settings.config,
+                'trained_on': settings.trained_on,
                 'unfinished': asdict(self.log) if self.log is not None else None,
             }
             if settings.amp == 'fp16':

@@ -55,6 +55,7 @@ class RunSettings:
     auto: bool = False  # go on from the furthest checkpoint, wherever that is
     facts: dict = field(default_factory=dict)  # of the run, for checkpoints and metrics.json
     config: dict = field(default_factory=dict)  # key → plain value, for checkpoints
+    trained_on: str = ''  # digest of the training data, for checkpoints
     # set when a run is resumed
     best_map: float = -1.0  # of the run so far
     rank1: float = 0.0  # of the last evaluation

@@ -137,7 +137,7 @@ def changes():
 
 def auto(folder):
     cfg = load_config('', ['data.save_dir', str(folder), 'model.resume', 'auto'])
-    return path_to_resume(cfg, *parts(), CONFIG)
+    return path_to_resume(cfg, *parts(), RunSettings(config=CONFIG))
 
 
 @pytest.mark.timeout(120)

@@ -20,6 +20,7 @@ from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.epoch_log import EpochLog
+from stmn_plugin.errors import InputError
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
 from stmn_plugin.resumable import newest_checkpoint
 from stmn_plugin.resuming import FREE_KEYS, changed_keys, resume_run
@@ -305,6 +306,41 @@ def test_an_allowed_change_takes_effect(train, straight, tmp_path, capsys):
     assert state['config']['train.lr'] == 0.01
     steps = {float(v['step']) for v in state['optimizer']['state'].values()}
     assert steps == {EPOCHS * BATCHES}  # the moments are those of the checkpoint
+
+
+def test_other_training_data_under_the_same_root_is_refused(train, tmp_path, capsys):
+    root, run = tmp_path / 'data', tmp_path / 'run'
+    miniatures.make_tracklets(root)
+    own = ['data.sources', "['tracklets']", 'data.targets', "['tracklets']"]
+    own += ['model.resume', 'auto', 'train.max_epoch']
+    assert train(run, *own, 1, root=str(root)) == 0
+    root = root.rename(tmp_path / 'moved')
+    assert train(run, *own, 2, root=str(root)) == 0
+    before = contents_of(run)
+    next(root.glob('**/train/*/*/*/*')).unlink()  # a frame
+    capsys.readouterr()
+    assert train(run, *own, 3, root=str(root)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert 'training data was ' in line and 'train.allow_changed' in line
+    assert contents_of(run) == before
+    assert train(run, *own, 3, 'train.allow_changed', True, root=str(root)) == 0
+    assert 'Going on with another recipe: training data was' in capsys.readouterr().out
+    saved = [load_checkpoint(str(run / 'model' / f'model.pth.tar-{n}')) for n in (2, 3)]
+    assert saved[0]['trained_on'] != saved[1]['trained_on']
+
+
+def test_a_checkpoint_that_knows_no_training_data_goes_on(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    state = {'state_dict': model.state_dict(), 'epoch': 3, 'optimizer': optimizer.state_dict()}
+    state['scheduler'] = scheduler.state_dict()
+    for known in ({}, {'trained_on': ''}, {'trained_on': 'a'}):
+        path = save_checkpoint({**state, **known}, str(tmp_path), 3)
+        assert resume_run(path, model, optimizer, scheduler, RunSettings(trained_on='a')) == 3
+        assert resume_run(path, model, optimizer, scheduler, RunSettings()) == 3
+    with pytest.raises(InputError, match="training data was 'a', is 'b'"):
+        resume_run(path, model, optimizer, scheduler, RunSettings(trained_on='b'))
 
 
 def resumable(folder, epoch, **more):

@@ -142,7 +142,7 @@ def add_stmn_config(cfg):
     cfg.train.compile = False  # torch.compile of the encoder, in training and testing
     cfg.train.checkpoint_activations = False  # less memory for more time (stmn)
     cfg.train.deterministic = False  # the same computation every time, at some cost of speed
-    cfg.train.allow_changed = False  # go on from a checkpoint of another recipe
+    cfg.train.allow_changed = False  # go on from another recipe or training data
     cfg.train.overwrite = False  # remove the run that data.save_dir holds and start anew
 
     cfg.data.download = False  # let torchreid fetch a dataset that is not there, by https only
