@@ -82,7 +82,7 @@ def is_epoch_log(value: Any) -> bool:
     types = {entry.name: entry.type for entry in fields(EpochLog)}
     return (
         isinstance(value, Mapping)
-        and {'epoch'} <= value.keys() <= types.keys()
+        and {'epoch', 'batches', 'trained'} <= value.keys() <= types.keys()
         and value['epoch'] != 0
         and all(kinds[types[name]](item) for name, item in value.items())
     )
@@ -95,5 +95,6 @@ def _are_totals(value):
         and len(total) == 2
         and is_number(total[0])
         and is_count(total[1])
+        and total[1] > 0  # it is divided by
         for name, total in value.items()
     )

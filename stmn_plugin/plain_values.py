@@ -56,10 +56,10 @@ def named(value: Any, kind) -> bool:
 
 
 def is_like(value: Any, example: Any) -> bool:
-    """Whether a value can take the place of another: of its kind, as long, finite.
+    """Whether a value can take the place of another: of its kind, as long, finite, of its sign.
 
-    >>> is_like([0.5, 1], (0.9, 0.999)), is_like('1', 1), is_like(2.5, 1)
-    (True, False, False)
+    >>> is_like([0.5, 1], (0.9, 0.999)), is_like('1', 1), is_like(2.5, 1), is_like(0, 20)
+    (True, False, False, False)
     """
     if example is None or value is None:
         return is_setting(value)
@@ -71,5 +71,7 @@ def is_like(value: Any, example: Any) -> bool:
         same = isinstance(value, (list, tuple)) and len(value) == len(example)
         return same and all(map(is_like, value, example))
     if isinstance(example, float):
-        return is_number(value)
-    return type(value) is type(example) and (type(value) is not int or is_number(value))
+        return is_number(value) and not value < 0 <= example
+    if type(example) is int:  # a divisor among them does not become 0
+        return type(value) is int and is_number(value) and not value < min(example, 1)
+    return type(value) is type(example)

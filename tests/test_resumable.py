@@ -15,6 +15,7 @@ from stmn_plugin.checkpoint import BEST, UNFINISHED, save_checkpoint, save_unfin
 from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
+from stmn_plugin.plain_values import is_like
 from stmn_plugin.resumable import newest_checkpoint
 from stmn_plugin.resuming import path_to_resume, resume_run
 from stmn_plugin.testing import RunSettings
@@ -94,9 +95,12 @@ def changes():
         ('epoch', 3), ('epoch', 5), ('epoch', 'x'), ('epoch', 0), ('batches', -1), ('batches', 1.5),
         ('images', None), ('seconds', NAN), ('seconds', 'x'), ('learning_rate', INF),
         ('trained', 1), ('trained', True), ('totals', []), ('totals', {'loss': 1}),
-        ('totals', {'loss': [NAN, 1]}), ('totals', {3: [1.0, 1]}),
+        ('totals', {'loss': [NAN, 1]}), ('totals', {3: [1.0, 1]}), ('totals', {'loss': [1.0, 0]}),
     ):  # fmt: skip
         yield f'unfinished {key} {value!r}', to('unfinished', {**LOG, 'epoch': 4, key: value})
+    for key in ('epoch', 'batches', 'trained'):
+        log = {name: value for name, value in {**LOG, 'epoch': 4}.items() if name != key}
+        yield f'unfinished {key} missing', to('unfinished', log)
     for value in ([], 'x', {}, {'scale': 'x'}, {'scale': 1.0}):
         yield f'scaler {value!r}', to('scaler', value)
     for key in ('state', 'param_groups'):
@@ -106,7 +110,7 @@ def changes():
     for value in ([0], [0, 0], [0, 1, 2], ['x', 1], None, [0, 7]):
         yield f'params {value!r}', to(*GROUP, 'params', value)
     for key, values in {
-        'lr': ('x', NAN, None, [1], True),
+        'lr': ('x', NAN, None, [1], True, -0.1),
         'betas': (0.9, (0.9,), (0.9, NAN), ('x', 'y')),
         'amsgrad': (3, 'x'),
     }.items():
@@ -122,7 +126,7 @@ def changes():
             yield f'{key} {value!r}', to(*MOMENTS, key, value)
     for key, values in {
         'last_epoch': (None, 'x', -1, 1.5, NAN, MISSING),
-        'gamma': ('x', NAN, [1]),
+        'gamma': ('x', NAN, [1], -0.5),
         'milestones': (3, 'x', {5: 'x'}),
         'base_lrs': ([], [NAN], 'x', [0.1, 0.1]),
     }.items():
@@ -133,6 +137,11 @@ def changes():
     yield 'weight missing', to('state_dict', 'weight', MISSING)
     yield 'another weight', to('state_dict', 'other', torch.ones(1))
     yield 'named by a number', to('state_dict', 3, torch.ones(1))
+
+
+def test_a_setting_keeps_its_sign():
+    assert is_like(7, 20) and is_like(0, 0) and is_like(0.0, 0.1)  # the end of a cosine schedule
+    assert not (is_like(0, 20) or is_like(-1, 0) or is_like(-0.1, 0.1))
 
 
 def auto(folder):
