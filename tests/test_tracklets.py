@@ -10,6 +10,7 @@ import miniatures
 import pytest
 import torchreid
 
+from stmn_plugin.data.check import check_dataset
 from stmn_plugin.data.host_datasets import Mars
 from stmn_plugin.data.listing import IMAGE_SUFFIXES, natural_key
 from stmn_plugin.data.tracklets import Tracklets
@@ -225,6 +226,36 @@ def test_beside_the_frames_of_a_csv_what_it_does_not_list_is_left_out(anna, tmp_
         f'{tmp_path}/flat/tracklets.csv: left out, in no tracklet: 1 .jpg, 1 folder '
         '(f10.jpg, more)\n'
     )
+
+
+def test_split_folders_beside_a_csv_that_names_none_of_their_frames_are_left_out(
+    anna, tmp_path, capsys
+):
+    frame = 'tracklets/query/anna/cam2/t1/f1.jpg'
+    miniatures.write_csv(tmp_path / 'tracklets.csv', [('query', 'a', 'c1', 't', frame)])
+    (tmp_path / 'train' / 'p1').mkdir(parents=True)
+    build(tmp_path, mode='query')
+    (line,) = capsys.readouterr().out.splitlines()
+    assert 'tracklet: 14 folder, 2 .jpg (tracklets/gallery/anna, ' in line  # 4, 9 and p1
+    report = check_dataset('tracklets', str(tmp_path), read_images=False)
+    named = [w['message'] for w in report['warnings'] if w['kind'] == 'structure']
+    assert [m.partition(f': {tmp_path}/tracklets.csv names no frame')[0] for m in named] == [
+        f'{tmp_path}/{folder}' for folder in ('train', 'tracklets/train', 'tracklets/gallery')
+    ]
+
+
+@pytest.mark.parametrize('twice', ['folders', 'tables'])
+def test_tracklets_in_two_places_are_refused(tmp_path, twice):
+    miniatures.make_tracklets(tmp_path)
+    inner = tmp_path / 'tracklets'
+    if twice == 'folders':  # a part of the data in each
+        (inner / 'train').rename(tmp_path / 'train')
+        one, other = inner, tmp_path
+    else:
+        one, other = (folder / 'tracklets.csv' for folder in (tmp_path, inner))
+        for path in (one, other):
+            miniatures.write_csv(path, [('query', 'a', 'c1', 't', 'f1.jpg')])
+    assert f'{one} and {other}: both hold tracklets' in message_of(tmp_path)
 
 
 @pytest.mark.parametrize('twin', ['f2.png', 'f2.JPG', 'f2.webp'])

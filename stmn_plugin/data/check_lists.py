@@ -5,6 +5,7 @@ that notes an InputError, and what it was about is left out.
 """
 
 import os.path as osp
+import warnings
 from typing import NamedTuple
 
 from stmn_plugin.ranking import count_matchable
@@ -21,7 +22,14 @@ from .host_datasets import (
 )
 from .listing import scan
 from .lsvid import LSVID, find_list, find_lsvid, read_test_split, read_tracklets
-from .tracklets import SPLITS, Tracklets, find_source, read_own_tracklets
+from .tracklets import (
+    SPLITS,
+    Tracklets,
+    find_source,
+    read_own_tracklets,
+    split_folders,
+    unused_splits,
+)
 
 DISTRACTOR_PID = 0  # of MARS; in LS-VID 0 is a person
 # list of tracklets → (persons, tracklets, frames) of the release, where they are published
@@ -167,8 +175,10 @@ def _three_splits(source, attempt, read):
     with attempt():
         lists, sources = read(source, attempt)
     tracklets = dict(zip(SPLITS, lists, strict=True))
-    # a CSV may name frames anywhere; only the folders that it names are looked at
-    trees = [osp.join(source, split) for split in SPLITS if osp.isdir(osp.join(source, split))]
+    trees = split_folders(source) if osp.isdir(source) else []
+    if not trees:  # a CSV may name frames anywhere; only the folders that it names are looked at
+        for folder in unused_splits(osp.dirname(source), sources):
+            warnings.warn(f'{folder}: {source} names no frame in it', stacklevel=2)
     return Contents(tracklets, {'test': (lists[1], lists[2])}, trees, tuple(sources))
 
 

@@ -40,9 +40,9 @@ class TrackletName(NamedTuple):
 class Tracklets(TrackletDataset):
     """Your own tracklets.
 
-    Looked for in this order: ``<root>/tracklets.csv``, ``<root>/tracklets/tracklets.csv``, the
-    split folders in ``<root>/tracklets/``, the split folders in ``<root>``. A CSV has one row per
-    frame, its relative paths start at its own folder, the frames of a tracklet are sorted by path.
+    ``tracklets.csv`` in ``<root>`` or ``<root>/tracklets/`` goes before the split folders in one of
+    these; data in both is refused. A CSV has one row per frame, its relative paths start at its
+    own folder, the frames of a tracklet are sorted by path.
 
     Pids and cameras are any text, numbered in natural order ('p2' before 'p10'): train pids for
     themselves, query and gallery pids together, the cameras of all splits together. Names of
@@ -66,13 +66,21 @@ class Tracklets(TrackletDataset):
 def find_source(root):
     """The CSV, or the folder of split folders, that describes the data below ``root``."""
     inner = osp.join(root, 'tracklets')
-    for path in (osp.join(root, 'tracklets.csv'), osp.join(inner, 'tracklets.csv')):
-        if osp.lexists(path) and not osp.isdir(path):
-            return path
-    for folder in (inner, root):
-        if any(osp.isdir(osp.join(folder, split)) for split in SPLITS):
-            return folder
+    tables = [osp.join(folder, 'tracklets.csv') for folder in (root, inner)]
+    tables = [path for path in tables if osp.lexists(path) and not osp.isdir(path)]
+    folders = [folder for folder in (inner, root) if split_folders(folder)]
+    for first, *others in filter(None, (tables, folders)):
+        if others:  # which one is meant, or that both are, is not to be guessed
+            both = f'{first} and {others[0]}'
+            raise InputError(f'{both}: both hold tracklets; rename one, or move it elsewhere')
+        return first
     raise InputError(f'{root}: no tracklets in it; {ADVICE}')
+
+
+def split_folders(folder):
+    """Paths of the split folders in a folder."""
+    paths = (osp.join(folder, split) for split in SPLITS)
+    return [path for path in paths if osp.isdir(path)]
 
 
 def read_own_tracklets(source, attempt=contextlib.nullcontext):
@@ -162,10 +170,19 @@ def read_csv(path, attempt=contextlib.nullcontext):
             frames.setdefault(name, []).append(image)
     if not frames:
         raise InputError(f'{path}: lists no frame; {ADVICE}')
+    for folder in unused_splits(home, listings):
+        scan(folder)  # so that it is told what is left out
     with attempt():
         _check_copies(path, seen)
     frames = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
     return frames, [path, *listings]
+
+
+def unused_splits(home, used):
+    """Split folders beside a CSV, or in ``tracklets/`` there, none of whose folders are used."""
+    folders = split_folders(home) + split_folders(osp.join(home, 'tracklets'))
+    used = [osp.join(folder, '') for folder in used]
+    return [f for f in folders if not any(one.startswith(osp.join(f, '')) for one in used)]
 
 
 def _file_names(folder):
