@@ -10,7 +10,7 @@ import torch
 from .errors import InputError
 from .weight_files import named_tensors, not_finite, read_weight_file
 from .weights import fitted_weights
-from .whole_files import link_or_copy, whole_file
+from .whole_files import link_or_copy, remove_file, whole_file
 
 BEST = 'model-best.pth.tar'
 UNFINISHED = 'unfinished.pth.tar'  # saved within an epoch
@@ -39,11 +39,10 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
     with _written(state, path) as temporary:
         if is_best:  # before the state that says so: killed in between, it is found best again
             link_or_copy(temporary, os.path.join(folder, BEST))
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(folder, UNFINISHED))
+    remove_file(os.path.join(folder, UNFINISHED))
     if keep_last is not None:
         for old in sorted(e for e in saved_epochs(folder) if e <= epoch)[:-keep_last]:
-            os.unlink(checkpoint_path(folder, old))
+            remove_file(checkpoint_path(folder, old))
     return path
 
 

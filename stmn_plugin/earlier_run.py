@@ -9,6 +9,7 @@ from .checkpoint import BEST, UNFINISHED, epoch_of_name
 from .errors import InputError
 from .metric_files import EPOCHS, METRICS, read_evaluations
 from .resumable import position
+from .whole_files import remove_file
 
 # what else is made of a run's weights: the next run's would be taken for it; logs and what a user
 # has put there stay
@@ -87,10 +88,7 @@ def remove_what_is_lost(
         if path and os.path.realpath(os.path.expanduser(path)) in real:
             raise InputError(f'{key}: train.overwrite would remove {path}: take another folder')
     for path in lost:
-        try:
-            os.unlink(path)
-        except OSError as error:
-            raise InputError(f'train.overwrite: cannot remove {path}: {error.strerror}') from error
+        remove_file(path)
     for name in ('figures', 'report_files'):
         with contextlib.suppress(OSError):  # it is not there, or holds something of the user's
             os.rmdir(os.path.join(folder, name))

@@ -4,7 +4,6 @@ Anyone may have edited or cut them, so what is read is checked: a value has its 
 names it.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from .errors import InputError, printable
 from .input_files import open_regular
 from .plain_values import is_count, is_flag, is_number, is_positive, is_share, is_text, named
-from .whole_files import write_json, write_text
+from .whole_files import remove_file, write_json, write_text
 
 METRICS, EPOCHS = 'metrics.json', 'metrics.jsonl'
 
@@ -139,8 +138,7 @@ def read_evaluations(folder: str) -> list:
 
 def remove_metrics(folder: str) -> None:
     """Remove ``metrics.json`` if there is one."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(folder, METRICS))
+    remove_file(os.path.join(folder, METRICS))
 
 
 def append_line(folder: str, values: dict) -> None:
@@ -204,5 +202,4 @@ def keep_lines(folder: str, last_epoch: int) -> None:
     if kept:
         write_text(path, ''.join(json.dumps(values) + '\n' for values in kept))
     else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        remove_file(path)

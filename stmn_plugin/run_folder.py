@@ -51,7 +51,7 @@ def run_folder(cfg):
 @contextlib.contextmanager
 def _nothing_lost(cfg):
     """What a new run would write over is found before data and weights are loaded."""
-    new = not (cfg.test.evaluate or cfg.model.resume or cfg.train.start_epoch)
+    new = not (cfg.test.evaluate or cfg.model.resume)  # whatever train.start_epoch counts from
     if new and not cfg.train.overwrite:
         check_nothing_is_lost(cfg.data.save_dir)
     yield

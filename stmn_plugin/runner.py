@@ -75,7 +75,10 @@ def run(cfg):
     ):
         engine, start_epoch = prepare(cfg)
         if is_main() and not cfg.test.evaluate:
-            engine.make_way(cfg.data.save_dir, start_epoch)
+            # train.start_epoch is where counting starts: what is there is another run all the same
+            engine.make_way(
+                cfg.data.save_dir, start_epoch if engine.settings.last_checkpoint else 0
+            )
             write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine

@@ -102,6 +102,16 @@ def link_or_copy(source, path):
             shutil.copyfile(source, temporary)
 
 
+def remove_file(path):
+    """Remove a file, if there is one; InputError where that cannot be done."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(f'cannot remove {path}: {error.strerror}') from error
+
+
 @contextlib.contextmanager
 def whole_folder(folder):
     """An empty temporary folder that becomes ``folder`` (Path) on success and goes on an error.

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.metric_files import keep_lines, read_lines, read_metrics
+from stmn_plugin.metric_files import keep_lines, read_lines, read_metrics, remove_metrics
 
 EVALUATION = {
     'dataset': 'mars', 'protocol': 'official', 'frames': 'rrs', 'flip': False, 'reranked': False,
@@ -46,6 +46,13 @@ def test_the_right_ones_are_read(tmp_path):
     (tmp_path / 'metrics.json').write_text(json.dumps(METRICS))
     (tmp_path / 'metrics.jsonl').write_text(json.dumps(LINE) + '\n' + json.dumps(LINE))
     assert read_metrics(str(tmp_path)) == METRICS and read_lines(str(tmp_path)) == [LINE, LINE]
+
+
+def test_what_cannot_be_removed_is_a_line(tmp_path):
+    remove_metrics(str(tmp_path))  # nothing there
+    (tmp_path / 'metrics.json').mkdir()
+    with pytest.raises(InputError, match=f'cannot remove {tmp_path}/metrics.json: '):
+        remove_metrics(str(tmp_path))
 
 
 def test_every_wrong_field_of_metrics_json_is_a_line(tmp_path):

@@ -413,11 +413,12 @@ def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
     assert (straight / 'metrics.jsonl').read_text() == lines
     assert [e['epoch'] for e in results(straight)] == [2, 4]
     before = contents_of(straight)
-    # the same command once more loses nothing, and says how to go on
-    assert train(straight) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert 'holds a run already' in line and 'model.resume auto' in line
-    assert contents_of(straight) == before
+    # the same command once more loses nothing, and says how to go on; nor does another count
+    for words in ([], ['train.start_epoch', EPOCHS, 'train.max_epoch', EPOCHS + 1]):
+        assert train(straight, *words) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert 'holds a run already' in line and 'model.resume auto' in line
+        assert contents_of(straight) == before
     assert len(list(straight.glob('events*'))) == 1
 
 
@@ -437,6 +438,9 @@ def test_a_position_beyond_the_end_of_an_epoch_is_no_epoch(train, straight, tmp_
 def test_a_run_is_overwritten_when_that_is_asked_for(train, straight, tmp_path):
     assert train(tmp_path, 'train.max_epoch', 1, 'train.seed', 9) == 0
     (tmp_path / 'notes.txt').write_text('mine')
+    counted = ['train.start_epoch', 1, 'train.max_epoch', 2]
+    assert train(tmp_path, 'train.overwrite', True, *counted) == 0
+    assert [line['epoch'] for line in epoch_lines(tmp_path)] == [2]  # none of the other run
     assert train(tmp_path, 'train.overwrite', True) == 0
     assert_same_end(tmp_path, straight)
     assert len(list(tmp_path.glob('events*'))) == 1 and (tmp_path / 'notes.txt').exists()
