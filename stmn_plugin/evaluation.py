@@ -9,6 +9,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from .doubts import doubt_word
 from .errors import InputError
 from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking, score_queries, summarize
@@ -201,6 +202,7 @@ def stored_table(evaluations):
             **{key: 100 * value for key, value in e.items() if key.startswith('rank-')},
             'mAP': 100 * e['mAP'],
             'mINP': 100 * e['mINP'],
+            **({'doubt': doubt_word(e)} if any(map(doubt_word, evaluations)) else {}),
         }
         for e in evaluations
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stmn_plugin.analysis import comparison, grid
+from stmn_plugin.analysis import comparison, grid, run_queue
 from stmn_plugin.analysis.comparison import Spread, rows_of, spread
 from stmn_plugin.analysis.published import published_rows
 from stmn_plugin.analysis.run_folders import read_run
@@ -16,6 +16,7 @@ from stmn_plugin.analysis.run_queue import Outcome
 from stmn_plugin.analysis.wanted_runs import TESTING, as_words
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
+from stmn_plugin.doubts import NOTE
 from stmn_plugin.errors import InputError
 from stmn_plugin.provenance import config_digests
 
@@ -184,6 +185,27 @@ def test_what_is_tested_otherwise_is_another_row(tmp_path):
         ('rrs, bf16', 'euclidean'),
     ]
     assert all(row.seeds == (1,) for row in rows)  # also where float32 was said and not said
+
+
+COLLAPSED = {'collapsed': True, 'doubt': 'all are equal', 'num_query_tied': 9}
+
+
+def test_a_collapsed_model_is_marked_wherever_its_numbers_stand(tmp_path):
+    run = write_run(tmp_path / 'a')
+    seeds = [evaluation(**COLLAPSED), evaluation(doubt=''), evaluation(doubt='tied')]
+    tested = [Outcome('x', seed, str(seed), run, [e]) for seed, e in enumerate(seeds, 1)]
+    (row,) = rows_of(tested)
+    assert row.doubt == 'collapsed (seed 1); ties (seed 3)'
+    assert row.doubt in comparison.as_table([row])
+    paths = comparison.write_comparison([row], str(tmp_path / 'out'))
+    assert all(row.doubt in Path(path).read_text() for path in paths)
+    assert comparison.notes_for([row])[-1] == NOTE
+    assert run_queue._summary(tested[0]).endswith('rrs rank-1 50.0 mAP 40.0 (collapsed)')
+    (sound,) = rows_of(tested[1:2])
+    assert 'doubt' not in comparison.as_table([sound]) and NOTE not in comparison.notes_for([sound])
+    of_grid = grid._setting({'video.seq_len': 4}, tested)
+    assert row.doubt in grid.as_table([of_grid]) and 'doubt' not in grid.as_table([setting((1, 1))])
+    assert all(row.doubt in Path(p).read_text() for p in grid.write_grid([[of_grid]], tmp_path))
 
 
 def test_the_best_setting():

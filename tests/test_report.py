@@ -234,6 +234,26 @@ def test_without_a_log_there_are_no_panels():
     assert training_panels([]) == [] and values_by_epoch([]) == ([], [])
 
 
+def test_a_collapsed_model_is_marked_in_the_table_and_the_curves(tmp_path):
+    doubt = {'collapsed': True, 'doubt': 'All features are <equal>.'}
+    lines = [
+        {'epoch': epoch, 'evaluations': [evaluation(epoch=epoch, **(doubt if epoch < 6 else {}))]}
+        for epoch in range(1, 8)
+    ]
+    panels = training_panels(lines)
+    assert [c.name for c in panels[0].curves] == [
+        f'{name}, collapsed (epoch 1, 2, 3 and 2 more)' for name in ('mAP', 'rank-1')
+    ]
+    overview, browser = contents()
+    marked = overview._replace(evaluations=[lines[0]['evaluations'][0], evaluation()])
+    for shown, expected in ((marked, 1), (overview, 0)):
+        path = tmp_path / 'r.html'
+        write_report(str(path), shown, browser, STRIPS, SIZE)
+        text = path.read_text()
+        assert text.count('<td title="All features are &lt;equal&gt;.">collapsed</td>') == expected
+        assert text.count('<th scope="col">doubt</th>') == expected
+
+
 def test_two_datasets_have_curves_of_their_own():
     line = {'epoch': 1, 'evaluations': [evaluation(), evaluation(dataset='lsvid', mAP=0.75)]}
     (panel,) = training_panels([line])

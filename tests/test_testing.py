@@ -89,6 +89,9 @@ def test_a_collapsed_model_says_so(tmp_path, capsys):
     out = capsys.readouterr().out
     assert 'Warning: The features of all tracklets of one are equal: the model collapsed.' in out
     assert out.count('Warning') == 1
+    head, _, first, second, *_ = out.splitlines()[-4:]
+    assert head.split()[-1] == 'doubt' and first.split()[-1] == 'collapsed'
+    assert second.split()[0] == 'two' and 'collapsed' not in second
     one, two = json.loads((tmp_path / 'metrics.json').read_text())['evaluations']
     assert one['collapsed'] and one['num_query_tied'] == 6 and 'collapsed' in one['doubt']
     assert not two['collapsed'] and two['num_query_tied'] == 0 and two['doubt'] == ''

@@ -43,6 +43,7 @@ def parse_args(argv=None):
 
 def measure(args):
     """A row of plain values for every number of clips and every target."""
+    from stmn_plugin.doubts import doubt_word
     from stmn_plugin.runner import run
 
     base = load_config(args.config_file, args.opts)
@@ -53,7 +54,8 @@ def measure(args):
     rows = []
     for count in args.clips:
         opts = ['test.evaluate', 'True', 'test.features_dir', features, 'data.save_dir', folder]
-        opts += ['test.frames', 'all'] if count == ALL else ['test.clips_per_tracklet', str(count)]
+        frames, clips = (ALL, 1) if count == ALL else ('rrs', count)
+        opts += ['test.frames', frames, 'test.clips_per_tracklet', str(clips)]
         engine = run(load_config(args.config_file, [*args.opts, *opts]))
         plan = engine.settings.plan
         for result in engine.evaluations[-len(engine.test_loader) :]:
@@ -68,6 +70,7 @@ def measure(args):
                     'clips': count,
                     'frames per tracklet': statistics.fmean(used(plan, t) for t in tracklets),
                     **{key: result[key] for key in ('protocol', 'rank-1', 'mAP')},
+                    'doubt': doubt_word(result),
                 }
             )
         write_json(os.path.join(folder, 'cost_curve.json'), rows)  # the next may fail
@@ -112,6 +115,8 @@ def main(argv=None):
         from tabulate import tabulate
 
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
+        if not any(row['doubt'] for row in rows):
+            shown = [{key: cell for key, cell in row.items() if key != 'doubt'} for row in shown]
         draw(rows, os.path.join(folder, 'cost_curve.png'))
         print(tabulate(shown, headers='keys', floatfmt='.1f'))
 

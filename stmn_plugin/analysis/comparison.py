@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
+from stmn_plugin.doubts import NOTE, doubt_words
 from stmn_plugin.whole_files import write_json, write_text
 
 SCORES = ('rank-1', 'rank-5', 'rank-10', 'mAP', 'mINP')
@@ -55,6 +56,7 @@ class Row(NamedTuple):
     seconds_per_tracklet: float | None = None
     peak_memory: int | None = None  # bytes
     training_seconds: float | None = None
+    doubt: str = ''  # why scores say nothing of the model, and of which seeds
     source: str = MEASURED
     error: str = ''
 
@@ -134,6 +136,7 @@ def _row(title, dataset, protocol, frames, distance, members, wanted):
         seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
         peak_memory=_highest_peak(evaluations),
         training_seconds=statistics.fmean(o.run.training_seconds for o, _ in members),
+        doubt=doubt_words(((outcome.seed, e) for outcome, e in members), 'seed'),
     )
 
 
@@ -156,6 +159,7 @@ def as_table(rows, tablefmt='simple'):
             'distance': row.distance,
             'seeds': _seeds(row),
             **{name: str(row.scores.get(name, '')) for name in SCORES},
+            'doubt': row.doubt,
             'params, M': _number(row.parameters, 1e6, 2),
             'GFLOPs/frame': _number(row.gflops_per_frame, 1, 3),
             'feature': row.feature_dim or '',
@@ -191,7 +195,8 @@ def _clock(seconds):
 def notes_for(rows):
     """What must be known to read a table."""
     published = any(row.source != MEASURED for row in rows)
-    return [*NOTES, NOTE_PUBLISHED] if published else list(NOTES)
+    doubted = any(row.doubt for row in rows)
+    return [*NOTES, *[NOTE] * doubted, *[NOTE_PUBLISHED] * published]
 
 
 def write_comparison(rows, folder, name='compare'):

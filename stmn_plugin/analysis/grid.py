@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
+from stmn_plugin.doubts import NOTE, doubt_words
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import write_json, write_text
 
@@ -35,6 +36,7 @@ NOTES = (
     'Chosen: the highest mean over the seeds of (rank-1 + mAP) / 2 among the settings with the '
     'fewest failed runs; of equal ones the smaller standard deviation of it, then the one listed '
     'first.',
+    NOTE,
 )
 
 
@@ -48,6 +50,7 @@ class Setting(NamedTuple):
     score: Spread | None  # of (rank-1 + mAP) / 2
     chosen: bool = False
     errors: tuple = ()  # of the runs that failed
+    doubt: str = ''  # why scores say nothing of the model, and of which seeds
 
     @property
     def title(self):
@@ -113,7 +116,13 @@ def _setting(changes, outcomes):
     rank1, mean_ap = zip(*scores, strict=True)
     both = [(a + b) / 2 for a, b in scores]
     return Setting(
-        changes, len(scores), spread(rank1), spread(mean_ap), spread(both), errors=errors
+        changes,
+        len(scores),
+        spread(rank1),
+        spread(mean_ap),
+        spread(both),
+        errors=errors,
+        doubt=doubt_words(((o.seed, e) for o in well for e in o.evaluations), 'seed'),
     )
 
 
@@ -136,12 +145,14 @@ def as_table(settings, tablefmt='simple'):
             'rank-1': str(setting.rank1 or 'failed'),
             'mAP': str(setting.mean_ap or 'failed'),
             '': 'chosen' if setting.chosen else '',
+            'doubt': setting.doubt,
             'error': '; '.join(setting.errors),
         }
         for setting in settings
     ]
-    if not any(line['error'] for line in lines):
-        lines = [{name: cell for name, cell in line.items() if name != 'error'} for line in lines]
+    for name in ('doubt', 'error'):
+        if not any(line[name] for line in lines):
+            lines = [{key: cell for key, cell in line.items() if key != name} for line in lines]
     return tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True)
 
 
@@ -166,6 +177,7 @@ def write_grid(factors, folder):
                 for name, value in (('rank-1', setting.rank1), ('mAP', setting.mean_ap))
                 for part in ('mean', 'std')
             },
+            'doubt': setting.doubt,
             'error': '; '.join(setting.errors),
         }
         for settings in factors

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from stmn_plugin.config import load_config
 from stmn_plugin.console import tell_at_once
 from stmn_plugin.device import device_line
+from stmn_plugin.doubts import doubt_word
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.interrupt import Interrupted, signals_to_handle
 from stmn_plugin.metric_files import METRICS, read_lines
@@ -186,12 +187,13 @@ def _summary(outcome):
     if outcome.error:
         return f'FAILED: {outcome.error}'
     trained = datetime.timedelta(seconds=round(outcome.run.training_seconds))
-    scores = [
-        f'{e["frames"]} rank-1 {100 * e["rank-1"]:.1f} mAP {100 * e["mAP"]:.1f}'
-        for e in outcome.evaluations
-        if 'rank-1' in e
-    ]
+    scores = [_score(e) for e in outcome.evaluations if 'rank-1' in e]
     return '; '.join([f'trained in {trained}', *scores])
+
+
+def _score(e):
+    text = f'{e["frames"]} rank-1 {100 * e["rank-1"]:.1f} mAP {100 * e["mAP"]:.1f}'
+    return f'{text} ({word})' if (word := doubt_word(e)) else text
 
 
 def run_process(command, log, watch):

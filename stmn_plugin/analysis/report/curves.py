@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
+from stmn_plugin.doubts import doubt_words
+
 WIDTH, HEIGHT = 300, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 36  # margins around the plot
 STEPS = [1, 2, 2.5, 5, 10]
@@ -42,13 +44,24 @@ def training_panels(lines):
                     own = results.setdefault((result['dataset'], measure), {})
                     own[line['epoch']] = 100 * result[measure]
     datasets = {dataset for dataset, _ in results}
+
+    def name_of(dataset, measure):
+        doubts = doubt_words(
+            (
+                (line['epoch'], result)
+                for line in lines
+                for result in line.get('evaluations', [])
+                if result['dataset'] == dataset
+            ),
+            'epoch',
+        )
+        name = measure if len(datasets) == 1 else f'{dataset} {measure}'
+        return f'{name}, {doubts}' if doubts else name
+
     groups = [
         (
             'Evaluation, %',
-            {
-                measure if len(datasets) == 1 else f'{dataset} {measure}': values
-                for (dataset, measure), values in results.items()
-            },
+            {name_of(*key): values for key, values in results.items()},
         ),
         ('Loss', {name: terms.pop(name) for name in ('loss',) if name in terms}),
         ('Training accuracy, %', {name: terms.pop(name) for name in ('acc',) if name in terms}),

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from stmn_plugin.doubts import doubt_word
 from stmn_plugin.whole_files import write_bytes, write_text
 
 from .curves import HEIGHT, LEFT, RIGHT, WIDTH, values_by_epoch
@@ -85,6 +86,7 @@ def render(overview, browser, pictures, embedded):
         lstrip_blocks=True,
     )
     environment.policies['json.dumps_function'] = _dump
+    environment.filters['doubt_word'] = doubt_word
     script, style = _own('report.js'), _own('report.css')
     names, rows = values_by_epoch(overview.panels)
     return environment.get_template('report.html').render(

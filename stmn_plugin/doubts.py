@@ -1,0 +1,38 @@
+"""Words that stand beside a score where ``Evaluation.doubt`` says why it is none of the model."""
+
+from collections.abc import Iterable, Mapping
+
+NAMED = 3  # runs or epochs; more are counted
+NOTE = (
+    'Doubt: the order of the gallery decides the score, as a match is as far as another person '
+    '("ties") or all features are equal ("collapsed").'
+)
+
+
+def doubt_word(evaluation: Mapping) -> str:
+    """The word for one evaluation as ``metrics.json`` holds it; '' without a doubt.
+
+    >>> doubt_word({'collapsed': True, 'doubt': 'The features of all tracklets are equal ...'})
+    'collapsed'
+    """
+    if evaluation.get('collapsed'):
+        return 'collapsed'
+    return 'ties' if evaluation.get('doubt') else ''
+
+
+def doubt_words(evaluations: Iterable[tuple[object, Mapping]], unit: str) -> str:
+    """The words for several, each with its number; '' without a doubt.
+
+    >>> doubt_words([(1, {'collapsed': True}), (2, {}), (3, {'collapsed': True})], 'seed')
+    'collapsed (seed 1, 3)'
+    """
+    numbers = {}
+    for number, evaluation in evaluations:
+        if word := doubt_word(evaluation):
+            numbers.setdefault(word, []).append(str(number))
+    return '; '.join(f'{word} ({unit} {_listed(own)})' for word, own in numbers.items())
+
+
+def _listed(numbers):
+    more = len(numbers) - NAMED
+    return ', '.join(numbers[:NAMED]) + (f' and {more} more' if more > 0 else '')
