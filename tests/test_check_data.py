@@ -1,5 +1,6 @@
 """tools/check_data.py: nothing to say about the miniatures, every seeded defect found and named."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stmn_plugin.data import listing
+from stmn_plugin.data import frames, listing
 from stmn_plugin.data.check import check_dataset
 
 MAKERS = {
@@ -344,6 +345,19 @@ def test_bad_arguments_and_missing_data(tmp_path, mars_root, capsys):
             check_data.main(['--output', str(output), *words])
         assert caught.value.code == 2 and 'error: ' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_open_files_are_no_findings(mars_root, tmp_path, monkeypatch, capsys):
+    def fail(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    monkeypatch.setattr(frames, 'open_regular', fail)
+    output = tmp_path / 'report.json'
+    words = ['--root', mars_root, '-s', 'mars', '--output', str(output), '--workers', '0']
+    with pytest.raises(SystemExit) as stop:
+        check_data.main(words)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and line.endswith('Too many open files') and not output.exists()
 
 
 @pytest.mark.timeout(60)

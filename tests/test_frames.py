@@ -1,8 +1,8 @@
 """Every kind of image file is read or refused with its path, and nothing hangs."""
 
-import importlib
 import io
 import os
+import runpy
 import struct
 import subprocess
 import warnings
@@ -16,7 +16,14 @@ from PIL import Image, ImageFile
 
 import stmn_plugin
 from stmn_plugin.data import frames
-from stmn_plugin.data.frames import FORMATS, IMAGE_SUFFIXES, MAX_PIXELS, read_frame
+from stmn_plugin.data.frames import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    OF_THE_MACHINE,
+    read_clip,
+    read_frame,
+)
 from stmn_plugin.errors import InputError
 
 pytestmark = [
@@ -250,6 +257,24 @@ def test_what_a_decoder_raises_is_one_line(jpeg, monkeypatch):
         assert type(error).__name__ in refused(jpeg)
 
 
+@pytest.mark.parametrize('place', ['open_regular', '_decode'])
+def test_the_machines_fault_is_no_bad_frame(place, jpeg, monkeypatch):
+    chosen, bad = np.zeros(2, dtype=int), (str(jpeg.with_name('gone.jpg')), str(jpeg))
+    clip, *_, bad_frames, stand_in = read_clip(bad, chosen, skip_bad=True)
+    assert len(clip) == 1 and bad_frames == [bad[0]] and stand_in
+    for error in (*(OSError(n, os.strerror(n)) for n in OF_THE_MACHINE), MemoryError()):
+
+        def fail(*args, error=error):
+            raise error
+
+        if place == '_decode' or isinstance(error, OSError):
+            monkeypatch.setattr(frames, place, fail)
+            for paths in ((str(jpeg),), bad[::-1]):  # also where another frame could stand in
+                with pytest.raises(InputError, match=f'cannot read frame {jpeg}: ') as caught:
+                    read_clip(paths, chosen, skip_bad=True)
+                assert type(caught.value) is InputError
+
+
 def small_files(pixels):
     image, exif = Image.fromarray(pixels[:24, :16]), Image.Exif()
     exif[0x0112], exif[0x010F] = 6, 'maker'
@@ -307,8 +332,8 @@ def test_metadata_that_pillow_steps_over_is_no_warning(pixels, tmp_path):
         read_frame(str(path))
         assert any('Corrupt EXIF' in str(warning.message) for warning in caught)
         caught.clear()
-        importlib.reload(frames)  # as a process starts: pytest keeps filters of its own
-        frames.read_frame(str(path))
+        fresh = runpy.run_path(frames.__file__)  # as a process starts: pytest keeps own filters
+        fresh['read_frame'](str(path))
         assert not caught
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from stmn_plugin.data.frames import read_frame
-from stmn_plugin.errors import InputError
+from stmn_plugin.data.frames import BadFrame, read_frame
 
 HEIGHT, WIDTH = 128, 64  # pixels; enough for half an inch, and small in an SVG file
 
@@ -20,11 +19,11 @@ def picture(path, skip_bad=False):
         numpy.ndarray: (HEIGHT, WIDTH, 3) uint8.
 
     Raises:
-        InputError: the frame cannot be read.
+        InputError: the frame cannot be read; with ``skip_bad``, for the machine's fault.
     """
     try:
         pixels = read_frame(path).permute(1, 2, 0).numpy()
-    except InputError:
+    except BadFrame:
         if not skip_bad:
             raise
         return np.full((HEIGHT, WIDTH, 3), 127, dtype=np.uint8)

@@ -1,8 +1,9 @@
 """The name of a dataset → rank-1 and mAP that papers report, to be printed beside what is measured.
 
 Numbers in percent. ``RRS`` and ``all`` are the two strategies of the STMN paper, Sec. 4.3; where a
-source says neither, ``frames`` is empty. Every row names the page its numbers were read from; what
-these pages print is kept in ``tests/data/published_sources.md``.
+source says neither, ``frames`` is empty. Every row names the page its numbers are from, and whether
+they could not be checked against it; what these pages print is kept in
+``tests/data/published_sources.md``.
 """
 
 from .comparison import Row, Spread
@@ -13,8 +14,8 @@ TABLE_2 = 'STMN paper (ICCV 2021), Table 2'
 RERUN = f'{TABLE_2}, in brackets: run by its authors'
 PSTA = 'github.com/WangYQ9/VideoReID_PSTA, README, Result'  # Papers with Code: mAP 97.4 on DukeV
 SINET = 'github.com/baist/SINet, README, column Paper'
-TF_CLIP = 'TF-CLIP paper (AAAI 2024, arXiv:2312.09627)'
-CLIMB_REID = 'CLIMB-ReID paper (AAAI 2025, pages 9589-9597)'
+TF_CLIP = 'TF-CLIP paper (AAAI 2024, arXiv:2312.09627), not checked against it'
+CLIMB_REID = 'CLIMB-ReID paper (AAAI 2025, pages 9589-9597), not checked against it'
 # method, frames, (rank-1, mAP) of each of DATASETS, source
 ABLATION = (
     ('Baseline', 'rrs', (87.3, 79.1), (95.0, 92.7), (71.6, 55.9), TABLE_1),

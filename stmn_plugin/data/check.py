@@ -17,7 +17,7 @@ from tqdm import tqdm
 from stmn_plugin.errors import InputError, printable, worker_failure
 
 from .check_lists import DATASETS, USUAL_SIZE, count, find_disagreements, find_unmatched
-from .frames import read_frame
+from .frames import BadFrame, read_frame
 from .left_out import find_left_out
 from .listing import data_root, is_image, listing_once, scan
 from .loaders import FrameLoader
@@ -61,7 +61,8 @@ def check_dataset(name, root, workers=0, read_images=True):
         dict: the report, ready for JSON; the data are bad if ``errors`` is not empty.
 
     Raises:
-        InputError: the dataset is not there at all, or a worker was killed.
+        InputError: the dataset is not there at all, a worker was killed, or files cannot be opened
+            for want of memory or the like.
     """
     find, read, host_class = DATASETS[name]
     folder, found = find(data_root(root)), Findings()
@@ -171,7 +172,7 @@ class ImageChunks(Dataset):
         for path in (osp.join(folder, name) for name in names):
             try:
                 size = tuple(read_frame(path).shape[1:])
-            except InputError as error:
+            except BadFrame as error:
                 complaints.append(str(error))
                 continue
             sizes[size] += 1

@@ -175,8 +175,8 @@ def _three_splits(source, attempt, read):
     with attempt():
         lists, sources = read(source, attempt)
     tracklets = dict(zip(SPLITS, lists, strict=True))
-    trees = split_folders(source) if osp.isdir(source) else []
-    if not trees:  # a CSV may name frames anywhere; only the folders that it names are looked at
+    trees = split_folders(source)
+    if not osp.isdir(source):  # a CSV: only the folders that it names are looked at
         for folder in unused_splits(osp.dirname(source), sources):
             warnings.warn(f'{folder}: {source} names no frame in it', stacklevel=2)
     return Contents(tracklets, {'test': (lists[1], lists[2])}, trees, tuple(sources))

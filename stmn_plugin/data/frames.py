@@ -1,5 +1,6 @@
 """Path of a frame → uint8 image; a bad file is one clear error, never a hang (the host's loops)."""
 
+import errno
 import warnings
 
 import numpy as np
@@ -24,6 +25,15 @@ NAMES = tuple(FORMATS)
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 4096 * 4096  # of a frame, a person's crop: twice a whole picture of 4K video
 
+# errors of a file that say nothing of the file: too many are open, no memory, a server that is gone
+OF_THE_MACHINE = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ETIMEDOUT,
+    getattr(errno, 'ESTALE', errno.ENOMEM),  # there are others on Windows
+}
+
 ORIENTATION = 0x0112  # tag of EXIF and TIFF, 1 to 8
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,6 +50,10 @@ TIFF_PHOTOMETRIC, TIFF_BITS, TIFF_TILE = 262, 258, (322, 323)
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
+class BadFrame(InputError):
+    """A file that holds no frame, which may be left out; not one that cannot be read right now."""
+
+
 def read_frame(path):
     """Read and decode one image with Pillow.
 
@@ -54,19 +68,20 @@ def read_frame(path):
         torch.Tensor: uint8, shape (3, height, width).
 
     Raises:
-        InputError: the file is missing, no regular file, unreadable, truncated, none of FORMATS,
+        BadFrame: the file is missing, no regular file, unreadable, truncated, none of FORMATS,
             has more than MAX_PIXELS, several pictures (GIF...) or pixels without a known range
             (float TIFF...); names the path.
+        InputError: it cannot be read, and that is the machine's fault.
     """
     try:
         file = open_regular(path)
     except OSError as error:
-        raise InputError(f'cannot read frame {path}: {error.strerror}') from error
+        raise _refusal(path, error, error.strerror) from error
     with file:
         try:
             pixels = _decode(file)
         except Exception as error:  # damaged bytes make decoders raise nearly anything
-            raise InputError(f'cannot read frame {path}: {_reason(error)}') from error
+            raise _refusal(path, error, _reason(error)) from error
     # a copy by numpy: torch takes three times as long to put channels first
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order='C'))
 
@@ -110,6 +125,11 @@ def _has_16_bits(image):
     return image.mode.startswith('I;16') or (image.format, image.mode) == ('PPM', 'I')
 
 
+def _refusal(path, error, reason):
+    innocent = isinstance(error, MemoryError) or getattr(error, 'errno', None) in OF_THE_MACHINE
+    return (InputError if innocent else BadFrame)(f'cannot read frame {path}: {reason}')
+
+
 def _reason(error):
     if isinstance(error, Image.UnidentifiedImageError):
         return f'cannot identify image as one of {", ".join(FORMATS)}'
@@ -134,7 +154,8 @@ def read_clip(paths, chosen, skip_bad=False):
         list of the paths that were left out; whether the clip had no readable frame of its own.
 
     Raises:
-        InputError: a frame cannot be read, or with ``skip_bad`` no frame of the tracklet.
+        InputError: a frame cannot be read, or with ``skip_bad`` no frame of the tracklet, or one
+            for the machine's fault.
     """
     distinct, rows = np.unique(chosen, return_inverse=True)
     frames, kept, bad_frames = [], [], []
@@ -142,7 +163,7 @@ def read_clip(paths, chosen, skip_bad=False):
         try:
             frames.append(read_frame(paths[index]))
             kept.append(place)
-        except InputError as error:
+        except BadFrame as error:
             if not skip_bad:
                 raise
             bad_frames.append(paths[index])
@@ -181,7 +202,7 @@ def _first_readable(paths, last):
     for path in paths:
         try:
             return read_frame(path), bad_frames
-        except InputError as error:
+        except BadFrame as error:
             bad_frames.append(path)
             last = error
     raise InputError(f'a tracklet has no readable frame: {last}')
