@@ -16,7 +16,7 @@ from .checkpoint_fields import check_fields, load_resumable
 from .errors import InputError
 from .plain_values import is_like, is_positive
 from .weight_files import read_weight_file
-from .weights import check_finite, fitted_weights
+from .weights import check_finite, fitted_weights, is_dense
 
 
 def newest_checkpoint(folder: str, check: Callable[[str], object] = load_resumable) -> str | None:
@@ -165,8 +165,7 @@ def _check_moments(state, parameters, example, path):
             if like is None or (single and is_positive(value)):
                 continue
             shape = torch.Size() if single else weight.shape
-            dense = isinstance(value, Tensor) and value.layout is torch.strided
-            if not dense or value.shape != shape or not value.is_floating_point():
+            if not is_dense(value) or value.shape != shape or not value.is_floating_point():
                 raise InputError(
                     f'model.resume: {path} is damaged: {name} of weight {index} is no moment of it'
                 )

@@ -78,7 +78,7 @@ def _check_settings(model, given, own, path):
     """InputError for a setting that the model says its tensors' shapes tell, if it differs."""
     for setting, places in getattr(model, 'settings_in_shapes', {}).items():
         for key, dimension in places.items():
-            if key in own and key in given and given[key].dim() == own[key].dim():
+            if key in own and is_dense(given.get(key)) and given[key].dim() == own[key].dim():
                 trained, here = given[key].shape[dimension], own[key].shape[dimension]
                 if trained != here:
                     raise InputError(
@@ -88,9 +88,17 @@ def _check_settings(model, given, own, path):
 
 def _fits(tensor, like):
     """Whether a tensor can take another's place: any precision of the same kind of number."""
-    if tensor.layout is not torch.strided or tensor.device.type != 'cpu' or tensor.is_quantized:
-        return False
-    return tensor.shape == like.shape and _kind(tensor) == _kind(like)
+    return is_dense(tensor) and tensor.shape == like.shape and _kind(tensor) == _kind(like)
+
+
+def is_dense(value: object) -> bool:
+    """Whether this is a tensor with a number for each of its places, in memory."""
+    return (
+        isinstance(value, Tensor)
+        and not (value.is_nested or value.is_quantized)  # first: nested ones have no shape
+        and value.layout is torch.strided
+        and value.device.type == 'cpu'
+    )
 
 
 def _kind(tensor):

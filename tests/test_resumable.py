@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -73,6 +74,11 @@ def to(*path_and_value):
 MISSING, NAN, INF = object(), float('nan'), float('inf')
 GROUP, MOMENTS = ('optimizer', 'param_groups', 0), ('optimizer', 'state', 0)
 WRONG = (None, 'x', 3, 1.5, NAN, [], {}, [1], {'a': 1}, {0: 1}, True, b'x', torch.ones(2))
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # that nested ones are a prototype
+    NESTED = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)])
+# tensors that hold no number for each of their places
+ODD = (torch.ones(2, 3).to_sparse(), torch.ones(2, 3, device='meta'), NESTED)
 
 
 def changes():
@@ -121,7 +127,7 @@ def changes():
         yield f'{key} missing', to(*MOMENTS, key, MISSING)
         for value in (
             None, 'x', [1.0], torch.ones(5), torch.full((2, 3), NAN), torch.tensor(INF),
-            torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3).to_sparse(),
+            torch.ones(2, 3, dtype=torch.int64), *ODD,
         ):  # fmt: skip
             yield f'{key} {value!r}', to(*MOMENTS, key, value)
     for key, values in {
@@ -132,7 +138,14 @@ def changes():
     }.items():
         for value in values:
             yield f'{key} {value!r}', to('scheduler', key, value)
-    for value in (torch.full((2, 3), NAN), torch.full((2, 3), INF), torch.ones(3, 2), 'x', None):
+    for value in (
+        torch.full((2, 3), NAN),
+        torch.full((2, 3), INF),
+        torch.ones(3, 2),
+        'x',
+        None,
+        *ODD,
+    ):
         yield f'weight {value!r}', to('state_dict', 'weight', value)
     yield 'weight missing', to('state_dict', 'weight', MISSING)
     yield 'another weight', to('state_dict', 'other', torch.ones(1))
