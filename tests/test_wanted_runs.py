@@ -147,6 +147,23 @@ def test_a_run_is_found_by_its_recipe_and_another_is_never_overwritten(tmp_path)
     assert (tmp_path / name / 'config.yaml').read_bytes() == before
 
 
+def test_results_at_the_end_of_a_training_are_not_taken_for_those_of_another_test(tmp_path):
+    write_run(tmp_path / 'run')
+    variants = [Variant('again', 'again', {})]
+    for words, named in (
+        ([], ''),
+        (['test.features_dir', 'x', 'test.batch_size', '3'], ''),  # change no number
+        (['test.protocol', 'torchreid'], "test.protocol was 'official', is 'torchreid'"),
+        (['test.ranks', '[5]'], 'test.ranks was [1, 5, 10, 20], is [5]'),
+        (['test.flip', 'True'], 'test.flip was '),
+        (['data.bad_frames', 'skip'], "data.bad_frames was 'raise', is 'skip'"),
+    ):
+        (wanted,) = place_variants(variants, 1, '', [*VIDEO, *words], str(tmp_path))
+        assert wanted.folder == str(tmp_path / 'run')
+        (outcome,) = complete_runs([wanted], None, strategies=())
+        assert named in outcome.error and bool(outcome.error) == bool(named)
+
+
 def test_folder_names_are_short_and_tell_runs_apart(tmp_path):
     words = [*VIDEO, 'train.lr_scheduler', 'multi_step', 'data.root', str(tmp_path)]
     names = []

@@ -22,8 +22,8 @@ from stmn_plugin.errors import InputError, printable
 from stmn_plugin.interrupt import Interrupted, signals_to_handle
 from stmn_plugin.metric_files import METRICS, read_lines
 
+from . import run_results
 from .run_folders import RunFolder, name_lost, read_run
-from .run_results import LISTS, name_edited, name_other_data, standalone_evaluations
 from .wanted_runs import TESTING, TRAINING, as_words
 
 CONSOLE = 'console.log'  # of every process that worked on a run folder
@@ -86,22 +86,26 @@ def _complete(wanted, execute, strategies, label):
             raise InputError(f'{wanted.folder} is {wanted.state}; --runs trains nothing')
         _train(wanted, execute, label, run.epochs)
         run = read_run(wanted.folder)
-    problem = name_edited(run)
+    problem = run_results.name_edited(run)
     if wanted.may_train and not problem:  # trained now, it would see what is there now
-        problem = name_other_data(run, wanted.cfg, ('train',) if strategies else LISTS)
+        problem = run_results.name_other_data(
+            run, wanted.cfg, ('train',) if strategies else run_results.LISTS
+        )
+    if not strategies:  # the results at its end stand for it
+        problem = problem or run_results.name_other_test(run, wanted.cfg)
     if problem:
         raise InputError(problem)
     errors, evaluations = [], [*(() if strategies else run.final_evaluations(max_epoch))]
     for frames in strategies:
         failed, words = '', words_to_test(wanted, run, frames)
         cfg = load_config(wanted.config_file, words)
-        if not standalone_evaluations(run, cfg):
+        if not run_results.standalone_evaluations(run, cfg):
             try:
                 _execute(wanted, words, execute, f'{label}: testing {frames}')
             except InputError as failure:  # the other strategy may still be possible
                 failed = str(failure)
             run = read_run(wanted.folder)
-        found = standalone_evaluations(run, cfg)
+        found = run_results.standalone_evaluations(run, cfg)
         if failed or not found:
             reason = failed or f'no result of the last weights in {METRICS}'
             errors.append(f'testing {frames}: {reason}')

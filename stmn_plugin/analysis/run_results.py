@@ -6,10 +6,10 @@ import os
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.validation import validation_name
 from stmn_plugin.errors import InputError
-from stmn_plugin.provenance import config_digests
+from stmn_plugin.provenance import config_digests, decides_test
 
 from .current_data import current_data
-from .run_folders import CONFIG, start_changes
+from .run_folders import CONFIG, name_changes, start_changes
 
 LISTS = ('train', 'query', 'gallery')
 
@@ -85,6 +85,13 @@ def name_other_data(run, cfg, lists=LISTS):
                 'alone: give another --output'
             )
     return ''
+
+
+def name_other_test(run, cfg):
+    """One line when a run was tested at its end otherwise than a config asks for, else ''."""
+    before, now = run.settings, flatten(cfg)
+    keys = [key for key in now if decides_test(key) and before[key] != now[key]]
+    return name_changes(run, {key: (before[key], now[key]) for key in keys}) if keys else ''
 
 
 def _other_lists(evaluation, data, lists):
