@@ -17,7 +17,8 @@ class Console:
     Args:
         stream (TextIO, optional): None where a process has been started without it.
         name (str): what it is called when it is gone.
-        told (Console, optional): where it is said that a stream is gone; here by default.
+        told (Console, optional): where it is said that a stream is gone; here by default. What is
+            printed is copied there, too, to the logs of it, but for progress bars.
     """
 
     def __init__(self, stream, name, told=None):
@@ -35,7 +36,15 @@ class Console:
 
     def write(self, text):
         self._put(text)
+        if self._told is not self and '\r' not in text:  # a bar goes back to the start of its line
+            self._told.log(text)
         return len(text)
+
+    def log(self, text):
+        """Write to the copies alone."""
+        for name, stream in list(self._outlets.items()):
+            if stream is not self._stream:
+                self._attempt(name, _write, stream, text)
 
     def flush(self):
         for name, stream in list(self._outlets.items()):

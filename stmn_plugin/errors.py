@@ -51,6 +51,10 @@ def exit_on_input_error(debug=False):
             raise SystemExit(EXIT_BAD_INPUT) from None
 
 
+# in the words of torch, CUDA and its libraries, whose errors have no type of their own for it
+NO_MEMORY = ('DefaultCPUAllocator', 'out of memory', 'bad_alloc', 'ALLOC_FAILED')
+
+
 class WorkerError(RuntimeError):
     """The processes that read frames cannot go on: one died, or they could not be started."""
 
@@ -73,13 +77,9 @@ def resource_errors(batch_size_key, note=''):
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch's error of a full GPU is one of the first
-        import torch  # slow, and --help of a command needs none
-
+    except (RuntimeError, MemoryError) as error:
         reason = ' '.join(str(error).split())
-        full = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-        full = full or 'DefaultCPUAllocator' in reason
-        if full:
+        if isinstance(error, MemoryError) or any(words in reason for words in NO_MEMORY):
             raise InputError(
                 f'{batch_size_key} needs more memory than there is: {reason[:300]}{note}'
             ) from error

@@ -95,10 +95,10 @@ class Interruption:
     @contextlib.contextmanager
     def at_once(self):
         """A signal in this block stops it where it is: for work that changes no weights."""
-        if self.requested:
-            self.stop()
-        self._at_once = True
+        self._at_once = True  # before the look: a signal between the two is not overlooked
         try:
+            if self.requested:
+                self.stop()
             yield
         finally:
             self._at_once = False

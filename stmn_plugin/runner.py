@@ -26,7 +26,7 @@ from .data.host_errors import host_errors_named
 from .data.loaders import FrameLoader, check_shared_memory
 from .device import device_line, device_name, usable_gpu
 from .distributed import is_main, main_first, peer_errors, process_group, world_size
-from .errors import InputError
+from .errors import InputError, resource_errors
 from .model_facts import check_batch, model_facts
 from .models.sync_batch_norm import synchronize_batch_norm
 from .provenance import training_digest
@@ -84,6 +84,7 @@ def run(cfg):
     return engine
 
 
+@resource_errors('model.name')
 def prepare(cfg):
     """Everything up to the run: data, model with its weights, optimizer, settings.
 
@@ -91,7 +92,7 @@ def prepare(cfg):
         tuple: the engine, and the number of epochs that a resumed checkpoint has finished.
 
     Raises:
-        InputError: anything the user gave that cannot work.
+        InputError: anything the user gave that cannot work, as a model beyond the memory.
     """
     print(device_line(cfg.use_gpu))
     cfg = with_usable_device(cfg)
@@ -191,7 +192,7 @@ def build_model(cfg, num_classes):
         if not cfg.model.pretrained:
             raise
         build(pretrained=False)  # what is wrong without weights, too, is another matter
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f'model.name {cfg.model.name}: its ImageNet weights cannot be downloaded or read '
             f'({reason}): set model.pretrained False'
@@ -223,8 +224,9 @@ def speed_up(cfg, model):
 
 def build_optimizer(cfg, model):
     """The host's optimizer and learning rate scheduler."""
+    options = optimizer_kwargs(cfg)
     try:
-        optimizer = torchreid.optim.build_optimizer(model, **optimizer_kwargs(cfg))
+        optimizer = torchreid.optim.build_optimizer(model, **options)
     except ValueError as error:  # torch's word for a number that cannot be
         raise InputError(f'train.optim {cfg.train.optim}: {error}') from error
     if cfg.train.fused:

@@ -47,12 +47,15 @@ class StepMixin:
         """
         settings, device_type = self.settings, 'cuda' if self.use_gpu else 'cpu'
         self.taken = []
-        if settings is None or settings.amp != 'fp16':
+        if not self._is_scaled():
             self.scaler = torch.amp.GradScaler(device_type, init_scale=1.0, growth_interval=NEVER)
             return
         self.scaler = torch.amp.GradScaler(device_type)
         if settings.scaler:
             self.scaler.load_state_dict(settings.scaler)
+
+    def _is_scaled(self):
+        return self.settings is not None and self.settings.amp == 'fp16'
 
     def forward_backward(self, data):
         """One batch: losses, gradients and, when the batches of a step are together, the step.
@@ -119,7 +122,7 @@ class StepMixin:
         Raises:
             InputError: a gradient was NaN or infinite; the weights are those before that step. In
                 fp16 that is common while the scale of the loss is too high: such a step is left
-                out, and the scale halved.
+                out, and the scale halved. Or its norm is beyond float32, after the step.
         """
         while len(self.taken) > but:
             step = self.taken.pop(0)
@@ -127,7 +130,7 @@ class StepMixin:
             broken = [f'{name}: {norm}' for name, norm in norms.items() if not math.isfinite(norm)]
             if not broken:
                 self.log_gradient_norm(step.batch_idx, math.hypot(*norms.values()))
-            elif self.scaler.get_scale() >= 1:
+            elif self._is_scaled() and self.scaler.get_scale() >= 1:
                 self.log_gradient_norm(step.batch_idx, None)
             else:
                 raise InputError(

@@ -23,6 +23,7 @@ from test_comparison import alone, evaluation, write_run
 from stmn_plugin.analysis import grid
 from stmn_plugin.analysis.given_runs import given_runs
 from stmn_plugin.analysis.run_queue import complete_runs, last_error, run_process
+from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory
 
@@ -51,6 +52,22 @@ def test_a_command_runs_with_its_output_in_a_file(tmp_path):
     lines = log.read_text().splitlines()
     assert lines[0] == 'before' and lines[1].startswith('$ ') and {'out', 'err'} == {*lines[2:]}
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize('error', [OSError(5, 'of the watch'), InputError('of the watch')])
+def test_no_command_is_left_running_when_watching_it_fails(error, tmp_path):
+    log = tmp_path / 'log'
+    code = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'
+
+    def watch():
+        if log.read_text().count('\n') == 2:
+            raise error
+
+    with pytest.raises(type(error), match='of the watch') as caught:
+        run_process([sys.executable, '-c', code], str(log), watch)
+    assert caught.value is error  # not 'cannot run with a log in ...'
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text().splitlines()[1]), 0)
 
 
 def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import logging
 import os
 import sys
+import warnings
 
 import main
 import pytest
@@ -81,6 +83,27 @@ def test_bars_and_errors_on_a_broken_console_raise_nothing(broken):
     word = word.replace('stdout', 'stderr')
     assert word in log.getvalue() and log.getvalue().endswith('InputError: wrong\n')
     assert shown.getvalue().splitlines()[-1] == '2' or word in shown.getvalue()
+
+
+def test_warnings_and_what_libraries_log_are_in_the_log_and_bars_are_not():
+    log = io.StringIO()
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as shown,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+        lasting_console() as out,
+        out.copied_to('log', log),
+    ):
+        print('before')
+        for _ in tqdm(range(2), desc='bar', disable=False, mininterval=0, leave=False):
+            # what showwarning does, which pytest replaces
+            sys.stderr.write(warnings.formatwarning('many workers', UserWarning, 'a.py', 1, ''))
+        logging.StreamHandler().emit(logging.makeLogRecord({'msg': 'a library'}))
+        print('after')
+    lines = log.getvalue().splitlines()
+    assert [lines[0], *lines[-2:]] == ['before', 'a library', 'after']
+    assert log.getvalue().count('UserWarning: many workers') == 2 and 'bar' not in log.getvalue()
+    assert shown.getvalue() == 'before\nafter\n'
+    assert all(word in errors.getvalue() for word in ('bar', 'many workers', 'a library'))
 
 
 @pytest.mark.parametrize('encoding', ['ascii', 'latin-1'])

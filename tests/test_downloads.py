@@ -13,6 +13,7 @@ import torchreid
 import stmn_plugin
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
+from stmn_plugin.runner import build_model
 
 
 @pytest.fixture
@@ -101,3 +102,13 @@ def test_weights_come_by_https_and_run_no_code(fetched):
     torch.hub.load_state_dict_from_url = lambda url, **given: options.update(given, url=url) or {}
     torchreid.models.build_model('resnet18', 5, pretrained=True)
     assert options['weights_only'] is True and options['url'].startswith('https://')
+
+
+def test_a_connection_that_ends_without_a_word_is_named(monkeypatch):
+    def fail(name, *_, pretrained, **options):
+        if pretrained:
+            raise ConnectionResetError
+
+    monkeypatch.setattr(torchreid.models, 'build_model', fail)
+    with pytest.raises(InputError, match='cannot be downloaded or read .ConnectionResetError.'):
+        build_model(load_config(opts=['model.name', 'resnet18']), 5)

@@ -41,5 +41,9 @@ def test_memory_that_numpy_lacks_names_the_batch_size():
     expected = pytest.raises(InputError, match='test.batch_size needs more memory.*9 TiB')
     with expected, resource_errors('test.batch_size'):
         raise MemoryError('Unable to allocate 9 TiB')
+    for reason in ('CUDA error: out of memory', 'std::bad_alloc', 'CUBLAS_STATUS_ALLOC_FAILED'):
+        expected = pytest.raises(InputError, match=f'test.batch_size needs more .*{reason}')
+        with expected, resource_errors('test.batch_size'):
+            raise RuntimeError(reason)
     with pytest.raises(RecursionError), resource_errors('test.batch_size'):
         raise RecursionError  # a bug

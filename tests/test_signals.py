@@ -55,6 +55,24 @@ def test_the_second_ctrl_c_or_sigterm_ends_at_once(first, ended):
     assert ended == [143]
 
 
+def test_a_signal_while_the_work_that_may_stop_at_once_begins_stops_it():
+    class Late(Interruption):
+        """A signal comes just when it is looked whether one has come."""
+
+        sent = False
+
+        @property
+        def requested(self):
+            before = self.signum is not None
+            if not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            return before
+
+    with pytest.raises(Interrupted), Late() as interruption, interruption.at_once():
+        pytest.fail('began')
+
+
 def test_what_nohup_ignores_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert signal.SIGHUP not in signals_to_handle() and signal.SIGUSR1 in signals_to_handle()

@@ -105,6 +105,14 @@ def test_a_gradient_that_is_not_finite_moves_no_weight_and_is_named(optimizer, n
     assert engine.log.steps == 2
 
 
+def test_a_gradient_whose_norm_is_beyond_float32_is_no_step_that_was_left_out():
+    engine = make_engine()
+    spoil(engine, 'hidden.weight', 1e30, batch=2)
+    with pytest.raises(InputError, match='hidden.weight: inf.* batch 3'):
+        engine.train()
+    assert engine.log.skipped_steps == 0
+
+
 def test_one_of_many_batches_of_a_step_spoils_it():
     engine = make_engine(accumulate=3)
     before = weights_of(engine)

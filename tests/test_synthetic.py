@@ -304,6 +304,24 @@ def test_kill_halfway_leaves_no_folder_and_the_next_call_succeeds(tmp_path):
     assert load_truth(folder).spec == TINY
 
 
+def dying(*_):
+    os._exit(1)
+
+
+def test_a_worker_that_dies_or_cannot_be_started_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, '_draw', dying)
+    with pytest.raises(InputError, match='data: a process that draws died: .* are missing'):
+        generate(tmp_path / 'data', TINY, workers=2)
+
+    def refuse(_):
+        raise BlockingIOError(11, 'Resource temporarily unavailable')
+
+    monkeypatch.setattr(multiprocessing.get_context('fork').Process, 'start', refuse)
+    with pytest.raises(InputError, match='cannot be started .Resource temporarily unavailable.'):
+        generate(tmp_path / 'data', TINY, workers=2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_temporary_of_a_living_process_is_left_alone(tmp_path):
     with whole_folder(tmp_path / 'data') as theirs:
         (theirs / 'mars').mkdir()

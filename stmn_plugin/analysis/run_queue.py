@@ -215,8 +215,9 @@ def run_process(command, log, watch):
         int: exit code, negative for the signal that killed it.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or the command cannot be started.
         Interrupted: a signal came; the process has ended.
+        Exception: what ``watch`` raises, when the process has saved itself and ended.
     """
     process, received = None, []
 
@@ -228,28 +229,42 @@ def run_process(command, log, watch):
 
     previous = {signum: signal.signal(signum, forward) for signum in signals_to_handle()}
     try:
+        process = _start(command, log)
+        for signum in received:  # before there was a process to have it
+            process.send_signal(signum)
+        _wait_for(process, watch)
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    if received:
+        raise Interrupted(received[0])
+    return process.returncode
+
+
+def _start(command, log):
+    try:
         with open(log, 'ab') as file:
             file.write(f'$ {printable(shlex.join(command))}\n'.encode())
             file.flush()
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            for signum in received:  # before there was a process to have it
-                process.send_signal(signum)
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    code = process.wait(POLL_SECONDS)
-                    break
-                watch()
     except OSError as error:
         raise InputError(f'cannot run with a log in {log}: {error.strerror}') from error
+
+
+def _wait_for(process, watch):
+    """Until it has ended, whatever ``watch`` raises: no process is left to work beside the next."""
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+            watch()
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-    if received:
-        raise Interrupted(received[0])
-    return code
+        if process.poll() is None:
+            process.terminate()
+            process.wait()

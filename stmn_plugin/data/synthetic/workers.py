@@ -34,7 +34,7 @@ def run_jobs(function, jobs, workers):
     Raises:
         OSError: as raised by a worker.
         RuntimeError: another error of a worker, with its traceback.
-        WorkerError: a worker was killed.
+        WorkerError: a worker was killed or cannot be started.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
@@ -46,13 +46,7 @@ def run_jobs(function, jobs, workers):
     processes, readers, missing = [], [], len(jobs)
     try:
         for first in range(workers):
-            reader, writer = context.Pipe(duplex=False)
-            share = numbered[first::workers]
-            process = context.Process(
-                target=_work, args=(function, share, writer, os.getpid()), daemon=True
-            )
-            process.start()
-            writer.close()  # so that the end of the worker is the end of the pipe
+            process, reader = _start(context, function, numbered[first::workers])
             processes.append(process)
             readers.append(reader)
         while readers:
@@ -73,6 +67,19 @@ def run_jobs(function, jobs, workers):
             process.terminate()
         for process in processes:
             process.join()
+
+
+def _start(context, function, share):
+    """A worker and the end of its pipe to read from."""
+    try:
+        reader, writer = context.Pipe(duplex=False)
+        arguments = (function, share, writer, os.getpid())
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+    except OSError as error:
+        raise WorkerError(f'a process that draws cannot be started ({error.strerror})') from error
+    writer.close()  # so that the end of the worker is the end of the pipe
+    return process, reader
 
 
 def _work(function, share, writer, parent):
