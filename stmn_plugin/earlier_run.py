@@ -24,7 +24,11 @@ MADE_OF_A_RUN = (
     'figures/figure-*.svg',
     'figures/figure-*.txt',
     f'report_files/{"[0-9a-f]" * 20}.webp',
+    'visrank_*/*/query_top000/*',
+    'visrank_*/*/gallery_top*_*/*',
+    'visrank_*/person*_camera*.jpg',
 )
+FOLDERS = ('figures', 'report_files', 'visrank_*/*/*', 'visrank_*/*', 'visrank_*')  # inner first
 
 
 class Start(NamedTuple):
@@ -89,9 +93,9 @@ def remove_what_is_lost(
             raise InputError(f'{key}: train.overwrite would remove {path}: take another folder')
     for path in lost:
         remove_file(path)
-    for name in ('figures', 'report_files'):
-        with contextlib.suppress(OSError):  # it is not there, or holds something of the user's
-            os.rmdir(os.path.join(folder, name))
+    for path in [path for pattern in FOLDERS for path in Path(folder).glob(pattern)]:
+        with contextlib.suppress(OSError):  # it is none, or holds something of the user's
+            path.rmdir()
     return lost
 
 

@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock
@@ -50,6 +51,17 @@ def atomic_path(path):
                 _keep_owner_and_mode(temporary, status)
             os.replace(temporary, target)
             _sync_folder(target.parent)
+
+
+def check_writable(path):
+    """InputError for a path that cannot be written, before there is work whose result goes there.
+
+    Its folder must be there.
+    """
+    with write_errors(path):
+        target, status = _target(path)
+        if status is None or stat.S_ISREG(status.st_mode):
+            tempfile.TemporaryFile(dir=target.parent).close()
 
 
 @contextlib.contextmanager

@@ -347,6 +347,19 @@ def test_bad_arguments_and_missing_data(tmp_path, mars_root, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_no_report_can_be_is_said_before_the_images_are_read(
+    mars_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr('stmn_plugin.data.check.check_dataset', lambda *_: pytest.fail('read'))
+    os.mkfifo(tmp_path / 'pipe')
+    for name in ('', 'pipe', 'missing/report.json'):
+        with pytest.raises(SystemExit) as stop:
+            check_data.main(['--root', mars_root, '-s', 'mars', '--output', str(tmp_path / name)])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2 and line.startswith(f'error: cannot write {tmp_path / name}')
+    assert [path.name for path in tmp_path.iterdir()] == ['pipe']
+
+
 def test_too_many_open_files_are_no_findings(mars_root, tmp_path, monkeypatch, capsys):
     def fail(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)

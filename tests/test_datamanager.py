@@ -53,6 +53,21 @@ def test_every_miniature_gives_batches_of_clips(name, miniature_roots):
     assert data.gallery_needs_queries[name] == (name in ('mars', 'lsvid'))
 
 
+@pytest.mark.parametrize(
+    'name, number, key',
+    [
+        ('seq_len', 10**11, 'video.seq_len'),
+        ('seq_len', 2.5, 'video.seq_len'),
+        ('workers', 100_000, 'data.workers'),
+        ('batch_size_train', 0, 'train.batch_size'),
+        ('batch_size_test', -1, 'test.batch_size'),
+    ],
+)
+def test_numbers_that_no_config_can_hold_are_refused_from_python_too(name, number, key, mars_root):
+    with pytest.raises(InputError, match=f'{key} takes a whole number from .*, got {number}'):
+        manager(mars_root, **{name: number})
+
+
 def test_summed_sources_are_sampled_by_rrs_with_their_own_identities(miniature_roots, tmp_path):
     for name in ('mars', 'lsvid', 'tracklets'):
         for child in (tmp_path.__class__(miniature_roots[name])).iterdir():

@@ -19,12 +19,14 @@ LEFT = {  # what a run leaves → content
 }
 MADE = (
     'config.yaml', 'events.out.tfevents.17.host', 'report.html', 'figures/figure-5.png',
-    f'report_files/{"0af1" * 5}.webp',
+    f'report_files/{"0af1" * 5}.webp', 'visrank_mars/person1_camera2_a_b/query_top000/1.jpg',
+    'visrank_mars/person1_camera2_a_b/gallery_top001_TRUE/1.jpg',
+    'visrank_market1501/person1_camera2_a_b.jpg',
 )  # fmt: skip
 OTHERS = (
     'notes.txt', 'train.log-2026-11-26-10-00-00', 'console.log', 'figures/mine.png',
     'report_files/mine.webp', '.lock', 'model/model.pth.tar-3.bak', 'model/mine.pth',
-    'old/metrics.json', 'metrics.json.old',
+    'old/metrics.json', 'metrics.json.old', 'visrank_mars/notes.txt',
 )  # fmt: skip
 
 
@@ -75,6 +77,8 @@ def test_overwriting_removes_the_run_and_nothing_of_the_users(tmp_path):
     removed = remove_what_is_lost(folder)
     assert len(removed) == len(set(removed)) == len(LEFT) + len(MADE) + 1
     assert names_in(tmp_path) == set(OTHERS) and outside.exists()
+    assert not (tmp_path / 'visrank_market1501').exists()
+    assert [path.name for path in (tmp_path / 'visrank_mars').iterdir()] == ['notes.txt']
     check_nothing_is_lost(folder)
 
 

@@ -452,14 +452,17 @@ def test_fingerprint_depends_on_values_not_on_their_types():
 
 
 def run_tool(monkeypatch, *arguments):
+    """Its exit code."""
     monkeypatch.setattr(sys, 'argv', ['make_synthetic.py', *arguments])
-    runpy.run_path(str(TOOL), run_name='__main__')
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    return ended.value.code or 0
 
 
 def test_tool_says_what_it_made(tmp_path, monkeypatch, capsys):
     sheet = tmp_path / 'sheet.png'
     arguments = ('--preset', 'tiny', '--train-ids', '2', '--contact-sheet', str(sheet))
-    run_tool(monkeypatch, '--root', str(tmp_path), *arguments)
+    assert run_tool(monkeypatch, '--root', str(tmp_path), *arguments) == 0
     (folder,) = (tmp_path / 'synthetic').iterdir()
     out, err = capsys.readouterr()
     assert str(folder) in out and '2 + 4 persons, 2 cameras' in out
@@ -467,7 +470,6 @@ def test_tool_says_what_it_made(tmp_path, monkeypatch, capsys):
 
 
 def test_tool_refuses_bad_values_in_one_line(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        run_tool(monkeypatch, '--root', str(tmp_path), '--cameras', '9')
-    assert exit_.value.code == 2 and list(tmp_path.iterdir()) == []
+    assert run_tool(monkeypatch, '--root', str(tmp_path), '--cameras', '9') == 2
+    assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == 'error: cameras must be within 1..6, got 9\n'

@@ -12,7 +12,7 @@ from stmn_plugin.command_line import CommandLine, value_of
 from stmn_plugin.config import RANGES
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
-from stmn_plugin.whole_files import write_json
+from stmn_plugin.whole_files import check_writable, write_json
 
 SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 
@@ -24,8 +24,7 @@ def main(argv=None):
 
         if args.source not in DATASETS:
             raise InputError(f'--source takes one of {", ".join(DATASETS)}, got {args.source!r}')
-        if not os.access(os.path.dirname(args.output) or '.', os.W_OK):  # before reading for hours
-            raise InputError(f'--output {args.output}: its folder is missing or cannot be written')
+        check_writable(args.output)  # before reading for hours
         report = check_dataset(args.source, args.root, args.workers, not args.list_only)
         write_json(args.output, report)
         print_report(report)

@@ -1,6 +1,6 @@
 """Files and words → one checked config → keyword arguments for everything else."""
 
-from .checks import check_config, check_transforms
+from .checks import check_config, check_ranges, check_transforms
 from .defaults import add_stmn_config, flatten, get_default_config
 from .load import BASE, load_config, read_rows, read_yaml
 from .ranges import RANGES, TRANSFORMS
@@ -11,6 +11,7 @@ __all__ = [
     'TRANSFORMS',
     'add_stmn_config',
     'check_config',
+    'check_ranges',
     'check_transforms',
     'flatten',
     'get_default_config',

@@ -5,7 +5,7 @@ import os
 from stmn_plugin.errors import InputError
 
 from .defaults import flatten
-from .ranges import AUTO, TRANSFORMS
+from .ranges import AUTO, RANGES, TRANSFORMS
 
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
 
@@ -104,6 +104,13 @@ def check_validation(cfg):
         raise InputError('data.validation_ids needs data.type video')
     if share and cfg.data.combineall:
         raise InputError('data.validation_ids: data.combineall would train on the test set')
+
+
+def check_ranges(numbers):
+    """InputError for a number, by its key, that no config can hold; for callers from Python."""
+    for key, number in numbers.items():
+        if RANGES[key].read(str(number)) is None:
+            raise InputError(f'{key} takes {RANGES[key]}, got {number}')
 
 
 def check_transforms(names):

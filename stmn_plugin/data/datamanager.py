@@ -9,7 +9,7 @@ import functools
 import torch
 import torchreid
 
-from stmn_plugin.config import check_transforms
+from stmn_plugin.config import check_ranges, check_transforms
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.ranking import count_matchable
@@ -92,6 +92,14 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 f'sampler.train_sampler: {train_sampler!r} is not one of '
                 f'{", ".join(TRAIN_SAMPLERS)}'
             )
+        check_ranges(
+            {
+                'video.seq_len': seq_len,
+                'data.workers': workers,
+                'train.batch_size': batch_size_train,
+                'test.batch_size': batch_size_test,
+            }
+        )
         sources, targets = names_once('data.sources', sources), names_once('data.targets', targets)
         if batch_size_train % world_size() and not test_only:
             raise InputError(

@@ -150,10 +150,8 @@ def _is_picture(path):
 
 def _remove_pictures(folder, needed):
     """Remove pictures of older pages, and a folder that is empty then."""
-    if not os.path.isdir(folder):
-        return
-    for name in set(os.listdir(folder)) - needed:
-        if _is_picture(os.path.join(folder, name)):
-            os.unlink(os.path.join(folder, name))
-    with contextlib.suppress(OSError):  # not empty: needed, or not ours
+    with contextlib.suppress(OSError):  # what is needed, not ours or cannot be removed stays
+        for name in set(os.listdir(folder)) - needed:
+            if _is_picture(os.path.join(folder, name)):
+                os.unlink(os.path.join(folder, name))
         os.rmdir(folder)
