@@ -8,8 +8,10 @@ import functools
 import hashlib
 import json
 import os
+import types
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchreid
 
@@ -40,6 +42,9 @@ FREE_KEYS = """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
 FREE_ATTRIBUTES = {'training', 'checkpoint_activations'}
 EMPTY = torch.nn.Module()  # what it has is torch's own
+PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device
+ARRAYS = torch.Tensor | np.ndarray | np.generic
+NAMED = torch.nn.Module | torch.nn.Parameter | type | types.ModuleType  # say no more than that
 CODE = ('models', 'data/frames.py', 'data/clips.py', 'features.py', 'speed.py')
 
 
@@ -89,16 +94,35 @@ def structure_digest(model) -> str:
     return digest.hexdigest()
 
 
-def _described(value):
-    if isinstance(value, dict):
-        return [(repr(key), _described(item)) for key, item in value.items()]
-    if isinstance(value, list | tuple):
-        return [_described(item) for item in value]
-    if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-        return value.tolist()  # parameters, which an LSTM also lists, are in the other digest
-    if value is None or isinstance(value, bool | int | float | str):
+def _described(value, holders=()):
+    """Nested lists of texts and numbers, the same in every process.
+
+    Args:
+        holders (tuple): ids of what holds the value; a way back into them ends there.
+    """
+    if value is None or isinstance(value, PLAIN):
         return repr(value)
-    return getattr(value, '__qualname__', type(value).__qualname__)
+    if isinstance(value, ARRAYS) and not isinstance(value, torch.nn.Parameter):
+        return [str(value.dtype), value.tolist()]
+    name = getattr(value, '__qualname__', type(value).__qualname__)
+    # parameters, which an LSTM also lists, are in the other digest
+    if id(value) in holders or isinstance(value, NAMED):
+        return name
+    holders = (*holders, id(value))
+    if isinstance(value, functools.partial):
+        value = [value.func, value.args, value.keywords]
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)
+    if not isinstance(value, dict | list | tuple):
+        value = {**getattr(value, '__dict__', {}), **_slots(value)}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [name, [[_described(x, holders) for x in item] for item in items]]
+
+
+def _slots(value):
+    slots = (vars(kind).get('__slots__', ()) for kind in type(value).__mro__)
+    names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def _frames_digest(tracklets):

@@ -44,7 +44,13 @@ class Ranking(NamedTuple):
     num_valid: int  # queries with at least one match in the gallery
 
     def rank(self, r):
-        """Rank-r matching rate; beyond the end of a small gallery that of its last rank."""
+        """Rank-r matching rate; beyond the end of a small gallery that of its last rank.
+
+        Raises:
+            ValueError: r is below 1.
+        """
+        if r < 1:
+            raise ValueError(f'ranks begin at 1, got {r}')
         return float(self.cmc[min(r, len(self.cmc)) - 1])
 
 

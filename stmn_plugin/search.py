@@ -188,17 +188,30 @@ def _prepare(features, dist_metric, device):
     if isinstance(features, np.ndarray):
         features = torch.from_numpy(np.array(features))  # a copy: mapped files are not writable
     features = features.detach().to(device)
-    return unit_vectors(features) if dist_metric == 'cosine' else features.float()
+    if dist_metric == 'cosine':
+        return unit_vectors(features)
+    vectors = features.float()
+    if vectors.dtype != features.dtype and features.any() and not vectors.any():
+        raise InputError(TOO_SMALL)
+    return vectors
 
 
 def _distances(query, gallery, dist_metric):
     """Distances (q, g) of prepared features."""
     if dist_metric == 'cosine':
         return torch.mm(query, gallery.t()).neg_().add_(1)
-    squares = query.square().sum(dim=1, keepdim=True) + gallery.square().sum(dim=1)  # (q, g)
-    if squares.numel() and squares.max() < SMALLEST_SQUARE and (query.any() or gallery.any()):
-        raise InputError(TOO_SMALL)
+    of_query, of_gallery = _squared_lengths(query, gallery)
+    squares = of_query[:, None] + of_gallery  # (q, g)
     return squares.addmm_(query, gallery.t(), alpha=-2)
+
+
+def _squared_lengths(query, gallery):
+    """Of prepared features, (q,) and (g,); InputError when all of them are next to nothing."""
+    squares = [features.square().sum(dim=1) for features in (query, gallery)]
+    largest = max((float(x.max()) for x in squares if len(x)), default=0.0)
+    if largest < SMALLEST_SQUARE and (query.any() or gallery.any()):
+        raise InputError(TOO_SMALL)
+    return squares
 
 
 def _blocks(features, dist_metric, device, length):
@@ -252,6 +265,8 @@ def _block_nearest(query, gallery, k, dist_metric):
 def _block_nearest_faiss(query, gallery, k, dist_metric):
     if not (torch.isfinite(query).all() and torch.isfinite(gallery).all()):
         raise InputError(NOT_FINITE)
+    if dist_metric == 'euclidean':
+        _squared_lengths(query, gallery)
     candidates = min(k + 1, len(gallery))
     metric = faiss.METRIC_INNER_PRODUCT if dist_metric == 'cosine' else faiss.METRIC_L2
     found = faiss.knn(query.numpy(), gallery.numpy(), candidates, metric=metric)

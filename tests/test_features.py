@@ -1,6 +1,7 @@
 """All-frames testing: every frame once, clips as the protocol says, the same numbers any way."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import itertools
@@ -10,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -370,6 +372,13 @@ def test_every_key_counts_for_vectors_that_is_not_listed_as_free():
     )
 
 
+class FrozenOptions:
+    __slots__ = 'scale'  # a lone name is no list of letters
+
+    def __init__(self, scale):
+        self.scale = scale
+
+
 def test_what_a_model_is_besides_its_weights_counts():
     """Without a config, too: from Python."""
     model = stmn()
@@ -381,6 +390,21 @@ def test_what_a_model_is_besides_its_weights_counts():
         (model.encoder.trunk[0], 'stride', (1, 1)),
         (model.encoder, 'some_new_attribute', 'x'),
     ]
+    encoder = model.encoder
+    for kind in (
+        lambda x: SimpleNamespace(x=x, back=encoder),
+        lambda x: FrozenOptions(x),
+        lambda x: functools.partial(torch.clamp, min=x),
+        lambda x: {'a': {x}},
+        np.float32,
+        lambda x: np.full(3, x),
+        lambda x: [torch.float16, torch.bfloat16][x],
+        lambda x: str(x).encode(),
+    ):
+        changes += [(encoder, 'some_new_attribute', kind(x)) for x in (0, 1)]
+    itself = SimpleNamespace()
+    itself.itself = itself
+    changes.append((encoder, 'some_new_attribute', itself))
     known = {base}
     for part, name, value in changes:
         setattr(part, name, value)

@@ -189,6 +189,9 @@ def test_rank_past_the_end_of_a_small_gallery_is_that_of_its_last():
     ranking = evaluate_ranking([[0, 1, 2]], [3], [1, 2, 3], [0], [1, 1, 1])
     assert [ranking.rank(r) for r in (1, 2, 3, 4, 50)] == [0, 0, 1, 1, 1]
     assert isinstance(ranking.rank(1), float)
+    for none in (0, -1):
+        with pytest.raises(ValueError, match='begin at 1'):
+            ranking.rank(none)
 
 
 def test_tensors_and_lists_and_arrays_rank_alike():

@@ -264,9 +264,15 @@ def test_squared_distances_beyond_float32_are_refused(scale, reason, backend):
         rank_features(query, gallery, *labels, 'euclidean')
     with pytest.raises(InputError, match=reason):
         list(rerank(query, gallery, 'euclidean', k1=2))
-    if scale > 1 or backend == 'torch':
+    for k in (3, 9):  # with k = 9 no tie crosses the last place
         with pytest.raises(InputError, match=reason):
-            top_k(query, gallery, 3, 'euclidean', backend)
+            top_k(query, gallery, k, 'euclidean', backend)
+
+
+def test_vectors_of_float64_that_float32_has_no_number_for_are_refused():
+    """Not called equal, nor zero."""
+    with pytest.raises(InputError, match='so small'):
+        pairwise_distances(normal(3, 8).double() * 1e-60, torch.zeros(2, 8), 'euclidean')
 
 
 @pytest.mark.parametrize('k', [1, 5, 39, 40])
