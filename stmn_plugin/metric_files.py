@@ -190,6 +190,8 @@ def read_lines(folder: str, say=print) -> list:
         try:
             _check(values[-1], LINE, NEEDED_OF_LINE)
             _check_evaluations(values[-1].get('evaluations', []))
+            if len(values) > 1 and values[-1]['epoch'] <= values[-2]['epoch']:
+                raise ValueError(f'epoch {values[-1]["epoch"]} follows {values[-2]["epoch"]}')
         except ValueError as error:
             raise InputError(f'{path}, line {number} is damaged: {error}') from error
     return values

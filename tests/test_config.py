@@ -172,6 +172,7 @@ def test_a_triplet_loss_takes_any_sampler(sampler):
         (['test.visrank', 'True'], ['test.visrank', 'test.evaluate']),
         (['train.lr'], ['train.lr', 'KEY VALUE']),
         (['train.lr', '-1'], ['train.lr', '-1']),
+        (['train.start_epoch', '60'], ['train.start_epoch 60', 'train.max_epoch 60']),
         (['train.print_freq', '0'], ['train.print_freq', '0']),
         (['train.stepsize', '[]'], ['train.stepsize', '[]']),
         (['train.seed', '99999999999'], ['train.seed']),

@@ -44,8 +44,17 @@ def damages(content, needed, fine):
 def test_the_right_ones_are_read(tmp_path):
     assert read_metrics(str(tmp_path)) == {'evaluations': []} and read_lines(str(tmp_path)) == []
     (tmp_path / 'metrics.json').write_text(json.dumps(METRICS))
-    (tmp_path / 'metrics.jsonl').write_text(json.dumps(LINE) + '\n' + json.dumps(LINE))
-    assert read_metrics(str(tmp_path)) == METRICS and read_lines(str(tmp_path)) == [LINE, LINE]
+    lines = [LINE, {**LINE, 'epoch': 4}]
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    assert read_metrics(str(tmp_path)) == METRICS and read_lines(str(tmp_path)) == lines
+
+
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_epochs_out_of_order_are_damage(epoch, tmp_path):
+    lines = [LINE, {**LINE, 'epoch': epoch}]  # times of both would add up
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match=f'line 2 is damaged: epoch {epoch} follows 2'):
+        read_lines(str(tmp_path))
 
 
 def test_what_cannot_be_removed_is_a_line(tmp_path):

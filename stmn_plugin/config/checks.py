@@ -38,6 +38,9 @@ def check_config(cfg):
             'train.lr_scheduler single_step repeats a single train.stepsize, '
             f'got {cfg.train.stepsize}: multi_step takes several'
         )
+    first, end = cfg.train.start_epoch, cfg.train.max_epoch
+    if first and first >= end and not (cfg.test.evaluate or cfg.model.resume):
+        raise InputError(f'train.start_epoch {first} leaves nothing of train.max_epoch {end}')
     check_validation(cfg)
     if cfg.train.compile and cfg.train.checkpoint_activations:
         raise InputError(
