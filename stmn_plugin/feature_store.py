@@ -44,7 +44,7 @@ class FeatureStore:
         self.tracklets = tracklets
 
     def exists(self):
-        return os.path.exists(self.record_path)
+        return os.path.exists(self.record_path) and os.path.exists(self.path)
 
     def write(self, batches, bad_frames, seq_len):
         """Keep the vectors of all frames.
@@ -114,9 +114,12 @@ class FeatureStore:
             digest = record.pop('sha256')
             if digest != _digest(record):
                 raise ValueError('its content is not what was written')
-            _check_record(record, int(self.starts[-1]))
+            _check_record(record)
             return record
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except LookupError as error:
+            reason = f'it has no {error}, as those of an earlier version'
+            raise _damaged(self.record_path, reason) from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(self.record_path, error) from error
 
     def _check_made_from(self, made_from, stored_views, views):
@@ -197,8 +200,8 @@ def _digest(record):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_record(record, num_frames):
-    """ValueError unless a record fits the frames at hand, whoever wrote it."""
+def _check_record(record):
+    """ValueError unless every value of a record has its kind."""
     shape, unreadable = record['shape'], record['unreadable']
     right = (
         named(record['made_from'], lambda value: True),

@@ -330,6 +330,15 @@ def test_a_damaged_record_is_one_line(kept):
     store.open()
 
 
+def test_vectors_of_an_earlier_version_and_a_lost_half(kept):
+    store, vectors, record = kept
+    record.write_text('{"made_from": {"weights": "x"}, "crc32": 1, "unreadable": []}')
+    with pytest.raises(InputError, match="it has no 'sha256', as those of an earlier version"):
+        store.open()
+    os.unlink(vectors)
+    assert not store.exists()  # and is made anew
+
+
 @pytest.mark.parametrize(
     'changes',
     [
