@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import re
+import sys
+import urllib.parse
 from html.parser import HTMLParser
 
 import pytest
@@ -108,6 +110,29 @@ def test_pictures_lie_in_the_page_or_in_a_folder_beside_it(tmp_path):
     assert read_pictures(tmp_path, pictures) == STRIPS
     assert written.folder == str(tmp_path / 'r_files')
     assert len(os.listdir(tmp_path / 'r_files')) == 2  # equal ones once
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='no such names here')
+@pytest.mark.parametrize('embed', [True, False])
+def test_a_folder_whose_name_is_no_utf8_has_a_page(embed, tmp_path):
+    name = os.fsdecode(b's\xff')
+    written = write(tmp_path / f'{name}.html', name, embed=embed)
+    text = (tmp_path / f'{name}.html').read_text()
+    assert written.size == os.path.getsize(written.path) and 's\\udcff' in text
+    if not embed:
+        pictures = Page(text).json('pictures')
+        folder = os.fsencode(tmp_path) + b'/' + urllib.parse.unquote_to_bytes(pictures['start'])
+        assert sorted(os.listdir(folder)) == sorted({end.encode() for end in pictures['ends']})
+
+
+def test_an_old_picture_that_cannot_be_removed_is_left(tmp_path, monkeypatch):
+    write(tmp_path / 'r.html', embed=False)
+
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied', path)
+
+    monkeypatch.setattr(os, 'unlink', refuse)
+    assert write(tmp_path / 'r.html', embed=True).folder == ''
 
 
 def test_many_pictures_go_into_the_folder_unless_told_otherwise(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stmn_plugin.doubts import doubt_word
-from stmn_plugin.whole_files import write_bytes, write_text
+from stmn_plugin.whole_files import write_bytes
 
 from .curves import HEIGHT, LEFT, RIGHT, WIDTH, values_by_epoch
 
@@ -67,13 +67,14 @@ def write_report(path, overview, browser, strips, size, embed=None):
     if embed:
         start, ends = 'data:image/webp;base64,', [base64.b64encode(x).decode() for x in strips]
     else:
-        start = urllib.parse.quote(os.path.basename(folder)) + '/'
+        start = urllib.parse.quote(os.fsencode(os.path.basename(folder))) + '/'
         ends = _write_pictures(folder, strips)
     pictures = {'start': start, 'ends': ends, 'height': size.height, 'width': size.width}
-    page = render(overview, browser, pictures, embed)
-    write_text(path, page)
+    # a name may be no UTF-8
+    page = render(overview, browser, pictures, embed).encode('utf-8', 'backslashreplace')
+    write_bytes(path, page)
     _remove_pictures(folder, set() if embed else set(ends))
-    return Written(path, '' if embed else folder, len(page.encode()))
+    return Written(path, '' if embed else folder, len(page))
 
 
 def render(overview, browser, pictures, embedded):
