@@ -14,8 +14,8 @@ LEVEL = 0.95
 NOISE = 1e-6  # differences below that are those of float32
 INTERVAL = (
     f'Intervals: {LEVEL:.0%} percentile bootstrap over persons, {RESAMPLES} resamples, widened as '
-    "Student's t is for few persons; all clips of a drawn person are drawn with it. A statement is "
-    'supported when the interval lies wholly on its side of the threshold, refuted when it lies '
+    "Student's t is for few persons and unbounded for fewer than six; all clips of a drawn person "
+    'are drawn with it. A statement is supported when the interval lies wholly on its side of the threshold, refuted when it lies '
     'wholly on the other side; when the interval holds the threshold there is no evidence.'
 )
 
@@ -107,15 +107,17 @@ def bootstrap(
         resamples (int): draws.
 
     Returns:
-        dict: name → Estimate; the value is the statistic of all clips. One person has no interval:
-        it is unbounded.
+        dict: name → Estimate; the value is the statistic of all clips. Fewer than six persons
+        have no interval: it is unbounded.
     """
     order = np.argsort(clip_persons, kind='stable')
     starts = np.flatnonzero(np.diff(clip_persons[order])) + 1
     clips_of = np.split(order, starts)  # rows, person by person
     value = statistic(np.arange(len(clip_persons)))
     persons = len(clips_of)
-    if persons == 1:
+    # no draw lies beyond the lowest and the highest of n persons, between which the mean of a
+    # symmetric distribution lies in 1 - 2^(1 - n) of cases
+    if 1 - 2 ** (1 - persons) < LEVEL:
         return {name: Estimate(float(x), -math.inf, math.inf) for name, x in value.items()}
     rng = np.random.default_rng(seed)
     drawn = []
