@@ -61,17 +61,18 @@ def test_two_runs_on_data_with_truth(train, run, tmp_path):
     figures = tmp_path / 'with' / 'figures'
     names = {f'figure-{n}.{kind}' for n in range(5, 11) for kind in ('png', 'svg', 'txt')}
     assert {path.name for path in figures.iterdir()} == names | {'analysis.json'}
+    named, other_named = '.../with', '.../mlp'  # figures are handed on: they name no folders
     for number in range(5, 11):
         caption = (figures / f'figure-{number}.txt').read_text()
         assert caption.startswith(f'Figure {number}. ')
-        for fact in (folder, 'model-best.pth.tar, epoch 1', 'synthetic, query and gallery', 'rrs'):
+        for fact in (named, 'model-best.pth.tar, epoch 1', 'synthetic, query and gallery', 'rrs'):
             assert fact in caption
     for number in (5, 10):
-        assert other in (figures / f'figure-{number}.txt').read_text()
+        assert other_named in (figures / f'figure-{number}.txt').read_text()
     assert 'distractor mask' in (figures / 'figure-7.txt').read_text()
 
     runs = json.loads((figures / 'analysis.json').read_text())['runs']
-    assert [one['run'] for one in runs] == [folder, other]
+    assert [one['run'] for one in runs] == [named, other_named]
     for one in runs:
         assert one['measures'].keys() == MEASURES
         assert (one['dataset'], one['weights']) == ('synthetic', 'model-best.pth.tar, epoch 1')
@@ -79,13 +80,12 @@ def test_two_runs_on_data_with_truth(train, run, tmp_path):
             assert len(measure['definition']) > 100 and measure['verdict'] in out
             without = one is runs[1] and name == 'temporal_usage'
             assert (measure['values'] == {}) == without
-            undecided = measure['verdict'].startswith('No evidence')
-            assert (measure['does_its_job'] is None) == (without or undecided)
+            # four persons say nothing of others
+            assert measure['does_its_job'] is None
+            assert measure['verdict'].startswith('No evidence') == (not without)
             for value in measure['values'].values():
-                assert value['low'] <= value['high']
+                assert value['low'] is value['high'] is None
     assert runs[1]['measures']['temporal_usage']['verdict'].startswith('The model has no temporal')
-    # an epoch of training does not make memories that do their job, and the numbers say so
-    assert 'NOT do its job' in out
 
     again = tmp_path / 'again'
     code, *_ = run('--run', folder, '--figures', 7, 9, '--format', 'svg', '--output', again)

@@ -15,8 +15,9 @@ NOISE = 1e-6  # differences below that are those of float32
 INTERVAL = (
     f'Intervals: {LEVEL:.0%} percentile bootstrap over persons, {RESAMPLES} resamples, widened as '
     "Student's t is for few persons and unbounded for fewer than six; all clips of a drawn person "
-    'are drawn with it. A statement is supported when the interval lies wholly on its side of the threshold, refuted when it lies '
-    'wholly on the other side; when the interval holds the threshold there is no evidence.'
+    'are drawn with it. A statement is supported when the interval lies wholly on its side of the '
+    'threshold, refuted when it lies wholly on the other side; when the interval holds the '
+    'threshold there is no evidence.'
 )
 
 
