@@ -45,7 +45,7 @@ def process_group(use_gpu):
     Raises:
         InputError: an environment that does not fit; more processes than GPUs.
     """
-    if _from_environment('WORLD_SIZE', 1) == 1:
+    if from_environment('WORLD_SIZE', 1) == 1:
         yield
         return
     if use_gpu:
@@ -61,7 +61,8 @@ def process_group(use_gpu):
     dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
 
-def _from_environment(name, default):
+def from_environment(name, default):
+    """A number that torchrun gives its processes; InputError if it is none."""
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
         raise InputError(f'the processes of the run cannot meet: {name} is {value!r}')
@@ -69,7 +70,7 @@ def _from_environment(name, default):
 
 
 def _local_gpu():
-    number, count = _from_environment('LOCAL_RANK', 0), torch.cuda.device_count()
+    number, count = from_environment('LOCAL_RANK', 0), torch.cuda.device_count()
     if number >= count:
         raise InputError(
             f'torchrun --nproc-per-node: {count} GPUs cannot take {number + 1} processes or more '
@@ -114,7 +115,7 @@ def main_first():
 
     For blocks that make what the later ones find made: data, indexes, downloads.
     """
-    turn = 0 if is_main() else 1 if int(os.environ.get('LOCAL_RANK', 0)) == 0 else 2
+    turn = 0 if is_main() else 1 if from_environment('LOCAL_RANK', 0) == 0 else 2
     for now in range(3):
         if now == turn:
             yield

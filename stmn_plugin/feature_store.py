@@ -101,8 +101,9 @@ class FeatureStore:
             record = self._read_record()
             self._check_made_from(record['made_from'], record['shape'][1], views)
             self.vectors = self._map(record['offset'], record['shape'], record['crc32'])
-        except (OSError, EOFError) as error:
-            raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+        except OSError as error:  # without a name where an opened file cannot be read
+            path = error.filename or self.path
+            raise InputError(f'cannot read {path}: {error.strerror or error}') from error
         self.readable = np.ones(len(self.vectors), dtype=bool)
         self.readable[record['unreadable']] = False
 

@@ -301,6 +301,14 @@ def test_damaged_and_forged_vectors_are_one_line(kept, monkeypatch):
         vectors.write_bytes(bad)
         with pytest.raises(InputError, match='gallery.npy is damaged, remove it'):
             store.open()
+    vectors.write_bytes(good)
+
+    def fail(*_):
+        raise OSError(12, 'Cannot allocate memory')  # of a file that is open: without its name
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r'gallery\.npy: Cannot'):
+        patch.setattr(np, 'memmap', fail)
+        store.open()
     vectors.unlink()
     with pytest.raises(InputError, match='gallery.npy: No such file'):
         store.open()

@@ -127,6 +127,9 @@ def test_too_little_shared_memory_is_said_at_the_start(tmp_path, monkeypatch):
     assert str(caught.value) == expected
     with pytest.raises(InputError, match=r'\(test.batch_size\) of 20.0 MiB .* data.workers 1 or'):
         check_shared_memory(2, {'train.batch_size': MIB, 'test.batch_size': 20 * MIB})
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', 'two')
+    with pytest.raises(InputError, match="LOCAL_WORLD_SIZE is 'two'"):
+        check_shared_memory(1, {'train.batch_size': 1})
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')  # their workers share it
     with pytest.raises(InputError, match='data.workers 0 or'):
         check_shared_memory(1, sizes)

@@ -14,6 +14,7 @@ from multiprocessing.queues import Queue
 
 from torch.utils.data import DataLoader
 
+from stmn_plugin.distributed import from_environment
 from stmn_plugin.errors import InputError, WorkerError
 from stmn_plugin.interrupt import leave_signals_to_parent
 
@@ -120,7 +121,7 @@ def check_shared_memory(workers, batch_sizes):
     if workers == 0 or not osp.isdir(SHARED_MEMORY):
         return
     free = shutil.disk_usage(SHARED_MEMORY).free
-    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # of torchrun, on this machine
+    processes = from_environment('LOCAL_WORLD_SIZE', 1)  # on this machine
     for key, size in batch_sizes.items():
         ready = READY * workers + 1  # one is worked on
         if ready * size * processes > free:
