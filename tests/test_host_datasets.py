@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import torchreid
 
-from stmn_plugin.data.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID
+from stmn_plugin.data.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID, read_duke
 from stmn_plugin.errors import InputError
 
 HOST = torchreid.data.datasets.video
@@ -379,6 +379,22 @@ def test_duke_directly_below_the_root_and_short_tracklets_left_out(duke_root, tm
     dataset = build(DukeMTMCVidReID, tmp_path, min_seq_len=4)
     assert all(len(paths) >= 4 for paths, *_ in dataset.train + dataset.gallery)
     assert {pid for _, pid, _, _ in dataset.train} == set(range(dataset.num_train_pids))
+
+
+def test_duke_counts_no_frame_twice_and_merges_no_persons(duke_root, tmp_path):
+    shutil.copytree(duke_root, tmp_path / 'data')
+    person = tmp_path / 'data/dukemtmc-vidreid/DukeMTMC-VideoReID/gallery/0001'
+    frame = next(person.glob('*/0001_C*'))  # in both ways of naming
+    twin = frame.with_name(frame.name.replace('_', ''))
+    shutil.copy(frame, twin)
+    with pytest.raises(InputError) as caught:
+        read_duke(str(person.parent.parent))
+    for part in (f'{frame.parent}: ', frame.name, twin.name, 'one frame in two files'):
+        assert part in str(caught.value)
+    twin.unlink()
+    shutil.copytree(person, person.with_name('1'))
+    with pytest.raises(InputError, match='the person of .*gallery/(1|0001), too'):
+        read_duke(str(person.parent.parent))
 
 
 def test_duke_refuses_naming_the_folder(duke_root, tmp_path, capsys):

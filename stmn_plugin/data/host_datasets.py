@@ -214,7 +214,7 @@ def read_duke(folder, attempt=contextlib.nullcontext):
     for split in ('train', 'query', 'gallery'):
         split_folder = first_existing([osp.join(folder, split)], 'the dataset has such a folder')
         folders.append(split_folder)
-        tracklets = []
+        tracklets, person_folders = [], {}
         for pid in child_folders(split_folder, 'person'):
             pid_folder = osp.join(split_folder, pid)
             if id_number(pid) is None:
@@ -222,6 +222,9 @@ def read_duke(folder, attempt=contextlib.nullcontext):
             folders.append(pid_folder)
             names = []
             with attempt():
+                first = person_folders.setdefault(int(pid), pid_folder)
+                if first != pid_folder:
+                    raise InputError(f'{pid_folder}: the person of {first}, too')
                 names = child_folders(pid_folder, 'tracklet')
             for tracklet in names:
                 tracklet_folder = osp.join(pid_folder, tracklet)
@@ -246,7 +249,11 @@ def read_duke_tracklet(folder):
     cameras = sorted({camera for *_, camera in frames})
     if len(cameras) > 1 or cameras[0] < 1:
         raise InputError(f'{folder}: frames of the cameras {cameras}, expected one, counted from 1')
-    return tuple(osp.join(folder, name) for _, _, name, _ in sorted(frames)), cameras[0] - 1
+    frames.sort()
+    for (*one, first, _), (*other, second, _) in zip(frames, frames[1:], strict=False):
+        if one == other:
+            raise InputError(f'{folder}: {first} and {second} are one frame in two files')
+    return tuple(osp.join(folder, name) for _, _, name, _ in frames), cameras[0] - 1
 
 
 def _refuse_empty(folder, **splits):
