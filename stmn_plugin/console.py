@@ -40,6 +40,9 @@ class Console:
             self._told.log(text)
         return len(text)
 
+    def writelines(self, lines):
+        self.write(''.join(lines))
+
     def log(self, text):
         """Write to the copies alone."""
         for name, stream in list(self._outlets.items()):

@@ -78,6 +78,7 @@ def test_bars_and_errors_on_a_broken_console_raise_nothing(broken):
     ):
         for number in tqdm(range(3), disable=False, mininterval=0):
             print(number)
+        sys.stderr.writelines(['two\n', 'lines\n'])
         raise InputError('wrong')
     assert ended.value.code == 2
     word = word.replace('stdout', 'stderr')

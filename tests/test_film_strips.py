@@ -51,3 +51,11 @@ def test_an_unreadable_frame_is_named_or_replaced_by_its_neighbour(paths):
         film_strips(clips, SIZE)
     (strip,) = film_strips(clips, SIZE, skip_bad=True)
     assert greys(strip) == pytest.approx([10, 10, 210], abs=4)
+
+
+def test_the_longest_clip_has_a_strip_and_a_longer_one_is_refused(paths):
+    size = StripSize.like(256, 128, 341, height=96)
+    assert size == SIZE
+    film_strip(paths, np.zeros(341, dtype=int), size)
+    with pytest.raises(InputError, match='video.seq_len 342: .* at most 341 frames'):
+        StripSize.like(256, 128, 342, height=96)

@@ -86,11 +86,11 @@ def make_report(args):
 
     options = run_kwargs(cfg)
     options = TestOptions(**{field.name: options[field.name] for field in fields(TestOptions)})
+    size = StripSize.like(cfg.data.height, cfg.data.width, cfg.video.seq_len, HEIGHT)
     evaluations, lines = read_evaluations(folder), read_lines(folder)
     engine = open_run(cfg)
     with resource_errors('test.batch_size'):
         browser = report.collect(engine, options, cfg.data.root, args.top_k, args.max_queries)
-    size = StripSize(HEIGHT, max(round(HEIGHT * cfg.data.width / cfg.data.height), 1))
     strips = film_strips(browser.clips, size, engine.datamanager.skip_bad)
     weights = cfg.model.load_weights
     chosen = {'how_they_were_chosen': CHOSEN} if BEST in os.path.basename(weights) else {}

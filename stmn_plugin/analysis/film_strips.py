@@ -9,7 +9,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from stmn_plugin.data.frames import read_clip
+from stmn_plugin.errors import InputError
 
+WIDEST = 16_383  # pixels, of WebP
 QUALITY = 78  # of WebP; below 70 faces and textures smear at this size
 
 
@@ -18,6 +20,17 @@ class StripSize(NamedTuple):
 
     height: int
     width: int
+
+    @classmethod
+    def like(cls, frame_height, frame_width, num_frames, height):
+        """The size that has a frame's shape; InputError if a strip of them is no WebP picture."""
+        size = cls(height, max(round(height * frame_width / frame_height), 1))
+        if size.width * num_frames > WIDEST:
+            raise InputError(
+                f'video.seq_len {num_frames}: a page shows at most {WIDEST // size.width} frames '
+                'of a clip side by side'
+            )
+        return size
 
 
 def film_strip(paths, chosen, size, skip_bad=False):
