@@ -182,6 +182,7 @@ def test_a_triplet_loss_takes_any_sampler(sampler):
         (['data.norm_std', '[0,0,0]'], ['data.norm_std']),
         (['data.targets', '[]'], ['data.targets']),
         (['test.rerank', 'True'], ['test.rerank', 'test.evaluate']),
+        (['test.features_dir', 'x'], ['test.features_dir', 'test.evaluate']),
         (['synthetic.preset', 'foo'], ['synthetic.preset', "'foo'", 'tiny']),
         (TRIPLET + ['train.batch_size', '4'], ['train.batch_size 4', 'two']),
         (['loss.name', 'triplet', 'train.batch_size', '1'], ['train.batch_size 1', 'two']),

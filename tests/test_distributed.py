@@ -594,7 +594,7 @@ def refusal(words, mars_root):
     'words, named',
     [
         (['data.type', 'image'], 'data.type image'),
-        (['test.features_dir', 'vectors'], 'test.features_dir'),
+        (['test.evaluate', 'True', 'test.features_dir', 'vectors'], 'test.features_dir is for'),
         (['train.batch_size', '9'], 'train.batch_size 9'),
     ],
 )

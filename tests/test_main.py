@@ -16,6 +16,7 @@ import torch
 from stmn_plugin import engine as engines
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
+from stmn_plugin.errors import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -431,15 +432,26 @@ def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     words = ['--config-file', config, '--root', mars_root, '--clips', '1', '2', 'all', '--debug']
     # it says itself which frames are tested, whatever the config does
-    cost_curve.main([*words, *small_run, 'test.frames', 'all'])
+    own = [
+        'test.frames',
+        'all',
+        'test.rerank',
+        'True',
+        'test.features_dir',
+        str(folder / 'vectors'),
+    ]
+    cost_curve.main([*words, *small_run, *own])
     rows = json.loads((folder / 'cost_curve.json').read_text())
     assert [row['clips'] for row in rows] == [1, 2, 'all']
+    assert {row['protocol'] for row in rows} == {'official + re-ranking'}
     costs = [row['frames per tracklet'] for row in rows]
     lengths = [len(paths) for paths, _, _, _ in tracklets_of(mars_root)]
     assert costs == sorted(costs) and costs[-1] == pytest.approx(sum(lengths) / len(lengths))
     assert costs[0] == pytest.approx(sum(min(n, 4) for n in lengths) / len(lengths))  # L = 4
     assert (folder / 'cost_curve.png').stat().st_size > 1000
     assert 'frames per tracklet' in capsys.readouterr().out
+    with pytest.raises(InputError, match='shows rank-1, add 1'):
+        cost_curve.main([*words, *small_run, 'test.ranks', '5'])
 
 
 def tracklets_of(mars_root):

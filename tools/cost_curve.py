@@ -46,17 +46,20 @@ def measure(args):
     from stmn_plugin.doubts import doubt_word
     from stmn_plugin.runner import run
 
-    base = load_config(args.config_file, args.opts)
+    words = [*args.opts, 'test.evaluate', 'True']
+    base = load_config(args.config_file, words)
     if base.data.type != 'video':
         raise InputError('data.type: a cost curve needs video data')
+    if 1 not in base.test.ranks:
+        raise InputError(f'test.ranks {base.test.ranks}: a cost curve shows rank-1, add 1')
     folder = base.data.save_dir
     features = base.test.features_dir or os.path.join(folder, 'features')
     rows = []
     for count in args.clips:
-        opts = ['test.evaluate', 'True', 'test.features_dir', features, 'data.save_dir', folder]
+        opts = [*words, 'test.features_dir', features, 'data.save_dir', folder]
         frames, clips = (ALL, 1) if count == ALL else ('rrs', count)
         opts += ['test.frames', frames, 'test.clips_per_tracklet', str(clips)]
-        engine = run(load_config(args.config_file, [*args.opts, *opts]))
+        engine = run(load_config(args.config_file, opts))
         plan = engine.settings.plan
         for result in engine.evaluations[-len(engine.test_loader) :]:
             tracklets = [
@@ -69,7 +72,9 @@ def measure(args):
                     'dataset': result['dataset'],
                     'clips': count,
                     'frames per tracklet': statistics.fmean(used(plan, t) for t in tracklets),
-                    **{key: result[key] for key in ('protocol', 'rank-1', 'mAP')},
+                    'protocol': result['protocol']
+                    + (' + re-ranking' if result['reranked'] else ''),
+                    **{key: result[key] for key in ('rank-1', 'mAP')},
                     'doubt': doubt_word(result),
                 }
             )

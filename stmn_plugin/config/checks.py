@@ -49,7 +49,7 @@ def check_config(cfg):
         )
     if cfg.cuhk03.use_metric_cuhk03:
         raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
-    for key in ('test.visrank', 'test.rerank'):
+    for key in ('test.visrank', 'test.rerank', 'test.features_dir'):
         if values[key] and not cfg.test.evaluate:
             raise InputError(f'{key} needs test.evaluate True')
     if cfg.video.sample_method == 'all':
