@@ -167,6 +167,8 @@ class TrainingMixin(StepMixin):
         log = self.log
         losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())
         norms = f'gradient norm {log.mean_norm:.4g}, at most {log.largest_norm:.4g}'
+        if log.skipped_steps:  # in fp16
+            norms = f'{norms if log.steps else "no step"}, {log.skipped_steps} steps left out'
         print(
             f'Epoch {log.epoch}/{self.max_epoch}: {losses}; {norms}; '
             f'{log.images_per_second:.1f} images/s, '

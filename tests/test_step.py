@@ -148,7 +148,7 @@ def test_all_processes_stop_for_a_gradient_of_one():
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam fused'])
-def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer):
+def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer, capsys):
     engine = make_engine(optimizer, amp='fp16')
     engine.start_scaler()
     highest = 2.0**14
@@ -159,11 +159,22 @@ def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer
     engine.model.hidden.weight.register_hook(overflow)
     before = weights_of(engine)
     engine.train()
+    engine.print_epoch()
+    assert ', 2 steps left out; ' in capsys.readouterr().out
     assert engine.scaler.get_scale() == highest
     assert (engine.log.steps, engine.log.skipped_steps) == (2, 2)
     for key, weight in weights_of(engine).items():
         assert torch.isfinite(weight).all() and not torch.equal(weight, before[key])
     assert 0 < engine.log.mean_norm < 10  # of the loss, not of what it was scaled to
+
+
+def test_an_epoch_without_a_step_has_no_norm_of_its_gradients(capsys):
+    engine = make_engine(count=2, amp='fp16')
+    spoil(engine, 'hidden.weight', math.inf, batch=0)
+    engine.train()
+    engine.print_epoch()
+    out = capsys.readouterr().out
+    assert '; no step, 2 steps left out; ' in out and 'gradient norm' not in out
 
 
 def test_in_fp16_what_stays_when_the_scale_is_gone_ends_the_run():
