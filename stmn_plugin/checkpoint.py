@@ -10,7 +10,7 @@ import torch
 from .errors import InputError
 from .weight_files import named_tensors, not_finite, read_weight_file
 from .weights import fitted_weights
-from .whole_files import link_or_copy, remove_file, whole_file
+from .whole_files import check_writable, link_or_copy, remove_file, whole_file, write_errors
 
 BEST = 'model-best.pth.tar'
 UNFINISHED = 'unfinished.pth.tar'  # saved within an epoch
@@ -54,6 +54,13 @@ def save_unfinished(state, folder):
     path = os.path.join(folder, UNFINISHED)
     with _written(state, path):
         return path
+
+
+def check_folder(folder):
+    """Make the folder of checkpoints; InputError where none could be written into it."""
+    with write_errors(folder):
+        os.makedirs(folder, exist_ok=True)
+    check_writable(os.path.join(folder, BEST))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,14 @@ loses a checkpoint or a line of a result.
 import os
 from dataclasses import asdict
 
-from .checkpoint import BEST, UNFINISHED, checkpoint_path, save_checkpoint, save_unfinished
+from .checkpoint import (
+    BEST,
+    UNFINISHED,
+    check_folder,
+    checkpoint_path,
+    save_checkpoint,
+    save_unfinished,
+)
 from .curves import Curves
 from .distributed import is_main
 from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
@@ -144,6 +151,8 @@ class RunMixin(TrainingMixin, TestingMixin):
         keep_lines(save_dir, reported)
         self._restore_best()
         if self.start_epoch < self.max_epoch or self.log is not None:
+            for name in self._models:  # not found out when the first epoch is trained
+                check_folder(os.path.join(save_dir, name))
             first = self.start_epoch * len(self.train_loader)
             self.writer = Curves(save_dir, purge_step=first or None)
 

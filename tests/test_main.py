@@ -313,6 +313,14 @@ def test_a_batch_of_one_identity_under_a_triplet_loss_is_named_when_it_comes(arc
         assert part in err
 
 
+def test_checkpoints_that_cannot_be_written_are_found_before_an_epoch_is_trained(run, folder):
+    folder.mkdir()
+    (folder / 'model').write_text('mine')
+    code, out, err = run()
+    assert code == 2 and f'cannot write {folder}/model: ' in err and 'epoch: [1/' not in out
+    assert (folder / 'model').read_text() == 'mine'
+
+
 BAD = {
     'unknown key': (['data.typ', 'video'], ["'data.typ'", "'data.type'"]),
     'wrong type': (['train.lr', 'fast'], ['train.lr', "'fast'"]),
