@@ -484,3 +484,14 @@ def test_the_choices_are_those_of_the_code():
     assert choices['synthetic.preset'] == tuple(PRESETS)
     assert set(choices['sampler.train_sampler']) == {IDENTITY_PASS, *HOST_SAMPLERS}
     assert set(choices['sampler.train_sampler_t']) == {*HOST_SAMPLERS}
+
+
+def test_what_the_host_takes_of_lists_is_taken():
+    """Its transforms are in any case; no layer need be named while none is frozen."""
+    cfg = load_config(
+        '', ['data.transforms', '[Random_Flip, RANDOM_ERASE]', 'train.open_layers', '[]']
+    )
+    assert cfg.data.transforms == ['random_flip', 'random_erase']
+    assert cfg.train.open_layers == []
+    with pytest.raises(InputError, match='train.open_layers'):
+        load_config('', ['train.open_layers', '[]', 'train.fixbase_epoch', '1'])

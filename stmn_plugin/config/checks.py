@@ -33,6 +33,8 @@ def check_config(cfg):
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )
+    if cfg.train.fixbase_epoch > 0 and not cfg.train.open_layers:
+        raise InputError('train.fixbase_epoch needs train.open_layers: nothing would train')
     if cfg.train.lr_scheduler == 'single_step' and len(cfg.train.stepsize) > 1:
         raise InputError(
             'train.lr_scheduler single_step repeats a single train.stepsize, '

@@ -42,7 +42,7 @@ RANGES = {
     'data.height': Whole(16, 1_024),
     'data.width': Whole(8, 1_024),
     'data.combineall': FLAG,
-    'data.transforms': ListOf(OneOf(TRANSFORMS)),
+    'data.transforms': ListOf(OneOf(TRANSFORMS, any_case=True)),  # as the host
     'data.k_tfm': Whole(1, 1),  # no engine here takes several copies of an image
     'data.norm_mean': ListOf(Number(-255, 255), length=3),
     'data.norm_std': ListOf(Number(0.001, 255), length=3),
@@ -81,9 +81,9 @@ RANGES = {
     'train.start_epoch': EPOCHS,
     'train.batch_size': COUNT,
     'train.fixbase_epoch': EPOCHS,
-    'train.open_layers': NAMES,
+    'train.open_layers': ListOf(NAME),
     'train.staged_lr': FLAG,
-    'train.new_layers': NAMES,
+    'train.new_layers': ListOf(NAME),
     'train.base_lr_mult': Number(0, 1_000),
     'train.lr_scheduler': OneOf(('single_step', 'multi_step', 'cosine')),
     'train.stepsize': ListOf(INTERVAL, least=1),

@@ -93,8 +93,10 @@ class OneOf(Rule):
     """One of a few words."""
 
     choices: tuple
+    any_case: bool = False  # choices are in lower case
 
     def _read(self, text):
+        text = text.lower() if self.any_case else text
         return text if text in self.choices else None
 
     def __str__(self):
