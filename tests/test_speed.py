@@ -49,7 +49,7 @@ def gradients(model, batch):
 # --- activations computed again ---
 
 
-@pytest.mark.parametrize('backbone', ['resnet18', 'resnet50'])
+@pytest.mark.parametrize('backbone', ['resnet18', pytest.param('resnet50', marks=pytest.mark.slow)])
 def test_checkpointed_activations_give_the_same_gradients_and_statistics_bit_by_bit(backbone):
     torch.manual_seed(0)
     plain = STMN(4, backbone, seq_len=2, pretrained=False).train()
@@ -329,6 +329,7 @@ def test_our_step_of_an_image_model_is_the_hosts(kind, engine):
         assert torch.equal(weights_of(ours)[key], value), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('accumulate, groups', [(1, [1, 1, 1]), (2, [2, 1]), (3, [3]), (9, [3])])
 def test_batches_that_make_a_step(accumulate, groups, engine):
     """Against gradients of the single batches, averaged by hand; SGD without momentum.
