@@ -19,7 +19,7 @@ setup(
     license='MIT',
     python_requires='>=3.10',
     packages=find_packages(include=['stmn_plugin', 'stmn_plugin.*']),
-    package_data={'stmn_plugin.analysis.report': ['templates/*']},
+    package_data={'stmn_plugin.looking.report': ['templates/*']},
     # why each is needed stands in README.md, "Dependencies"
     install_requires=[
         'torch>=2.4',

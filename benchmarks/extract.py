@@ -29,7 +29,7 @@ from measuring import GFLOP_PER_FRAME, StraightforwardSpatialMemory
 from tabulate import tabulate
 
 from stmn_plugin.models import STMN, SpatialMemory, encoder
-from stmn_plugin.speed import InferenceModel
+from stmn_plugin.training.speed import InferenceModel
 
 SHORT_TRACKLETS = 64
 SEQ_LEN = 6
@@ -118,7 +118,7 @@ def extract(num_frames, batch_size, folder):
 
     from stmn_plugin.data.clip_plans import ClipPlan, PlannedClips, collate_clips
     from stmn_plugin.data.clips import ClipTransform, Normalize
-    from stmn_plugin.features import encode_clips, pool_tracklets
+    from stmn_plugin.evaluation.features import encode_clips, pool_tracklets
 
     torch.manual_seed(0)
     path = str(Path(folder) / 'frame.jpg')

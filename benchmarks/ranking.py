@@ -25,9 +25,9 @@ import torch
 import torchreid
 from tabulate import tabulate
 
-from stmn_plugin.ranking import evaluate_ranking, rank_features
-from stmn_plugin.reranking import rerank
-from stmn_plugin.search import faiss, pairwise_distances, top_k
+from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features
+from stmn_plugin.evaluation.reranking import rerank
+from stmn_plugin.evaluation.search import faiss, pairwise_distances, top_k
 
 DIM, NUM_PIDS, CAMERAS = 2048, 620, 6
 NUM_QUERY, NUM_GALLERY = 1980, 9330

@@ -28,7 +28,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 
 from stmn_plugin.models import SpatialMemory
-from stmn_plugin.speed import AMP_DTYPES, same_shapes, tf32
+from stmn_plugin.training.speed import AMP_DTYPES, same_shapes, tf32
 
 SEQ_LEN = 6
 

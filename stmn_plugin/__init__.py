@@ -9,7 +9,7 @@ warnings.filterwarnings('ignore', 'Cython evaluation', UserWarning)
 
 
 def register(cfg=None, **model_options):
-    """Add this plugin to torchreid; see :func:`stmn_plugin.registration.register`."""
-    from .registration import register as register_with_host  # imports torch and torchreid
+    """Add this plugin to torchreid; see :func:`stmn_plugin.host.registration.register`."""
+    from .host.registration import register as register_with_host  # imports torch and torchreid
 
     register_with_host(cfg, **model_options)

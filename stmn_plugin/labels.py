@@ -4,7 +4,9 @@ NumPy compares 1 with '1', int64 with float32 and int64 with uint64 by convertin
 make different people equal and equal ones different. Here nothing is rounded.
 """
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 import torch
@@ -89,3 +91,36 @@ def _whole_numbers(labels, name):
             f'got {labels[~exact][0]}'
         )
     return labels.astype(np.int64)
+
+
+def count_matchable(query_pids, gallery_pids, query_camids, gallery_camids):
+    """How many queries have a match: the same pid under another camid. Needs no distances."""
+    pids = comparable(query_pids, gallery_pids, 'pids')
+    camids = comparable(query_camids, gallery_camids, 'camids')
+    cameras = {}  # pid → its cameras in the gallery
+    for pid, camid in zip(pids[1].tolist(), camids[1].tolist(), strict=True):
+        cameras.setdefault(pid, set()).add(camid)
+    return sum(
+        pid != JUNK_PID and bool(cameras.get(pid, set()) - {camid})
+        for pid, camid in zip(pids[0].tolist(), camids[0].tolist(), strict=True)
+    )
+
+
+def natural_key(text):
+    """Sort key under which 'f2' comes before 'f10'; names equal as numbers keep a fixed order."""
+    # Decimal takes any number of digits; int refuses more than 4,300
+    parts = [Decimal(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', text))]
+    return parts, text
+
+
+def number_labels(labels):
+    """Numbers 0..n-1 for the distinct labels in natural order: the same on every file system."""
+    return {
+        label: i for i, label in enumerate(sorted(set(labels), key=lambda x: natural_key(str(x))))
+    }
+
+
+def relabel(tracklets):
+    """Tracklets whose pids are the classes 0..n-1 of a classifier, in the order of the raw pids."""
+    classes = number_labels(tracklet[1] for tracklet in tracklets)
+    return [(paths, classes[pid], *rest) for paths, pid, *rest in tracklets]

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stmn_plugin.data import frames, listing
-from stmn_plugin.data.check import check_dataset
+from stmn_plugin.data import frames
+from stmn_plugin.datasets import listing
+from stmn_plugin.datasets.check import check_dataset
 
 MAKERS = {
     'mars': miniatures.make_mars,
@@ -350,7 +351,7 @@ def test_bad_arguments_and_missing_data(tmp_path, mars_root, capsys):
 def test_where_no_report_can_be_is_said_before_the_images_are_read(
     mars_root, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr('stmn_plugin.data.check.check_dataset', lambda *_: pytest.fail('read'))
+    monkeypatch.setattr('stmn_plugin.datasets.check.check_dataset', lambda *_: pytest.fail('read'))
     os.mkfifo(tmp_path / 'pipe')
     for name in ('', 'pipe', 'missing/report.json'):
         with pytest.raises(SystemExit) as stop:
@@ -381,7 +382,7 @@ def test_killed_half_way_it_leaves_no_report(copy, tmp_path, repository):
     output.parent.mkdir()
     words = ['--root', str(root), '-s', 'tracklets', '--workers', '0', '--output', str(output)]
     script = (
-        'import os, time, check_data; from stmn_plugin.data import check; '
+        'import os, time, check_data; from stmn_plugin.datasets import check; '
         f'check.read_frame = lambda path: (os.mkdir({str(reading)!r}), time.sleep(60)); '
         f'check_data.main({words})'
     )
@@ -406,7 +407,7 @@ def test_killed_half_way_it_leaves_no_report(copy, tmp_path, repository):
 @pytest.mark.timeout(60)
 def test_a_killed_worker_is_one_line_and_no_report(copy, tmp_path, monkeypatch, capsys):
     root, _ = copy('tracklets')
-    from stmn_plugin.data import check
+    from stmn_plugin.datasets import check
 
     def die(path):
         if path.endswith('f2.jpg'):

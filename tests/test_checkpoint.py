@@ -11,17 +11,17 @@ import pytest
 import torch
 import torchreid
 
-from stmn_plugin.checkpoint import (
+from stmn_plugin.errors import InputError
+from stmn_plugin.models import STMN
+from stmn_plugin.models.weights import fitted_weights
+from stmn_plugin.training.checkpoint import (
     load_checkpoint,
     load_weights,
     save_checkpoint,
     saved_epochs,
 )
-from stmn_plugin.checkpoint_fields import load_resumable
-from stmn_plugin.errors import InputError
-from stmn_plugin.models import STMN
-from stmn_plugin.resumable import resume
-from stmn_plugin.weights import fitted_weights
+from stmn_plugin.training.checkpoint_fields import load_resumable
+from stmn_plugin.training.resumable import resume
 from stmn_plugin.whole_files import atomic_path
 
 

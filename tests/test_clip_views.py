@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from stmn_plugin.analysis.clip_truth import clip_truth, find_truth
-from stmn_plugin.analysis.clip_views import ClipView, view_clips
-from stmn_plugin.analysis.gathering import gather
-from stmn_plugin.analysis.trained_run import config_of_file, config_of_run, open_run
 from stmn_plugin.config import load_config
 from stmn_plugin.data.clip_plans import ClipPlan
-from stmn_plugin.data.synthetic import PRESETS, generate
-from stmn_plugin.data.synthetic.truth import load_truth
+from stmn_plugin.datasets.synthetic import PRESETS, generate
+from stmn_plugin.datasets.synthetic.truth import load_truth
 from stmn_plugin.errors import InputError
+from stmn_plugin.looking.clip_truth import clip_truth, find_truth
+from stmn_plugin.looking.clip_views import ClipView, view_clips
+from stmn_plugin.looking.gathering import gather
+from stmn_plugin.looking.trained_run import config_of_file, config_of_run, open_run
 
 L, H, W, M, N, D = 4, 4, 2, 10, 5, 512  # of the miniatures' models
 

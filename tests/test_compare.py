@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 from test_comparison import alone, evaluation, write_run
 
-from stmn_plugin.analysis import grid
-from stmn_plugin.analysis.given_runs import given_runs
-from stmn_plugin.analysis.run_queue import complete_runs, last_error, run_process
+from stmn_plugin.comparing import grid
+from stmn_plugin.comparing.given_runs import given_runs
+from stmn_plugin.comparing.run_queue import complete_runs, last_error, run_process
 from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from stmn_plugin.analysis import comparison, grid, run_queue
-from stmn_plugin.analysis.comparison import Spread, rows_of, spread
-from stmn_plugin.analysis.published import published_rows
-from stmn_plugin.analysis.run_folders import read_run
-from stmn_plugin.analysis.run_queue import Outcome
-from stmn_plugin.analysis.wanted_runs import TESTING, as_words
+from stmn_plugin.comparing import comparison, grid, run_queue
+from stmn_plugin.comparing.comparison import Spread, rows_of, spread
+from stmn_plugin.comparing.published import published_rows
+from stmn_plugin.comparing.run_folders import read_run
+from stmn_plugin.comparing.run_queue import Outcome
+from stmn_plugin.comparing.wanted_runs import TESTING, as_words
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
-from stmn_plugin.doubts import NOTE
 from stmn_plugin.errors import InputError
-from stmn_plugin.provenance import config_digests
+from stmn_plugin.evaluation.doubts import NOTE
+from stmn_plugin.training.provenance import config_digests
 
 VIDEO = ['data.type', 'video', 'data.sources', "['mars']", 'data.targets', "['mars']"]
 VIDEO += ['train.max_epoch', '3', 'video.sample_method', 'rrs']

@@ -11,9 +11,9 @@ from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_wri
 from stmn_plugin.config.yaml_file import LARGEST
 from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
 from stmn_plugin.data.identity_sampler import HOST_SAMPLERS, IDENTITY_PASS
-from stmn_plugin.data.synthetic import PRESETS
+from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation import PROTOCOLS
+from stmn_plugin.evaluation.protocols import PROTOCOLS
 from stmn_plugin.losses import STMNCriterion
 from stmn_plugin.losses.memory_spread import REDUCTIONS
 from stmn_plugin.models import BACKBONES, STMN

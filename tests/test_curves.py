@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stmn_plugin.curves import Curves
+from stmn_plugin.training.curves import Curves
 
 
 @pytest.mark.parametrize('size', [0, 3000])

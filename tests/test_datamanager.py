@@ -11,8 +11,8 @@ import stmn_plugin
 from stmn_plugin.config import TRANSFORMS
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.data.host_errors import host_errors_named
-from stmn_plugin.engine import VideoSTMNEngine, VideoTripletEngine
 from stmn_plugin.errors import InputError
+from stmn_plugin.host.engine import VideoSTMNEngine, VideoTripletEngine
 
 
 def manager(root, **options):
@@ -245,7 +245,7 @@ def test_a_bug_of_ours_is_no_complaint_of_the_host(tmp_path, mars_root, monkeypa
         def broken(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr('stmn_plugin.data.host_datasets.parse_once', broken)
+        monkeypatch.setattr('stmn_plugin.datasets.host_datasets.parse_once', broken)
         with pytest.raises(type(error)) as caught:
             manager(mars_root)
         assert caught.value is error

@@ -24,15 +24,15 @@ from stmn_plugin.config import load_config
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
-from stmn_plugin.engine import VideoSoftmaxEngine, VideoSTMNEngine, VideoTripletEngine
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.testing import RunSettings
+from stmn_plugin.host.engine import VideoSoftmaxEngine, VideoSTMNEngine, VideoTripletEngine
+from stmn_plugin.host.runner import check_processes
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 from stmn_plugin.nested import map_tensors
-from stmn_plugin.runner import check_processes
-from stmn_plugin.testing import RunSettings
-from stmn_plugin.training import TrainingMixin
+from stmn_plugin.training.epoch import TrainingMixin
 
 pytestmark = pytest.mark.timeout(120)
 CLASSES, CLIPS, L = 4, 8, 2

@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from stmn_plugin.checkpoint import BEST, UNFINISHED
-from stmn_plugin.earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
 from stmn_plugin.errors import InputError
+from stmn_plugin.training.checkpoint import BEST, UNFINISHED
+from stmn_plugin.training.earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
 
 LEFT = {  # what a run leaves → content
     'model/model.pth.tar-3': {'epoch': 3},

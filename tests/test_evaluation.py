@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation import (
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.protocols import (
     PROTOCOLS,
     Evaluation,
     TestOptions,
@@ -16,9 +17,8 @@ from stmn_plugin.evaluation import (
     rank_tracklets,
     results_table,
 )
-from stmn_plugin.features import TrackletFeatures
-from stmn_plugin.metric_files import read_evaluations, remove_metrics, write_metrics
-from stmn_plugin.ranking import Ranking
+from stmn_plugin.evaluation.ranking import Ranking
+from stmn_plugin.training.metric_files import read_evaluations, remove_metrics, write_metrics
 
 COSINE = TestOptions(dist_metric='cosine')
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 import stmn_plugin
 from stmn_plugin.data import VideoDataManager, frames
-from stmn_plugin.data.check import check_dataset
+from stmn_plugin.datasets.check import check_dataset
 from stmn_plugin.errors import InputError
 
 pytestmark = pytest.mark.timeout(60)

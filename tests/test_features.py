@@ -26,9 +26,14 @@ from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
 from stmn_plugin.data.frames import read_frame
 from stmn_plugin.errors import InputError
-from stmn_plugin.feature_store import FeatureStore
-from stmn_plugin.features import ImageFrameModel, encode_clips, frame_model, pool_tracklets
-from stmn_plugin.fingerprint import (
+from stmn_plugin.evaluation.feature_store import FeatureStore
+from stmn_plugin.evaluation.features import (
+    ImageFrameModel,
+    encode_clips,
+    frame_model,
+    pool_tracklets,
+)
+from stmn_plugin.evaluation.fingerprint import (
     FREE_IN_VECTORS,
     fingerprint,
     structure_digest,

@@ -10,8 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from stmn_plugin.analysis.drawn import Options, shown_items, title_of
-from stmn_plugin.analysis.figures import (
+from stmn_plugin.comparing.drawn import Options, shown_items, title_of
+from stmn_plugin.comparing.pictures import HEIGHT, WIDTH, picture
+from stmn_plugin.errors import InputError
+from stmn_plugin.looking.figures import (
     attention_strips,
     item_frames,
     item_strips,
@@ -19,12 +21,10 @@ from stmn_plugin.analysis.figures import (
     refinement_maps,
     retrieval,
 )
-from stmn_plugin.analysis.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
-from stmn_plugin.analysis.figures_of_items import at_place
-from stmn_plugin.analysis.gathering import highest
-from stmn_plugin.analysis.pictures import HEIGHT, WIDTH, picture
-from stmn_plugin.analysis.subject import choose, collect, find_tracklet
-from stmn_plugin.errors import InputError
+from stmn_plugin.looking.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
+from stmn_plugin.looking.figures_of_items import at_place
+from stmn_plugin.looking.gathering import highest
+from stmn_plugin.looking.subject import choose, collect, find_tracklet
 
 CAPTION = 'Figure 0. What is drawn and from what, in words that go on for a while. ' * 4
 

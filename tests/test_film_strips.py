@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stmn_plugin.analysis.film_strips import StripSize, film_strip, film_strips
 from stmn_plugin.errors import InputError
+from stmn_plugin.looking.film_strips import StripSize, film_strip, film_strips
 
 SIZE = StripSize(height=96, width=48)
 GREYS = (10, 60, 110, 160, 210)

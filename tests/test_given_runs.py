@@ -9,16 +9,16 @@ import compare
 import pytest
 from test_comparison import DATA, VIDEO, alone, evaluation, write_run
 
-from stmn_plugin.analysis.comparison import as_table, rows_of
-from stmn_plugin.analysis.current_data import current_data, forget_data
-from stmn_plugin.analysis.given_runs import given_runs
-from stmn_plugin.analysis.run_folders import experiment_changes, read_run
-from stmn_plugin.analysis.run_queue import complete_runs
-from stmn_plugin.analysis.variants import Variant
-from stmn_plugin.analysis.wanted_runs import place_variants
+from stmn_plugin.comparing.comparison import as_table, rows_of
+from stmn_plugin.comparing.current_data import current_data, forget_data
+from stmn_plugin.comparing.given_runs import given_runs
+from stmn_plugin.comparing.run_folders import experiment_changes, read_run
+from stmn_plugin.comparing.run_queue import complete_runs
+from stmn_plugin.comparing.variants import Variant
+from stmn_plugin.comparing.wanted_runs import place_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
-from stmn_plugin.resuming import FREE_KEYS
+from stmn_plugin.training.resuming import FREE_KEYS
 
 
 def finished_run(folder, words=(), data=DATA, epochs=3, base=VIDEO, **scores):

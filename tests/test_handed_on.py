@@ -2,7 +2,7 @@
 
 import pytest
 
-from stmn_plugin.analysis.handed_on import without_folders
+from stmn_plugin.comparing.handed_on import without_folders
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import torchreid
 
-from stmn_plugin.data.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID, read_duke
+from stmn_plugin.datasets.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID, read_duke
 from stmn_plugin.errors import InputError
 
 HOST = torchreid.data.datasets.video

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 import stmn_plugin
-from stmn_plugin.engine import VideoSTMNEngine
-from stmn_plugin.evaluation import TestOptions
-from stmn_plugin.running import RunMixin
-from stmn_plugin.testing import TestingMixin
+from stmn_plugin.evaluation.protocols import TestOptions
+from stmn_plugin.evaluation.testing import TestingMixin
+from stmn_plugin.host.engine import VideoSTMNEngine
+from stmn_plugin.host.running import RunMixin
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 

@@ -12,10 +12,10 @@ import miniatures
 import numpy as np
 import pytest
 
-from stmn_plugin.data import index_cache
-from stmn_plugin.data.host_datasets import DukeMTMCVidReID, Mars
-from stmn_plugin.data.lsvid import LSVID
-from stmn_plugin.data.tracklets import Tracklets, read_own_tracklets
+from stmn_plugin.datasets import index_cache
+from stmn_plugin.datasets.host_datasets import DukeMTMCVidReID, Mars
+from stmn_plugin.datasets.lsvid import LSVID
+from stmn_plugin.datasets.tracklets import Tracklets, read_own_tracklets
 
 LOADERS = {'dukemtmcvidreid': DukeMTMCVidReID, 'lsvid': LSVID, 'tracklets': Tracklets}
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.features import TrackletFeatures
-from stmn_plugin.labels import comparable
-from stmn_plugin.ranked_lists import rank_and_list
-from stmn_plugin.ranking import count_matchable, evaluate_ranking
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.ranked_lists import rank_and_list
+from stmn_plugin.evaluation.ranking import evaluate_ranking
+from stmn_plugin.labels import comparable, count_matchable
 
 BEYOND = 2**53 + 1  # float64 rounds it to 2**53
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from stmn_plugin.data.lsvid import LSVID
+from stmn_plugin.datasets.lsvid import LSVID
 from stmn_plugin.errors import InputError
 
 

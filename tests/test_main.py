@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from stmn_plugin import engine as engines
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
+from stmn_plugin.host import engine as engines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -463,7 +463,7 @@ def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
 
 
 def tracklets_of(mars_root):
-    from stmn_plugin.data.host_datasets import Mars
+    from stmn_plugin.datasets.host_datasets import Mars
 
     dataset = Mars(root=mars_root, transform=lambda image: image, mode='query', verbose=False)
     return dataset.query + dataset.gallery

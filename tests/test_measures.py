@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stmn_plugin.analysis.gathering import Changes, SpatialUse, entropy
-from stmn_plugin.analysis.measures.against_truth import (
+from stmn_plugin.looking.gathering import Changes, SpatialUse, entropy
+from stmn_plugin.looking.measures.against_truth import (
     attention_and_visibility,
     correlation,
     refinement_and_distractors,
 )
-from stmn_plugin.analysis.measures.measure import (
+from stmn_plugin.looking.measures.measure import (
     Claim,
     Estimate,
     Measure,
@@ -22,8 +22,8 @@ from stmn_plugin.analysis.measures.measure import (
     judge,
     not_measured,
 )
-from stmn_plugin.analysis.measures.memory_use import attention_use, read_out, usage
-from stmn_plugin.analysis.run_measures import measure
+from stmn_plugin.looking.measures.memory_use import attention_use, read_out, usage
+from stmn_plugin.looking.run_measures import measure
 
 
 @pytest.fixture

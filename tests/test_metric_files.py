@@ -7,7 +7,7 @@ import os
 import pytest
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.metric_files import keep_lines, read_lines, read_metrics, remove_metrics
+from stmn_plugin.training.metric_files import keep_lines, read_lines, read_metrics, remove_metrics
 
 EVALUATION = {
     'dataset': 'mars', 'protocol': 'official', 'frames': 'rrs', 'flip': False, 'reranked': False,

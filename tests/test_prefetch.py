@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from stmn_plugin.data.prefetch import SideStream, TimedIterator, prefetch
-from stmn_plugin.testing import RunSettings
-from stmn_plugin.training import TrainingMixin
+from stmn_plugin.evaluation.testing import RunSettings
+from stmn_plugin.training.epoch import TrainingMixin
 
 
 class FakeSide:
@@ -171,7 +171,7 @@ class Loop(TrainingMixin):
 
 
 def test_a_step_sees_the_same_batch_and_generators_with_and_without_prefetching(clock, monkeypatch):
-    monkeypatch.setattr('stmn_plugin.training.SideStream', lambda: FakeSide([]))
+    monkeypatch.setattr('stmn_plugin.training.epoch.SideStream', lambda: FakeSide([]))
     seen = []
     for use_gpu in (False, True):
         loop = Loop(use_gpu, clock)
@@ -189,7 +189,7 @@ def test_a_step_sees_the_same_batch_and_generators_with_and_without_prefetching(
 
 @pytest.mark.parametrize('use_gpu', [False, True])
 def test_a_worker_that_fails_costs_no_step_before_it(use_gpu, clock, monkeypatch):
-    monkeypatch.setattr('stmn_plugin.training.SideStream', lambda: FakeSide([]))
+    monkeypatch.setattr('stmn_plugin.training.epoch.SideStream', lambda: FakeSide([]))
     done = []
     with pytest.raises(OSError, match='worker'):
         for index, _, _ in Loop(use_gpu, clock, OSError('worker'))._timed_batches(0):

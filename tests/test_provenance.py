@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from stmn_plugin.config.defaults import flatten, get_default_config
-from stmn_plugin.provenance import FREE_IN_TESTING, config_digests, data_digests
-from stmn_plugin.resuming import is_recipe
+from stmn_plugin.training.provenance import FREE_IN_TESTING, config_digests, data_digests
+from stmn_plugin.training.resuming import is_recipe
 
 
 def manager(train, query, gallery):

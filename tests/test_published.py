@@ -6,8 +6,8 @@ from pathlib import Path
 import compare
 import pytest
 
-from stmn_plugin.analysis.published import DATASETS, RERUN, TABLE_1, TABLE_2, published_rows
-from stmn_plugin.analysis.variants import ablation_variants
+from stmn_plugin.comparing.published import DATASETS, RERUN, TABLE_1, TABLE_2, published_rows
+from stmn_plugin.comparing.variants import ablation_variants
 
 QUOTED = Path(__file__).parent / 'data' / 'published_sources.md'
 NAMES = {'MARS': 'mars', 'LS-VID': 'lsvid'}

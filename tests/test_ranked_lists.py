@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_ranking import cases
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.features import TrackletFeatures
-from stmn_plugin.ranked_lists import rank_and_list
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.ranked_lists import rank_and_list
 
 
 def tracklets(pids, camids):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stmn_plugin.evaluation import TrackletFeatures
-from stmn_plugin.ranked_pictures import distinct_names, draw_ranked_lists
+from stmn_plugin.evaluation.protocols import TrackletFeatures
+from stmn_plugin.evaluation.ranked_pictures import distinct_names, draw_ranked_lists
 
 SIZE = (16, 32)
 

@@ -10,17 +10,12 @@ import torchreid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stmn_plugin import ranking as ranking_module
-from stmn_plugin import sorting
 from stmn_plugin.errors import InputError
-from stmn_plugin.ranking import (
-    count_matchable,
-    evaluate_ranking,
-    rank_features,
-    rank_rows,
-    score_queries,
-)
-from stmn_plugin.search import pairwise_distances
+from stmn_plugin.evaluation import ranking as ranking_module
+from stmn_plugin.evaluation import sorting
+from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features, rank_rows, score_queries
+from stmn_plugin.evaluation.search import pairwise_distances
+from stmn_plugin.labels import count_matchable
 
 KINDS = ('rectangle', 'trapezoid')
 

@@ -15,7 +15,7 @@ import pytest
 import report
 import visualize
 
-from stmn_plugin.command_line import SECTIONS
+from stmn_plugin.cli.command_line import SECTIONS
 from stmn_plugin.config import RANGES, load_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -98,7 +98,7 @@ def test_every_key_between_backticks_exists_and_takes_its_value():
 
 def test_the_table_of_keys_tells_the_defaults():
     text = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
-    table = text[text.index('## Configuration') : text.index('## Code map')]
+    table = text[text.index('## Configuration') : text.index('## Rooms')]
     defaults = load_config().clone()
     checked = 0
     for line in table.splitlines():

@@ -12,7 +12,7 @@ import torchreid
 import stmn_plugin
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
-from stmn_plugin.registration import dataset_registry, model_registry
+from stmn_plugin.host.registration import dataset_registry, model_registry
 
 # run in a fresh interpreter with either layout: argv is the folder of the miniature
 SCRIPT = """

@@ -12,11 +12,11 @@ from html.parser import HTMLParser
 import pytest
 import report
 
-from stmn_plugin.analysis.film_strips import StripSize
-from stmn_plugin.analysis.report import Browser, Overview, write_report
-from stmn_plugin.analysis.report import page as page_module
-from stmn_plugin.analysis.report.curves import draw_panel, training_panels, values_by_epoch
 from stmn_plugin.errors import InputError
+from stmn_plugin.looking.film_strips import StripSize
+from stmn_plugin.looking.report import Browser, Overview, write_report
+from stmn_plugin.looking.report import page as page_module
+from stmn_plugin.looking.report.curves import draw_panel, training_panels, values_by_epoch
 
 EVIL = '</script><img src=x onerror=alert(1)>"\'&'
 SIZE = StripSize(96, 48)

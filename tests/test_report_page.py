@@ -13,10 +13,10 @@ import report
 from chromium import MISSING, chromium, is_missing, requests, set_window, show
 from test_report import SIZE, STRIPS, contents
 
-from stmn_plugin.analysis.clip_views import view_clips
-from stmn_plugin.analysis.report import write_report
-from stmn_plugin.analysis.trained_run import config_of_run, open_run
-from stmn_plugin.search import pairwise_distances
+from stmn_plugin.evaluation.search import pairwise_distances
+from stmn_plugin.looking.clip_views import view_clips
+from stmn_plugin.looking.report import write_report
+from stmn_plugin.looking.trained_run import config_of_run, open_run
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,14 +12,14 @@ import torch
 import torchreid
 from torch import nn
 
-from stmn_plugin.checkpoint import BEST, UNFINISHED, save_checkpoint, save_unfinished
 from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.testing import RunSettings
 from stmn_plugin.plain_values import is_like
-from stmn_plugin.resumable import newest_checkpoint
-from stmn_plugin.resuming import path_to_resume, resume_run
-from stmn_plugin.testing import RunSettings
+from stmn_plugin.training.checkpoint import BEST, UNFINISHED, save_checkpoint, save_unfinished
+from stmn_plugin.training.resumable import newest_checkpoint
+from stmn_plugin.training.resuming import path_to_resume, resume_run
 
 LOG = {
     'epoch': 3, 'batches': 2, 'images': 8, 'seconds': 1.5, 'data_seconds': 0.5,

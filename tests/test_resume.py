@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from stmn_plugin import engine as engines
-from stmn_plugin.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
 from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
-from stmn_plugin.epoch_log import EpochLog
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.testing import RunSettings
+from stmn_plugin.host import engine as engines
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
-from stmn_plugin.resumable import newest_checkpoint
-from stmn_plugin.resuming import FREE_KEYS, changed_keys, resume_run
-from stmn_plugin.testing import RunSettings
+from stmn_plugin.training.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
+from stmn_plugin.training.epoch_log import EpochLog
+from stmn_plugin.training.resumable import newest_checkpoint
+from stmn_plugin.training.resuming import FREE_KEYS, changed_keys, resume_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2

@@ -7,12 +7,12 @@ import pytest
 
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
-from stmn_plugin.run_folder import run_folder
+from stmn_plugin.training.run_folder import run_folder
 
 HOLD = """
 import sys
 from stmn_plugin.config import load_config
-from stmn_plugin.run_folder import run_folder
+from stmn_plugin.training.run_folder import run_folder
 with run_folder(load_config('', ['data.save_dir', sys.argv[1]])):
     print('ready', flush=True)
     sys.stdin.read()

@@ -11,12 +11,12 @@ import torchreid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stmn_plugin import search
 from stmn_plugin.errors import InputError
-from stmn_plugin.features import TrackletFeatures
-from stmn_plugin.ranking import rank_features
-from stmn_plugin.reranking import rerank
-from stmn_plugin.search import (
+from stmn_plugin.evaluation import search
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.ranking import rank_features
+from stmn_plugin.evaluation.reranking import rerank
+from stmn_plugin.evaluation.search import (
     distance_rows,
     nearest,
     pair_distances,

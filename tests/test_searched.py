@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stmn_plugin.evaluation import (
+from stmn_plugin.evaluation.protocols import (
     PROTOCOLS,
     Evaluation,
     TestOptions,
@@ -15,7 +15,7 @@ from stmn_plugin.evaluation import (
     score_tracklets,
     summarize,
 )
-from stmn_plugin.searched import count_searched, is_collapsed
+from stmn_plugin.evaluation.searched import count_searched, is_collapsed
 
 
 def tracklet(folder, name, pid, camid, contents):

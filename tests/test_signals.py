@@ -8,11 +8,11 @@ import sys
 import main
 import pytest
 
-from stmn_plugin import engine as engines
 from stmn_plugin import interrupt
-from stmn_plugin.checkpoint import load_checkpoint
 from stmn_plugin.console import run_tool
+from stmn_plugin.host import engine as engines
 from stmn_plugin.interrupt import Interrupted, Interruption, signals_to_handle
+from stmn_plugin.training.checkpoint import load_checkpoint
 
 NOTICES = [signal.SIGHUP, signal.SIGUSR1]
 

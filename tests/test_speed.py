@@ -9,15 +9,15 @@ import pytest
 import torch
 import torchreid
 
-from stmn_plugin import speed
-from stmn_plugin.checkpoint import load_checkpoint, save_checkpoint
-from stmn_plugin.checkpoint_fields import load_resumable
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
+from stmn_plugin.host.runner import CONTIGUOUS_ONLY, prepare
 from stmn_plugin.models import BACKBONES, STMN, Encoder
 from stmn_plugin.models.folding import conv_norm_pairs, fold_batch_norms, refold
-from stmn_plugin.resumable import resume
-from stmn_plugin.runner import CONTIGUOUS_ONLY, prepare
+from stmn_plugin.training import speed
+from stmn_plugin.training.checkpoint import load_checkpoint, save_checkpoint
+from stmn_plugin.training.checkpoint_fields import load_resumable
+from stmn_plugin.training.resumable import resume
 
 SIZE = (64, 32)
 

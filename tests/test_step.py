@@ -11,10 +11,10 @@ from test_distributed import on_processes
 from torch import nn
 
 from stmn_plugin import distributed
-from stmn_plugin.engine import VideoSoftmaxEngine
 from stmn_plugin.errors import InputError
-from stmn_plugin.speed import with_fused_steps
-from stmn_plugin.testing import RunSettings
+from stmn_plugin.evaluation.testing import RunSettings
+from stmn_plugin.host.engine import VideoSoftmaxEngine
+from stmn_plugin.training.speed import with_fused_steps
 
 CLASSES, PIXELS = 3, 2 * 2 * 3
 OPTIMIZERS = {

@@ -15,15 +15,15 @@ import pytest
 import torch
 from test_resume import KEYS, assert_equal, assert_same_end, epoch_lines
 
-from stmn_plugin import engine as engines
-from stmn_plugin.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
 from stmn_plugin.data import clip_plans, clips
-from stmn_plugin.epoch_log import EpochLog
 from stmn_plugin.errors import InputError, resource_errors
+from stmn_plugin.host import engine as engines
 from stmn_plugin.interrupt import SIGNALS, Interrupted, Interruption
-from stmn_plugin.metric_files import append_line, keep_lines, read_lines
 from stmn_plugin.models import STMN
-from stmn_plugin.resumable import newest_checkpoint
+from stmn_plugin.training.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
+from stmn_plugin.training.epoch_log import EpochLog
+from stmn_plugin.training.metric_files import append_line, keep_lines, read_lines
+from stmn_plugin.training.resumable import newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -17,7 +17,7 @@ import torchreid
 from PIL import Image
 from scipy.io import loadmat
 
-from stmn_plugin.data.synthetic import (
+from stmn_plugin.datasets.synthetic import (
     PRESETS,
     SyntheticSpec,
     contact_sheet,
@@ -26,8 +26,8 @@ from stmn_plugin.data.synthetic import (
     load_truth,
     writer,
 )
-from stmn_plugin.data.synthetic.look import person_look
-from stmn_plugin.data.synthetic.truth import holds_truth_of
+from stmn_plugin.datasets.synthetic.look import person_look
+from stmn_plugin.datasets.synthetic.truth import holds_truth_of
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import whole_folder
 

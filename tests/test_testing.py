@@ -11,9 +11,9 @@ import torch
 import stmn_plugin
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.errors import InputError
-from stmn_plugin.features import TrackletFeatures
-from stmn_plugin.searched import count_searched
-from stmn_plugin.testing import RunSettings, TestingMixin
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.searched import count_searched
+from stmn_plugin.evaluation.testing import RunSettings, TestingMixin
 
 
 class TwoTargets(TestingMixin):

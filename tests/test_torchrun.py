@@ -13,7 +13,7 @@ import pytest
 from test_distributed import free_port
 from test_resume import assert_same_end, results
 
-from stmn_plugin.checkpoint import load_checkpoint
+from stmn_plugin.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 EPOCHS, BATCHES = 2, 5  # of the miniature: 10 identities in batches of 2 x 2

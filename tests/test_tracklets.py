@@ -10,11 +10,12 @@ import miniatures
 import pytest
 import torchreid
 
-from stmn_plugin.data.check import check_dataset
-from stmn_plugin.data.host_datasets import Mars
-from stmn_plugin.data.listing import IMAGE_SUFFIXES, natural_key
-from stmn_plugin.data.tracklets import Tracklets
+from stmn_plugin.datasets.check import check_dataset
+from stmn_plugin.datasets.host_datasets import Mars
+from stmn_plugin.datasets.listing import IMAGE_SUFFIXES
+from stmn_plugin.datasets.tracklets import Tracklets
 from stmn_plugin.errors import InputError
+from stmn_plugin.labels import natural_key
 
 # natural order, written by hand
 CAMERAS = ['cam2', 'cam10', 'north', 'south']

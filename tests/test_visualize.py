@@ -7,8 +7,8 @@ import main
 import pytest
 import visualize
 
-from stmn_plugin.analysis import figures_of_effects, subject
-from stmn_plugin.analysis.pictures import picture
+from stmn_plugin.comparing.pictures import picture
+from stmn_plugin.looking import figures_of_effects, subject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -8,17 +8,12 @@ import pytest
 import yaml
 from test_comparison import DATA, VIDEO, alone, evaluation, write_run
 
-from stmn_plugin.analysis.given_runs import given_runs
-from stmn_plugin.analysis.run_folders import read_run, recipe_changes
-from stmn_plugin.analysis.run_queue import complete_runs, words_to_test, words_to_train
-from stmn_plugin.analysis.run_results import standalone_evaluations
-from stmn_plugin.analysis.variants import (
-    Variant,
-    ablation_variants,
-    arch_variants,
-    named_variants,
-)
-from stmn_plugin.analysis.wanted_runs import TESTING, as_words, place_variants
+from stmn_plugin.comparing.given_runs import given_runs
+from stmn_plugin.comparing.run_folders import read_run, recipe_changes
+from stmn_plugin.comparing.run_queue import complete_runs, words_to_test, words_to_train
+from stmn_plugin.comparing.run_results import standalone_evaluations
+from stmn_plugin.comparing.variants import Variant, ablation_variants, arch_variants, named_variants
+from stmn_plugin.comparing.wanted_runs import TESTING, as_words, place_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from stmn_plugin.checkpoint import load_weights
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import STMN
+from stmn_plugin.training.checkpoint import load_weights
 
 
 class Net(nn.Module):

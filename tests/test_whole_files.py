@@ -9,7 +9,7 @@ import torch
 
 from stmn_plugin import whole_files
 from stmn_plugin.errors import InputError
-from stmn_plugin.run_folder import _held
+from stmn_plugin.training.run_folder import _held
 from stmn_plugin.whole_files import atomic_path, remove_leftovers, whole_file, write_text
 
 

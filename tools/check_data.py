@@ -8,7 +8,7 @@ import argparse
 import os
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config import RANGES
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
@@ -20,7 +20,10 @@ SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        from stmn_plugin.data.check import DATASETS, check_dataset  # slow, --help needs them not
+        from stmn_plugin.datasets.check import (  # slow, --help needs them not
+            DATASETS,
+            check_dataset,
+        )
 
         if args.source not in DATASETS:
             raise InputError(f'--source takes one of {", ".join(DATASETS)}, got {args.source!r}')

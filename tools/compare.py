@@ -7,7 +7,7 @@ import os
 import sys
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
@@ -66,16 +66,16 @@ def table_name(args):
 
 def child(words, log, watch):
     """Run tools/main.py in a process of its own."""
-    from stmn_plugin.analysis.run_queue import run_process
+    from stmn_plugin.comparing.run_queue import run_process
 
     return run_process([sys.executable, os.path.join(HERE, 'main.py'), *words], log, watch)
 
 
 def compare(args, words, archs, runs, execute):
     """The table of architectures, ablation and given runs; how many runs have failed."""
-    from stmn_plugin.analysis import comparison, given_runs, variants, wanted_runs
-    from stmn_plugin.analysis.published import published_rows
-    from stmn_plugin.analysis.run_queue import complete_runs
+    from stmn_plugin.comparing import comparison, given_runs, variants, wanted_runs
+    from stmn_plugin.comparing.published import published_rows
+    from stmn_plugin.comparing.run_queue import complete_runs
 
     output = args.output or default_output(args.config_file)
     rows_wanted = []
@@ -112,9 +112,9 @@ def compare(args, words, archs, runs, execute):
 
 def search_grid(args, words, execute):
     """The tables of the grid search; how many runs have failed."""
-    from stmn_plugin.analysis import grid
-    from stmn_plugin.analysis.run_queue import complete_runs
-    from stmn_plugin.analysis.wanted_runs import place_variants, training_config
+    from stmn_plugin.comparing import grid
+    from stmn_plugin.comparing.run_queue import complete_runs
+    from stmn_plugin.comparing.wanted_runs import place_variants, training_config
 
     output = args.output or default_output(args.config_file)
     cfg = training_config(args.config_file, words)
@@ -154,8 +154,8 @@ def search_grid(args, words, execute):
 
 def check_variants(variants):
     """A mistyped architecture is an error now, not at its turn."""
-    from stmn_plugin.registration import register
-    from stmn_plugin.runner import check_arch
+    from stmn_plugin.host.registration import register
+    from stmn_plugin.host.runner import check_arch
 
     register()
     for variant in variants:
@@ -178,7 +178,7 @@ def print_plan(wanted):
 def main(argv=None, execute=child):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        from stmn_plugin.analysis.published import DATASETS
+        from stmn_plugin.comparing.published import DATASETS
         from stmn_plugin.interrupt import Interrupted
 
         words, archs, runs = args.opts, args.archs, args.runs

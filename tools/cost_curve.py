@@ -10,7 +10,7 @@ import os
 import statistics
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
 from stmn_plugin.console import run_tool
@@ -43,8 +43,8 @@ def parse_args(argv=None):
 
 def measure(args):
     """A row of plain values for every number of clips and every target."""
-    from stmn_plugin.doubts import doubt_word
-    from stmn_plugin.runner import run
+    from stmn_plugin.evaluation.doubts import doubt_word
+    from stmn_plugin.host.runner import run
 
     words = [*args.opts, 'test.evaluate', 'True']
     base = load_config(args.config_file, words)

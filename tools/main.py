@@ -4,7 +4,7 @@ The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and
 """
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine
+from stmn_plugin.cli.command_line import CommandLine
 from stmn_plugin.config import load_config
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import exit_on_input_error
@@ -34,14 +34,14 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.list_archs:
-        from stmn_plugin.registration import model_registry, register
+        from stmn_plugin.host.registration import model_registry, register
 
         register()
         print('\n'.join(sorted(model_registry())))
         return
     with exit_on_input_error(args.debug):
         cfg = load_config(args.config_file, args.opts)
-        from stmn_plugin.runner import run  # after the config: a typo need not wait for it
+        from stmn_plugin.host.runner import run  # after the config: a typo need not wait for it
 
         run(cfg)
 

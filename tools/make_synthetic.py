@@ -10,10 +10,10 @@ import dataclasses
 import time
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
-from stmn_plugin.data.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
+from stmn_plugin.datasets.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
 from stmn_plugin.errors import exit_on_input_error, printable
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 import yaml
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
@@ -59,7 +59,7 @@ def parse_args(argv=None):
 
 def read_config(args):
     """The config of the run, and its folder."""
-    from stmn_plugin.analysis.trained_run import config_of_file, config_of_run
+    from stmn_plugin.looking.trained_run import config_of_file, config_of_run
 
     if bool(args.run) == bool(args.config_file):
         raise InputError('give either --run FOLDER or --config-file FILE')
@@ -74,15 +74,15 @@ def read_config(args):
 def make_report(args):
     """Write the page; returns where."""
     cfg, folder = read_config(args)
-    from stmn_plugin.analysis import report
-    from stmn_plugin.analysis.drawn import BEST, CHOSEN
-    from stmn_plugin.analysis.film_strips import StripSize, film_strips
-    from stmn_plugin.analysis.handed_on import without_folders
-    from stmn_plugin.analysis.report.curves import training_panels
-    from stmn_plugin.analysis.trained_run import open_run
+    from stmn_plugin.comparing.drawn import BEST, CHOSEN
+    from stmn_plugin.comparing.handed_on import without_folders
     from stmn_plugin.config.kwargs import run_kwargs
-    from stmn_plugin.evaluation import TestOptions
-    from stmn_plugin.metric_files import read_evaluations, read_lines
+    from stmn_plugin.evaluation.protocols import TestOptions
+    from stmn_plugin.looking import report
+    from stmn_plugin.looking.film_strips import StripSize, film_strips
+    from stmn_plugin.looking.report.curves import training_panels
+    from stmn_plugin.looking.trained_run import open_run
+    from stmn_plugin.training.metric_files import read_evaluations, read_lines
 
     options = run_kwargs(cfg)
     options = TestOptions(**{field.name: options[field.name] for field in fields(TestOptions)})

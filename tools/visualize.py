@@ -10,7 +10,7 @@ writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json 
 import os
 
 import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.command_line import CommandLine, value_of
+from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.ranges import SEED
 from stmn_plugin.config.rules import OneOf, Whole
 from stmn_plugin.console import run_tool
@@ -73,7 +73,7 @@ def parse_args(argv=None):
 
 def configs(args):
     """Config and name of the run and of the one it is compared with, if any."""
-    from stmn_plugin.analysis.trained_run import config_of_file, config_of_run
+    from stmn_plugin.looking.trained_run import config_of_file, config_of_run
 
     if args.run:
         found = [(config_of_run(args.run, args.opts), args.run)]
@@ -87,7 +87,7 @@ def configs(args):
 
 def open_runs(args):
     """The runs, opened, of which the same clips can be looked at."""
-    from stmn_plugin.analysis.subject import open_subject
+    from stmn_plugin.looking.subject import open_subject
 
     opened = [open_subject(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
     lists = [[paths for paths, *_ in one.collection.tracklets] for one in opened]
@@ -105,7 +105,7 @@ def open_runs(args):
 
 def figures_to_draw(opened, args):
     """Numbers of the figures that the runs can have; says which they cannot."""
-    from stmn_plugin.analysis.paper_figures import FIGURES
+    from stmn_plugin.looking.paper_figures import FIGURES
 
     reasons = {n: FIGURES[n].missing(*pair(opened)) for n in args.figures or NUMBERS}
     for number, reason in reasons.items():
@@ -123,9 +123,9 @@ def pair(runs):
 
 def draw(subjects, numbers, args, folder):
     """Write the figures and their captions."""
-    from stmn_plugin.analysis.drawn import Options
-    from stmn_plugin.analysis.figures.sheet import save_figure
-    from stmn_plugin.analysis.paper_figures import FIGURES
+    from stmn_plugin.comparing.drawn import Options
+    from stmn_plugin.looking.figures.sheet import save_figure
+    from stmn_plugin.looking.paper_figures import FIGURES
 
     options = Options(args.items, args.seed)
     for number in numbers:
@@ -139,8 +139,8 @@ def draw(subjects, numbers, args, folder):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        from stmn_plugin.analysis.run_measures import measure, write_analysis
-        from stmn_plugin.analysis.subject import study
+        from stmn_plugin.looking.run_measures import measure, write_analysis
+        from stmn_plugin.looking.subject import study
 
         opened = open_runs(args)
         numbers = figures_to_draw(opened, args)

@@ -1,4 +1,8 @@
-"""Files and words → one checked config → keyword arguments for everything else."""
+"""Files and words → one checked config → keyword arguments for everything else.
+
+``load.py`` merges defaults, a YAML file, flags and KEY VALUE words; nothing behind ``kwargs.py``
+reads a config.
+"""
 
 from .checks import check_config, check_ranges, check_transforms
 from .defaults import add_stmn_config, flatten, get_default_config

@@ -114,7 +114,7 @@ def lr_scheduler_kwargs(cfg):
 
 
 def synthetic_kwargs(cfg):
-    """Arguments of :class:`stmn_plugin.data.synthetic_dataset.Synthetic` beyond the host's."""
+    """Arguments of :class:`stmn_plugin.datasets.synthetic_dataset.Synthetic` beyond the host's."""
     return {'preset': cfg.synthetic.preset, 'seed': cfg.synthetic.seed}
 
 
@@ -129,7 +129,7 @@ def plan_kwargs(cfg):
 
 
 def settings_kwargs(cfg):
-    """Arguments of :class:`stmn_plugin.engine.RunSettings`."""
+    """Arguments of :class:`stmn_plugin.host.engine.RunSettings`."""
     return {
         'protocol': cfg.test.protocol,
         'flip': cfg.test.flip,

@@ -1,4 +1,8 @@
-"""Datasets, frame samplers, clips and loaders."""
+"""Tracklets → clips → batches: frame samplers, frames, augmentation, P x K batches, loaders.
+
+Reading path: ``frame_samplers.py`` (numbers → numbers), ``clips.py`` (tracklets → clips),
+``clip_plans.py`` (which frames are tested), ``datamanager.py`` (loaders for torchreid).
+"""
 
 import importlib
 

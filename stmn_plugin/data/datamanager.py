@@ -12,7 +12,7 @@ import torchreid
 from stmn_plugin.config import check_ranges, check_transforms
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
-from stmn_plugin.ranking import count_matchable
+from stmn_plugin.labels import count_matchable
 
 from .clip_plans import ClipPlan, PlannedClips, collate_clips
 from .clips import ClipDataset, ClipTransform, Normalize, collate_items

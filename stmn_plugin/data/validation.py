@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stmn_plugin.errors import InputError
-
-from .listing import relabel
+from stmn_plugin.labels import relabel
 
 NUM_QUERIES = 200  # of the paper's validation part of MARS, 125 identities with 1,223 tracklets
 

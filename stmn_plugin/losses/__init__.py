@@ -1,4 +1,7 @@
-"""Loss terms of the paper: memory spread (Eq. 9), identification (Sec. 3.3), their sum (Eq. 8)."""
+"""Loss terms of the paper: memory spread (Eq. 9), identification (Sec. 3.3), their sum (Eq. 8).
+
+Each is a function first and a thin module after it.
+"""
 
 from .criterion import LossTerms, STMNCriterion
 from .identification import BatchHardTripletLoss, batch_hard_triplet_loss

@@ -1,4 +1,7 @@
-"""The network: encoder → memories → STMN."""
+"""The network: encoder → memories → STMN; weights and what a model costs.
+
+Reading path: ``encoder.py`` (Sec. 3.2), ``memory.py`` (Eq. 1-7), ``stmn.py`` (Fig. 2, 3).
+"""
 
 from .encoder import BACKBONES, Encoder
 from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP

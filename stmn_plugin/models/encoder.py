@@ -18,8 +18,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.weight_files import named_tensors, read_weight_file
-from stmn_plugin.weights import fitted_weights
+
+from .weight_files import named_tensors, read_weight_file
+from .weights import fitted_weights
 
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 

@@ -13,13 +13,7 @@ from stmn_plugin.distributed import gather
 from stmn_plugin.errors import InputError
 
 from .encoder import Encoder, full_precision, global_average
-from .memory import (
-    SpatialMemory,
-    TemporalAverage,
-    TemporalMemory,
-    TemporalMLP,
-    TemporalOutput,
-)
+from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP, TemporalOutput
 
 SPATIAL_MODES = ('memory', 'none')
 TEMPORAL_MODES = ('memory', 'mlp', 'average')

@@ -17,8 +17,8 @@ import torch
 
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import exit_on_input_error
-from stmn_plugin.runner import prepare, run
-from stmn_plugin.step import StepMixin
+from stmn_plugin.host.runner import prepare, run
+from stmn_plugin.training.step import StepMixin
 
 CONFIG = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'config.yaml')
 PARTS = ('trunk', 'frame_head', 'spatial_head', 'temporal_head', 'lstm', 'keys')

@@ -1,0 +1,1 @@
+"""One module a command; the scripts in ``tools/`` and the installed commands call these."""

@@ -1,0 +1,149 @@
+"""The words of a command → flags and KEY VALUE words, in any order; what is wrong is one line.
+
+A word is a KEY if it is a key of the config or looks like one, ``section.name`` with a section that
+exists or nearly does: a misspelled key is named as such, and ``log/v1.0`` or ``v1.0`` is a folder.
+The word after a KEY is its VALUE whatever it looks like, except a flag; KEY=VALUE works, too.
+"""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections import deque
+
+from stmn_plugin.config import RANGES
+from stmn_plugin.config.rules import Rule, shown
+from stmn_plugin.errors import EXIT_BAD_INPUT, printable
+
+SECTIONS = {key.split('.')[0] for key in RANGES if '.' in key}
+LONGEST_MESSAGE = 500
+_DOTTED = re.compile(r'([A-Za-z_]\w*)(\.[A-Za-z_]\w*)+')
+_NUMBER = re.compile(r'-\.?\d')
+_MANY = 2  # words that a flag takes, or more
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser that finds the KEY VALUE words wherever they stand and gives them as ``opts``.
+
+    Flags are added as to any parser, and by :meth:`add_key_flag` those that set a key; their words
+    come first in ``opts``, so that a KEY VALUE word counts more. Of a flag or key that comes twice
+    the later counts; lists and config files are refused, as they might be meant to add up. Without
+    any word the help is printed, and the exit code is that of bad input.
+
+    Args:
+        takes_keys (bool): whether KEY VALUE words have a meaning.
+        options: of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, *, takes_keys: bool = True, **options):
+        super().__init__(allow_abbrev=False, **options)
+        self.takes_keys = takes_keys
+        self.key_of_flag = {}  # name in the namespace → key
+        if takes_keys:
+            self.add_argument('opts', nargs='*', metavar='KEY VALUE', help='keys of the config')
+        self.add_argument('--debug', action='store_true', help='show the traceback of an error')
+
+    def add_key_flag(self, key: str, *names: str, **options):
+        """``add_argument`` for a flag that sets a key of the config."""
+        self.key_of_flag[self.add_argument(*names, **options).dest] = key
+
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        if not words:
+            self.print_help()
+            self.exit(EXIT_BAD_INPUT)
+        flags, pairs = self._split(words)
+        parsed = super().parse_args(flags, namespace)
+        for name, key in reversed(self.key_of_flag.items()):
+            if getattr(parsed, name) is not None:
+                pairs = [key, _as_word(getattr(parsed, name)), *pairs]
+        if self.takes_keys:
+            parsed.opts = pairs
+        return parsed
+
+    def error(self, message):
+        """End with one line and the exit code of bad input."""
+        message = printable(message)
+        cut = '...' * (len(message) > LONGEST_MESSAGE)
+        self.exit(EXIT_BAD_INPUT, f'error: {message[:LONGEST_MESSAGE]}{cut}\n')
+
+    def _split(self, words):
+        """The words of flags, for argparse, and the KEY VALUE words."""
+        flags, pairs, seen = [], [], set()
+        room = 0  # words that the last flag still takes
+        words = deque(words)
+        while words:
+            word = words.popleft()
+            if word == '--':  # nothing more for a flag that takes many
+                room = 0
+            elif _is_flag(word):
+                flag, room = self._read_flag(word, seen)
+                flags.append(word)
+            elif room == 1 or (room and not self._is_key(word)):
+                if not word:
+                    self.error(f'{flag} is given nothing')
+                flags.append(word)
+                room = _MANY if room == _MANY else 0
+            elif self._is_key(word):
+                room = 0
+                key, equals, value = word.partition('=')
+                if not equals:
+                    if not words or words[0] in self._option_string_actions:
+                        self.error(f'{key} has no value: keys and values come in pairs, KEY VALUE')
+                    value = words.popleft()
+                pairs += [key, value]
+            else:
+                self.error(f'{shown(word)} is neither a flag nor a key{self._nearest(word)}')
+        return flags, pairs
+
+    def _read_flag(self, word, seen):
+        """The name of a flag, and how many words it takes behind this one."""
+        name, equals, value = word.partition('=')
+        if name not in self._option_string_actions and word[:2] in self._option_string_actions:
+            name, value = word[:2], word[2:]  # -aresnet18
+        if name not in self._option_string_actions:
+            self.error(f'no flag is called {shown(name)}{self._nearest(name)}')
+        action = self._option_string_actions[name]
+        if action.nargs == 0:
+            return name, 0
+        adds_up = action.nargs == '+' or action.dest == 'config_file'
+        if adds_up and action.dest in seen:
+            self.error(f'{name} is given twice, and they do not add up')
+        seen.add(action.dest)
+        if equals and not value:
+            self.error(f'{name} is given nothing')
+        return name, 0 if value else 1 if action.nargs is None else _MANY
+
+    def _is_key(self, word):
+        key = word.partition('=')[0]
+        if not self.takes_keys or key in RANGES:
+            return self.takes_keys
+        match = _DOTTED.fullmatch(key)
+        return bool(match and difflib.get_close_matches(match[1], SECTIONS, n=1, cutoff=0.7))
+
+    def _nearest(self, word):
+        known = [*self._option_string_actions, *(RANGES if self.takes_keys else ())]
+        nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        return f'; the nearest is {nearest[0]}' if nearest else ' (--help shows all)'
+
+
+def value_of(rule: Rule):
+    """A rule as the ``type`` of a flag."""
+
+    def read(text):
+        value = rule.read(text)
+        if value is None:
+            raise argparse.ArgumentTypeError(f'takes {rule}, got {shown(text)}')
+        return value
+
+    return read
+
+
+def _is_flag(word):
+    return len(word) > 1 and word[0] == '-' and not _NUMBER.match(word)
+
+
+def _as_word(value):
+    """A value as a KEY VALUE word; JSON is YAML, too."""
+    return json.dumps(value) if isinstance(value, list) else value

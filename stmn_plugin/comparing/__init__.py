@@ -1,0 +1,1 @@
+"""Several runs → tables: variants, the queue that trains them, results beside published ones."""

@@ -1,0 +1,243 @@
+"""Outcomes of runs → one row per method, strategy and target → a table, as text, JSON and CSV."""
+
+import csv
+import datetime
+import io
+import os
+import statistics
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from stmn_plugin.evaluation.doubts import NOTE, doubt_words
+from stmn_plugin.whole_files import write_json, write_text
+
+SCORES = ('rank-1', 'rank-5', 'rank-10', 'mAP', 'mINP')
+MEASURED = 'measured'
+NOTES = (
+    'Rates in percent; ± is the sample standard deviation (n - 1) over the seeds.',
+    'Tested: the weights after the last epoch, not those that were best on the test set.',
+    'GFLOPs: convolutions and matrix products of one frame, a multiply-add being two. '
+    'Parameters: at test time, without the classifier.',
+    's/tracklet: reading and encoding of all query and gallery tracklets, by their number, on the '
+    'machine that tested; mean over the seeds.',
+    'Peak memory: most that a process that only tests has held, tensors on the GPU where there is '
+    'one, else resident memory without its workers; highest of the seeds, if all are of one kind.',
+    'Training: time of all steps with the waiting for data, without evaluations; mean.',
+)
+NOTE_PUBLISHED = 'Rows marked "published" are numbers of their papers, not measured here.'
+
+
+class Spread(NamedTuple):
+    """A number over seeds."""
+
+    mean: float
+    std: float | None  # sample standard deviation; None for a single value
+    values: tuple = ()  # one for each seed, where they are known
+
+    def __str__(self):
+        return f'{self.mean:.1f}' + ('' if self.std is None else f' ± {self.std:.1f}')
+
+
+class Row(NamedTuple):
+    """A method under one strategy on one target; what is not known is None."""
+
+    method: str
+    scores: dict  # name → Spread, percent
+    dataset: str = ''
+    protocol: str = ''
+    frames: str = ''
+    distance: str = ''
+    seeds: tuple = ()
+    seeds_wanted: int | None = None  # more than there are seeds when runs have failed
+    parameters: int | None = None
+    gflops_per_frame: float | None = None
+    feature_dim: int | None = None
+    seconds_per_tracklet: float | None = None
+    peak_memory: int | None = None  # bytes
+    training_seconds: float | None = None
+    doubt: str = ''  # why scores say nothing of the model, and of which seeds
+    source: str = MEASURED
+    error: str = ''
+
+
+def spread(values):
+    """Mean and sample standard deviation of numbers, at least one."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), std, tuple(values))
+
+
+def rows_of(outcomes):
+    """Rows in the order of the outcomes, then one for every run that failed.
+
+    Args:
+        outcomes (list): of :class:`stmn_plugin.comparing.run_queue.Outcome`.
+
+    Returns:
+        list: of Row.
+    """
+    groups = {}  # (title, dataset, protocol, frames, distance), tested data → folder → member
+    for outcome in outcomes:
+        for e in outcome.evaluations:
+            key = (outcome.title, e['dataset'], *_conditions(e)), _tested_data(e)
+            groups.setdefault(key, {})[outcome.folder] = outcome, e
+    names = [name for name, _ in groups]
+    rows = []
+    for (name, data), members in groups.items():
+        title, dataset, *conditions = name
+        if names.count(name) > 1:  # the same name of a target, not the same tracklets
+            dataset = f'{dataset} (data {data})'
+        wanted = len({outcome.folder for outcome in outcomes if outcome.title == title})
+        rows.append(_row(title, dataset, *conditions, [*members.values()], wanted))
+    failed = [
+        Row(outcome.title, {}, seeds=(outcome.seed,), error=f'{outcome.name}: {outcome.error}')
+        for outcome in outcomes
+        if outcome.error
+    ]
+    return rows + failed
+
+
+def _conditions(evaluation):
+    """Protocol, frames and distance in words: what is tested otherwise is another row."""
+    return (
+        evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
+        evaluation['frames']
+        + (' + flip' if evaluation['flip'] else '')
+        + ('' if evaluation.get('amp', 'off') == 'off' else f', {evaluation["amp"]}'),
+        evaluation['dist_metric'] + (', normalised' if evaluation['normalize_feature'] else ''),
+    )
+
+
+def _tested_data(evaluation):
+    """The first digits of the digests of its query and gallery."""
+    made_from = evaluation.get('made_from') or {}
+    return '-'.join(str(made_from.get(kind, '?'))[:6] for kind in ('query', 'gallery'))
+
+
+def _row(title, dataset, protocol, frames, distance, members, wanted):
+    facts = members[0][0].run.metrics
+    evaluations = [evaluation for _, evaluation in members]
+    return Row(
+        method=title,
+        dataset=dataset,
+        protocol=protocol,
+        frames=frames,
+        distance=distance,
+        seeds=tuple(outcome.seed for outcome, _ in members),
+        seeds_wanted=wanted,
+        scores={
+            name: spread([100 * e[name] for e in evaluations])
+            for name in SCORES
+            if all(name in e for e in evaluations)  # test.ranks says which there are
+        },
+        parameters=facts.get('parameters'),
+        gflops_per_frame=facts.get('gflops_per_frame'),
+        feature_dim=facts.get('feature_dim'),
+        seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
+        peak_memory=_highest_peak(evaluations),
+        training_seconds=statistics.fmean(o.run.training_seconds for o, _ in members),
+        doubt=doubt_words(((outcome.seed, e) for outcome, e in members), 'seed'),
+    )
+
+
+def _highest_peak(evaluations):
+    """None where it is not known of all, or some held their tensors on a GPU and some did not."""
+    peaks = [e.get('peak_memory') or {} for e in evaluations]
+    on_gpu = {bool(peak.get('gpu')) for peak in peaks}
+    values = [peak.get('gpu') or peak.get('resident') for peak in peaks]
+    return max(values) if len(on_gpu) == 1 and all(values) else None
+
+
+def as_table(rows, tablefmt='simple'):
+    """Rows as text. Columns that would be empty in every row are left out."""
+    cells = [
+        {
+            'method': row.method,
+            'dataset': row.dataset,
+            'protocol': row.protocol,
+            'frames': row.frames,
+            'distance': row.distance,
+            'seeds': _seeds(row),
+            **{name: str(row.scores.get(name, '')) for name in SCORES},
+            'doubt': row.doubt,
+            'params, M': _number(row.parameters, 1e6, 2),
+            'GFLOPs/frame': _number(row.gflops_per_frame, 1, 3),
+            'feature': row.feature_dim or '',
+            's/tracklet': _number(row.seconds_per_tracklet, 1, 4),
+            'peak memory, GiB': _number(row.peak_memory, 2**30, 2),
+            'training': _clock(row.training_seconds),
+            'source': row.source if any(r.source != MEASURED for r in rows) else '',
+            'error': row.error,
+        }
+        for row in rows
+    ]
+    filled = [name for name in cells[0] if any(line[name] != '' for line in cells)]
+    lines = [[line[name] for name in filled] for line in cells]
+    # the cells are text as it shall be read: 68.0 must not become 68
+    return tabulate(lines, headers=filled, tablefmt=tablefmt, disable_numparse=True)
+
+
+def _seeds(row):
+    count, wanted = len(row.seeds), row.seeds_wanted
+    if row.error or not count:
+        return ''
+    return str(count) if wanted in (None, count) else f'{count} of {wanted}'
+
+
+def _number(value, unit, digits):
+    return '' if value is None else f'{value / unit:.{digits}f}'
+
+
+def _clock(seconds):
+    return '' if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def notes_for(rows):
+    """What must be known to read a table."""
+    published = any(row.source != MEASURED for row in rows)
+    doubted = any(row.doubt for row in rows)
+    return [*NOTES, *[NOTE] * doubted, *[NOTE_PUBLISHED] * published]
+
+
+def write_comparison(rows, folder, name='compare'):
+    """Write ``compare.md``, ``.json`` and ``.csv``; rates in percent, bytes and seconds.
+
+    Returns:
+        list: the paths.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    notes = notes_for(rows)
+    plain = [{**row._asdict(), 'scores': _plain(row.scores)} for row in rows]
+    flat = [
+        {
+            **{key: value for key, value in row.items() if key not in ('scores', 'seeds')},
+            'seeds': ' '.join(map(str, row['seeds'])),
+            **{
+                f'{score} {part}': row['scores'].get(score, {}).get(part)
+                for score in SCORES
+                for part in ('mean', 'std')
+            },
+        }
+        for row in plain
+    ]
+    text = '\n'.join([as_table(rows, 'github'), '', *(f'* {note}' for note in notes), ''])
+    return [
+        write_text(os.path.join(folder, f'{name}.md'), text),
+        write_json(os.path.join(folder, f'{name}.json'), {'notes': notes, 'rows': plain}),
+        write_csv(os.path.join(folder, f'{name}.csv'), flat),
+    ]
+
+
+def _plain(scores):
+    return {name: value._asdict() for name, value in scores.items()}
+
+
+def write_csv(path, rows):
+    """Write dictionaries of the same keys, and return the path."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, text.getvalue())

@@ -1,0 +1,192 @@
+"""The hyperparameters of Sec. 4.1 → each factor searched with the best of those before it.
+
+All pairs (M, N), then the margin alpha, then the length L of a clip. Runs train on one part of the
+training identities and are tested on the other (``data.validation_ids``), never on the test set.
+"""
+
+import os
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.doubts import NOTE, doubt_words
+from stmn_plugin.whole_files import write_json, write_text
+
+from .comparison import Spread, spread, write_csv
+from .variants import Variant
+from .wanted_runs import as_words
+
+SIZES = (5, 10, 20)
+SYMBOLS = {
+    'stmn.spatial_items': 'M',
+    'stmn.temporal_items': 'N',
+    'loss.spread.margin': 'alpha',
+    'video.seq_len': 'L',
+}
+FACTORS = (
+    [{'stmn.spatial_items': m, 'stmn.temporal_items': n} for m in SIZES for n in SIZES],
+    [{'loss.spread.margin': alpha} for alpha in (0.1, 0.3, 0.5, 0.7, 1.0)],
+    [{'video.seq_len': length} for length in (4, 6, 8, 10)],
+)
+VALIDATION_IDS = 0.2  # 125 of 625 identities
+NOTES = (
+    'Rates in percent on held-out training identities; ± is the sample standard deviation (n - 1) '
+    'over the seeds.',
+    'Chosen: the highest mean over the seeds of (rank-1 + mAP) / 2 among the settings with the '
+    'fewest failed runs; of equal ones the smaller standard deviation of it, then the one listed '
+    'first.',
+    NOTE,
+)
+
+
+class Setting(NamedTuple):
+    """One point of a factor with its scores over the seeds; None where every run failed."""
+
+    changes: dict
+    seeds: int
+    rank1: Spread | None
+    mean_ap: Spread | None
+    score: Spread | None  # of (rank-1 + mAP) / 2
+    chosen: bool = False
+    errors: tuple = ()  # of the runs that failed
+    doubt: str = ''  # why scores say nothing of the model, and of which seeds
+
+    @property
+    def title(self):
+        return title_of(self.changes)
+
+
+def words_of(factors):
+    """What was chosen in searched factors, as KEY VALUE words."""
+    return as_words({k: v for f in factors for s in f if s.chosen for k, v in s.changes.items()})
+
+
+def title_of(changes):
+    """{'stmn.spatial_items': 10, 'stmn.temporal_items': 5} → 'M=10, N=5'."""
+    return ', '.join(f'{SYMBOLS[key]}={value}' for key, value in changes.items())
+
+
+def factor_variants(factor, chosen):
+    """The runs of a factor, with what was chosen before."""
+    variants = []
+    for changes in factor:
+        together = {**chosen, **changes}
+        name = 'grid-' + title_of(together).replace(', ', '-')
+        variants.append(Variant(title_of(together), name, together))
+    return variants
+
+
+def search(run_variants, factors):
+    """Search one factor after the other.
+
+    Args:
+        run_variants (callable): list of Variant → outcomes of all seeds (see ``run_queue``), whose
+            evaluations are those at the end of training.
+        factors (tuple): lists of changes to the config.
+
+    Yields:
+        list: of Setting, those of a factor, one of them chosen.
+
+    Raises:
+        InputError: no run of a factor has finished.
+    """
+    chosen = {}
+    for factor in factors:
+        variants = factor_variants(factor, chosen)
+        outcomes = list(run_variants(variants))
+        settings = [
+            _setting(changes, [o for o in outcomes if o.title == variant.title])
+            for changes, variant in zip(factor, variants, strict=True)
+        ]
+        best = choose(settings)
+        if best is None:
+            raise InputError(f'no run of the {len(variants)} settings has finished')
+        chosen.update(settings[best].changes)
+        settings[best] = settings[best]._replace(chosen=True)
+        yield settings
+
+
+def _setting(changes, outcomes):
+    well = [outcome for outcome in outcomes if not outcome.error]
+    errors = tuple(f'{o.name}: {o.error}' for o in outcomes if o.error)
+    scores = [(100 * e['rank-1'], 100 * e['mAP']) for o in well for e in o.evaluations]
+    if not scores:
+        return Setting(changes, 0, None, None, None, errors=errors)
+    rank1, mean_ap = zip(*scores, strict=True)
+    both = [(a + b) / 2 for a, b in scores]
+    return Setting(
+        changes,
+        len(scores),
+        spread(rank1),
+        spread(mean_ap),
+        spread(both),
+        errors=errors,
+        doubt=doubt_words(((o.seed, e) for o in well for e in o.evaluations), 'seed'),
+    )
+
+
+def choose(settings):
+    """Index of the best setting, see NOTES; None when none has a score."""
+    ranked = [
+        (-setting.seeds, -setting.score.mean, setting.score.std or 0.0, index)
+        for index, setting in enumerate(settings)
+        if setting.score is not None
+    ]
+    return min(ranked)[-1] if ranked else None
+
+
+def as_table(settings, tablefmt='simple'):
+    """A factor as text."""
+    lines = [
+        {
+            **{SYMBOLS[key]: value for key, value in setting.changes.items()},
+            'seeds': setting.seeds,
+            'rank-1': str(setting.rank1 or 'failed'),
+            'mAP': str(setting.mean_ap or 'failed'),
+            '': 'chosen' if setting.chosen else '',
+            'doubt': setting.doubt,
+            'error': '; '.join(setting.errors),
+        }
+        for setting in settings
+    ]
+    for name in ('doubt', 'error'):
+        if not any(line[name] for line in lines):
+            lines = [{key: cell for key, cell in line.items() if key != name} for line in lines]
+    return tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True)
+
+
+def write_grid(factors, folder):
+    """Write ``grid.md``, ``grid.json`` and ``grid.csv``.
+
+    Args:
+        factors (list): of lists of Setting.
+        folder (str): where.
+
+    Returns:
+        list: the paths.
+    """
+    plain = [
+        {
+            'factor': title_of(dict.fromkeys(setting.changes, '?')).replace('=?', ''),
+            'setting': setting.title,
+            'chosen': setting.chosen,
+            'seeds': setting.seeds,
+            **{
+                f'{name} {part}': None if value is None else getattr(value, part)
+                for name, value in (('rank-1', setting.rank1), ('mAP', setting.mean_ap))
+                for part in ('mean', 'std')
+            },
+            'doubt': setting.doubt,
+            'error': '; '.join(setting.errors),
+        }
+        for settings in factors
+        for setting in settings
+    ]
+    tables = '\n\n'.join(as_table(settings, 'github') for settings in factors)
+    notes = ''.join(f'* {note}\n' for note in NOTES)
+    return [
+        write_text(os.path.join(folder, 'grid.md'), f'{tables}\n\n{notes}'),
+        write_json(os.path.join(folder, 'grid.json'), {'notes': NOTES, 'settings': plain}),
+        write_csv(os.path.join(folder, 'grid.csv'), plain),
+    ]

@@ -1,0 +1,205 @@
+"""A dataset's lists, with junk and all splits → counts, disagreements, queries without a match.
+
+The readers are those of the loaders. Here they go on after a complaint: ``attempt`` is a context
+that notes an InputError, and what it was about is left out.
+"""
+
+import os.path as osp
+import warnings
+from typing import NamedTuple
+
+from stmn_plugin.labels import count_matchable
+
+from .host_datasets import (
+    DUKE_NAME,
+    JUNK_PID,
+    DukeMTMCVidReID,
+    Mars,
+    find_duke,
+    find_mars,
+    read_duke,
+    read_mars_tables,
+)
+from .listing import scan
+from .lsvid import LSVID, find_list, find_lsvid, read_test_split, read_tracklets
+from .tracklets import (
+    SPLITS,
+    Tracklets,
+    find_source,
+    read_own_tracklets,
+    split_folders,
+    unused_splits,
+)
+
+DISTRACTOR_PID = 0  # of MARS; in LS-VID 0 is a person
+# list of tracklets → (persons, tracklets, frames) of the release, where they are published
+OFFICIAL_COUNTS = {
+    'mars': {
+        'train': (625, 8298, 509914),
+        'test': (634, 12180, 681089),
+        'junk': (None, 870, None),
+        'distractors': (None, 3248, None),
+        'query': (None, 1980, None),
+    },
+    'dukemtmcvidreid': {
+        'train': (702, 2196, None),
+        'query': (702, 702, None),
+        'gallery': (702 + 408, 2636, None),
+    },
+    'lsvid': {
+        'train': (842, 2831, None),
+        'test': (2730, 11333, None),
+        'test query': (None, 3504, None),
+        'val': (200, 779, None),
+        'val query': (None, 252, None),
+    },
+    'tracklets': {},
+}
+# (search, protocol) → queries without a match in the release
+OFFICIAL_UNMATCHED = {
+    'mars': {('test', 'official'): 0, ('test', 'torchreid'): 140},
+    'lsvid': {('test', 'official'): 4},
+}
+USUAL_SIZE = {'mars': (256, 128)}  # height, width
+
+
+class Contents(NamedTuple):
+    """What the lists of a dataset say."""
+
+    tracklets: dict  # list, as in OFFICIAL_COUNTS → tracklets
+    searches: dict  # split → (query, gallery without what only the official protocol adds)
+    trees: list  # folders that hold nothing but frames of this dataset
+    sources: tuple = ()  # files that may lie among the frames
+
+
+def find_disagreements(name, contents, found):
+    """Report ids that differ between the folder of a frame and its name or list.
+
+    Those of MARS, and cameras of all datasets, are compared by the loaders.
+    """
+    for label, tracklets in contents.tracklets.items():
+        if name == 'dukemtmcvidreid':
+            for path, pid in ((path, pid) for paths, pid, *_ in tracklets for path in paths):
+                if int(DUKE_NAME.fullmatch(osp.basename(path))['pid']) != pid:
+                    found.error('disagreement', f'{path}: lies in the folder of person {pid}')
+        elif name == 'lsvid' and not label.endswith(' query'):  # those are in the split, too
+            for paths, pid, *_ in tracklets:
+                person = osp.basename(osp.dirname(paths[0]))
+                if person.isdecimal() and int(person) != pid:
+                    found.error('disagreement', f'{paths[0]}: listed in {label} as person {pid}')
+
+
+def count(name, contents, found):
+    """Persons, tracklets and frames of each list beside the official statistics."""
+    counts = {}
+    for label, tracklets in contents.tracklets.items():
+        nobody = {JUNK_PID, DISTRACTOR_PID} if name == 'mars' else set()
+        numbers = (
+            len({pid for _, pid, *_ in tracklets} - nobody),
+            len(tracklets),
+            sum(len(paths) for paths, *_ in tracklets),
+        )
+        official = OFFICIAL_COUNTS[name].get(label, (None,) * 3)
+        counts[label] = {}
+        for what, here, there in zip(
+            ('persons', 'tracklets', 'frames'), numbers, official, strict=True
+        ):
+            counts[label][what] = {'found': here, 'official': there}
+            if there not in (None, here):
+                found.warn('counts', f'{label}: {here} {what}, the release has {there}')
+    return counts
+
+
+def find_unmatched(name, contents, needs_queries, found):
+    """Queries that nothing can match, in the two protocols.
+
+    'official' searches the queries, too, where the dataset means it so; 'torchreid' never does.
+    """
+    unmatched = {}
+    for split, (query, gallery) in contents.searches.items():
+        for protocol in ('official', 'torchreid') if query else ():
+            searched = gallery + query if needs_queries and protocol == 'official' else gallery
+            cameras = {}  # pid → camera of each of its tracklets
+            for _, pid, camid, _ in searched:
+                cameras.setdefault(pid, []).append(camid)
+            lonely = [
+                paths[0]
+                for paths, pid, camid, _ in query
+                for seen in [cameras.get(pid, [])]
+                if not count_matchable([pid], [pid] * len(seen), [camid], seen)
+            ]
+            official = OFFICIAL_UNMATCHED.get(name, {}).get((split, protocol))
+            key = f'{split}, {protocol} protocol'
+            unmatched[key] = {
+                'queries': len(query),
+                'without_match': len(lonely),
+                'official': official,
+                'first_frames': lonely,
+            }
+            if len(lonely) == len(query) and protocol == 'official':
+                found.error('queries', f'{key}: none of the {len(query)} queries has a match')
+            elif len(lonely) != (official or 0):
+                found.warn('queries', f'{key}: {len(lonely)} of {len(query)} have no match')
+    return unmatched
+
+
+def _read_mars(folder, attempt):
+    train, test, rows = [], [], []
+    with attempt():
+        train, test, rows, _ = read_mars_tables(folder, attempt)
+    query = [test[row] for row in rows if test[row] is not None]
+    searched = set(range(len(test))) - set(rows)
+    gallery = [test[row] for row in sorted(searched) if test[row] is not None]
+    test = [tracklet for tracklet in test if tracklet is not None]
+    tracklets = {
+        'train': [tracklet for tracklet in train if tracklet is not None],
+        'test': test,
+        'query': query,
+        'junk': [tracklet for tracklet in test if tracklet[1] == JUNK_PID],
+        'distractors': [tracklet for tracklet in test if tracklet[1] == DISTRACTOR_PID],
+    }
+    trees = [osp.join(folder, tree) for tree in ('bbox_train', 'bbox_test')]
+    return Contents(tracklets, {'test': (query, gallery)}, trees)
+
+
+def _read_duke(folder, attempt):
+    return _three_splits(folder, attempt, read_duke)
+
+
+def _read_own(source, attempt):
+    return _three_splits(source, attempt, read_own_tracklets)
+
+
+def _three_splits(source, attempt, read):
+    lists, sources = ([], [], []), ()
+    with attempt():
+        lists, sources = read(source, attempt)
+    tracklets = dict(zip(SPLITS, lists, strict=True))
+    trees = split_folders(source)
+    if not osp.isdir(source):  # a CSV: only the folders that it names are looked at
+        for folder in unused_splits(osp.dirname(source), sources):
+            warnings.warn(f'{folder}: {source} names no frame in it', stacklevel=2)
+    return Contents(tracklets, {'test': (lists[1], lists[2])}, trees, tuple(sources))
+
+
+def _read_lsvid(folder, attempt):
+    tracklets, searches, listings = {'train': []}, {}, {}
+    with attempt():
+        train = read_tracklets(folder, find_list(folder, 'train'), listings, attempt)
+        tracklets['train'] = [tracklet for tracklet in train if tracklet is not None]
+    for split in ('test', 'val'):
+        with attempt():
+            query, gallery, _ = read_test_split(folder, split, listings, attempt)
+            tracklets[split], tracklets[f'{split} query'] = query + gallery, query
+            searches[split] = query, gallery
+    trees = [osp.join(folder, name) for name, is_dir in scan(folder) if name.startswith('tracklet')]
+    return Contents(tracklets, searches, trees)
+
+
+# name → where it is, how it is read, the class that loads it for a run
+DATASETS = {
+    'mars': (find_mars, _read_mars, Mars),
+    'dukemtmcvidreid': (find_duke, _read_duke, DukeMTMCVidReID),
+    'lsvid': (find_lsvid, _read_lsvid, LSVID),
+    'tracklets': (find_source, _read_own, Tracklets),
+}

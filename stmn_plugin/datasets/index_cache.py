@@ -1,0 +1,198 @@
+"""Reader of a dataset → its lists, read once per process and, when that is slow, once per change.
+
+An index on disk lies in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``, then
+``stmn_plugin/``), which may be deleted at any time. ``STMN_PLUGIN_NO_CACHE=1`` switches it off.
+It is used only while every file and folder that the lists were read from has the same size and
+times as then: a frame that comes or goes changes the times of its folder. Asking for the status of
+a folder is far cheaper than listing it, and that is all that is saved.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import os.path as osp
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stmn_plugin.errors import InputError, printable
+from stmn_plugin.input_files import open_regular
+from stmn_plugin.whole_files import whole_file
+
+from .left_out import find_left_out, left_out_line
+from .listing import listing_once
+
+NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
+WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk
+# a folder changed this recently may change again within one tick of its clock (2 s on FAT)
+SETTLED_NS = 3 * 10**9
+SEPARATOR = '\0'  # the one character that no path holds
+
+_PARSED = {}  # (kind, folder) → (the lists, [(path it was read from, stamp of that path)])
+
+
+def parse_once(kind, folder, parse, on_disk=True):
+    """The lists of a dataset: the host's manager builds each dataset three times.
+
+    Args:
+        kind (tuple of str): which reader, and what else than the folder its lists depend on.
+        folder (str): absolute path of the dataset, or of the file that describes it.
+        parse (callable): folder → (lists, the files and folders they were read from); called only
+            when one of those changed.
+        on_disk (bool): also keep the lists for later processes, if they took long to read.
+
+    Returns:
+        list: copies of the lists (the tracklets themselves are shared).
+    """
+    key = (kind, folder)
+    lists, sources = _PARSED.get(key, (None, ()))
+    if lists is None or any(_stamp(path) != stamp for path, stamp in sources):
+        place = index_path(kind, folder) if on_disk else None
+        index = place and load_index(place, folder) or _parse(folder, parse, place)
+        lists, sources, left_out = index
+        if left_out:
+            print(f'{printable(folder)}: {left_out}')
+        _PARSED[key] = lists, sources
+    return [list(tracklets) for tracklets in lists]
+
+
+def _parse(folder, parse, place):
+    begin = time.time_ns()
+    with listing_once() as listings:
+        lists, paths = parse(folder)
+    left_out = left_out_line(_base(folder), find_left_out(listings, lists, paths))
+    sources = [(path, _stamp(path)) for path in paths]
+    slow = time.time_ns() - begin >= WORTH_SECONDS * 1e9
+    # the status of a folder that changed since shortly before it was listed does not tell whether
+    # what was listed is all of it
+    if place and slow and all(_settled(stamp, begin) for _, stamp in sources):
+        with contextlib.suppress(InputError, OSError):  # no space, no permission: no index
+            save_index(place, folder, lists, sources, left_out)
+    return lists, sources, left_out
+
+
+def index_path(kind, folder):
+    """Where the index of a dataset belongs; None if it should or can have none."""
+    if os.environ.get(NO_CACHE, '') not in ('', '0'):
+        return None
+    home = os.environ.get('XDG_CACHE_HOME', '')
+    if not osp.isabs(home):  # the specification says so
+        home = osp.expanduser(osp.join('~', '.cache'))
+    if not osp.isabs(home):  # nobody's home
+        return None
+    cache = osp.join(osp.realpath(home), 'stmn_plugin')
+    real = osp.realpath(folder)
+    if cache.startswith(osp.join(real if osp.isdir(real) else osp.dirname(real), '')):
+        return None  # never in the dataset
+    digest = hashlib.sha256(SEPARATOR.join((*kind, folder)).encode('utf-8', 'surrogateescape'))
+    return osp.join(cache, f'{kind[0]}-{digest.hexdigest()[:24]}.npz')
+
+
+def save_index(place, folder, lists, sources, left_out=''):
+    """Write lists, stamps and the line on what was left out as an npz file, nothing pickled.
+
+    Paths are kept relative to the folder of the dataset. Nothing is written if one lies elsewhere.
+    """
+    base = _base(folder)
+    tracklets = [tracklet for tracklets in lists for tracklet in tracklets]
+    heads = [_head(paths, base) for paths, *_ in tracklets]
+    elsewhere = [path for path, _ in sources if not f'{path}/'.startswith(base)]
+    if elsewhere or None in heads:
+        return
+    names = [
+        path[len(head) :]
+        for (paths, *_), head in zip(tracklets, heads, strict=True)
+        for path in paths
+    ]
+    with whole_file(place) as file:
+        np.savez_compressed(
+            file,
+            code=np.frombuffer(_code(), dtype=np.uint8),
+            counts=np.array([len(tracklets) for tracklets in lists]),
+            numbers=np.array(
+                [(len(paths), *numbers) for paths, *numbers in tracklets], dtype=np.int64
+            ).reshape(-1, 4),
+            heads=_packed([head[len(base) :] for head in heads]),
+            names=_packed(names),
+            sources=_packed([path[len(base) :] for path, _ in sources]),
+            left_out=_packed([left_out]),
+            stamps=np.array([stamp for _, stamp in sources], dtype=np.int64).reshape(-1, 3),
+        )
+
+
+def load_index(place, folder):
+    """What :func:`save_index` was given; None if missing, damaged or out of date."""
+    base = _base(folder)
+    try:
+        with open_regular(place) as file, np.load(file, allow_pickle=False) as index:
+            if index['code'].tobytes() != _code():
+                return None
+            paths = [(base + path).rstrip('/') for path in _unpacked(index['sources'])]
+            sources = [
+                (path, tuple(stamp))
+                for path, stamp in zip(paths, index['stamps'].tolist(), strict=True)
+            ]
+            if any(_stamp(path) != stamp for path, stamp in sources):
+                return None
+            numbers = index['numbers'].tolist()
+            heads, names = _unpacked(index['heads']), _unpacked(index['names'])
+            counts = index['counts'].tolist()
+            left_out = ''.join(_unpacked(index['left_out']))
+    except Exception:  # whatever bytes are there, reading the dataset anew is right
+        return None
+    tracklets, end = [], 0
+    for (length, pid, camid, dsetid), head in zip(numbers, heads, strict=True):
+        begin, end = end, end + length
+        head = base + head
+        tracklets.append((tuple([head + name for name in names[begin:end]]), pid, camid, dsetid))
+    ends = np.cumsum([0, *counts]).tolist()
+    return [tracklets[a:b] for a, b in zip(ends, ends[1:], strict=False)], sources, left_out
+
+
+def _base(folder):
+    """What paths are relative to, with the slash: the dataset or the folder of its CSV."""
+    return osp.join(folder if osp.isdir(folder) else osp.dirname(folder), '')
+
+
+def _head(paths, base):
+    """The folder of a tracklet, or ``base`` if its frames lie in several; None if not below it."""
+    for head in (osp.join(osp.dirname(paths[0]), ''), base):
+        if head.startswith(base) and all(path.startswith(head) for path in paths):
+            return head
+    return None
+
+
+def _packed(texts):
+    return np.frombuffer(os.fsencode(SEPARATOR.join(texts)), dtype=np.uint8)
+
+
+def _unpacked(array):
+    text = os.fsdecode(array.tobytes())
+    return text.split(SEPARATOR) if text else []
+
+
+def _stamp(path):
+    """Times and size of a file or folder. The second time is that of its status: a backup program
+    may set the first one back, not the second."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _settled(stamp, begin):
+    """Whether a stamp is good for telling later changes; some object stores have none (0)."""
+    return stamp is not None and 0 < stamp[0] and max(stamp[:2]) < begin - SETTLED_NS
+
+
+@functools.cache
+def _code():
+    """Digest of the readers: an index of another version of them is not used."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted([*package.glob('datasets/*.py'), *package.glob('data/*.py')]):
+        digest.update(path.read_bytes())
+    return digest.digest()

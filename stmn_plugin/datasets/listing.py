@@ -1,0 +1,198 @@
+"""What every dataset loader shares: folders and text lists in, checked lists out."""
+
+import contextlib
+import copy
+import os
+import os.path as osp
+
+import torchreid
+
+from stmn_plugin.data.frames import IMAGE_SUFFIXES
+from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
+from stmn_plugin.labels import natural_key
+
+# what file browsers, archives and file systems leave behind: begins of names, whole names
+HIDDEN = ('.', '@eaDir', '__MACOSX', '$RECYCLE.BIN')
+HIDDEN_NAMES = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'lost+found', 'icon\r'}
+
+NOBODY = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
+
+_scans = None  # folder → its entries, inside listing_once()
+
+
+def id_number(text):
+    """A person or camera in a name as a number; None if it is none that the host's batches hold."""
+    return int(text) if text.isdecimal() and len(text) <= 9 else None
+
+
+def data_root(root):
+    """The data root as an absolute path, ``~`` expanded as the host does."""
+    return osp.abspath(osp.expanduser(root))
+
+
+def first_existing(paths, advice):
+    """The first of these paths that exists; advice tells what to do when none does."""
+    for path in paths:
+        try:
+            os.stat(path)
+            return path
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in it
+            continue
+        except OSError as error:  # there, but not for us; or a loop of links
+            raise InputError(f'{path}: cannot be opened ({error.strerror})') from error
+    raise InputError(f'{" or ".join(paths)}: not found; {advice}')
+
+
+def scan(folder):
+    """The visible entries of a folder as (name, is it a folder), unsorted."""
+    if _scans is not None and folder in _scans:
+        return _scans[folder]
+    try:
+        with os.scandir(folder) as entries:
+            found = [(e.name, _is_folder(e)) for e in entries if not _is_hidden(e.name)]
+    except OSError as error:
+        raise InputError(f'{folder}: cannot be listed ({error.strerror})') from error
+    if _scans is not None:
+        _scans[folder] = found
+    return found
+
+
+def _is_hidden(name):
+    return name.startswith(HIDDEN) or name.lower() in HIDDEN_NAMES
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links: who reads it is told so
+        return False
+
+
+@contextlib.contextmanager
+def listing_once():
+    """Inside, no folder is listed twice, whoever asks; gives a dict folder → its entries."""
+    global _scans
+    _scans = {}
+    try:
+        yield _scans
+    finally:
+        _scans = None
+
+
+def child_folders(folder, holding):
+    """Names of the folders in a folder, in natural order.
+
+    Args:
+        folder (str): where to look.
+        holding (str): what each of them is, for the message when there is none.
+    """
+    entries = scan(folder)
+    # an image at this level would be lost without a word: one level of folders is missing
+    stray = [name for name, is_dir in entries if not is_dir and is_image(name)]
+    if stray:
+        raise InputError(f'{osp.join(folder, stray[0])}: an image where {holding} folders belong')
+    names = sorted((name for name, is_dir in entries if is_dir), key=natural_key)
+    if not names:
+        raise InputError(f'{folder}: holds no {holding} folder; fill it or remove it')
+    return names
+
+
+def is_image(name):
+    """Whether a file name ends like an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def image_names(folder):
+    """Names of the images of one tracklet folder in natural order; none at all is an error.
+
+    Also what only has the name of an image (a pipe, a folder): reading it says what it is.
+    """
+    entries = sorted((name for name, _ in scan(folder)), key=natural_key)
+    names = list(filter(is_image, entries))
+    if not names:
+        other = f', but {entries[0]} and {len(entries) - 1} others' if entries else ''
+        raise InputError(
+            f'{folder}: empty tracklet, no {"/".join(IMAGE_SUFFIXES)} file in it{other}; '
+            'restore its frames or remove the folder'
+        )
+    refuse_twins(folder, names)
+    return names
+
+
+def refuse_twins(folder, names):
+    """InputError if two names differ in their suffixes only: one frame would count twice."""
+    stems = {}
+    for name in names:
+        twin = stems.setdefault(name.rpartition('.')[0], name)
+        if twin is not name:
+            raise InputError(
+                f'{folder}: {twin} and {name} are one frame in two files; remove one of them'
+            )
+
+
+def read_lines(path, advice):
+    """The lines of a text file that are not blank; CRLF and LF endings, a BOM is dropped."""
+    try:
+        with open_regular(path, encoding='utf-8-sig') as file:
+            lines = [line for line in map(str.rstrip, file) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'{path}: cannot be read ({_reason(error)}); {advice}') from error
+    if any('\0' in line for line in lines):
+        raise InputError(f'{path}: holds NUL characters, so it is no text in UTF-8; {advice}')
+    return lines
+
+
+def _reason(error):
+    return getattr(error, 'strerror', None) or 'no text in UTF-8'
+
+
+class TrackletDataset(torchreid.data.VideoDataset):
+    """The host's VideoDataset for lists of 4-tuples that may be empty where ``mode`` never looks.
+
+    The host reads the first item of all three lists whatever the mode is; and its ``combineall``
+    numbers people in the order of a set and fails on a query whose person is not in the gallery.
+    """
+
+    gallery_needs_queries = False
+
+    def __init__(
+        self,
+        train,
+        query,
+        gallery,
+        seq_len=15,
+        sample_method='evenly',
+        *,
+        mode='train',
+        combineall=False,
+        verbose=True,
+        **kwargs,
+    ):
+        if not {'train': train, 'query': query, 'gallery': gallery}.get(mode, True):
+            raise InputError(f'{self.dataset_dir}: has no {mode} tracklets, which this run needs')
+        some = (tracklets or NOBODY for tracklets in (train, query, gallery))
+        super().__init__(*some, seq_len, sample_method, mode=mode, verbose=False, **kwargs)
+        self.train, self.query, self.gallery = train, query, gallery
+        self.combineall, self.verbose = combineall, verbose
+        if combineall:
+            self.combine_all()
+        self.num_train_pids = self.get_num_pids(self.train)
+        self.num_train_cams = self.get_num_cams(self.train)
+        self.num_datasets = self.get_num_datasets(self.train)
+        self.data = getattr(self, mode)
+        if verbose:
+            self.show_summary()
+
+    def __add__(self, other):
+        """The host's sum of train lists, a host dataset; our test lists may be empty in it."""
+        summand = copy.copy(self)
+        summand.query, summand.gallery = self.query or NOBODY, self.gallery or NOBODY
+        return torchreid.data.VideoDataset.__add__(summand, other)
+
+    def combine_all(self):
+        """Append the query and gallery tracklets to the train list, their people as new classes."""
+        test = self.query + self.gallery
+        first = self.get_num_pids(self.train)
+        classes = {pid: first + i for i, pid in enumerate(sorted({item[1] for item in test}))}
+        self.train = self.train + [(paths, classes[pid], *rest) for paths, pid, *rest in test]

@@ -1,0 +1,198 @@
+"""LS-VID: a data root in, the host's train, query and gallery lists out."""
+
+import contextlib
+import functools
+import os
+import os.path as osp
+from bisect import bisect_left
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.labels import natural_key, relabel
+
+from .index_cache import parse_once
+from .listing import (
+    TrackletDataset,
+    data_root,
+    first_existing,
+    id_number,
+    is_image,
+    read_lines,
+    refuse_twins,
+    scan,
+)
+from .tables import read_query_rows, read_table
+
+TEST_SPLITS = ('test', 'val')  # data.split_id 0, 1
+ADVICE = 'the authors of LS-VID send it after their release agreement is signed'
+
+
+class LSVID(TrackletDataset):
+    """LS-VID (Li et al., ICCV 2019): 842 / 200 / 2,730 people for train / val / test, 15 cameras.
+
+    Training always uses the train split. ``split_id`` selects what is searched: 0 the test split,
+    1 the val split (for choosing hyperparameters). Every id is a person, also 0: no distractors.
+
+    Args:
+        root (str): folder that holds ``LS-VID``.
+        split_id (int): 0 for test, 1 for val.
+        **kwargs: the host's (mode, transform, seq_len, ...).
+    """
+
+    dataset_dir = 'LS-VID'
+    gallery_needs_queries = True
+
+    def __init__(self, root='', split_id=0, **kwargs):
+        if split_id not in (0, 1):
+            raise InputError(f'data.split_id: got {split_id}, LS-VID has 0 (test) and 1 (val)')
+        self.root = data_root(root)
+        self.dataset_dir = find_lsvid(self.root)
+        split = TEST_SPLITS[split_id]
+        read = functools.partial(read_lsvid, test_split=split)
+        lists = parse_once(('lsvid', split), self.dataset_dir, read)
+        super().__init__(*lists, **kwargs)
+
+
+def find_lsvid(root):
+    """The LS-VID folder of a data root."""
+    return first_existing([osp.join(root, 'LS-VID')], ADVICE)
+
+
+def read_lsvid(folder, test_split):
+    """The train, query and gallery lists, and the files and folders that they were read from.
+
+    Args:
+        folder (str): the LS-VID folder, as released or with its lists under ``info/``.
+        test_split (str): 'test' or 'val'.
+    """
+    listings = {}  # person folder → sorted names of its images
+    train_list = find_list(folder, 'train')
+    train = read_tracklets(folder, train_list, listings)
+    query, gallery, files = read_test_split(folder, test_split, listings)
+    return (relabel(train), query, gallery), [train_list, *files, *listings]
+
+
+def find_list(folder, split):
+    """The list of a split, where the release or a re-arranged copy has it."""
+    name = f'list_sequence/list_seq_{split}.txt'
+    return first_existing([osp.join(folder, name), osp.join(folder, 'info', name)], ADVICE)
+
+
+def read_test_split(folder, split, listings, attempt=contextlib.nullcontext):
+    """Queries and gallery (without the queries) of 'test' or 'val', and the two files read.
+
+    ``attempt`` and ``listings`` are those of :func:`read_tracklets`.
+    """
+    list_path = find_list(folder, split)
+    table_path = first_existing(
+        [osp.join(folder, place, f'data/info_{split}.mat') for place in ('test', 'info')], ADVICE
+    )
+    test = read_tracklets(folder, list_path, listings, attempt)
+    # both splits call their table 'info_test'
+    compare_with_table(test, list_path, table_path, read_table(table_path, 'info_test'), attempt)
+    query_rows = read_query_rows(table_path, 'query', len(test)).tolist()
+    gallery_rows = sorted(set(range(len(test))) - set(query_rows))
+    query, gallery = (
+        [test[row] for row in rows if test[row] is not None] for rows in (query_rows, gallery_rows)
+    )
+    return query, gallery, [list_path, table_path]
+
+
+def read_tracklets(folder, list_path, listings, attempt=contextlib.nullcontext):
+    """One tracklet per list line ``<path prefix relative to the LS-VID folder> <pid>``.
+
+    Args:
+        folder (str): the LS-VID folder.
+        list_path (str): list_seq_*.txt.
+        listings (dict): images of the folders seen so far, added to; each folder is read once.
+        attempt (callable): makes the context around each line; the default lets the first
+            complaint through, ``tools/check_data.py`` notes it and goes on.
+
+    Returns:
+        list of (img_paths, pid, camid, 0) with raw pids, in the order of the lines; None for a
+        line that ``attempt`` refused.
+    """
+    tracklets, numbers = [], {}  # first frame → line
+    for number, line in enumerate(read_lines(list_path, ADVICE), 1):
+        tracklets.append(None)
+        with attempt():
+            tracklet = _read_tracklet(folder, f'{list_path}:{number}', line, listings)
+            first = numbers.setdefault(tracklet[0][0], number)
+            if first != number:
+                raise InputError(f'{list_path}:{number}: the tracklet of line {first}, too')
+            tracklets[-1] = tracklet
+    if not tracklets:
+        raise InputError(f'{list_path}: lists no tracklet')
+    return tracklets
+
+
+def _read_tracklet(folder, where, line, listings):
+    prefix, _, pid = line.rpartition(' ')
+    if not prefix.strip() or id_number(pid) is None:
+        raise InputError(f'{where}: expected "<path prefix> <pid>", got {line!r}')
+    person_folder, stem = osp.split(osp.join(folder, prefix.strip()))
+    if person_folder not in listings:
+        listings[person_folder] = _sorted_images(person_folder)
+    names = _starting_with(listings[person_folder], stem)
+    if not names:
+        raise InputError(f'{where}: no image {osp.join(person_folder, stem)}_*')
+    refuse_twins(person_folder, names)
+    names, camera = _in_order(person_folder, names)
+    return tuple([f'{person_folder}{os.sep}{name}' for name in names]), int(pid), camera - 1, 0
+
+
+def compare_with_table(tracklets, list_path, table_path, table, attempt=contextlib.nullcontext):
+    """Refuse a list and a table ``start, end, pid, camera`` that do not describe the same data."""
+    if len(table) != len(tracklets):
+        raise InputError(
+            f'{table_path}: {len(table)} rows, but {list_path} has {len(tracklets)} lines'
+        )
+    for row, ((start, end, pid, camera), tracklet) in enumerate(
+        zip(table.tolist(), tracklets, strict=True), 1
+    ):
+        if tracklet is None:  # refused already
+            continue
+        paths, listed_pid, camid, _ = tracklet
+        with attempt():
+            for what, wanted, found in (
+                ('pid', pid, listed_pid),
+                ('camera', camera, camid + 1),
+                ('number of frames', end - start + 1, len(paths)),
+            ):
+                if wanted != found:
+                    raise InputError(
+                        f'{table_path}: row {row} gives {what} {wanted}, line {row} of {list_path} '
+                        f'{found} ({paths[0]} ...)'
+                    )
+
+
+def _sorted_images(folder):
+    if not osp.isdir(folder):  # said by the list line that needs it
+        return []
+    return sorted(name for name, _ in scan(folder) if is_image(name))
+
+
+def _starting_with(names, stem):
+    """Those of the sorted names that start with ``stem_``: ``0005_01_1`` is not ``0005_01_12``."""
+    after = chr(ord('_') + 1)
+    return names[bisect_left(names, f'{stem}_') : bisect_left(names, f'{stem}{after}')]
+
+
+def _in_order(folder, names):
+    """The frames of a tracklet in the order of time, and its camera.
+
+    A name has four fields, ``0005_01_12_0003.jpg``. The third is the camera; the fourth is the
+    frame, sorted as a number, and after the numbers as text.
+    """
+    cameras, frames = set(), []
+    for name in names:
+        fields = name.split('_')
+        if len(fields) < 4 or not id_number(fields[2]):  # nor 0
+            path = osp.join(folder, name)
+            raise InputError(f'{path}: a name has four fields, the third is a camera from 1 up')
+        cameras.add(int(fields[2]))
+        frame = fields[3].partition('.')[0]
+        frames.append((0, int(frame), name) if frame.isdecimal() else (1, natural_key(name), name))
+    if len(cameras) > 1:
+        first = osp.join(folder, names[0])
+        raise InputError(f'{first}: tracklet with several cameras {sorted(cameras)}')
+    return [name for *_, name in sorted(frames)], cameras.pop()

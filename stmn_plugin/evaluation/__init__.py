@@ -1,0 +1,18 @@
+"""A model and tracklets → features → distances → ranking, with the protocol of every number.
+
+``protocols.py`` says what is compared with what, ``ranking.py`` scores it, and ``feature_store.py``
+keeps the vectors of frames, so that other protocols need no second encoding.
+"""
+
+import importlib
+
+_HOMES = {'evaluate_ranking': '.ranking', 'Ranking': '.ranking'}
+
+__all__ = ['Ranking', 'evaluate_ranking']  # noqa: F822, see below
+
+
+def __getattr__(name):
+    """Import on first use: torch is slow to import."""
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,220 @@
+"""Vectors of frames ↔ files: another protocol, metric or clip strategy encodes nothing again.
+
+``<name>.npy`` holds the vectors of every frame, tracklet after tracklet, (F, views, V) float32;
+``<name>.json``, written last, says what they were made from, where in the file they lie and how its
+bytes sum up, and has a sum of its own. Nothing of either file is believed before its sum is right.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import zlib
+
+import numpy as np
+import torch
+
+from stmn_plugin.data.frames import readable_clip
+from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
+from stmn_plugin.plain_values import is_count, named
+from stmn_plugin.whole_files import whole_file, write_json
+
+from .features import ClipVectors
+
+BLOCK = 1 << 24  # bytes per read of the check
+
+
+class FeatureStore:
+    """The stored vectors of one list of tracklets.
+
+    Args:
+        folder (str): ``test.features_dir``.
+        name (str): of the files, e.g. ``mars-query``.
+        made_from (dict): of the model, config and frames at hand, see ``fingerprint.py``.
+        tracklets (list): the host's 4-tuples.
+    """
+
+    def __init__(self, folder, name, made_from, tracklets):
+        self.path = os.path.join(os.path.expanduser(folder), f'{name}.npy')
+        self.record_path = os.path.join(os.path.expanduser(folder), f'{name}.json')
+        self.made_from = made_from
+        lengths = [len(paths) for paths, _, _, _ in tracklets]
+        self.starts = np.cumsum([0, *lengths])  # (G + 1,) rows of each tracklet
+        self.tracklets = tracklets
+
+    def exists(self):
+        return os.path.exists(self.record_path) and os.path.exists(self.path)
+
+    def write(self, batches, bad_frames, seq_len):
+        """Keep the vectors of all frames.
+
+        Args:
+            batches (iterable): ClipVectors of the plan 'consecutive', in order.
+            bad_frames (list): paths that ``batches`` leaves out, filled while they are taken.
+            seq_len (int): L of the plan.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written; nothing remains.
+        """
+        crc, offset, shape = 0, 0, (len(self.tracklets), 1, 1)
+        with whole_file(self.path) as file:
+            for vectors in self._in_order(batches, seq_len):
+                data = np.ascontiguousarray(vectors, dtype='<f4').tobytes()
+                if not offset:
+                    shape = (int(self.starts[-1]), *vectors.shape[1:])
+                    header = _header(shape)
+                    data, offset = header + data, len(header)
+                crc = zlib.crc32(data, crc)
+                file.write(data)
+        bad, frames = set(bad_frames), (path for paths, *_ in self.tracklets for path in paths)
+        record = {
+            'made_from': self.made_from,
+            'offset': offset,
+            'shape': list(shape),
+            'crc32': crc,
+            'unreadable': [row for row, path in enumerate(frames) if path in bad] if bad else [],
+        }
+        write_json(self.record_path, {**record, 'sha256': _digest(record)})
+
+    def _in_order(self, batches, seq_len):
+        """Vectors (n, views, V) of frame after frame, without the repeats that fill last clips."""
+        lengths = (
+            min(seq_len, len(paths) - start)
+            for paths, _, _, _ in self.tracklets
+            for start in range(0, len(paths), seq_len)
+        )
+        for vectors, rows, *_ in batches:
+            wanted = torch.cat([row[: next(lengths)] for row in rows])
+            yield vectors[:, wanted.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
+
+    def open(self, views=1):
+        """Map the vectors into memory, after checking where they come from and every byte.
+
+        Args:
+            views (int): that will be wanted: 1, or 2 with the mirrored frames.
+
+        Raises:
+            InputError: stale (says what differs) or damaged.
+        """
+        try:
+            record = self._read_record()
+            self._check_made_from(record['made_from'], record['shape'][1], views)
+            self.vectors = self._map(record['offset'], record['shape'], record['crc32'])
+        except OSError as error:  # without a name where an opened file cannot be read
+            path = error.filename or self.path
+            raise InputError(f'cannot read {path}: {error.strerror or error}') from error
+        self.readable = np.ones(len(self.vectors), dtype=bool)
+        self.readable[record['unreadable']] = False
+
+    def _read_record(self):
+        """The content of the json file, whole and of the right types."""
+        try:
+            with open_regular(self.record_path, encoding='utf-8') as file:
+                record = json.load(file)
+            digest = record.pop('sha256')
+            if digest != _digest(record):
+                raise ValueError('its content is not what was written')
+            _check_record(record)
+            return record
+        except LookupError as error:
+            reason = f'it has no {error}, as those of an earlier version'
+            raise _damaged(self.record_path, reason) from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise _damaged(self.record_path, error) from error
+
+    def _check_made_from(self, made_from, stored_views, views):
+        keys = dict.fromkeys([*self.made_from, *made_from])  # in their order
+        differing = [key for key in keys if made_from.get(key) != self.made_from.get(key)]
+        if stored_views < views:
+            differing.append('test.flip')
+        if differing:
+            raise InputError(
+                f'{self.path} was made from other {", ".join(differing)}: remove it or give '
+                'another test.features_dir'
+            )
+
+    def _map(self, offset, shape, crc):
+        """The vectors of the file, which is read without regard to what its header says."""
+        with open_regular(self.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != offset + 4 * math.prod(shape):
+                raise _damaged(self.path, f'it has {size} bytes')
+            found = 0
+            while block := file.read(BLOCK):
+                found = zlib.crc32(block, found)
+            if found != crc:
+                raise _damaged(self.path, 'its bytes are not those written')
+            return np.memmap(file, '<f4', 'r', offset, tuple(shape))
+
+    def unreadable_paths(self):
+        """Paths of the frames that could not be read when the vectors were made."""
+        if self.readable.all():
+            return []
+        frames = (path for paths, _, _, _ in self.tracklets for path in paths)
+        return [path for path, readable in zip(frames, self.readable, strict=True) if not readable]
+
+    def clips(self, plan, views, batch_size):
+        """ClipVectors of any plan, as :func:`.features.encode_clips` gives them.
+
+        Args:
+            plan (ClipPlan): how tracklets are cut.
+            views (int): 1, or 2 with the mirrored frames.
+            batch_size (int): clips at a time.
+        """
+        batch = []
+        for tracklet, (paths, _, _, _) in enumerate(self.tracklets):
+            for index in range(plan.count(len(paths))):
+                batch.append((tracklet, plan.clip(len(paths), index)))
+                if len(batch) == batch_size:
+                    yield self._read(batch, views)
+                    batch = []
+        if batch:
+            yield self._read(batch, views)
+
+    def _read(self, batch, views):
+        frames, stand_ins = [], []
+        for tracklet, chosen in batch:
+            start, end = self.starts[tracklet : tracklet + 2]
+            indices, stand_in = readable_clip(chosen, self.readable[start:end])
+            frames.append(start + indices)
+            stand_ins.append(stand_in)
+        wanted, rows = np.unique(np.stack(frames), return_inverse=True)
+        vectors = torch.from_numpy(self.vectors[wanted, :views])  # (T, views, V), a copy
+        return ClipVectors(
+            vectors.transpose(0, 1),
+            torch.from_numpy(rows.reshape(len(batch), -1)),
+            torch.tensor([tracklet for tracklet, _ in batch]),
+            torch.tensor(stand_ins),
+        )
+
+
+def _header(shape):
+    file = io.BytesIO()
+    header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def _digest(record):
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_record(record):
+    """ValueError unless every value of a record has its kind."""
+    shape, unreadable = record['shape'], record['unreadable']
+    right = (
+        named(record['made_from'], lambda value: True),
+        is_count(record['offset']),
+        is_count(record['crc32']),
+        isinstance(shape, list) and len(shape) == 3 and all(map(is_count, shape)),
+        isinstance(unreadable, list) and all(map(is_count, unreadable)),
+    )
+    if not all(right) or shape[1] not in (1, 2) or any(row >= shape[0] for row in unreadable):
+        raise ValueError('its values cannot be')
+
+
+def _damaged(path, reason):
+    return InputError(f'{path} is damaged, remove it: {reason}')

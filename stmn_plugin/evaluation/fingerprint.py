@@ -1,0 +1,157 @@
+"""A model, a config and frames → what vectors of frames were made from, by name.
+
+What counts is everything but an explicit list: a key, an attribute of a model or a line of code
+that is new counts until it is listed here, so none can be forgotten.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchreid
+
+# keys that change no vector of a frame beyond rounding, given the weights and the frames
+FREE_KEYS = """
+    use_gpu model.pretrained model.load_weights model.resume
+    stmn.backbone_weights stmn.backbone_sha256 stmn.spatial_bn_scale
+    data.root data.sources data.targets data.workers data.split_id data.combineall data.transforms
+    data.k_tfm data.save_dir data.load_train_targets data.validation_ids data.validation_seed
+    data.bad_frames market1501.use_500k_distractors
+    cuhk03.labeled_images cuhk03.classic_split cuhk03.use_metric_cuhk03
+    sampler.train_sampler sampler.train_sampler_t sampler.num_instances sampler.num_cams
+    sampler.num_datasets video.sample_method video.pooling_method video.rrs_chunks
+    train.optim train.lr train.weight_decay train.max_epoch train.start_epoch train.batch_size
+    train.fixbase_epoch train.open_layers train.staged_lr train.new_layers train.base_lr_mult
+    train.lr_scheduler train.stepsize train.gamma train.print_freq train.seed train.sync_bn
+    train.save_freq train.keep_last train.accumulate train.clip_grad_norm train.amp
+    train.channels_last train.fused train.checkpoint_activations train.deterministic
+    train.allow_changed train.overwrite data.download sgd.momentum sgd.dampening sgd.nesterov
+    rmsprop.alpha adam.beta1 adam.beta2
+    loss.softmax.label_smooth loss.triplet.margin loss.triplet.weight_t loss.triplet.weight_x
+    loss.spread.weight loss.spread.margin loss.spread.reduction
+    test.batch_size test.dist_metric test.normalize_feature test.ranks test.evaluate test.eval_freq
+    test.start_eval test.rerank test.visrank test.visrank_topk test.frames
+    test.clips_per_tracklet test.features_dir test.flip test.protocol
+    synthetic.preset synthetic.seed
+"""
+FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
+FREE_ATTRIBUTES = {'training', 'checkpoint_activations'}
+EMPTY = torch.nn.Module()  # what it has is torch's own
+PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device
+ARRAYS = torch.Tensor | np.ndarray | np.generic
+NAMED = torch.nn.Module | torch.nn.Parameter | type | types.ModuleType  # say no more than that
+PACKAGE = Path(__file__).parents[1]
+CODE = (
+    'models',
+    'data/frames.py',
+    'data/clips.py',
+    'evaluation/features.py',
+    'training/speed.py',
+)
+
+
+def fingerprint(model, tracklets, config=None, **settings) -> dict:
+    """What vectors depend on, by name, so that a mismatch can be named.
+
+    Args:
+        model (nn.Module): its weights and buffers, and what it is besides.
+        tracklets (list): the host's 4-tuples; names, sizes and times of their files count, the
+            folder they lie in does not.
+        config (dict): key → plain value.
+        **settings: anything else, plain values.
+    """
+    counting = {k: v for k, v in (config or {}).items() if k not in FREE_IN_VECTORS}
+    made_from = {
+        'weights': weights_digest(model),
+        'model': structure_digest(model),
+        'frames': _frames_digest(tracklets),
+        'code': _code_digest(),
+        **counting,
+        **settings,
+    }
+    return json.loads(json.dumps(made_from, default=str))  # as a file gives it back
+
+
+def weights_digest(model) -> str:
+    """SHA-256 of a model's weights and buffers, the same with and without DataParallel."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.removeprefix('module.').encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def structure_digest(model) -> str:
+    """SHA-256 of the classes of a model's parts and of all their attributes but the weights."""
+    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        model = model.module
+    digest = hashlib.sha256()
+    for name, part in model.named_modules():
+        own = {
+            key: _described(value)
+            for key, value in vars(part).items()
+            if not hasattr(EMPTY, key) and key not in FREE_ATTRIBUTES
+        }
+        digest.update(repr((name, type(part).__qualname__, sorted(own.items()))).encode())
+    return digest.hexdigest()
+
+
+def _described(value, holders=()):
+    """Nested lists of texts and numbers, the same in every process.
+
+    Args:
+        holders (tuple): ids of what holds the value; a way back into them ends there.
+    """
+    if value is None or isinstance(value, PLAIN):
+        return repr(value)
+    if isinstance(value, ARRAYS) and not isinstance(value, torch.nn.Parameter):
+        return [str(value.dtype), value.tolist()]
+    name = getattr(value, '__qualname__', type(value).__qualname__)
+    # parameters, which an LSTM also lists, are in the other digest
+    if id(value) in holders or isinstance(value, NAMED):
+        return name
+    holders = (*holders, id(value))
+    if isinstance(value, functools.partial):
+        value = [value.func, value.args, value.keywords]
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)
+    if not isinstance(value, dict | list | tuple):
+        value = {**getattr(value, '__dict__', {}), **_slots(value)}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [name, [[_described(x, holders) for x in item] for item in items]]
+
+
+def _slots(value):
+    slots = (vars(kind).get('__slots__', ()) for kind in type(value).__mro__)
+    names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def _frames_digest(tracklets):
+    frames = hashlib.sha256()
+    for paths, _, _, _ in tracklets:
+        for path in paths:
+            try:
+                stat = os.stat(path)
+                state = f'{stat.st_size} {stat.st_mtime_ns}'
+            except OSError:
+                state = 'missing'
+            frames.update(f'{os.path.basename(path)} {state}'.encode('utf-8', 'surrogateescape'))
+        frames.update(b'end of tracklet')
+    return frames.hexdigest()
+
+
+@functools.cache
+def _code_digest():
+    """SHA-256 of the code that makes vectors, and the version of the host."""
+    digest = hashlib.sha256(getattr(torchreid, '__version__', '').encode())
+    for name in CODE:
+        path = PACKAGE / name
+        for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

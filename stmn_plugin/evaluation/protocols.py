@@ -1,0 +1,228 @@
+"""Loaders and a model → tracklet features → distances → ranking, written down with its protocol."""
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+from stmn_plugin.errors import InputError
+
+from .doubts import doubt_word
+from .features import TrackletFeatures, join_tracklets
+from .ranking import Ranking, evaluate_ranking, score_queries, summarize
+from .reranking import rerank
+from .search import distance_rows
+
+__all__ = [
+    'Evaluation',
+    'Ranking',
+    'TrackletFeatures',
+    'apply_protocol',
+    'evaluate_ranking',
+    'extract_features',
+    'results_table',
+    'stored_table',
+]
+
+
+TIED_SHARE = 0.01  # of the queries; a few are tied by chance
+
+
+class Protocol(NamedTuple):
+    """What must be known to compare two numbers, besides the data and the features."""
+
+    queries_searched: bool  # the query tracklets are part of the gallery
+    average_precision: str = 'rectangle'  # or trapezoid, see ``evaluate_ranking``
+    unmatched: str = 'skip'  # a query without a match is left out, or counts as 0 ('zero')
+
+
+PROTOCOLS = {
+    'official': Protocol(queries_searched=True),  # what most video papers report
+    'torchreid': Protocol(queries_searched=False),  # the host's
+    'matlab': Protocol(True, 'trapezoid'),  # MARS' evaluation code
+    'A': Protocol(True, 'trapezoid', 'zero'),  # LS-VID, its authors'
+    'B': Protocol(True),  # LS-VID
+    'C': Protocol(False),  # LS-VID
+}
+
+
+@dataclass(frozen=True)
+class TestOptions:
+    """Keyword arguments of the host's ``Engine.test``, with its names and defaults."""
+
+    __test__ = False  # no test case, whatever its name makes pytest think
+
+    dist_metric: str = 'euclidean'
+    normalize_feature: bool = False
+    visrank: bool = False
+    visrank_topk: int = 10
+    use_metric_cuhk03: bool = False
+    ranks: tuple = (1, 5, 10, 20)
+    rerank: bool = False
+
+    def __post_init__(self):
+        if self.use_metric_cuhk03:
+            raise InputError('cuhk03.use_metric_cuhk03 is not supported: use the new split')
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One ranking and everything one must know to compare it."""
+
+    dataset: str
+    ranking: Ranking
+    protocol: str  # one of PROTOCOLS
+    queries_searched: bool  # what is searched holds all query tracklets, whoever put them there
+    average_precision: str
+    unmatched: str
+    frames: str  # frames of a tracklet that were used
+    flip: bool
+    dist_metric: str
+    reranked: bool
+    num_query: int
+    num_gallery: int
+    feature_dim: int
+    seconds: dict  # 'extraction', 'per_tracklet' of it, 'ranking'
+    normalize_feature: bool = False
+    weights: str = ''  # digest of the tested weights
+    peak_memory: dict | None = None  # see ``peak_memory``: of the process up to here
+    amp: str = 'off'  # precision in which frames were encoded
+    num_query_searched: int = 0  # query tracklets that are among the searched ones
+    num_query_tied: int = 0  # a match is as far as another person: the gallery's order decides
+    collapsed: bool = False  # all features are equal
+    epoch: int | None = None  # finished epochs; None when only tested
+    made_from: dict | None = None  # digests of config and data, see ``provenance``
+
+    @property
+    def doubt(self):
+        """Why the score says nothing of the model, as a sentence; '' when it does."""
+        if self.collapsed:
+            return (
+                f'The features of all tracklets of {self.dataset} are equal: the model collapsed.'
+            )
+        if self.num_query_tied > TIED_SHARE * self.ranking.num_valid:
+            return (
+                f'The order of the gallery decides the score of {self.num_query_tied} of '
+                f'{self.ranking.num_valid} queries of {self.dataset}: a match is exactly as far as '
+                'another person.'
+            )
+        return ''
+
+    def as_dict(self, ranks):
+        """Plain values for ``metrics.json``; rates are fractions."""
+        values = {key: value for key, value in vars(self).items() if key != 'ranking'}
+        values['num_query_with_match'] = self.ranking.num_valid
+        values['doubt'] = self.doubt
+        values['mAP'] = round(self.ranking.mean_ap, 6)
+        values['mINP'] = round(self.ranking.mean_inp, 6)
+        values.update({f'rank-{r}': round(self.ranking.rank(r), 6) for r in ranks})
+        return values
+
+
+@torch.no_grad()
+def extract_features(loader, extract, description):
+    """Features of every tracklet of a loader, in order.
+
+    Args:
+        loader (DataLoader): of the host's item dictionaries.
+        extract (callable): batch dictionary → features (B, D), pids (B,), camids (B,).
+        description (str): for the progress bar, which is quiet when stderr is no terminal.
+
+    Returns:
+        TrackletFeatures
+
+    Raises:
+        InputError: a feature is not finite.
+    """
+    features, pids, camids = [], [], []
+    for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None):
+        batch_features, batch_pids, batch_camids = extract(batch)
+        features.append(batch_features.float().cpu())
+        pids.extend(batch_pids.tolist())
+        camids.extend(batch_camids.tolist())
+    features = torch.cat(features)
+    if not torch.isfinite(features).all():
+        raise InputError(f'{description}: the model gives features that are NaN or infinite')
+    return TrackletFeatures(features, np.array(pids), np.array(camids))
+
+
+def apply_protocol(query, gallery, protocol, gallery_needs_queries):
+    """The gallery that is searched.
+
+    Args:
+        query, gallery (TrackletFeatures): of a dataset, as the host splits it.
+        protocol (Protocol): whether the queries are searched.
+        gallery_needs_queries (bool): the dataset's official gallery holds the query tracklets and
+            ``gallery`` does not yet.
+
+    Returns:
+        TrackletFeatures
+    """
+    if not protocol.queries_searched or not gallery_needs_queries:
+        return gallery
+    return join_tracklets([gallery, query])
+
+
+def distances_in_rows(query, gallery, options):
+    """Distances in chunks of queries (q, G); all of them are never held."""
+    measure = rerank if options.rerank else distance_rows
+    return measure(query.features, gallery.features, options.dist_metric)
+
+
+def score_tracklets(query, gallery, protocol, options):
+    """``QueryScores`` of a gallery that :func:`apply_protocol` made."""
+    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    rows = distances_in_rows(query, gallery, options)
+    return score_queries(rows, *labels, protocol.average_precision)
+
+
+def rank_tracklets(query, gallery, protocol, options):
+    """Ranking of a gallery that :func:`apply_protocol` made."""
+    scores = score_tracklets(query, gallery, protocol, options)
+    return summarize(scores, len(gallery.pids), protocol.unmatched)
+
+
+def results_table(evaluations, ranks):
+    """Results as text, one row per dataset, in percent; the protocol stands beside the numbers."""
+    return stored_table([evaluation.as_dict(ranks) for evaluation in evaluations])
+
+
+def stored_table(evaluations):
+    """:func:`results_table` of evaluations as ``metrics.json`` holds them."""
+    rows = [
+        {
+            'dataset': e['dataset'],
+            'protocol': e['protocol'] + (' + re-ranking' if e['reranked'] else ''),
+            'frames': e['frames'] + (' + flip' if e['flip'] else ''),
+            'queries': f'{e["num_query_with_match"]}/{e["num_query"]}',
+            'gallery': e['num_gallery'],
+            **{key: 100 * value for key, value in e.items() if key.startswith('rank-')},
+            'mAP': 100 * e['mAP'],
+            'mINP': 100 * e['mINP'],
+            **({'doubt': doubt_word(e)} if any(map(doubt_word, evaluations)) else {}),
+        }
+        for e in evaluations
+    ]
+    return tabulate(rows, headers='keys', floatfmt='.1f')
+
+
+def host_lines(ranking, ranks):
+    """The lines that scripts around torchreid look for."""
+    lines = [f'mAP: {ranking.mean_ap:.1%}', 'CMC curve']
+    return '\n'.join(lines + [f'Rank-{r:<3}: {ranking.rank(r):.1%}' for r in ranks])
+
+
+class Stopwatch:
+    """Seconds since it was made or last read."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def __call__(self):
+        now = time.perf_counter()
+        elapsed, self.start = now - self.start, now
+        return round(elapsed, 3)

@@ -1,0 +1,128 @@
+"""Ranked lists → a folder (video) or a sheet (images) for every query, to be looked at.
+
+The host's ``visualize_ranked_results`` names a query by the base name of its first frame, which
+several queries can share, and needs all distances at once. What is written within is as it has it.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from stmn_plugin.data.frames import read_frame
+from stmn_plugin.input_files import open_regular
+from stmn_plugin.whole_files import whole_file, whole_folder, write_errors
+
+from .features import TrackletFeatures
+from .ranked_lists import rank_and_list
+
+UNSAFE = re.compile(r'[^\w.-]+')
+LONGEST, SUFFIX = 150, 10  # characters of a name, of the 255 that file systems take
+QUERY = 'query_top000'
+BORDER, SPACING = 5, 10  # pixels of a sheet
+GREEN, RED, BLACK, WHITE = (0, 255, 0), (255, 0, 0), (0, 0, 0), (255, 255, 255)
+
+
+def draw_ranked_lists(
+    chunks: Iterable[Tensor],
+    query: TrackletFeatures,
+    searched: TrackletFeatures,
+    tracklets: tuple[list, list],
+    folder: str,
+    k: int,
+    size: tuple[int, int],
+) -> None:
+    """Write every query with the k nearest that count.
+
+    A query of video gets a folder with the frames of each tracklet in ``query_top000``,
+    ``gallery_top001_TRUE``, ...; one of images gets ``<name>.jpg``, the query first, green borders
+    where the person is right. Names hold person, camera and tracklet.
+
+    Args:
+        chunks: distances (q, G), the first queries first.
+        query, searched: what the distances are of.
+        tracklets: the host's tuples of both, in the same order.
+        folder: made if it is not there; what an earlier test wrote of a query is replaced.
+        k: how many are shown.
+        size: width and height of a picture in a sheet.
+
+    Raises:
+        InputError: a file cannot be written, or an image cannot be read.
+    """
+    queries, gallery = tracklets
+    lists = rank_and_list(chunks, query, searched, k)
+    names = distinct_names([_title(*tracklet[:3]) for tracklet in queries])
+    for row, name in enumerate(names):
+        found = [
+            (gallery[index][0], bool(is_match))
+            for index, is_match, distance in zip(
+                lists.indices[row], lists.is_match[row], lists.distances[row], strict=True
+            )
+            if np.isfinite(distance)  # a small gallery has no more that count
+        ]
+        write = _write_sheet if isinstance(queries[row][0], str) else _write_folder
+        write(Path(folder) / name, queries[row][0], found, size)
+
+
+def distinct_names(titles: list[str]) -> list[str]:
+    """Names that any file system takes and tells apart, as near to the titles as can be.
+
+    >>> distinct_names(['a/b', 'a b', 'A_B', 'c'])
+    ['a_b', 'a_b-2', 'A_B-3', 'c']
+    """
+    names, taken = [], set()
+    for title in titles:
+        safe = UNSAFE.sub('_', title).encode('ascii', 'replace').decode().replace('?', '_')
+        stem, suffix = os.path.splitext(safe.lstrip('.') or '_')
+        stem, suffix = stem[:LONGEST], suffix[:SUFFIX]
+        name, number = stem + suffix, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f'{stem}-{number}{suffix}'
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _title(paths, pid, camid):
+    first = Path(paths if isinstance(paths, str) else paths[0])
+    return f'person{pid}_camera{camid}_{first.parent.name[:50]}_{first.stem[:50]}'
+
+
+def _write_folder(folder, frames, found, size):
+    with write_errors(folder):
+        if (folder / QUERY).is_dir():
+            shutil.rmtree(folder)
+        with whole_folder(folder) as temporary:
+            _copy(frames, temporary / QUERY)
+            for rank, (paths, is_match) in enumerate(found, 1):
+                right = 'TRUE' if is_match else 'FALSE'
+                _copy(paths, temporary / f'gallery_top{rank:03}_{right}')
+
+
+def _copy(paths, folder):
+    folder.mkdir()
+    for path, name in zip(paths, distinct_names(list(map(os.path.basename, paths))), strict=True):
+        try:
+            source = open_regular(path)
+        except OSError:  # it was left out in testing, too
+            continue
+        with source, open(folder / name, 'wb') as target:
+            shutil.copyfileobj(source, target)
+
+
+def _write_sheet(path, image, found, size):
+    width, height = size
+    sheet = Image.new('RGB', ((width + SPACING) * (1 + len(found)), height), WHITE)
+    shown = [(image, BLACK), *((other, GREEN if right else RED) for other, right in found)]
+    for place, (other, colour) in enumerate(shown):
+        picture = Image.fromarray(read_frame(other).permute(1, 2, 0).numpy())
+        inner = picture.resize((width - 2 * BORDER, height - 2 * BORDER))
+        sheet.paste(ImageOps.expand(inner, BORDER, colour), (place * (width + SPACING), 0))
+    with whole_file(f'{path}.jpg') as file:
+        sheet.save(file, 'JPEG')

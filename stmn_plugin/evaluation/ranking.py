@@ -1,0 +1,274 @@
+"""Distances between query and gallery → CMC, mAP, mINP.
+
+Every gallery tracklet with the query's pid *and* camid is left out for that query, as in all
+protocols of the field; pid -1 is junk and left out for everybody.
+
+A query's scores need no ranked list, only the ranks of its few matches. So the distances of a row
+are sorted without carrying the gallery along (some ten times faster than an argsort), and each
+match is looked up. Queries go in chunks: only given distances are ever held as a whole.
+
+Letters: Q queries, G gallery tracklets, q rows of a chunk, p pairs of a query and a gallery
+tracklet that have the same pid.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.labels import JUNK_PID, comparable
+
+from .search import NOT_FINITE, distance_rows
+from .sorting import nth_of_row, places_of, sortable
+
+AVERAGE_PRECISIONS = ('rectangle', 'trapezoid')
+UNMATCHED = ('skip', 'zero')
+SORTED_AT_ONCE = 1 << 22  # distances; a copy that stays in the cache
+
+
+class QueryScores(NamedTuple):
+    """A number for every query."""
+
+    first_ranks: np.ndarray  # (Q,) int64 rank of its first match, from 1; 0 where it has none
+    aps: np.ndarray  # (Q,) average precision; NaN where it has no match
+    inps: np.ndarray  # (Q,) matches / rank of the last; NaN where it has no match
+    tied: np.ndarray  # (Q,) bool a match is as far as another person: the gallery's order decides
+
+
+class Ranking(NamedTuple):
+    """Fractions in 0..1, over the queries that have a match or (unmatched='zero') over all."""
+
+    cmc: np.ndarray  # (G,) cmc[r - 1] is rank-r
+    mean_ap: float
+    mean_inp: float
+    num_valid: int  # queries with at least one match in the gallery
+
+    def rank(self, r):
+        """Rank-r matching rate; beyond the end of a small gallery that of its last rank.
+
+        Raises:
+            ValueError: r is below 1.
+        """
+        if r < 1:
+            raise ValueError(f'ranks begin at 1, got {r}')
+        return float(self.cmc[min(r, len(self.cmc)) - 1])
+
+
+def evaluate_ranking(
+    distances,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    average_precision='rectangle',
+    chunk_size=256,
+    unmatched='skip',
+):
+    """CMC, mAP and mINP of a distance matrix.
+
+    Equal distances keep the order of the gallery. mINP is the mean over queries of
+    (number of matches) / (rank of the last match) (Ye et al., TPAMI 2021).
+
+    Args:
+        distances (array): shape (Q, G), NumPy or torch.
+        query_pids, gallery_pids (array): identities, shapes (Q,) and (G,); whole numbers, texts
+            or bytes, both of one kind, see :func:`stmn_plugin.labels.comparable`.
+        query_camids, gallery_camids (array): cameras, shapes (Q,) and (G,), likewise.
+        average_precision (str): 'rectangle', the precision at each match averaged (host, most
+            papers), or 'trapezoid', the area under the interpolated curve (the official MATLAB
+            code of MARS).
+        chunk_size (int): queries at a time; changes memory and speed, not the result.
+        unmatched (str): a query without a match is left out ('skip') or counts as 0 ('zero', as
+            in the official code of LS-VID).
+
+    Returns:
+        Ranking
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown ``average_precision`` or ``unmatched``.
+        InputError: distances that are not finite or no real numbers; labels that cannot be
+            compared exactly; no query with a match.
+    """
+    if not isinstance(distances, torch.Tensor | np.ndarray):
+        distances = np.asarray(distances)
+    labels = _labels(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    chunks = (distances[i : i + chunk_size] for i in range(0, len(distances), chunk_size))
+    return rank_rows(chunks, *labels, average_precision, unmatched)
+
+
+def rank_features(
+    query_features,
+    gallery_features,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    dist_metric='cosine',
+    average_precision='rectangle',
+    unmatched='skip',
+    memory_limit=None,
+):
+    """``evaluate_ranking`` of features: the distances are made and used chunk by chunk.
+
+    Args:
+        query_features (torch.Tensor): shape (Q, D); its device is where the work is done.
+        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), any float type, may lie
+            on another device or in a file (``numpy.memmap``).
+        dist_metric (str): 'cosine' or 'euclidean'.
+        memory_limit (int): bytes of the distances held, see ``search.distance_rows``.
+
+    The others, the result and the errors are those of ``evaluate_ranking``.
+    """
+    shape = len(query_features), len(gallery_features)
+    labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    rows = distance_rows(query_features, gallery_features, dist_metric, memory_limit)
+    return rank_rows(rows, *labels, average_precision, unmatched)
+
+
+def rank_rows(
+    chunks,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    average_precision='rectangle',
+    unmatched='skip',
+):
+    """``evaluate_ranking`` of distances that come in chunks of queries.
+
+    Args:
+        chunks (iterable of torch.Tensor): rows (q, G), the first queries first, Q rows in all.
+    """
+    if unmatched not in UNMATCHED:
+        raise ValueError(f'expected one of {UNMATCHED}, got unmatched {unmatched!r}')
+    labels = query_pids, gallery_pids, query_camids, gallery_camids
+    scores = score_queries(chunks, *labels, average_precision)
+    return summarize(scores, len(gallery_pids), unmatched)
+
+
+def summarize(scores, num_gallery, unmatched='skip'):
+    """``Ranking`` of the scores of queries; raises InputError when no query has a match."""
+    matched = scores.first_ranks > 0
+    num_valid = int(matched.sum())
+    if num_valid == 0:
+        raise InputError('no query has a match in the gallery (same pid, another camid)')
+    counted = len(matched) if unmatched == 'zero' else num_valid
+    hits = np.bincount(scores.first_ranks[matched] - 1, minlength=num_gallery)
+    return Ranking(
+        cmc=hits.cumsum() / counted,
+        mean_ap=float(scores.aps[matched].sum() / counted),
+        mean_inp=float(scores.inps[matched].sum() / counted),
+        num_valid=num_valid,
+    )
+
+
+def score_queries(
+    chunks,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    average_precision='rectangle',
+):
+    """``QueryScores`` of distances that come in chunks of queries, as ``rank_rows`` takes them.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown ``average_precision``.
+        InputError: distances that are not finite.
+    """
+    shape = num_query, num_gallery = len(query_pids), len(gallery_pids)
+    labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    query_pids, gallery_pids, query_camids, gallery_camids = labels
+    if average_precision not in AVERAGE_PRECISIONS:
+        got = f'average_precision {average_precision!r}'
+        raise ValueError(f'expected one of {AVERAGE_PRECISIONS}, got {got}')
+    searched = np.flatnonzero(gallery_pids != JUNK_PID)
+    gallery_pids, gallery_camids = gallery_pids[searched], gallery_camids[searched]
+    by_pid = np.argsort(gallery_pids, kind='stable')
+    numbers = np.full((2, num_query), np.nan)
+    first_ranks, tied = np.zeros(num_query, dtype=np.int64), np.zeros(num_query, dtype=bool)
+    scores, start = QueryScores(first_ranks, *numbers, tied), 0
+    for rows in _pieces(chunks):
+        stop = start + len(rows)
+        if rows.shape[1] != num_gallery or stop > num_query:
+            raise ValueError(f'rows {start} to {stop} of {rows.shape[1]} distances for {shape}')
+        if len(searched) < num_gallery:
+            rows = rows[:, torch.from_numpy(searched).to(rows.device)]
+        row, column = _same_pid(query_pids[start:stop], gallery_pids, by_pid)
+        is_match = gallery_camids[column] != query_camids[start:stop][row]
+        position, nearer, equal = places_of(rows, row, column)
+        scores.tied[start + row[is_match & _with_others(row, nearer, equal)]] = True
+        matched, *own = _score(row, position, is_match, average_precision)
+        for values, some in zip(scores[:3], own, strict=True):
+            values[start + matched] = some
+        start = stop
+    if start != num_query:
+        raise ValueError(f'{start} rows of distances for {num_query} queries')
+    return scores
+
+
+def _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids):
+    """Pids of queries and gallery, camids of both: int64 arrays that fit distances of the shape."""
+    labels = (
+        *comparable(query_pids, gallery_pids, 'pids'),
+        *comparable(query_camids, gallery_camids, 'camids'),
+    )
+    shape, counts = tuple(shape), tuple(len(x) for x in labels)
+    if counts != shape * 2:
+        raise ValueError(f'distances of shape {shape} for {counts[:2]} pids, {counts[2:]} camids')
+    return labels
+
+
+def _pieces(chunks):
+    """The chunks as tensors of at most SORTED_AT_ONCE distances (or one row), all finite."""
+    for chunk in map(sortable, chunks):
+        for rows in chunk.split(max(SORTED_AT_ONCE // max(chunk.shape[1], 1), 1)):
+            if rows.numel() and not torch.isfinite(torch.stack(rows.aminmax())).all():
+                raise InputError(NOT_FINITE)
+            yield rows
+
+
+def _same_pid(query_pids, gallery_pids, by_pid):
+    """Row and column, both (p,), of every pair with the same pid; row by row, columns ascending.
+
+    Args:
+        by_pid (numpy.ndarray): the stable order of ``gallery_pids`` (G,).
+    """
+    first, end = (np.searchsorted(gallery_pids, query_pids, s, by_pid) for s in ('left', 'right'))
+    row = np.repeat(np.arange(len(query_pids)), end - first)
+    return row, by_pid[first[row] + nth_of_row(row)]
+
+
+def _with_others(row, nearer, equal):
+    """Pairs (p,) at whose distance there is a tracklet of another pid, too."""
+    others = equal > 1
+    tied = np.flatnonzero(others)
+    place = row[tied] * (1 + nearer.max(initial=0)) + nearer[tied]
+    _, own, counts = np.unique(place, return_inverse=True, return_counts=True)
+    others[tied] = equal[tied] > counts[own]
+    return others
+
+
+def _score(row, position, is_match, average_precision):
+    """Those queries that have a match, and of each the rank of the first (from 1), AP and INP.
+
+    Args:
+        row, position (numpy.ndarray): the pairs with the same pid, shape (p,), row by row.
+        is_match (numpy.ndarray): shape (p,); the others, of the query's camera, take no rank.
+    """
+    order = np.lexsort((position, row))
+    row, position, is_match = row[order], position[order], is_match[order]
+    left_out = np.concatenate([[0], (~is_match).cumsum()])  # (p + 1,) up to each pair
+    rank = position - (left_out[1:] - left_out[np.searchsorted(row, row)])
+    row, rank = row[is_match], rank[is_match]  # the matches, query by query in order of rank
+    matched, query, num_matches = np.unique(row, return_inverse=True, return_counts=True)
+    first = num_matches.cumsum() - num_matches  # where each query's matches begin
+    nth = nth_of_row(row) + 1
+    precision = nth / rank
+    if average_precision == 'trapezoid':
+        # precision just before the match; the curve starts at 1
+        before = np.where(rank == 1, 1.0, (nth - 1) / np.maximum(rank - 1, 1))
+        precision = (precision + before) / 2
+    ap = np.bincount(query, weights=precision, minlength=len(first)) / num_matches
+    return matched, rank[first], ap, num_matches / rank[first + num_matches - 1]

@@ -1,0 +1,283 @@
+"""Features of queries and gallery → distances, some rows at a time → the k nearest, exactly.
+
+The gallery may be larger than memory: it is read block by block, as a tensor of any float type or
+as a NumPy array mapped from a file. Ranking and re-ranking take their distances from here.
+
+Letters: Q queries, G gallery tracklets, D channels, q rows of a chunk of queries.
+"""
+
+import itertools
+import mmap
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from stmn_plugin.errors import InputError
+
+try:
+    import faiss
+except ImportError:  # an extra; torch finds the same
+    faiss = None
+
+DIST_METRICS = ('cosine', 'euclidean')
+BACKENDS = ('faiss', 'torch')
+MEMORY_LIMIT = 2 << 30  # bytes of distances: of the chunk in use and of the next
+TOP_K_BLOCK = 32768  # gallery vectors of which the nearest are found together
+MAX_CHUNK = 256  # queries; more make the matrix product no faster
+MAX_BLOCK = 2048  # gallery vectors; larger ones leave the cache, smaller ones cost more calls
+ROWS_AT_ONCE = 64  # whose neighbours are gathered together
+TIES_AT_ONCE = 1 << 20  # distances of rows whose ties are looked at together
+SHORTEST = 1e-12  # torch's normalize takes shorter vectors for zero
+SMALLEST_SQUARE = 1e-30  # float32 still holds differences of such numbers
+TOO_SMALL = 'all features are so small that their squared distances are 0 in float32: scale them'
+NOT_FINITE = 'distances hold NaN or infinity: features that are broken, or too large for float32'
+
+
+class Nearest(NamedTuple):
+    distances: torch.Tensor  # (Q, k) ascending
+    indices: torch.Tensor  # (Q, k) into the gallery; equal distances keep its order
+
+
+def pairwise_distances(query_features, gallery_features, dist_metric='cosine'):
+    """Distances (Q, G) with the host's values, in float32 on the device of the queries.
+
+    'cosine' is 1 - cos, 'euclidean' is the *squared* Euclidean distance, as in torchreid. Rounding
+    can leave the distance of a vector to itself slightly below 0.
+    """
+    _check(query_features, gallery_features, dist_metric)
+    device = query_features.device
+    query = _prepare(query_features, dist_metric, device)
+    return _distances(query, _prepare(gallery_features, dist_metric, device), dist_metric)
+
+
+def pair_distances(features, row, column, dist_metric='cosine'):
+    """Distances (p,) of chosen pairs of one set of features (N, D), as a NumPy array, float32.
+
+    Args:
+        row, column (numpy.ndarray): indices into the features, shape (p,), rows ascending.
+    """
+    features = _prepare(features, dist_metric, features.device)
+    squares = features.square().sum(dim=1).cpu().numpy()  # (N,)
+    nth = np.arange(len(row)) - np.searchsorted(row, row)  # of its row
+    starts = np.searchsorted(row, np.arange(0, len(features) + ROWS_AT_ONCE, ROWS_AT_ONCE))
+    products = np.empty(len(row), dtype=np.float32)
+    for first, (start, stop) in enumerate(itertools.pairwise(starts)):
+        if start == stop:
+            continue
+        part, first = slice(start, stop), first * ROWS_AT_ONCE
+        left = features[first : first + ROWS_AT_ONCE]  # (b, D), each with m others, filled up by 0
+        table = np.zeros((len(left), nth[part].max() + 1), dtype=np.int64)  # (b, m)
+        at = row[part] - first, nth[part]
+        table[at] = column[part]
+        right = features[torch.from_numpy(table).to(features.device)]  # (b, m, D)
+        products[part] = torch.bmm(right, left.unsqueeze(2)).squeeze(2).cpu().numpy()[at]
+    if dist_metric == 'cosine':
+        return np.maximum(1 - products, 0)
+    return np.maximum(squares[row] + squares[column] - 2 * products, 0)
+
+
+def distance_rows(query_features, gallery_features, dist_metric='cosine', memory_limit=None):
+    """``pairwise_distances`` in chunks of queries: yields rows (q, G), the first queries first.
+
+    The gallery is read once per chunk, in blocks.
+
+    Args:
+        query_features (torch.Tensor): shape (Q, D); its device is where the work is done.
+        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), any float type; a
+            ``numpy.memmap`` stays on disk.
+        dist_metric (str): 'cosine' or 'euclidean'.
+        memory_limit (int): bytes that two chunks may take (one in use, the next in the making);
+            MEMORY_LIMIT by default. No less than one row is held. What of the gallery is being
+            worked on takes no more than half of it besides.
+    """
+    _check(query_features, gallery_features, dist_metric)
+    limit = MEMORY_LIMIT if memory_limit is None else memory_limit
+    chunk = min(max(limit // 2 // (4 * max(len(gallery_features), 1)), 1), MAX_CHUNK)
+    return _distance_rows(query_features, gallery_features, dist_metric, chunk, limit // 2)
+
+
+def nearest(distances, k):
+    """The k smallest of every row (q, G): ``Nearest``, equal distances in the order of columns."""
+    candidates = min(k + 1, distances.shape[1])  # one more shows a tie across the k-th place
+    values, indices = distances.topk(candidates, dim=1, largest=False)
+    crossing = (values[:, k - 1] == values[:, -1]) & (candidates > k)
+    result = _in_order(values[:, :k], indices[:, :k])
+    crossed = crossing.nonzero().flatten()
+    for some in crossed.split(max(TIES_AT_ONCE // distances.shape[1], 1)):
+        of_these = _first_of_ties(distances[some], values[some, k - 1], k)
+        result.distances[some], result.indices[some] = of_these
+    return result
+
+
+def _first_of_ties(distances, kth, k):
+    """``nearest`` of rows (q, G) whose k-th smallest value ``kth`` (q,) more columns have."""
+    nearer, equal = distances < kth[:, None], distances == kth[:, None]
+    missing = k - nearer.sum(dim=1, keepdim=True)
+    chosen = nearer | (equal & (equal.cumsum(dim=1) <= missing))
+    indices = chosen.nonzero()[:, 1].view(-1, k)
+    return _in_order(distances.gather(1, indices), indices)
+
+
+def top_k(query_features, gallery_features, k, dist_metric='cosine', backend=None):
+    """The k nearest gallery tracklets of every query, by comparing with all of them.
+
+    Args:
+        query_features (torch.Tensor): shape (Q, D).
+        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), as in ``distance_rows``.
+        k (int): between 1 and G.
+        dist_metric (str): 'cosine' or 'euclidean' (squared); distances below 0 become 0.
+        backend (str): 'faiss' or 'torch'; by default faiss when it is installed and the queries
+            are on the CPU. Both find the same up to the rounding of their matrix products.
+
+    Returns:
+        Nearest: distances and indices, both (Q, k).
+
+    Raises:
+        ValueError: shapes, k or a name that does not fit.
+        InputError: features that are not finite.
+    """
+    _check(query_features, gallery_features, dist_metric)
+    on_cpu = query_features.device.type == 'cpu'
+    backend = backend or ('faiss' if faiss is not None and on_cpu else 'torch')
+    if backend not in BACKENDS or (backend == 'faiss' and (faiss is None or not on_cpu)):
+        raise ValueError(f'backend must be one of {BACKENDS} and usable here, got {backend!r}')
+    if not 1 <= k <= len(gallery_features):
+        raise ValueError(f'k must lie between 1 and {len(gallery_features)}, got {k}')
+    query = _prepare(query_features, dist_metric, query_features.device)
+    search = _block_nearest_faiss if backend == 'faiss' else _block_nearest
+    best = None
+    for start, gallery in _blocks(gallery_features, dist_metric, query.device, TOP_K_BLOCK):
+        found = search(query, gallery, min(k, len(gallery)), dist_metric)
+        found = Nearest(found.distances, found.indices + start)
+        if best is not None:  # what was found before comes from earlier in the gallery
+            joined = Nearest(*(torch.cat(pair, dim=1) for pair in zip(best, found, strict=True)))
+            found = Nearest(*(x[:, :k] for x in _in_order(*joined)))
+        best = found
+    return best
+
+
+def _check(query, gallery, dist_metric):
+    if dist_metric not in DIST_METRICS:
+        raise ValueError(f'dist_metric must be one of {DIST_METRICS}, got {dist_metric!r}')
+    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+        shapes = f'{tuple(query.shape)} and {tuple(gallery.shape)}'
+        raise ValueError(f'expected features of shapes (Q, D) and (G, D), got {shapes}')
+
+
+def unit_vectors(features):
+    """Features (n, D) of any float type with length 1, float32; a vector of zeros stays one.
+
+    Lengths whose squares float32 cannot hold (above 1.8e19, or tiny) are brought into reach first.
+    """
+    vectors = features.float()
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    vectors = vectors / lengths.clamp_min(SHORTEST)
+    out_of_reach = ~(torch.isfinite(lengths) & (lengths > SHORTEST)).flatten()
+    if out_of_reach.any():
+        extreme = features[out_of_reach]
+        largest = extreme.abs().amax(dim=1, keepdim=True)
+        extreme = (extreme / torch.where(largest > 0, largest, 1)).float()
+        vectors[out_of_reach] = F.normalize(extreme, dim=1)
+    return vectors
+
+
+def _prepare(features, dist_metric, device):
+    """Features as float32 on the device, of length 1 for the cosine."""
+    if isinstance(features, np.ndarray):
+        features = torch.from_numpy(np.array(features))  # a copy: mapped files are not writable
+    features = features.detach().to(device)
+    if dist_metric == 'cosine':
+        return unit_vectors(features)
+    vectors = features.float()
+    if vectors.dtype != features.dtype and features.any() and not vectors.any():
+        raise InputError(TOO_SMALL)
+    return vectors
+
+
+def _distances(query, gallery, dist_metric):
+    """Distances (q, g) of prepared features."""
+    if dist_metric == 'cosine':
+        return torch.mm(query, gallery.t()).neg_().add_(1)
+    of_query, of_gallery = _squared_lengths(query, gallery)
+    squares = of_query[:, None] + of_gallery  # (q, g)
+    return squares.addmm_(query, gallery.t(), alpha=-2)
+
+
+def _squared_lengths(query, gallery):
+    """Of prepared features, (q,) and (g,); InputError when all of them are next to nothing."""
+    squares = [features.square().sum(dim=1) for features in (query, gallery)]
+    largest = max((float(x.max()) for x in squares if len(x)), default=0.0)
+    if largest < SMALLEST_SQUARE and (query.any() or gallery.any()):
+        raise InputError(TOO_SMALL)
+    return squares
+
+
+def _blocks(features, dist_metric, device, length):
+    """Yields the first index and the prepared vectors of every block of the gallery."""
+    for start in range(0, len(features), length):
+        yield start, _prepare(features[start : start + length], dist_metric, device)
+        _release(features)
+
+
+def _release(features):
+    """Give the pages of a mapped file back: they count as memory of the process once read."""
+    if isinstance(features, np.memmap) and features.mode == 'r':
+        while isinstance(features, np.ndarray):
+            features = features.base
+        if isinstance(features, mmap.mmap) and hasattr(features, 'madvise'):
+            features.madvise(mmap.MADV_DONTNEED)
+
+
+def _distance_rows(query_features, gallery_features, dist_metric, chunk, num_bytes):
+    device = query_features.device
+    block = max(num_bytes // (8 * query_features.shape[1]), 1)  # as it is and prepared: 8 bytes
+    whole = None
+    if len(gallery_features) <= block:  # prepared once for all chunks
+        whole = [(0, _prepare(gallery_features, dist_metric, device))]
+    block = min(block, MAX_BLOCK)
+    for start in range(0, len(query_features), chunk):
+        query = _prepare(query_features[start : start + chunk], dist_metric, device)
+        rows = torch.empty(len(query), len(gallery_features), device=device)  # (q, G)
+        for first, gallery in whole or _blocks(gallery_features, dist_metric, device, block):
+            rows[:, first : first + len(gallery)] = _distances(query, gallery, dist_metric)
+        yield rows
+
+
+def _in_order(distances, indices):
+    """Rows of neighbours by distance, then by index."""
+    indices, order = indices.sort(dim=1)
+    distances, by_distance = distances.gather(1, order).sort(dim=1, stable=True)
+    return Nearest(distances, indices.gather(1, by_distance))
+
+
+def _block_nearest(query, gallery, k, dist_metric):
+    parts = []
+    for rows in query.split(MAX_CHUNK):
+        distances = _distances(rows, gallery, dist_metric).clamp_min_(0)
+        if not torch.isfinite(distances).all():
+            raise InputError(NOT_FINITE)
+        parts.append(nearest(distances, k))
+    return Nearest(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _block_nearest_faiss(query, gallery, k, dist_metric):
+    if not (torch.isfinite(query).all() and torch.isfinite(gallery).all()):
+        raise InputError(NOT_FINITE)
+    if dist_metric == 'euclidean':
+        _squared_lengths(query, gallery)
+    candidates = min(k + 1, len(gallery))
+    metric = faiss.METRIC_INNER_PRODUCT if dist_metric == 'cosine' else faiss.METRIC_L2
+    found = faiss.knn(query.numpy(), gallery.numpy(), candidates, metric=metric)
+    values, indices = (torch.from_numpy(x) for x in found)
+    values = (1 - values if dist_metric == 'cosine' else values).clamp_min(0)
+    if not torch.isfinite(values).all() or (indices < 0).any():  # squares beyond float32
+        raise InputError(NOT_FINITE)
+    result = _in_order(values[:, :k], indices[:, :k])
+    # faiss keeps any of several equal ones at the k-th place; we keep the first of the gallery
+    crossing = (values[:, k - 1] == values[:, -1]) & (candidates > k)
+    if crossing.any():
+        again = _block_nearest(query[crossing], gallery, k, dist_metric)
+        result.distances[crossing], result.indices[crossing] = again
+    return result

@@ -1,0 +1,76 @@
+"""What was searched and how far its features differ: facts that a score is read by."""
+
+import itertools
+import os
+
+from stmn_plugin.input_files import open_regular
+
+from .search import unit_vectors
+
+BLOCK = 1 << 20  # bytes that are compared at a time
+ROWS = 4096  # features whose spread is taken together
+# of the largest squared length: what float32 makes of a distance of equal vectors
+ROUNDING = 1e-6
+
+
+def count_searched(queries: list, searched: list) -> int:
+    """How many query tracklets are among the searched ones, wherever a dataset keeps them.
+
+    The same one has the same person, camera and number of frames, and the same bytes in its first
+    and last frame: DukeMTMC-VideoReID has copies of its queries in its gallery.
+
+    Args:
+        queries, searched (list): the host's tuples (paths or path, pid, camid, ...).
+    """
+    alike = {}
+    for paths, pid, camid, *_ in searched:
+        alike.setdefault((pid, camid, len(_frames(paths))), []).append(_frames(paths))
+    return sum(
+        any(
+            _same(_frames(paths), other)
+            for other in alike.get((pid, camid, len(_frames(paths))), ())
+        )
+        for paths, pid, camid, *_ in queries
+    )
+
+
+def _frames(paths):
+    return [paths] if isinstance(paths, str) else paths  # image data
+
+
+def _same(frames, others):
+    return all(a == b or _same_bytes(a, b) for a, b in ((frames[i], others[i]) for i in (0, -1)))
+
+
+def _same_bytes(a, b):
+    try:
+        if os.path.getsize(a) != os.path.getsize(b):
+            return False
+        with open_regular(a) as one, open_regular(b) as other:
+            blocks = (iter(lambda file=file: file.read(BLOCK), b'') for file in (one, other))
+            return all(x == y for x, y in itertools.zip_longest(*blocks))
+    except OSError:  # a frame that cannot be read is left out or named where it is encoded
+        return False
+
+
+def is_collapsed(features: list, dist_metric: str) -> bool:
+    """Whether all features are equal, by a metric, as far as float32 can tell their distances.
+
+    Args:
+        features (list of torch.Tensor): shapes (n, D), of queries and gallery.
+    """
+    blocks = [block for part in features for block in part.split(ROWS)]
+    scale = max(float(block.abs().max()) for block in blocks)
+    if scale == 0:
+        return True
+
+    def prepared(block):
+        return unit_vectors(block) if dist_metric == 'cosine' else block.double() / scale
+
+    count = sum(map(len, blocks))
+    mean = sum(prepared(block).double().sum(dim=0) for block in blocks) / count
+    largest = deviation = 0.0
+    for block in map(prepared, blocks):
+        largest = max(largest, float(block.double().square().sum(dim=1).max()))
+        deviation = max(deviation, float((block - mean).square().sum(dim=1).max()))
+    return deviation <= ROUNDING * largest

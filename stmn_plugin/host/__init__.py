@@ -1,0 +1,4 @@
+"""The plugin inside torchreid: its registries, its engine, and runs from a config.
+
+``registration.py`` is the only file that knows the host's private names.
+"""

@@ -1,0 +1,274 @@
+"""A checked config → a run: folder, log, data, model, engine, results."""
+
+import difflib
+import pickle
+
+import gdown.exceptions
+import torch
+import torchreid
+
+from stmn_plugin.config.defaults import flatten
+from stmn_plugin.config.kwargs import (
+    criterion_kwargs,
+    imagedata_kwargs,
+    lr_scheduler_kwargs,
+    optimizer_kwargs,
+    plan_kwargs,
+    run_kwargs,
+    settings_kwargs,
+    videodata_kwargs,
+)
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.datamanager import VideoDataManager
+from stmn_plugin.data.host_errors import host_errors_named
+from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
+from stmn_plugin.device import device_line, device_name, usable_gpu
+from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group, world_size
+from stmn_plugin.errors import InputError, resource_errors
+from stmn_plugin.models.facts import check_batch, model_facts
+from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
+from stmn_plugin.randomness import deterministic_algorithms
+from stmn_plugin.training.checkpoint import load_weights
+from stmn_plugin.training.provenance import training_digest
+from stmn_plugin.training.resuming import path_to_resume, resume_run
+from stmn_plugin.training.run_folder import run_folder, write_config
+from stmn_plugin.training.speed import (
+    check_amp,
+    compile_in_place,
+    give_back_freed_memory,
+    tf32,
+    with_fused_steps,
+)
+
+from . import engine as engines
+from .registration import model_registry, register
+
+# architectures whose code views maps as vectors, which channels_last maps are not
+CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
+# what it raises to download or read weights: network, disk, torch, its pickles, Google Drive
+NO_WEIGHTS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    gdown.exceptions.DownloadError,
+)
+
+
+def run(cfg):
+    """Train and evaluate, or only evaluate, as the config says; with the others under torchrun.
+
+    Args:
+        cfg (CfgNode): from :func:`stmn_plugin.config.load_config`.
+
+    Returns:
+        Engine: after the run; ``.evaluations`` are its results.
+
+    Raises:
+        InputError: anything the user gave that cannot work.
+    """
+    with (
+        process_group(usable_gpu(cfg.use_gpu)),
+        run_folder(cfg),
+        peer_errors(),
+        deterministic_algorithms(cfg.train.deterministic),
+        tf32(cfg.train.tf32),
+    ):
+        engine, start_epoch = prepare(cfg)
+        if is_main() and not cfg.test.evaluate:
+            # train.start_epoch is where counting starts: what is there is another run all the same
+            engine.make_way(
+                cfg.data.save_dir, start_epoch if engine.settings.last_checkpoint else 0
+            )
+            write_config(cfg)
+        engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
+    return engine
+
+
+@resource_errors('model.name')
+def prepare(cfg):
+    """Everything up to the run: data, model with its weights, optimizer, settings.
+
+    Returns:
+        tuple: the engine, and the number of epochs that a resumed checkpoint has finished.
+
+    Raises:
+        InputError: anything the user gave that cannot work, as a model beyond the memory.
+    """
+    print(device_line(cfg.use_gpu))
+    cfg = with_usable_device(cfg)
+    register(cfg)
+    check_arch(cfg.model.name)
+    check_processes(cfg)
+    torchreid.utils.set_random_seed(cfg.train.seed)
+    with main_first():
+        datamanager = build_datamanager(cfg)
+        model = build_model(cfg, datamanager.num_train_pids)
+    facts = {**model_facts(cfg, model), 'device': device_name(cfg.use_gpu)}
+    check_layers(cfg, model)
+    if not cfg.test.evaluate:
+        check_batch(cfg, model)
+    print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
+    if cfg.model.load_weights:
+        load_weights(model, cfg.model.load_weights)
+    elif cfg.test.evaluate and not cfg.model.resume:
+        print('Testing the initial weights: model.load_weights is not set')
+    model = speed_up(cfg, model)
+    optimizer, scheduler = build_optimizer(cfg, model)
+    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
+    settings = engines.RunSettings(
+        plan=plan, facts=facts, trained_on=training_digest(datamanager), **settings_kwargs(cfg)
+    )
+    start_epoch = cfg.train.start_epoch
+    parts = (model, optimizer, scheduler)
+    path = path_to_resume(cfg, *parts, settings)
+    if path:
+        allow_changed = cfg.train.allow_changed or cfg.test.evaluate
+        start_epoch = resume_run(path, *parts, settings, allow_changed)
+    engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
+    engine.settings = settings
+    return engine, start_epoch
+
+
+def with_usable_device(cfg):
+    """The config, with ``use_gpu`` only where there is one."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.use_gpu = usable_gpu(cfg.use_gpu)
+    cfg.freeze()
+    return cfg
+
+
+def check_arch(name):
+    """InputError with the nearest name unless the model factory knows the name."""
+    known = list(model_registry())
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise InputError(
+            f'model.name: {name!r} is no architecture; the nearest is {nearest!r} '
+            '(--list-archs shows all)'
+        )
+
+
+def check_processes(cfg):
+    """InputError for what needs a single process."""
+    if world_size() == 1:
+        return
+    if cfg.data.type == 'image':
+        raise InputError(f'data.type image is for a single process, these are {world_size()}')
+    if cfg.test.features_dir:
+        raise InputError(f'test.features_dir is for a single process, these are {world_size()}')
+
+
+def build_datamanager(cfg):
+    """Our video data manager, or the host's for images."""
+    if cfg.data.type == 'video':
+        return VideoDataManager(**videodata_kwargs(cfg))
+    with host_errors_named():
+        datamanager = torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
+    image_bytes = 4 * 3 * cfg.data.height * cfg.data.width
+    check_shared_memory(
+        cfg.data.workers,
+        {key: flatten(cfg)[key] * image_bytes for key in ('train.batch_size', 'test.batch_size')},
+    )
+    datamanager.train_loader = FrameLoader.like(datamanager.train_loader)
+    for loaders in datamanager.test_loader.values():
+        for mode, loader in loaders.items():
+            loaders[mode] = FrameLoader.like(loader)
+    return datamanager
+
+
+def build_model(cfg, num_classes):
+    """Any model of the factory. Beside STMN, a config for STMN wants features and logits of it."""
+    loss = 'triplet' if cfg.loss.name == 'stmn' and cfg.model.name != 'stmn' else cfg.loss.name
+
+    def build(pretrained):
+        return torchreid.models.build_model(
+            cfg.model.name, num_classes, loss=loss, pretrained=pretrained, use_gpu=cfg.use_gpu
+        )
+
+    try:
+        return build(cfg.model.pretrained)
+    except NO_WEIGHTS as error:
+        if not cfg.model.pretrained:
+            raise
+        build(pretrained=False)  # what is wrong without weights, too, is another matter
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f'model.name {cfg.model.name}: its ImageNet weights cannot be downloaded or read '
+            f'({reason}): set model.pretrained False'
+        ) from error
+
+
+def speed_up(cfg, model):
+    """The model on its device, with the memory layout, compilation and BNs of the config."""
+    for key in ('train.amp', 'test.amp'):
+        check_amp(flatten(cfg)[key], key, cfg.use_gpu)
+    stmn = cfg.model.name == 'stmn'
+    if cfg.train.checkpoint_activations:
+        if not stmn:
+            raise InputError(f'train.checkpoint_activations: {cfg.model.name} cannot, stmn can')
+        model.encoder.checkpoint_activations = True
+        if not cfg.use_gpu:
+            give_back_freed_memory()
+    if cfg.train.sync_bn and world_size() > 1:
+        # of STMN the encoder: what follows sees the whole batch in any case
+        synchronize_batch_norm(model.encoder if stmn else model, cfg.use_gpu)
+    if cfg.use_gpu:
+        model = model.cuda()
+    if cfg.train.channels_last and cfg.model.name not in CONTIGUOUS_ONLY:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.train.compile:
+        compile_in_place(model)
+    return model
+
+
+def build_optimizer(cfg, model):
+    """The host's optimizer and learning rate scheduler."""
+    options = optimizer_kwargs(cfg)
+    try:
+        optimizer = torchreid.optim.build_optimizer(model, **options)
+    except ValueError as error:  # torch's word for a number that cannot be
+        raise InputError(f'train.optim {cfg.train.optim}: {error}') from error
+    if cfg.train.fused:
+        optimizer = with_fused_steps(optimizer)
+    return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
+
+
+def check_layers(cfg, model):
+    """InputError for a layer that the model does not have; the host finds out late or never."""
+    names = [name for name, _ in model.named_children()]
+    wanted = []
+    if cfg.train.fixbase_epoch > 0:
+        wanted += [('train.open_layers', layer) for layer in cfg.train.open_layers]
+    if cfg.train.staged_lr:
+        wanted += [('train.new_layers', layer) for layer in cfg.train.new_layers]
+    for key, layer in wanted:
+        if layer not in names:
+            raise InputError(
+                f'{key}: {layer!r} is no layer of {cfg.model.name}; it has {", ".join(names)}'
+            )
+
+
+def build_engine(cfg, datamanager, model, optimizer, scheduler):
+    """The engine for the data type, the loss and the model."""
+    common = (datamanager, model, optimizer)
+    options = {'scheduler': scheduler, 'use_gpu': cfg.use_gpu}
+    if cfg.model.name == 'stmn':
+        return engines.VideoSTMNEngine(*common, **options, **criterion_kwargs(cfg))
+    options['label_smooth'] = cfg.loss.softmax.label_smooth
+    if cfg.data.type == 'video':
+        options['pooling_method'] = cfg.video.pooling_method
+    if cfg.loss.name == 'softmax':
+        kind = (
+            engines.VideoSoftmaxEngine if cfg.data.type == 'video' else engines.ImageSoftmaxEngine
+        )
+        return kind(*common, **options)
+    options.update(
+        margin=cfg.loss.triplet.margin,
+        weight_t=cfg.loss.triplet.weight_t,
+        weight_x=cfg.loss.triplet.weight_x,
+    )
+    if cfg.data.type == 'image':
+        return engines.ImageTripletEngine(*common, **options)
+    return engines.VideoTripletEngine(*common, soft_margin=cfg.loss.name == 'stmn', **options)

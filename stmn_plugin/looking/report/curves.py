@@ -1,0 +1,115 @@
+"""Lines of metrics.jsonl → panels of curves with their axes, in the coordinates of an SVG."""
+
+from typing import NamedTuple
+
+from matplotlib.ticker import MaxNLocator
+
+from stmn_plugin.evaluation.doubts import doubt_words
+
+WIDTH, HEIGHT = 300, 190
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 36  # margins around the plot
+STEPS = [1, 2, 2.5, 5, 10]
+
+
+class Curve(NamedTuple):
+    name: str
+    values: dict  # epoch → value
+    points: list  # of (x, y, what a tooltip says)
+    line: str  # 'x,y x,y ...'
+
+
+class Panel(NamedTuple):
+    title: str
+    curves: list
+    x_ticks: list  # of (x, text)
+    y_ticks: list  # of (y, text)
+
+
+def training_panels(lines):
+    """Panels of a run: losses, their terms, evaluations, accuracy, learning rate.
+
+    Args:
+        lines (list): of ``metric_files.read_lines``.
+
+    Returns:
+        list of Panel, without those that would be empty.
+    """
+    terms, results = {}, {}  # name → {epoch: value}
+    for line in lines:
+        for name, value in line.get('losses', {}).items():
+            terms.setdefault(name, {})[line['epoch']] = value
+        for result in line.get('evaluations', []):
+            for measure in ('mAP', 'rank-1'):
+                if measure in result:
+                    own = results.setdefault((result['dataset'], measure), {})
+                    own[line['epoch']] = 100 * result[measure]
+    datasets = {dataset for dataset, _ in results}
+
+    def name_of(dataset, measure):
+        doubts = doubt_words(
+            (
+                (line['epoch'], result)
+                for line in lines
+                for result in line.get('evaluations', [])
+                if result['dataset'] == dataset
+            ),
+            'epoch',
+        )
+        name = measure if len(datasets) == 1 else f'{dataset} {measure}'
+        return f'{name}, {doubts}' if doubts else name
+
+    groups = [
+        (
+            'Evaluation, %',
+            {name_of(*key): values for key, values in results.items()},
+        ),
+        ('Loss', {name: terms.pop(name) for name in ('loss',) if name in terms}),
+        ('Training accuracy, %', {name: terms.pop(name) for name in ('acc',) if name in terms}),
+        ('Terms of the loss', {name.replace('_', ' '): terms[name] for name in terms}),
+        ('Learning rate', {'lr': {x['epoch']: x['lr'] for x in lines if 'lr' in x}}),
+    ]
+    return [
+        draw_panel(title, {name: values for name, values in group.items() if values})
+        for title, group in groups
+        if any(group.values())
+    ]
+
+
+def draw_panel(title, group):
+    """A panel with the y axis from 0.
+
+    Args:
+        title (str): with the unit.
+        group (dict): name → {epoch: value}, none empty.
+    """
+    epochs = [epoch for values in group.values() for epoch in values]
+    first, last = min(epochs), max(*epochs, min(epochs) + 1)
+    top = max(max(values.values()) for values in group.values())
+    y_values = MaxNLocator(4, steps=STEPS).tick_values(0, top or 1)
+    x_values = MaxNLocator(5, steps=STEPS, integer=True).tick_values(first, last)
+
+    def x(epoch):
+        return round(LEFT + (epoch - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(value):
+        return round(HEIGHT - BOTTOM - value / y_values[-1] * (HEIGHT - TOP - BOTTOM), 1)
+
+    curves = []
+    for name, values in group.items():
+        values = dict(sorted(values.items()))
+        points = [(x(e), y(v), f'{name}, epoch {e}: {v:.4g}') for e, v in values.items()]
+        curves.append(Curve(name, values, points, ' '.join(f'{px},{py}' for px, py, _ in points)))
+    return Panel(
+        title,
+        curves,
+        [(x(tick), f'{tick:g}') for tick in x_values if first <= tick <= last],
+        [(y(tick), f'{tick:g}') for tick in y_values if tick >= 0],
+    )
+
+
+def values_by_epoch(panels):
+    """The same numbers as a table: names, and rows of an epoch and its values (None: none)."""
+    curves = [curve for panel in panels for curve in panel.curves]
+    epochs = sorted({epoch for curve in curves for epoch in curve.values})
+    rows = [(epoch, [curve.values.get(epoch) for curve in curves]) for epoch in epochs]
+    return [curve.name for curve in curves], rows

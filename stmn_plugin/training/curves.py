@@ -1,0 +1,52 @@
+"""Numbers of a run → TensorBoard's event files, which are a convenience: they never end a run."""
+
+import contextlib
+import threading
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from stmn_plugin.errors import printable
+
+
+class Curves:
+    """A ``SummaryWriter`` that is dropped, with a word, when its files cannot be written.
+
+    Args:
+        folder (str): of the event files.
+        purge_step (int, optional): earlier events from this step on do not count.
+    """
+
+    def __init__(self, folder: str, purge_step: int | None = None) -> None:
+        self._writer = None
+        self._hook, threading.excepthook = threading.excepthook, self._in_thread
+        self._attempt(self._open, folder, purge_step)
+
+    def _open(self, folder, purge_step):
+        self._writer = SummaryWriter(log_dir=folder, purge_step=purge_step)
+
+    def add_scalar(self, name: str, value: Any, step: int | None = None) -> None:
+        if self._writer is not None:
+            self._attempt(self._writer.add_scalar, name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._attempt(self._writer.close)
+        self._writer = None
+        threading.excepthook = self._hook
+
+    def _attempt(self, action, *arguments):
+        try:
+            action(*arguments)
+        except (OSError, UnicodeEncodeError) as error:  # the latter: a folder that is no UTF-8
+            writer, self._writer = self._writer, None
+            reason = printable(getattr(error, 'strerror', None) or error)
+            print(f'TensorBoard takes nothing more ({reason}): going on without it')
+            with contextlib.suppress(OSError, AttributeError):
+                writer.close()
+
+    def _in_thread(self, arguments):
+        """TensorBoard's thread, too, raises what ``add_scalar`` will: it needs no traceback."""
+        own = type(arguments.thread).__module__.startswith('tensorboard')
+        if not own or not isinstance(arguments.exc_value, OSError):
+            self._hook(arguments)

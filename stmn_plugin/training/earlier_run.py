@@ -1,0 +1,148 @@
+"""A run folder → nothing that an earlier run left in it is lost, unless that was asked for."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.whole_files import remove_file
+
+from .checkpoint import BEST, UNFINISHED, epoch_of_name
+from .metric_files import EPOCHS, METRICS, read_evaluations
+from .resumable import position
+
+# what else is made of a run's weights: the next run's would be taken for it; logs and what a user
+# has put there stay
+MADE_OF_A_RUN = (
+    'config.yaml',
+    'events.out.tfevents.*',
+    'report.html',
+    'cost_curve.json',
+    'cost_curve.png',
+    'figures/analysis.json',
+    'figures/figure-*.png',
+    'figures/figure-*.svg',
+    'figures/figure-*.txt',
+    f'report_files/{"[0-9a-f]" * 20}.webp',
+    'visrank_*/*/query_top000/*',
+    'visrank_*/*/gallery_top*_*/*',
+    'visrank_*/person*_camera*.jpg',
+)
+FOLDERS = ('figures', 'report_files', 'visrank_*/*/*', 'visrank_*/*', 'visrank_*')  # inner first
+
+
+class Start(NamedTuple):
+    """Where a run starts."""
+
+    epochs: int = 0  # finished ones
+    path: str = ''  # checkpoint that it goes on from
+    auto: bool = False  # the furthest one that there is
+
+
+FRESH = Start()
+
+
+def check_nothing_is_lost(folder: str, start: Start = FRESH, models=('model',)) -> None:
+    """InputError when a run would write over what is in its folder; says how to go on."""
+    lost = _written_over(folder, start, models)
+    if not lost:
+        return
+    names = [os.path.relpath(path, folder) for path in lost]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    what = ', '.join(names[:3]) + more
+    if start.auto:
+        raise InputError(
+            f'data.save_dir: {folder} holds results ({what}) and no checkpoint to go on from: '
+            'train.overwrite True removes them and starts anew, or take another folder'
+        )
+    if _goes_on(folder, start, models):
+        raise InputError(
+            f'data.save_dir: {folder} holds training beyond {start.path or "train.start_epoch"} '
+            f'({what}): model.resume auto goes on with it, train.overwrite True removes it, or '
+            'take another folder'
+        )
+    raise InputError(
+        f'data.save_dir: {folder} holds a run already ({what}): model.resume auto goes on with it, '
+        'train.overwrite True removes it and starts anew, or take another folder'
+    )
+
+
+def remove_what_is_lost(
+    folder: str, start: Start = FRESH, models=('model',), needed: dict | None = None
+) -> list[str]:
+    """Remove what :func:`check_nothing_is_lost` names and what was made of it.
+
+    Args:
+        folder, start, models: as there.
+        needed: key of the config → file that the new run starts from.
+
+    Returns:
+        The removed paths.
+
+    Raises:
+        InputError: a needed file is among them, or one cannot be removed.
+    """
+    lost = _written_over(folder, start if start.path else start._replace(auto=False), models)
+    if not lost:
+        return []
+    if not _goes_on(folder, start, models):
+        lost += [str(path) for pattern in MADE_OF_A_RUN for path in Path(folder).glob(pattern)]
+    real = {os.path.realpath(path) for path in lost}
+    for key, path in (needed or {}).items():
+        if path and os.path.realpath(os.path.expanduser(path)) in real:
+            raise InputError(f'{key}: train.overwrite would remove {path}: take another folder')
+    for path in lost:
+        remove_file(path)
+    for path in [path for pattern in FOLDERS for path in Path(folder).glob(pattern)]:
+        with contextlib.suppress(OSError):  # it is none, or holds something of the user's
+            path.rmdir()
+    return lost
+
+
+def _written_over(folder, start, models):
+    """Files that a run from a start would replace, remove or leave to be taken for its own."""
+    if start.auto:
+        lost = not start.path and read_evaluations(folder)
+        return [os.path.join(folder, METRICS)] if lost else []
+    goes_on, lost = _goes_on(folder, start, models), []
+    for model in models:
+        weights = filter(_is_checkpoint, _files(os.path.join(folder, model)))
+        lost += [path for path in weights if not goes_on or _is_beyond(path, start)]
+    if not goes_on:
+        results = [os.path.join(folder, name) for name in (METRICS, EPOCHS)]
+        lost += [path for path in results if os.path.isfile(path) and os.path.getsize(path)]
+    return lost
+
+
+def _is_checkpoint(path):
+    name = os.path.basename(path)
+    return name in (BEST, UNFINISHED) or epoch_of_name(name) is not None
+
+
+def _is_beyond(path, start):
+    """Whether a checkpoint is of a later time in the run than where it is gone on from."""
+    name = os.path.basename(path)
+    if start.path and os.path.realpath(path) == os.path.realpath(start.path):
+        return False
+    if name == BEST:
+        try:
+            return position(path)[0] > start.epochs
+        except InputError:  # a damaged one is of no epoch
+            return True
+    return name == UNFINISHED or epoch_of_name(name) > start.epochs
+
+
+def _goes_on(folder, start, models):
+    """Whether a run starts where one in this folder is."""
+    if not start.path:
+        return start.epochs > 0
+    own = {os.path.realpath(os.path.join(folder, model)) for model in models}
+    places = {os.path.realpath(os.path.dirname(start.path) or '.')}
+    return bool(own & (places | {os.path.dirname(os.path.realpath(start.path))}))
+
+
+def _files(folder):
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    paths = [os.path.join(folder, name) for name in names]
+    return [path for path in paths if os.path.isfile(path) or os.path.islink(path)]

@@ -1,0 +1,149 @@
+"""A config and a checkpoint → a run that goes on where it stopped, if the recipe is the same.
+
+The recipe is what the weights at the end depend on. It is every key but those below, so a new key
+belongs to it until someone says otherwise here.
+"""
+
+import os
+
+from stmn_plugin.config.defaults import AUTO, flatten, get_default_config
+from stmn_plugin.distributed import broadcast, is_main
+from stmn_plugin.errors import InputError, printable
+
+from .checkpoint_fields import load_resumable
+from .epoch_log import EpochLog
+from .resumable import newest_checkpoint, resume
+
+FREE_KEYS = {
+    'use_gpu',
+    'model.load_weights',  # where the run started: the checkpoint is beyond that
+    'model.pretrained',
+    'model.resume',
+    'stmn.backbone_weights',
+    'stmn.backbone_sha256',
+    'data.root',
+    'data.download',
+    'data.targets',
+    'data.workers',
+    'data.bad_frames',  # so that a run stopped by a bad frame can go on
+    'data.save_dir',
+    'market1501.use_500k_distractors',  # of the gallery
+    'cuhk03.use_metric_cuhk03',
+    'train.start_epoch',
+    'train.print_freq',
+    'train.save_freq',
+    'train.keep_last',
+    # the same computation in another order
+    'train.channels_last',
+    'train.checkpoint_activations',
+    'train.compile',
+    'train.deterministic',
+    'train.fused',
+    'train.allow_changed',
+    'train.overwrite',
+}
+
+
+def is_recipe(key, config):
+    """Whether the weights at the end depend on a key of a config (key → value)."""
+    if key == 'train.max_epoch':
+        return config['train.lr_scheduler'] == 'cosine'  # other schedules do not know the end
+    return key not in FREE_KEYS and not key.startswith('test.')
+
+
+def changed_keys(before, now):
+    """Keys of the recipe that differ between two configs → (value before, value now).
+
+    A key that ``before`` does not know yet had the effect of its default.
+    """
+    before = {**flatten(get_default_config()), **before}
+    keys = [key for key in now if is_recipe(key, now) or is_recipe(key, before)]
+    return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
+
+
+def changes_since(checkpoint, settings):
+    """As :func:`changed_keys`, from a checkpoint to a run; 'training data' is the digest of it.
+
+    What a checkpoint does not say it has in common.
+    """
+    config, trained_on = settings.config, settings.trained_on
+    changes = changed_keys(checkpoint.get('config') or config, config)
+    before = checkpoint.get('trained_on') or trained_on
+    if trained_on and before != trained_on:
+        changes['training data'] = before, trained_on
+    return changes
+
+
+def path_to_resume(cfg, model, optimizer, scheduler, settings):
+    """``model.resume``; for ``auto`` the checkpoint of the run folder to go on from, '' if none.
+
+    Args:
+        cfg (CfgNode): of the run.
+        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
+        settings (RunSettings): says what checkpoints of the run hold.
+    """
+    if cfg.model.resume != AUTO:
+        return os.path.expanduser(cfg.model.resume)
+
+    def check(path):
+        checkpoint = load_resumable(path)
+        if not changes_since(checkpoint, settings):
+            resume(checkpoint, path, model, optimizer, scheduler, dry=True)
+
+    folder = os.path.join(cfg.data.save_dir, 'model')
+    path = broadcast(newest_checkpoint(folder, check) if is_main() else None)
+    if path is None:
+        then = 'testing the initial weights' if cfg.test.evaluate else 'starting from the beginning'
+        print(f'model.resume auto: no checkpoint in {printable(folder)}, {then}')
+    return path or ''
+
+
+def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False):
+    """Put everything where the checkpoint left it.
+
+    Args:
+        path (str): checkpoint.
+        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
+        settings (RunSettings): config and training data are compared with the checkpoint's; gets
+            what the run has reached.
+        allow_changed (bool): let the recipe or the training data differ. Optimizer settings and
+            schedule are then the new ones, and an interrupted epoch starts anew.
+
+    Returns:
+        int: finished epochs.
+
+    Raises:
+        InputError: another recipe (names the keys), training data or architecture, a file with
+            weights only, or a damaged one.
+    """
+    checkpoint = load_resumable(path)
+    if not checkpoint.get('config'):
+        print(f'{printable(path)} does not say which recipe made it')
+    changed = changes_since(checkpoint, settings)
+    named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
+    if changed and not allow_changed:
+        raise InputError(
+            f'model.resume: {path} was made by another recipe: {named}; '
+            'train.allow_changed True goes on all the same'
+        )
+    if changed:
+        print(f'Going on with another recipe: {named}')
+    keep_moments = 'train.optim' not in changed
+    if not keep_moments:
+        print('The moments of the other optimizer are left behind')
+    parts = (model, optimizer, scheduler)
+    resume(checkpoint, path, *parts, new_schedule=bool(changed), keep_moments=keep_moments)
+    settings.best_map = float(checkpoint.get('best_map', settings.best_map))
+    settings.rank1 = float(checkpoint.get('rank1', settings.rank1))
+    settings.last_checkpoint = path
+    settings.scaler = checkpoint.get('scaler')
+    epoch, log = checkpoint['epoch'], checkpoint.get('unfinished')
+    where = f'epoch {epoch}'
+    if log is not None and (log['trained'] or not changed):
+        settings.unfinished = EpochLog(**log)
+        if log['trained']:
+            where += ', still to be evaluated'
+        else:
+            where += f' and batch {log["batches"]} of the next'
+    print(f'Resumed from {printable(path)} after {where}')
+    return epoch

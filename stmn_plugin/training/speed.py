@@ -1,0 +1,148 @@
+"""A model, an optimizer → the same ones, faster: precision, memory layout, compilation, folding.
+
+Everything is off or exact by default. ``train.amp`` and ``train.tf32`` change what is computed, the
+other switches only the order in which it is.
+"""
+
+import contextlib
+import ctypes
+
+import torch
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.models import STMN
+from stmn_plugin.models.folding import fold_batch_norms, refold
+
+M_MMAP_THRESHOLD = -3  # of malloc.h
+AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+def autocast(device_type, amp):
+    """Mixed precision in a block.
+
+    Args:
+        device_type (str): 'cuda' or 'cpu'.
+        amp (str): a key of AMP_DTYPES.
+    """
+    if amp == 'off':
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, AMP_DTYPES[amp])
+
+
+@contextlib.contextmanager
+def tf32(enabled):
+    """In the block, matrix products and convolutions on a GPU round their factors to TF32, or not.
+
+    torch's own default is to do so in convolutions only.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    set_tf32(enabled)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
+
+
+def set_tf32(enabled):
+    """What :func:`tf32` does in its block, for the life of the process."""
+    torch.set_float32_matmul_precision('high' if enabled else 'highest')
+    torch.backends.cudnn.allow_tf32 = enabled
+
+
+@contextlib.contextmanager
+def same_shapes():
+    """In the block every batch has one shape: cuDNN may try its algorithms and keep the fastest."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = not cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+def with_fused_steps(optimizer):
+    """The optimizer with torch's fused steps where it has them: all weights in one kernel."""
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.SGD):
+        return optimizer  # the host's RAdam, and RMSprop, have none
+    for group in optimizer.param_groups:
+        group.update(fused=True, foreach=False)
+    return type(optimizer)(optimizer.param_groups, fused=True)
+
+
+def compile_in_place(model):
+    """Compile the encoder of STMN, or all of another model; names of weights stay.
+
+    What torch.compile cannot do (no C++ compiler, no Triton, an operation it does not know) runs
+    as it is, and a printed line says so.
+    """
+    part = model.encoder if isinstance(model, STMN) else model
+    part.compile(backend=_inductor_or_eager)
+
+
+def _inductor_or_eager(graph, inputs):
+    from torch._dynamo import lookup_backend  # slow to import, and needed here only
+    from torch._functorch import config
+
+    # compile the backward pass here, too, not when it first runs
+    early = 'force_non_lazy_backward_lowering'
+    try:
+        with config.patch({early: True}) if hasattr(config, early) else contextlib.nullcontext():
+            return lookup_backend('inductor')(graph, inputs)
+    except Exception as error:  # of many types; what is wrong with the graph itself shows in eager
+        reason = ' '.join(str(error).split())[:200]
+        print(f'train.compile: not compiled, running as it is: {type(error).__name__}: {reason}')
+        return graph.forward
+
+
+def give_back_freed_memory():
+    """Make glibc return what large tensors leave behind to the system at once.
+
+    It would keep pieces of up to 32 MiB for later ones: with maps of many sizes that comes to a
+    sixth of the memory of a step on a CPU. Smaller pieces stay kept, as the system takes its time
+    to make each anew. No other C library needs or knows this.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 20 << 20)
+
+
+def check_amp(amp, key, use_gpu):
+    """InputError when the device cannot compute in that precision."""
+    if use_gpu and amp == 'bf16' and not torch.cuda.is_bf16_supported():
+        raise InputError(f'{key} bf16: this GPU has no bfloat16, use fp16')
+
+
+class InferenceModel:
+    """A frame model (``features.py``) as it encodes frames in testing.
+
+    Args:
+        model: STMN or an ``ImageFrameModel``, in eval mode.
+        device_type (str): where it is.
+        amp (str): a key of AMP_DTYPES.
+        fold (bool): fold the batch norms of STMN's encoder.
+        compiled (bool): compile the folded encoder; an encoder that is not folded is the model's.
+    """
+
+    def __init__(self, model, device_type, amp='off', fold=True, compiled=False):
+        self.model = model
+        self.device_type = device_type
+        self.amp = amp
+        self.encoder = None
+        if fold and isinstance(model, STMN):
+            self.encoder = fold_batch_norms(model.encoder)
+            if compiled:
+                self.encoder.compile(backend=_inductor_or_eager)
+
+    def refresh(self):
+        """Take up the weights of now."""
+        if self.encoder is not None:
+            refold(self.encoder, self.model.encoder)
+
+    def frame_vectors(self, frames):
+        """(T, 3, H, W) → (T, V), at least in float32."""
+        more = {} if self.encoder is None else {'encoder': self.encoder}
+        with autocast(self.device_type, self.amp):
+            vectors = self.model.frame_vectors(frames, **more)
+        return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
