@@ -8,11 +8,14 @@ from .checks import check_config, check_ranges, check_transforms
 from .defaults import add_stmn_config, flatten, get_default_config
 from .load import BASE, load_config, read_rows, read_yaml
 from .ranges import RANGES, TRANSFORMS
+from .sections import add_section
+from .settings import setting
 
 __all__ = [
     'BASE',
     'RANGES',
     'TRANSFORMS',
+    'add_section',
     'add_stmn_config',
     'check_config',
     'check_ranges',
@@ -22,4 +25,5 @@ __all__ = [
     'load_config',
     'read_rows',
     'read_yaml',
+    'setting',
 ]

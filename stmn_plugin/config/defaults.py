@@ -5,7 +5,11 @@ The host's keys keep their names, types and defaults, so that any torchreid YAML
 
 from yacs.config import CfgNode
 
+from stmn_plugin.plugins import load_plugins
+
 from .ranges import AUTO
+from .sections import SECTIONS
+from .settings import settings_of
 
 
 def host_config():
@@ -165,8 +169,12 @@ def add_stmn_config(cfg):
 
 
 def get_default_config():
-    """The host's defaults and ours."""
-    return add_stmn_config(host_config())
+    """The host's defaults, ours, and those of every registered architecture."""
+    load_plugins()
+    cfg = add_stmn_config(host_config())
+    for name, section in SECTIONS.items():
+        cfg[name] = CfgNode({one.name: one.default for one in settings_of(section)})
+    return cfg
 
 
 def flatten(tree, prefix=''):

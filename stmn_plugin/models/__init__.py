@@ -3,6 +3,7 @@
 Reading path: ``encoder.py`` (Sec. 3.2), ``memory.py`` (Eq. 1-7), ``stmn.py`` (Fig. 2, 3).
 """
 
+from .base import VIDEO_MODELS, VideoModel, register_video_model
 from .encoder import BACKBONES, Encoder
 from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
 from .stmn import STMN, STMNOutput, stmn
@@ -16,5 +17,8 @@ __all__ = [
     'TemporalAverage',
     'TemporalMLP',
     'TemporalMemory',
+    'VIDEO_MODELS',
+    'VideoModel',
+    'register_video_model',
     'stmn',
 ]

@@ -1,0 +1,43 @@
+"""The section ``loss`` of a config as functions that every model's ``losses`` can call."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .identification import batch_hard_triplet_loss
+from .memory_spread import memory_spread_loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Loss terms as they enter the sum, weighted; a term of weight 0 costs nothing and is zero."""
+
+    cross_entropy_weight: float = 1.0  # of every cross-entropy term
+    triplet_weight: float = 1.0  # of every batch-hard triplet term
+    triplet_margin: float | None = None  # None is the soft margin of the paper's recipe
+    label_smoothing: float = 0.0  # of the cross-entropy; the authors use 0
+    spread_weight: float = 1.0  # of every memory spread term; 0 is "w/o L_S" of Table 1
+    spread_margin: float = 0.3  # alpha
+    spread_reduction: str = 'mean'  # over the items; 'sum' is Eq. 9 literally
+
+    def cross_entropy(self, logits: Tensor, pids: Tensor) -> Tensor:
+        """Of logits (B, identities) with identities (B,) (Sec. 3.3)."""
+        if self.cross_entropy_weight == 0:
+            return logits.new_zeros(())
+        loss = F.cross_entropy(logits, pids, label_smoothing=self.label_smoothing)
+        return self.cross_entropy_weight * loss
+
+    def triplet(self, features: Tensor, pids: Tensor) -> Tensor:
+        """Batch-hard, of features (B, D) with identities (B,) (Sec. 3.3)."""
+        if self.triplet_weight == 0:
+            return features.new_zeros(())
+        return self.triplet_weight * batch_hard_triplet_loss(features, pids, self.triplet_margin)
+
+    def spread(self, probs: Tensor) -> Tensor:
+        """Of a memory's matching probabilities (P, items) (Eq. 9)."""
+        if self.spread_weight == 0:
+            return probs.new_zeros(())
+        return self.spread_weight * memory_spread_loss(
+            probs, self.spread_margin, self.spread_reduction
+        )

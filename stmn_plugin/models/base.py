@@ -1,0 +1,141 @@
+"""What an architecture is to all that trains, tests, explains and exports it.
+
+An architecture is one file with one class, a :class:`VideoModel`. It knows clips and vectors, no
+loss weights, no processes, no files. Letters: B clips, L frames, T = B*L frames, H W pixels, V
+numbers of a frame, D numbers of a feature.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from stmn_plugin.config.sections import add_section
+from stmn_plugin.losses.recipe import Recipe
+
+
+class VideoModel(nn.Module):
+    """A clip-level architecture.
+
+    ``__init__`` takes the number of training identities, the frames L of a clip, an instance of
+    :attr:`Config` and whether to start from ImageNet weights.
+    """
+
+    Config: ClassVar[type]
+    """A frozen dataclass of ``config.setting`` fields: the keys of the section ``cfg.<name>``."""
+
+    frame_once: ClassVar[bool] = False
+    """Whether a clip can be put together from vectors of single frames."""
+
+    weighs_frames: ClassVar[bool] = False
+    """Whether :meth:`embed` is affine in the mean of the frames' vectors: in an all-frames test
+    every frame then counts once, however often clips repeat it."""
+
+    takes_any_length: bool = False
+    """Whether clips may have another length than the ``seq_len`` that the model was built for."""
+
+    def __init__(self, num_classes: int, seq_len: int, config: Any, pretrained: bool = True):
+        super().__init__()
+        self.num_classes = num_classes
+        self.seq_len = seq_len
+        self.config = config
+
+    def forward(self, clips: Tensor) -> Any:
+        """Normalised clips (B, L, 3, H, W) → features (B, D) in eval mode.
+
+        In training mode a NamedTuple of tensors (or None) whose first dimension grows with the
+        batch: on many processes they are gathered before :meth:`losses` sees them. Images
+        (B, 3, H, W) are taken as still clips, see :meth:`as_clips`.
+        """
+        raise NotImplementedError
+
+    def losses(self, outputs: Any, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+        """Loss terms by name, weighted; their sum is trained.
+
+        Args:
+            outputs: of :meth:`forward` in training mode, of the whole batch, in float32 at least.
+            pids: identities, (B,).
+            recipe: the terms that architectures share, weighted as the config says.
+        """
+        raise NotImplementedError
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Which logits (B, identities) of the outputs the logged accuracy is of."""
+        return outputs.logits
+
+    def backbone(self) -> nn.Module:
+        """The part that is compiled and, with ``train.sync_bn``, synchronised."""
+        raise NotImplementedError
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """With ``frame_once``, in eval mode: (T, 3, H, W) → what clips need of a frame, (T, V)."""
+        raise NotImplementedError
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """With ``frame_once``, in eval mode: (B, L, V) → features (B, D)."""
+        raise NotImplementedError
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Features of tracklets (G, D), the means over their clips → those that are ranked."""
+        return features
+
+    # a score of pairs that is no distance of vectors: (Q, D), (G, D) → (Q, G), larger is nearer;
+    # given chunks of queries and gallery
+    score_pairs: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def explain(self, clips: Tensor) -> dict[str, Tensor]:
+        """What can be shown of clips (B, L, 3, H, W) in eval mode, by name; figures ask for names.
+
+        The names that figures and measures of this package know are in ``looking``; every tensor
+        is (B, ...), one entry a clip.
+        """
+        return {}
+
+    def as_clips(self, clips: Tensor) -> Tensor:
+        """Clips as they are; images (B, 3, H, W) as still clips, each image being all L frames.
+
+        Raises:
+            ValueError: another shape, or clips of another length than the model takes.
+        """
+        if clips.dim() == 4:
+            clips = clips.unsqueeze(1).expand(-1, self.seq_len, -1, -1, -1)
+        if clips.dim() != 5 or clips.shape[2] != 3:
+            raise ValueError(
+                'expected clips of shape (B, L, 3, H, W) or images of shape (B, 3, H, W), '
+                f'got {tuple(clips.shape)}'
+            )
+        if clips.shape[1] != self.seq_len and not self.takes_any_length:
+            raise ValueError(
+                f'expected clips of {self.seq_len} frames (video.seq_len), got {clips.shape[1]}'
+            )
+        return clips
+
+
+Model = TypeVar('Model', bound=type[VideoModel])
+
+VIDEO_MODELS: dict[str, type[VideoModel]] = {}
+"""Registered architectures by name."""
+
+
+def register_video_model(name: str) -> Callable[[Model], Model]:
+    """Make a :class:`VideoModel` known as ``model.name`` and its keys as the section ``name``.
+
+    Raises:
+        ValueError: the name is taken by another class.
+        TypeError: the class is no VideoModel, or has no Config.
+    """
+
+    def register(model: Model) -> Model:
+        if not (isinstance(model, type) and issubclass(model, VideoModel)):
+            raise TypeError(f'{model!r} is no VideoModel')
+        known = VIDEO_MODELS.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            model.__module__,
+            model.__qualname__,
+        ):
+            raise ValueError(f'cannot register {name!r}: the name is taken by {known.__module__}')
+        add_section(name, model.Config)
+        VIDEO_MODELS[name] = model
+        return model
+
+    return register
