@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import check_data
 import miniatures
 import numpy as np
 import pytest
 from PIL import Image
 
+from stmn_plugin.cli import check_data
 from stmn_plugin.data import frames
 from stmn_plugin.datasets import listing
 from stmn_plugin.datasets.check import check_dataset
@@ -382,17 +382,17 @@ def test_killed_half_way_it_leaves_no_report(copy, tmp_path, repository):
     output.parent.mkdir()
     words = ['--root', str(root), '-s', 'tracklets', '--workers', '0', '--output', str(output)]
     script = (
-        'import os, time, check_data; from stmn_plugin.datasets import check; '
+        'import os, time; from stmn_plugin.cli import check_data; '
+        'from stmn_plugin.datasets import check; '
         f'check.read_frame = lambda path: (os.mkdir({str(reading)!r}), time.sleep(60)); '
         f'check_data.main({words})'
     )
-    path = os.pathsep.join([str(repository / 'tools'), str(repository)])
     with open(log, 'w') as stderr:
         process = subprocess.Popen(
             [sys.executable, '-c', script],
             stdout=stderr,
             stderr=stderr,
-            env={**os.environ, 'PYTHONPATH': path},
+            env={**os.environ, 'PYTHONPATH': str(repository)},
         )
         try:
             while process.poll() is None and not reading.exists():

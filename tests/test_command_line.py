@@ -3,24 +3,28 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-import check_data
-import compare
-import cost_curve
-import main
-import make_synthetic
 import pytest
-import report
-import visualize
 
+from stmn_plugin.cli import (
+    check_data,
+    compare,
+    cost_curve,
+    make_synthetic,
+    report,
+    train,
+    visualize,
+)
 from stmn_plugin.config import RANGES, load_config
 
-TOOLS = [check_data, compare, cost_curve, main, make_synthetic, report, visualize]
+TOOLS = [check_data, compare, cost_curve, make_synthetic, report, train, visualize]
+SCRIPTS = sorted((Path(__file__).parents[1] / 'tools').glob('*.py'))
 
 
 def values(words):
     """What tools/main.py makes of a command line, as a config."""
-    return load_config(opts=main.parse_args(words).opts)
+    return load_config(opts=train.parse_args(words).opts)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def values(words):
     ],
 )
 def test_flags_and_pairs_stand_in_any_order(words, opts):
-    args = main.parse_args(words.split())
+    args = train.parse_args(words.split())
     assert args.opts == [word.replace('_"', ' "') for word in opts.split()]
     assert args.debug == ('--debug' in words.split())
     assert args.config_file == ('train.yaml' if 'train.yaml' in words else '')
@@ -103,7 +107,7 @@ def test_given_runs_may_have_dots_and_keys_behind_them():
 )
 def test_a_wrong_command_line_is_one_line(words, parts, capsys):
     with pytest.raises(SystemExit) as stop:
-        main.main(words)
+        train.main(words)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith('error: ') and len(error) < 600
     assert error.count('\n') == 1 and error.isprintable() is False and error[:-1].isprintable()
@@ -156,7 +160,7 @@ def test_without_words_a_tool_prints_its_help(tool, capsys):
 
 def test_every_key_is_taken_for_one():
     for key in RANGES:
-        assert main.parse_args(['-s', 'a', key, 'x']).opts[-2:] == [key, 'x']
+        assert train.parse_args(['-s', 'a', key, 'x']).opts[-2:] == [key, 'x']
 
 
 # a fresh interpreter each: what does --help import?
@@ -171,9 +175,9 @@ except SystemExit as stop:
 """
 
 
-@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.__name__)
-def test_help_does_not_wait_for_torch(tool):
-    command = [sys.executable, '-c', HELP, tool.__file__]
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.stem)
+def test_help_does_not_wait_for_torch(script):
+    command = [sys.executable, '-c', HELP, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith('usage: ')

@@ -12,14 +12,13 @@ import subprocess
 import sys
 import time
 
-import compare
-import main
 import miniatures
 import numpy as np
 import pytest
 from PIL import Image
 from test_comparison import alone, evaluation, write_run
 
+from stmn_plugin.cli import compare, train
 from stmn_plugin.comparing import grid
 from stmn_plugin.comparing.given_runs import given_runs
 from stmn_plugin.comparing.run_queue import complete_runs, last_error, run_process
@@ -128,7 +127,7 @@ def in_this_process(words, log, watch):
         contextlib.redirect_stderr(file),
     ):
         try:
-            main.main(words)
+            train.main(words)
         except SystemExit as stop:
             return stop.code
     watch()

@@ -7,11 +7,11 @@ import os
 import sys
 import warnings
 
-import main
 import pytest
 from tqdm import tqdm
 
 from stmn_plugin import console
+from stmn_plugin.cli import train
 from stmn_plugin.console import lasting_console
 from stmn_plugin.errors import InputError, exit_on_input_error
 
@@ -191,7 +191,7 @@ def test_a_run_whose_reader_goes_ends_well(small_run, mars_root, repository, tmp
     words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), '--root', mars_root]
     reader = Reader('epoch: [1/1][1/')
     with contextlib.redirect_stdout(reader):
-        main.main([*words, *small_run])
+        train.main([*words, *small_run])
     assert reader.gone and (tmp_path / 'run' / 'metrics.json').exists()
     [log] = (tmp_path / 'run').glob('train.log-*')
     assert 'stdout takes nothing more (Broken pipe)' in log.read_text()

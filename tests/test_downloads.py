@@ -5,12 +5,12 @@ import socket
 import urllib.request
 
 import gdown
-import main
 import pytest
 import torch
 import torchreid
 
 import stmn_plugin
+from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 from stmn_plugin.host.runner import build_model
@@ -85,7 +85,7 @@ def test_a_dataset_of_ones_own_with_a_link_is_fetched_when_asked_for(monkeypatch
 def test_the_default_config_alone_fetches_nothing(fetched, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        main.main(['model.pretrained', 'False'])
+        train.main(['model.pretrained', 'False'])
     assert stop.value.code == 2 and not fetched
     (line,) = capsys.readouterr().err.splitlines()
     assert 'market1501' in line and 'data.root' in line and not (tmp_path / 'reid-data').exists()

@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 
-import compare
 import pytest
 from test_comparison import DATA, VIDEO, alone, evaluation, write_run
 
+from stmn_plugin.cli import compare
 from stmn_plugin.comparing.comparison import as_table, rows_of
 from stmn_plugin.comparing.current_data import current_data, forget_data
 from stmn_plugin.comparing.given_runs import given_runs

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import main
 import miniatures
 import numpy as np
 import pytest
 import torch
 
+from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
@@ -29,7 +29,7 @@ def run(repository, small_run, mars_root, capsys):
         flags = ['--config-file', str(repository / 'configs' / config), '--root', root]
         code = 0
         try:
-            main.main([*flags, *words, *small_run, *map(str, keys)])
+            train.main([*flags, *words, *small_run, *map(str, keys)])
         except SystemExit as stop:
             code = stop.code
         return (code, *capsys.readouterr())
@@ -435,7 +435,7 @@ def test_in_the_canonical_layout(repository, canonical_host, mars_root, small_ru
 
 
 def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
-    import cost_curve
+    from stmn_plugin.cli import cost_curve
 
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     words = ['--config-file', config, '--root', mars_root, '--clips', '1', '2', 'all', '--debug']

@@ -3,13 +3,13 @@
 import re
 from typing import NamedTuple
 
-import main
 import pytest
 import torch
 from test_distributed import on_processes
 from torch import nn
 
 from stmn_plugin import device, distributed
+from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 from stmn_plugin.host.registration import model_registry
@@ -163,14 +163,14 @@ def test_a_run_says_what_it_computes_on_and_why(repository, mars_root, small_run
         pytest.skip('about machines without a GPU')
     file = str(repository / 'configs' / 'stmn_mars.yaml')
     words = ['--config-file', file, '--root', mars_root, *small_run, 'train.max_epoch', '0']
-    main.main([*words, 'use_gpu', 'True'])
+    train.main([*words, 'use_gpu', 'True'])
     out = capsys.readouterr().out
     threads = torch.get_num_threads()
     (line,) = re.findall('Device: .*', out)
     assert line.startswith(f'Device: CPU, {threads} thread') and 'use_gpu True cannot be: ' in line
     (log,) = (tmp_path / 'run').glob('train.log*')
     assert line in log.read_text()
-    main.main([*words, 'use_gpu', 'False'])
+    train.main([*words, 'use_gpu', 'False'])
     assert 'cannot be' not in capsys.readouterr().out
 
 

@@ -12,14 +12,14 @@ import importlib, multiprocessing, pkgutil, sys
 sys.modules.update(fcntl=None, resource=None)  # importing them raises ImportError
 
 if __name__ == '__main__':
-    sys.path.insert(0, sys.argv[1])
     multiprocessing.set_start_method('spawn')
     import filelock  # which then locks in another way
-    import stmn_plugin, main
+    import stmn_plugin
+    from stmn_plugin.cli import train
 
     for module in pkgutil.walk_packages(stmn_plugin.__path__, 'stmn_plugin.'):
         importlib.import_module(module.name)
-    main.main(sys.argv[2:])
+    train.main(sys.argv[1:])
 """
 
 
@@ -33,7 +33,7 @@ def test_an_epoch_without_fcntl_and_resource_on_spawned_workers(
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     words = ['--config-file', config, '--root', mars_root, *small_run, 'data.workers', '1']
     done = subprocess.run(
-        [sys.executable, str(script), str(repository / 'tools'), *words],
+        [sys.executable, str(script), *words],
         cwd=repository,
         env={**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'},
         capture_output=True,

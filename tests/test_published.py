@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import compare
 import pytest
 
+from stmn_plugin.cli import compare
 from stmn_plugin.comparing.published import DATASETS, RERUN, TABLE_1, TABLE_2, published_rows
 from stmn_plugin.comparing.variants import ablation_variants
 

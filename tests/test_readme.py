@@ -6,23 +6,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import check_data
-import compare
-import cost_curve
-import main
-import make_synthetic
 import pytest
-import report
-import visualize
 
+from stmn_plugin.cli import (
+    check_data,
+    compare,
+    cost_curve,
+    make_synthetic,
+    report,
+    train,
+    visualize,
+)
 from stmn_plugin.cli.command_line import SECTIONS
 from stmn_plugin.config import RANGES, load_config
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
 TOOLS = {
-    f'tools/{tool.__name__}.py': tool
-    for tool in (check_data, compare, cost_curve, main, make_synthetic, report, visualize)
+    'tools/check_data.py': check_data,
+    'tools/compare.py': compare,
+    'tools/cost_curve.py': cost_curve,
+    'tools/main.py': train,
+    'tools/make_synthetic.py': make_synthetic,
+    'tools/report.py': report,
+    'tools/visualize.py': visualize,
 }
 DEPRECATED = {'test.visactmap'}
 

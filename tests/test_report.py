@@ -10,8 +10,8 @@ import urllib.parse
 from html.parser import HTMLParser
 
 import pytest
-import report
 
+from stmn_plugin.cli import report
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.film_strips import StripSize
 from stmn_plugin.looking.report import Browser, Overview, write_report

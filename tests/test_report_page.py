@@ -4,15 +4,15 @@ import json
 import re
 
 import conftest
-import main
 import miniatures
 import numpy as np
 import pytest
 import references
-import report
 from chromium import MISSING, chromium, is_missing, requests, set_window, show
 from test_report import SIZE, STRIPS, contents
 
+from stmn_plugin.cli import report
+from stmn_plugin.cli.train import main
 from stmn_plugin.evaluation.search import pairwise_distances
 from stmn_plugin.looking.clip_views import view_clips
 from stmn_plugin.looking.report import write_report
@@ -32,7 +32,7 @@ def train(root, folder, name, words=()):
     config = conftest.REPOSITORY / 'configs' / 'stmn_mars.yaml'
     flags = ['--config-file', str(config), '--root', str(root), '-s', name, '-t', name]
     words = [*conftest.small_run_words(folder), 'test.eval_freq', '1', *words]
-    main.main([*flags, *words])
+    main([*flags, *words])
 
 
 @pytest.fixture(scope='module')

@@ -8,12 +8,12 @@ import signal
 from dataclasses import asdict
 from pathlib import Path
 
-import main
 import miniatures
 import numpy as np
 import pytest
 import torch
 
+from stmn_plugin.cli.train import main
 from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
@@ -44,7 +44,7 @@ def train(repository, mars_root):
         flags = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), *flags]
         words = [*KEYS, 'data.save_dir', folder, *words]
         try:
-            main.main([*flags, '--root', root, *map(str, words)])
+            main([*flags, '--root', root, *map(str, words)])
         except SystemExit as stop:
             return stop.code
         return 0

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 
-import main
 import pytest
 
 from stmn_plugin import interrupt
+from stmn_plugin.cli import train
 from stmn_plugin.console import run_tool
 from stmn_plugin.host import engine as engines
 from stmn_plugin.interrupt import Interrupted, Interruption, signals_to_handle
@@ -95,7 +95,7 @@ def test_a_run_saves_itself_within_an_epoch(
     monkeypatch.setattr(engines.VideoSTMNEngine, 'forward_backward', signalled)
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     with pytest.raises(SystemExit) as caught:
-        main.main(['--config-file', config, '--root', mars_root, *small_run])
+        train.main(['--config-file', config, '--root', mars_root, *small_run])
     assert caught.value.code == 128 + signum
     (path,) = (tmp_path / 'run' / 'model').iterdir()
     assert load_checkpoint(str(path))['unfinished']['batches'] == 1

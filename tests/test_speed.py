@@ -4,11 +4,11 @@ import contextlib
 import copy
 import io
 
-import main
 import pytest
 import torch
 import torchreid
 
+from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 from stmn_plugin.host.runner import CONTIGUOUS_ONLY, prepare
@@ -380,7 +380,7 @@ def run(repository, mars_root, small_run, capsys):
         code = 0
         try:
             keys = [*small_run, 'train.save_freq', '1', *map(str, words)]
-            main.main(['--config-file', config, '--root', mars_root, *keys])
+            train.main(['--config-file', config, '--root', mars_root, *keys])
         except SystemExit as stop:
             code = stop.code
         return (code, *capsys.readouterr())

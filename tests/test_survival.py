@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import main
 import pytest
 import torch
 from test_resume import KEYS, assert_equal, assert_same_end, epoch_lines
 
+from stmn_plugin.cli import train
 from stmn_plugin.data import clip_plans, clips
 from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.host import engine as engines
@@ -195,7 +195,7 @@ def run(repository, mars_root, small_run, capsys):
         config = str(repository / 'configs' / 'stmn_mars.yaml')
         code = 0
         try:
-            main.main(['--config-file', config, '--root', mars_root, *small_run, *map(str, keys)])
+            train.main(['--config-file', config, '--root', mars_root, *small_run, *map(str, keys)])
         except SystemExit as stop:
             code = stop.code
         return (code, *capsys.readouterr())

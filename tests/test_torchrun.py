@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import main
 import pytest
 from test_distributed import free_port
 from test_resume import assert_same_end, results
 
+from stmn_plugin.cli import train
 from stmn_plugin.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -92,10 +92,10 @@ def test_a_run_on_two_processes_from_start_to_end(torchrun, mars_root, repositor
     alone, path = tmp_path / 'alone', straight / 'model' / 'model.pth.tar-2'
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     start = ['--config-file', config, '--root', mars_root, *RUN, 'data.save_dir', str(alone)]
-    main.main([*start, 'test.evaluate', 'True', 'model.load_weights', str(path)])
+    train.main([*start, 'test.evaluate', 'True', 'model.load_weights', str(path)])
     assert {**results(alone)[0], 'epoch': 2} == results(straight)[-1]
     more = ['train.max_epoch', '3', 'train.overwrite', 'True']
-    main.main([*start, *more, 'model.resume', str(path)])
+    train.main([*start, *more, 'model.resume', str(path)])
     assert load_checkpoint(str(alone / 'model' / 'model.pth.tar-3'))['epoch'] == 3
 
 

@@ -1,12 +1,12 @@
 """The validation part of the training identities: disjoint, matchable, and never the test set."""
 
-import main
 import pytest
 import torch
 from PIL import Image
 from test_datamanager import manager
 
 import stmn_plugin
+from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.data.validation import hold_out
 from stmn_plugin.errors import InputError
@@ -122,7 +122,7 @@ def test_a_run_on_the_validation_part_opens_no_frame_of_the_test_set(
 
     monkeypatch.setattr(Image, 'open', spy)
     words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), '--root', mars_root]
-    main.main([*words, *small_run, 'data.validation_ids', '0.3', 'train.batch_size', '4'])
+    train.main([*words, *small_run, 'data.validation_ids', '0.3', 'train.batch_size', '4'])
     out = capsys.readouterr().out
     assert '##### mars-validation: protocol official #####' in out
     assert 'Held out for validation: 3 identities' in out

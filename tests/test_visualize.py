@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import main
 import pytest
-import visualize
 
+from stmn_plugin.cli import visualize
+from stmn_plugin.cli.train import main
 from stmn_plugin.comparing.pictures import picture
 from stmn_plugin.looking import figures_of_effects, subject
 
@@ -29,7 +29,7 @@ def train(repository, small_run, tmp_path, capsys):
     def call(name, config, root, *words):
         folder = str(tmp_path / name)
         config = ['--config-file', str(repository / 'configs' / config), '--root', str(root)]
-        main.main([*config, *small_run, 'data.save_dir', folder, *words])
+        main([*config, *small_run, 'data.save_dir', folder, *words])
         capsys.readouterr()
         return folder
 

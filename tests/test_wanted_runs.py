@@ -3,11 +3,11 @@
 import os
 import re
 
-import compare
 import pytest
 import yaml
 from test_comparison import DATA, VIDEO, alone, evaluation, write_run
 
+from stmn_plugin.cli import compare
 from stmn_plugin.comparing.given_runs import given_runs
 from stmn_plugin.comparing.run_folders import read_run, recipe_changes
 from stmn_plugin.comparing.run_queue import complete_runs, words_to_test, words_to_train

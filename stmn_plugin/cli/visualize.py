@@ -9,13 +9,12 @@ writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json 
 
 import os
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.ranges import SEED
 from stmn_plugin.config.rules import OneOf, Whole
-from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.whole_files import write_text
+
+from .command_line import CommandLine, value_of
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
@@ -156,7 +155,3 @@ def main(argv=None):
             for name, one in measures.items():
                 print(f'  {name}: {one.verdict}')
         print(f'\nDefinitions and numbers: {printable(path)}')
-
-
-if __name__ == '__main__':
-    run_tool(main)

@@ -5,15 +5,15 @@ python tools/compare.py --config-file configs/stmn_synthetic.yaml --archs stmn r
 
 import os
 import sys
+from pathlib import Path
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
-from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ABLATION = os.path.join(os.path.dirname(HERE), 'configs', 'ablation')
+from .command_line import CommandLine, value_of
+
+REPOSITORY = Path(__file__).parents[2]
+ABLATION = str(REPOSITORY / 'configs' / 'ablation')
 
 
 def parse_args(argv=None):
@@ -68,7 +68,7 @@ def child(words, log, watch):
     """Run tools/main.py in a process of its own."""
     from stmn_plugin.comparing.run_queue import run_process
 
-    return run_process([sys.executable, os.path.join(HERE, 'main.py'), *words], log, watch)
+    return run_process([sys.executable, str(REPOSITORY / 'tools' / 'main.py'), *words], log, watch)
 
 
 def compare(args, words, archs, runs, execute):
@@ -199,7 +199,3 @@ def main(argv=None, execute=child):
     if failed:
         print(f'{failed} runs have failed', file=sys.stderr)
         raise SystemExit(1)
-
-
-if __name__ == '__main__':
-    run_tool(main)

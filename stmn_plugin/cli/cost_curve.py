@@ -9,13 +9,12 @@ prints a table and writes cost_curve.json and cost_curve.png into data.save_dir.
 import os
 import statistics
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
-from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.whole_files import whole_file, write_json
+
+from .command_line import CommandLine, value_of
 
 ALL = 'all'
 
@@ -124,7 +123,3 @@ def main(argv=None):
             shown = [{key: cell for key, cell in row.items() if key != 'doubt'} for row in shown]
         draw(rows, os.path.join(folder, 'cost_curve.png'))
         print(tabulate(shown, headers='keys', floatfmt='.1f'))
-
-
-if __name__ == '__main__':
-    run_tool(main)

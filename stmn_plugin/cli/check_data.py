@@ -7,12 +7,11 @@ Reads every frame, compares lists, folders and the official statistics, writes a
 import argparse
 import os
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config import RANGES
-from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.whole_files import check_writable, write_json
+
+from .command_line import CommandLine, value_of
 
 SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 
@@ -85,7 +84,3 @@ def parse_args(argv):
     parser.add_argument('--output', default='data_report.json', metavar='FILE')
     parser.add_argument('--list-only', action='store_true', help='do not read the images')
     return parser.parse_args(argv)
-
-
-if __name__ == '__main__':
-    run_tool(main)

@@ -10,11 +10,10 @@ from dataclasses import fields
 
 import yaml
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
-from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
+
+from .command_line import CommandLine, value_of
 
 HEIGHT = 96  # pixels of a frame on the page
 
@@ -111,7 +110,3 @@ def main(argv=None):
         written = make_report(args)
         where = f'in {printable(written.folder)}' if written.folder else 'inside'
         print(f'Wrote {printable(written.path)}, {written.size / 1e6:.1f} MB, its pictures {where}')
-
-
-if __name__ == '__main__':
-    run_tool(main)

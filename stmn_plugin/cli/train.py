@@ -3,11 +3,10 @@
 The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and --debug.
 """
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine
 from stmn_plugin.config import load_config
-from stmn_plugin.console import run_tool
 from stmn_plugin.errors import exit_on_input_error
+
+from .command_line import CommandLine
 
 
 def parse_args(argv=None):
@@ -44,7 +43,3 @@ def main(argv=None):
         from stmn_plugin.host.runner import run  # after the config: a typo need not wait for it
 
         run(cfg)
-
-
-if __name__ == '__main__':
-    run_tool(main)

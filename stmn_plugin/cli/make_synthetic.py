@@ -9,12 +9,11 @@ import argparse
 import dataclasses
 import time
 
-import stmn_plugin.ctrl_c  # noqa: F401, first: it holds while all else is imported
-from stmn_plugin.cli.command_line import CommandLine, value_of
 from stmn_plugin.config.rules import Whole
-from stmn_plugin.console import run_tool
 from stmn_plugin.datasets.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
 from stmn_plugin.errors import exit_on_input_error, printable
+
+from .command_line import CommandLine, value_of
 
 
 def main(argv=None):
@@ -54,7 +53,3 @@ def parse_args(argv):
     workers = value_of(Whole(1, 1_024))
     parser.add_argument('--workers', type=workers, help='processes (default: one per core)')
     return parser.parse_args(argv)
-
-
-if __name__ == '__main__':
-    run_tool(main)
