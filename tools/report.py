@@ -1,0 +1,7 @@
+"""``stmn_plugin/cli/report.py`` as a script."""
+
+from stmn_plugin.cli.report import main
+from stmn_plugin.console import run_tool
+
+if __name__ == '__main__':
+    run_tool(main)
