@@ -28,8 +28,14 @@ import torchreid
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stmn_plugin.data.clips import ClipDataset, ClipRequest, ClipTransform, Normalize
-from stmn_plugin.data.datamanager import IMAGENET_MEAN, IMAGENET_STD
+from stmn_plugin.data.clips import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClipDataset,
+    ClipRequest,
+    ClipTransform,
+    Normalize,
+)
 from stmn_plugin.data.frame_samplers import sample_evenly
 
 SIZE = (256, 128)  # height, width of a MARS frame

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import InputError
 
 JUNK_PID = -1
+UNKNOWN = -2  # person or camera of a tracklet that nobody labelled
 NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 

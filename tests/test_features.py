@@ -23,6 +23,7 @@ import stmn_plugin
 from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, Normalize
 from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
 from stmn_plugin.data.frames import read_frame
 from stmn_plugin.errors import InputError
@@ -42,6 +43,7 @@ from stmn_plugin.evaluation.fingerprint import (
 from stmn_plugin.models import STMN
 
 LENGTH = 4  # L
+as_bytes = ClipTransform(32, 16, [], Normalize(IMAGENET_MEAN, IMAGENET_STD), as_uint8=True)
 
 
 def test_interleaved_clips_hold_every_frame_as_often_as_any_other():
@@ -148,7 +150,7 @@ def slow_features(data, clips_of, feature_of_clip, flip=False):
     """Tracklet by tracklet, clip by clip, one read a frame, plain means."""
     features = []
     for paths, _, _, _ in data.test_dataset['mars']['gallery']:
-        frames = [data.test_transform([read_frame(path)])[0] for path in paths]
+        frames = [as_bytes([read_frame(path)])[0] for path in paths]
         views = []
         for mirrored in (False, True) if flip else (False,):
             for indices in clips_of(len(frames)):
@@ -478,9 +480,7 @@ def test_a_bad_frame_is_raised_or_left_out_and_listed(damaged, tmp_path):
     assert bad_frames == [path]
     paths = [p for p in data.test_dataset['mars']['gallery'][number][0] if p != path]
     with torch.no_grad():
-        frames = data.normalize(
-            torch.stack([data.test_transform([read_frame(p)])[0] for p in paths])
-        )
+        frames = data.normalize(torch.stack([as_bytes([read_frame(p)])[0] for p in paths]))
         per_frame = model(frames)
     torch.testing.assert_close(found, per_frame.mean(dim=0), rtol=1e-5, atol=1e-6)
 
@@ -499,7 +499,7 @@ def test_a_clip_without_a_readable_frame_counts_nothing_beside_others(damaged):
     found = extract(data, model, ClipPlan(1, 'all')).features[number]  # a clip is one frame
     paths = [p for p in data.test_dataset['mars']['gallery'][number][0] if p != path]
     with torch.no_grad():
-        frames = torch.stack([data.test_transform([read_frame(p)])[0] for p in paths])
+        frames = torch.stack([as_bytes([read_frame(p)])[0] for p in paths])
         expected = model(data.normalize(frames)).mean(dim=0)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -514,7 +514,7 @@ def test_a_tracklet_stays_while_one_frame_can_be_read(damaged):
     model, bad_frames = TinyImageModel().eval(), []
     found = extract(data, model, ClipPlan(LENGTH, 'rrs'), bad_frames=bad_frames).features[number]
     with torch.no_grad():
-        expected = model(data.normalize(data.test_transform([read_frame(paths[-1])])))[0]
+        expected = model(data.normalize(as_bytes([read_frame(paths[-1])])))[0]
     torch.testing.assert_close(found, expected)
     assert set(bad_frames) == set(paths[:-1])
     with open(paths[-1], 'wb') as file:

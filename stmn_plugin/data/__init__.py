@@ -1,17 +1,24 @@
 """Tracklets → clips → batches: frame samplers, frames, augmentation, P x K batches, loaders.
 
 Reading path: ``frame_samplers.py`` (numbers → numbers), ``clips.py`` (tracklets → clips),
-``clip_plans.py`` (which frames are tested), ``datamanager.py`` (loaders for torchreid).
+``clip_plans.py`` (which frames are tested, and their loader), ``datamanager.py`` (loaders for
+torchreid).
 """
 
 import importlib
+from typing import Any
 
-_HOMES = {'VideoDataManager': '.datamanager', 'sample_rrs': '.frame_samplers'}
+_HOMES = {
+    'ClipPlan': '.clip_plans',
+    'VideoDataManager': '.datamanager',
+    'clip_loader': '.clip_plans',
+    'sample_rrs': '.frame_samplers',
+}
 
-__all__ = ['VideoDataManager', 'sample_rrs']  # noqa: F822, see below
+__all__ = ['ClipPlan', 'VideoDataManager', 'clip_loader', 'sample_rrs']  # noqa: F822, see below
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import what is asked for: torch and the host are slow, and synthetic data need neither."""
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

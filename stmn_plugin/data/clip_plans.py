@@ -4,14 +4,20 @@ A batch is never padded to the longest tracklet and never a lone clip, and its m
 depend on how long a tracklet is.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from .clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, Normalize
 from .frame_samplers import FRAME_SAMPLERS, count_clips, dealt_clip, interleaved_clip
 from .frames import read_clip
+from .loaders import FrameLoader, check_shared_memory
+from .tracklets import Frames, Tracklet, as_tracklets
 
 
 class ClipPlan(NamedTuple):
@@ -24,13 +30,13 @@ class ClipPlan(NamedTuple):
     clips_per_tracklet: int = 1  # with 'rrs': at most that many
     rrs_chunks: str = 'balanced'
 
-    def count(self, num_frames):
+    def count(self, num_frames: int) -> int:
         """Clips of a tracklet of F frames."""
         if self.frames in ('all', 'consecutive'):
             return count_clips(num_frames, self.seq_len)
         return min(self.clips_per_tracklet, count_clips(num_frames, self.seq_len))
 
-    def clip(self, num_frames, index):
+    def clip(self, num_frames: int, index: int) -> NDArray[np.int64]:
         """Frame indices of one of them, int64 (L,)."""
         if self.frames == 'all':
             return interleaved_clip(num_frames, self.seq_len, index)
@@ -43,7 +49,7 @@ class ClipPlan(NamedTuple):
         return FRAME_SAMPLERS[self.frames](num_frames, self.seq_len)
 
     @property
-    def title(self):
+    def title(self) -> str:
         """For tables: 'all', 'rrs', 'rrs x 4'."""
         many = self.frames == 'rrs' and self.clips_per_tracklet > 1
         return f'rrs x {self.clips_per_tracklet}' if many else self.frames
@@ -52,24 +58,40 @@ class ClipPlan(NamedTuple):
 class ClipBatch(NamedTuple):
     """Clips of one or many tracklets; a frame that a clip holds twice is there once."""
 
-    frames: torch.Tensor  # (T, 3, H, W)
-    rows: torch.Tensor  # (B, L) rows of ``frames`` that make each clip
-    tracklets: torch.Tensor  # (B,) whose clip it is
-    bad_frames: list  # paths that were left out
-    stand_ins: torch.Tensor  # (B,) bool: no frame of the clip could be read, another stands in
+    frames: Tensor  # (T, 3, H, W)
+    rows: Tensor  # (B, L) rows of ``frames`` that make each clip
+    tracklets: Tensor  # (B,) whose clip it is
+    bad_frames: list[str]  # paths that were left out
+    stand_ins: Tensor  # (B,) bool: no frame of the clip could be read, another stands in
 
 
-class PlannedClips(Dataset):
+class PlannedClip(NamedTuple):
+    """One of them, before it is collated."""
+
+    frames: Tensor  # (T, 3, H, W)
+    rows: NDArray[np.int64]  # (L,)
+    tracklet: int
+    bad_frames: list[str]
+    stand_in: bool
+
+
+class PlannedClips(Dataset[PlannedClip]):
     """The clips of a plan, tracklet after tracklet.
 
     Args:
-        tracklets (list): the host's 4-tuples (img_paths, pid, camid, dsetid).
-        plan (ClipPlan): how they are cut.
-        transform (ClipTransform): frames → tensor; nothing is random here.
-        skip_bad (bool): leave unreadable frames out instead of raising.
+        tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
+        plan: how they are cut.
+        transform: frames → tensor; nothing is random here.
+        skip_bad: leave unreadable frames out instead of raising.
     """
 
-    def __init__(self, tracklets, plan, transform, skip_bad=False):
+    def __init__(
+        self,
+        tracklets: Sequence[Tracklet],
+        plan: ClipPlan,
+        transform: Callable[[list[Tensor]], Tensor],
+        skip_bad: bool = False,
+    ):
         self.tracklets = tracklets
         self.plan = plan
         self.transform = transform
@@ -77,26 +99,76 @@ class PlannedClips(Dataset):
         counts = [plan.count(len(paths)) for paths, _, _, _ in tracklets]
         self.ends = np.cumsum(counts)  # clip j belongs to the first tracklet that ends beyond j
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> PlannedClip:
         tracklet = int(np.searchsorted(self.ends, index, side='right'))
         start = self.ends[tracklet - 1] if tracklet else 0
         paths = self.tracklets[tracklet][0]
         chosen = self.plan.clip(len(paths), index - start)
         frames, rows, bad_frames, stand_in = read_clip(paths, chosen, self.skip_bad)
-        rows = torch.from_numpy(rows)
-        return ClipBatch(self.transform(frames), rows, tracklet, bad_frames, stand_in)
+        return PlannedClip(self.transform(frames), rows, tracklet, bad_frames, stand_in)
 
 
-def collate_clips(clips):
+def collate_clips(clips: Sequence[PlannedClip]) -> ClipBatch:
     """Clips of any number of distinct frames → one ClipBatch."""
-    starts = np.cumsum([0] + [len(clip.frames) for clip in clips[:-1]]).tolist()
+    starts = np.cumsum([0] + [len(clip.frames) for clip in clips[:-1]])
+    rows = [clip.rows + start for clip, start in zip(clips, starts, strict=True)]
     return ClipBatch(
         torch.cat([clip.frames for clip in clips]),
-        torch.stack([clip.rows + start for clip, start in zip(clips, starts, strict=True)]),
-        torch.tensor([clip.tracklets for clip in clips]),
+        torch.from_numpy(np.stack(rows)),
+        torch.tensor([clip.tracklet for clip in clips]),
         [path for clip in clips for path in clip.bad_frames],
-        torch.tensor([clip.stand_ins for clip in clips]),
+        torch.tensor([clip.stand_in for clip in clips]),
+    )
+
+
+def clip_loader(
+    tracklets: Iterable[Tracklet | Frames],
+    plan: ClipPlan,
+    height: int,
+    width: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    as_uint8: bool = False,
+    skip_bad: bool = False,
+    pin_memory: bool = False,
+) -> FrameLoader:
+    """A loader of the planned clips of any tracklets, :class:`ClipBatch` by :class:`ClipBatch`.
+
+    Its workers end with it: forking them takes less than half a second, kept ones would hold their
+    memory through the training between two evaluations.
+
+    Args:
+        tracklets: the host's 4-tuples, or only the frames of each, see :func:`as_tracklets`.
+        plan: which frames, in which clips.
+        height, width: of the clips, in pixels.
+        mean, std: of the colours, three numbers each, of frames from 0 to 1.
+        batch_size: clips at a time.
+        workers: processes that read; 0 reads in this one.
+        as_uint8: leave the frames bytes, a quarter of the memory; the caller passes them through
+            ``Normalize(mean, std)`` on the model's device.
+        skip_bad: leave unreadable frames out instead of raising; batches name them.
+        pin_memory: for copies to a GPU.
+
+    Raises:
+        InputError: what is no tracklet, or has no frame; batches that do not fit into shared
+            memory. Reading raises InputError for a frame that cannot be read.
+    """
+    tracklets = as_tracklets(tracklets)
+    clips = min(batch_size, sum(len(paths) for paths, *_ in tracklets))
+    clip_bytes = plan.seq_len * 3 * height * width * (1 if as_uint8 else 4)
+    check_shared_memory(workers, {'test.batch_size': clips * clip_bytes})
+    transform = ClipTransform(height, width, [], Normalize(mean, std), as_uint8)
+    return FrameLoader(
+        PlannedClips(tracklets, plan, transform, skip_bad),
+        workers,
+        batch_size=batch_size,
+        collate_fn=collate_clips,
+        generator=torch.Generator(),  # or torch would draw from the global one
+        pin_memory=pin_memory,
     )

@@ -16,6 +16,8 @@ from stmn_plugin.errors import InputError
 from .augmentation import Augmentation
 from .frames import read_clip
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class ClipRequest(NamedTuple):
     """What a batch sampler asks for: a tracklet, and what its randomness depends on."""

@@ -14,16 +14,21 @@ from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import count_matchable
 
-from .clip_plans import ClipPlan, PlannedClips, collate_clips
-from .clips import ClipDataset, ClipTransform, Normalize, collate_items
+from .clip_plans import ClipPlan, clip_loader
+from .clips import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClipDataset,
+    ClipTransform,
+    Normalize,
+    collate_items,
+)
 from .frame_samplers import FRAME_SAMPLERS
 from .host_errors import host_errors_named
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory
 from .sources import names_once, refuse_empty_tracklets, refuse_shared_frames
 from .validation import hold_out, validation_name
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VideoDataManager(torchreid.data.VideoDataManager):
@@ -136,7 +141,7 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         self.plan = ClipPlan(seq_len, sample_method, rrs_chunks=rrs_chunks)
         self.skip_bad = skip_bad
         self.loader_options = {'workers': workers, 'pin_memory': self.use_gpu}
-        self.test_transform = ClipTransform(height, width, [], self.normalize, as_uint8)
+        self.as_uint8 = as_uint8
 
         def clips(tracklets, names):
             transform = ClipTransform(height, width, names, self.normalize, as_uint8)
@@ -190,21 +195,17 @@ class VideoDataManager(torchreid.data.VideoDataManager):
         )
 
     def planned_clips(self, tracklets, plan, batch_size):
-        """A loader of the clips of a plan, ``ClipBatch`` by ``ClipBatch``.
-
-        Its workers end with it: forking them takes less than half a second, kept ones would hold
-        their memory through the training between two evaluations.
-
-        Args:
-            tracklets (list): the host's 4-tuples, for example ``test_dataset[name]['query']``.
-            plan (ClipPlan): which frames, in which clips.
-            batch_size (int): clips at a time.
-        """
-        return FrameLoader(
-            PlannedClips(tracklets, plan, self.test_transform, self.skip_bad),
+        """:func:`.clip_plans.clip_loader` with the frame size and workers of this manager."""
+        return clip_loader(
+            tracklets,
+            plan,
+            self.height,
+            self.width,
+            self.normalize.mean,
+            self.normalize.std,
             batch_size=batch_size,
-            collate_fn=collate_clips,
-            generator=torch.Generator(),
+            as_uint8=self.as_uint8,
+            skip_bad=self.skip_bad,
             **self.loader_options,
         )
 

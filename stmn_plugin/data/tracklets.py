@@ -1,0 +1,44 @@
+"""What counts as a tracklet: the host's 4-tuple, or only the frames of one."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.labels import UNKNOWN
+
+Tracklet: TypeAlias = tuple[Sequence[str], int, int, int]
+"""Paths of the frames in the order of time, person, camera, dataset: the host's 4-tuple."""
+
+Frames: TypeAlias = Sequence[str | os.PathLike[str]]
+"""Paths of the frames of a tracklet whose person and camera are not known."""
+
+
+def as_tracklets(tracklets: Iterable[Tracklet | Frames]) -> list[Tracklet]:
+    """Tracklets as the host's 4-tuples; bare lists of paths get ``labels.UNKNOWN`` for the rest.
+
+    Raises:
+        InputError: what is no tracklet, or one without a frame; names its place in the list.
+    """
+    return [_as_tracklet(place, tracklet) for place, tracklet in enumerate(tracklets)]
+
+
+def _as_tracklet(place: int, tracklet: Tracklet | Frames) -> Tracklet:
+    known = _is_labelled(tracklet)
+    paths, pid, camid, dsetid = tracklet if known else (tracklet, UNKNOWN, UNKNOWN, 0)
+    if isinstance(paths, str | bytes) or not all(isinstance(p, str | os.PathLike) for p in paths):
+        raise InputError(
+            f'tracklet {place}: expected paths of frames, or (paths, pid, camid, dsetid), '
+            f'got {tracklet!r:.100}'
+        )
+    if not len(paths):
+        raise InputError(f'tracklet {place} has no frame')
+    return (paths if known else tuple(map(os.fspath, paths))), pid, camid, dsetid
+
+
+def _is_labelled(tracklet):
+    return (
+        isinstance(tracklet, tuple)
+        and len(tracklet) == 4
+        and not isinstance(tracklet[0], str | os.PathLike)
+    )
