@@ -84,10 +84,12 @@ class VideoModel(nn.Module):
     score_pairs: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What can be shown of clips (B, L, 3, H, W) in eval mode, by name; figures ask for names.
+        """What can be shown of clips (B, L, 3, H, W) in eval mode, by name.
 
-        The names that figures and measures of this package know are in ``looking``; every tensor
-        is (B, ...), one entry a clip.
+        ``explanations.EXPLANATIONS`` has the names that figures, measures and the page of a run
+        know, with shape and meaning; each of them is offered to the models that give what it
+        needs. Every tensor is (B, ...), one entry a clip; what is the same for all clips, as the
+        values of a memory, is an expanded view.
         """
         return {}
 

@@ -228,6 +228,49 @@ class STMN(nn.Module):
         queries = vectors[..., self.feature_dim :]  # (B, L, D), empty with temporal average
         return self.bnneck_clip(self.temporal_memory(queries, refined).output)
 
+    @torch.no_grad()
+    def explain(self, clips: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the memories do in clips (B, L, 3, H, W), in eval mode; see ``explanations.py``.
+
+        Attention is absent with temporal average, whatever belongs to a memory without that memory.
+        """
+        batch = clips.shape[:2]
+        maps = self.encoder(clips.flatten(0, 1))
+        original = maps.frame_features  # (T, D, H, W)
+        explained = {
+            'frame_norms': torch.linalg.vector_norm(original, dim=1).unflatten(0, batch),
+            'frame_feature': global_average(original).unflatten(0, batch).mean(dim=1),
+        }
+        vectors = global_average(original).unflatten(0, batch)  # (B, L, D)
+        if self.spatial_memory is not None:
+            refined = self.spatial_memory.refine(original, maps.spatial_queries)
+            probs = self.spatial_memory(original, maps.spatial_queries).probs  # (T*K, M)
+            vectors = global_average(refined).unflatten(0, batch)
+            values = self.spatial_memory.values
+            explained |= {
+                'spatial_probs': probs.view(*batch, *original.shape[2:], -1),
+                'spatial_values': values.expand(len(clips), *values.shape),
+                'refined_norms': torch.linalg.vector_norm(refined, dim=1).unflatten(0, batch),
+                'change_norms': torch.linalg.vector_norm(refined - original, dim=1).unflatten(
+                    0, batch
+                ),
+                'refined_feature': vectors.mean(dim=1),
+            }
+        queries = maps.temporal_queries
+        clip = self.temporal_memory(
+            None if queries is None else queries.unflatten(0, batch), vectors
+        )
+        if not isinstance(self.temporal_memory, TemporalAverage):
+            explained['attention'] = clip.attention
+        if clip.probs is not None:
+            values = self.temporal_memory.values
+            explained |= {
+                'temporal_probs': clip.probs,
+                'temporal_values': values.expand(len(clips), *values.shape),
+            }
+        explained['clip_feature'] = self.bnneck_clip(clip.output)
+        return explained
+
     def _as_clips(self, vectors, clips):
         """(T, ...) → (B, L, ...); an image is encoded once and stands for all L frames."""
         if vectors is None:

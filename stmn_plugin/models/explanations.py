@@ -1,0 +1,99 @@
+"""The names that ``VideoModel.explain`` can give, and what each of them is.
+
+An architecture gives those that it has: figures, measures and the page of a run each need some of
+these names and are offered where they are there. Names beyond these are nobody's and are left
+alone. Letters: B clips, L frames of a clip, H W positions of a feature map, M spatial items, N
+temporal items, D channels.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Explanation(NamedTuple):
+    """What a tensor of ``explain`` is."""
+
+    shape: str  # a letter each dimension
+    part: str  # what a model has that gives it: 'the model has no <part>'
+    meaning: str
+
+
+EXPLANATIONS: dict[str, Explanation] = {
+    'attention': Explanation(
+        'BL',
+        'temporal attention',
+        'weight of each frame in the feature of the clip, sums to 1 over the frames (o-hat)',
+    ),
+    'temporal_probs': Explanation(
+        'BN',
+        'temporal memory',
+        'matching probabilities of the clip with the temporal items, sum to 1 (A^t)',
+    ),
+    'temporal_values': Explanation(
+        'BNL',
+        'temporal memory',
+        'what the temporal items store: attention before its softmax over the frames (v^t); the '
+        'same for every clip, an expanded view',
+    ),
+    'spatial_probs': Explanation(
+        'BLHWM',
+        'spatial memory',
+        'matching probabilities of each position with the spatial items, sum to 1 (A^s)',
+    ),
+    'spatial_values': Explanation(
+        'BMD',
+        'spatial memory',
+        'what the spatial items store (v^s); the same for every clip, an expanded view',
+    ),
+    'frame_norms': Explanation(
+        'BLHW', 'feature maps of frames', 'length of the features of a position (|f^o|)'
+    ),
+    'refined_norms': Explanation(
+        'BLHW', 'refined feature maps', 'the same after a refinement of the frame (|f^s|)'
+    ),
+    'change_norms': Explanation(
+        'BLHW', 'refined feature maps', 'length of what the refinement changed (|f^s - f^o|)'
+    ),
+    'frame_feature': Explanation(
+        'BD', 'feature maps of frames', 'features averaged over positions and frames (GAP of f^o)'
+    ),
+    'refined_feature': Explanation(
+        'BD', 'refined feature maps', 'the same after the refinement (GAP of f^s)'
+    ),
+    'clip_feature': Explanation('BD', 'feature of a clip', 'what the model gives in eval mode'),
+}
+
+
+def missing_part(needs: Iterable[str], names: Iterable[str]) -> str:
+    """What a model lacks that explains ``names`` where ``needs`` are needed; '' for nothing.
+
+    >>> missing_part(['attention', 'spatial_probs'], ['attention'])
+    'the model has no spatial memory (spatial_probs)'
+    """
+    names = set(names)
+    for name in needs:
+        if name not in names:
+            return f'the model has no {EXPLANATIONS[name].part} ({name})'
+    return ''
+
+
+def check_explained(explained: Mapping[str, Tensor], num_clips: int, seq_len: int) -> None:
+    """Check the known names of an ``explain`` against their shapes.
+
+    Raises:
+        ValueError: a tensor has another shape than its name says, or two of them disagree.
+    """
+    sizes = {'B': num_clips, 'L': seq_len}
+    for name in [name for name in EXPLANATIONS if name in explained]:
+        letters, shape = EXPLANATIONS[name].shape, tuple(explained[name].shape)
+        wanted: tuple[int, ...] = ()
+        if len(shape) == len(letters):
+            wanted = tuple(
+                size if letter == 'D' else sizes.setdefault(letter, size)  # features differ in size
+                for letter, size in zip(letters, shape, strict=True)
+            )
+        if shape != wanted:
+            said = ', '.join(str(sizes.get(letter, letter)) for letter in letters)
+            raise ValueError(f'explain: {name} has shape {shape}, not ({said})')
