@@ -1,11 +1,26 @@
 """Every YAML merges and builds; every wrong key, type and value is one clear line."""
 
+import dataclasses
 import os
 
 import pytest
+import torch
+import yaml
 
-from stmn_plugin.config import RANGES, get_default_config, load_config, read_rows
-from stmn_plugin.config.defaults import flatten, host_config
+from stmn_plugin.config import (
+    RANGES,
+    SECTIONS,
+    add_section,
+    get_default_config,
+    host_sections,
+    load_config,
+    our_sections,
+    read_rows,
+    section_from,
+    section_of,
+    setting,
+)
+from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import criterion_kwargs, stmn_kwargs
 from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
 from stmn_plugin.config.yaml_file import LARGEST
@@ -135,10 +150,71 @@ def test_the_papers_recipe():
     assert (cfg.data.height, cfg.data.width) == (256, 128)
 
 
-def test_the_hosts_keys_keep_their_place():
-    host, both = flatten(host_config()), flatten(get_default_config())
-    assert {key: both[key] for key in host} == host
-    assert (host['train.lr'], host['video.seq_len'], host['loss.name']) == (0.0003, 15, 'softmax')
+def test_the_hosts_keys_keep_their_names_types_and_defaults(repository):
+    text = (repository / 'tests' / 'data' / 'torchreid_defaults.yaml').read_text()
+    host = flatten(yaml.safe_load(text))
+    both = flatten(get_default_config())
+    assert host.items() <= both.items()
+    assert {key: type(value) for key, value in host.items()} == {
+        key: type(both[key]) for key in host
+    }
+    assert both['use_gpu'] is torch.cuda.is_available()
+    sections = {name: getattr(host_sections, one.__name__, None) for name, one in SECTIONS.items()}
+    names = {
+        f'{name}.{field.name}'
+        for name, section in sections.items()
+        if section is not None and name
+        for field in dataclasses.fields(section)
+    }
+    assert names == set(host)  # the rest is ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    depth: int = setting(3, Whole(1, 9), 'layers of the toy')
+    names: list = setting(['a', 'b'], ListOf(Text('a name')), 'of its layers')
+
+
+def test_a_section_added_later_is_known_everywhere(monkeypatch, tmp_path):
+    monkeypatch.setitem(SECTIONS, 'toy', None)  # taken away again
+    del SECTIONS['toy']
+    with pytest.raises(InputError, match="unknown config key 'toy.depth'"):
+        load_config(opts=['toy.depth', '4'])
+    add_section('toy', Toy)
+    add_section('toy', Toy)
+    assert 'toy.depth' in RANGES and 'toy.depth' in list(RANGES)
+    (tmp_path / 'c.yaml').write_text('toy: {depth: 4}\n')
+    for cfg in (load_config(opts=['toy.depth', '4']), load_config(str(tmp_path / 'c.yaml'))):
+        assert section_of(cfg, 'toy') == Toy(4, ['a', 'b'])
+    assert load_config().toy.names is not load_config().toy.names
+    with pytest.raises(InputError, match="'toy.detph'; the nearest known key is 'toy.depth'"):
+        load_config(opts=['toy.detph', '4'])
+    with pytest.raises(InputError, match='toy.depth takes a whole number from 1 to 9'):
+        load_config(opts=['toy.depth', '10'])
+
+
+def test_a_section_that_cannot_be_is_refused():
+    plain = dataclasses.make_dataclass('Plain', [('depth', int, 3)], frozen=True)
+    wrong = dataclasses.make_dataclass('Wrong', [('depth', int, setting(0, Whole(1, 9), 'x'))])
+    for name in ('train', 'loss', 'stmn'):
+        with pytest.raises(ValueError, match=f"'{name}': the name is taken"):
+            add_section(name, Toy)
+    for name in ('my-model', 'loss.toy', ''):
+        with pytest.raises(ValueError, match='cannot add section'):
+            add_section(name, Toy)
+    with pytest.raises(TypeError, match='Plain.depth was not made by'):
+        add_section('plain', plain)
+    with pytest.raises(ValueError, match='wrong.depth takes .* not its default 0'):
+        add_section('wrong', wrong)
+    assert not {'my-model', 'loss.toy', 'plain', 'wrong'} & set(SECTIONS)
+
+
+def test_a_section_is_an_instance_of_its_dataclass():
+    cfg = load_config(opts=['loss.spread.margin', '0.5'])
+    assert section_of(cfg, 'loss.spread') == our_sections.Spread(1.0, 0.5, 'mean')
+    assert section_of(cfg, 'loss').name == 'softmax'
+    stored = {'train.lr': 1.0, 'train.of_a_later_version': 2}  # as checkpoints keep it
+    assert section_from(stored, 'train') == our_sections.Train(lr=1.0)
 
 
 TRIPLET = ['loss.name', 'triplet', 'sampler.train_sampler', 'RandomIdentitySampler']
@@ -243,7 +319,7 @@ def test_whatever_is_a_number_is_finite_and_in_its_range(key):
 
 def test_every_key_has_its_range_and_every_default_is_within():
     defaults = flatten(get_default_config())
-    assert set(RANGES) == set(defaults)  # a new key needs a row in config/ranges.py
+    assert set(RANGES) == set(defaults)
     for key, value in defaults.items():
         read = RANGES[key].read(as_written(value))
         assert (read, type(read)) == (value, type(value)), key

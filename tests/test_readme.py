@@ -17,8 +17,7 @@ from stmn_plugin.cli import (
     train,
     visualize,
 )
-from stmn_plugin.cli.command_line import SECTIONS
-from stmn_plugin.config import RANGES, load_config
+from stmn_plugin.config import RANGES, SECTIONS, load_config
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]

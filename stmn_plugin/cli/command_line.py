@@ -12,11 +12,11 @@ import re
 import sys
 from collections import deque
 
-from stmn_plugin.config import RANGES
+from stmn_plugin.config import RANGES, SECTIONS
 from stmn_plugin.config.rules import Rule, shown
+from stmn_plugin.config.sections import known_settings
 from stmn_plugin.errors import EXIT_BAD_INPUT, printable
 
-SECTIONS = {key.split('.')[0] for key in RANGES if '.' in key}
 LONGEST_MESSAGE = 500
 _DOTTED = re.compile(r'([A-Za-z_]\w*)(\.[A-Za-z_]\w*)+')
 _NUMBER = re.compile(r'-\.?\d')
@@ -120,10 +120,13 @@ class CommandLine(argparse.ArgumentParser):
         if not self.takes_keys or key in RANGES:
             return self.takes_keys
         match = _DOTTED.fullmatch(key)
-        return bool(match and difflib.get_close_matches(match[1], SECTIONS, n=1, cutoff=0.7))
+        sections = {name.partition('.')[0] for name in SECTIONS}
+        return bool(match and difflib.get_close_matches(match[1], sections, n=1, cutoff=0.7))
 
     def _nearest(self, word):
-        known = [*self._option_string_actions, *(RANGES if self.takes_keys else ())]
+        known = list(self._option_string_actions)
+        if self.takes_keys:
+            known += [key for key, _ in known_settings()]
         nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
         return f'; the nearest is {nearest[0]}' if nearest else ' (--help shows all)'
 

@@ -5,18 +5,18 @@ reads a config.
 """
 
 from .checks import check_config, check_ranges, check_transforms
-from .defaults import add_stmn_config, flatten, get_default_config
+from .defaults import flatten, get_default_config
 from .load import BASE, load_config, read_rows, read_yaml
-from .ranges import RANGES, TRANSFORMS
-from .sections import add_section
+from .ranges import TRANSFORMS
+from .sections import RANGES, SECTIONS, add_section, section_from, section_of
 from .settings import setting
 
 __all__ = [
     'BASE',
     'RANGES',
+    'SECTIONS',
     'TRANSFORMS',
     'add_section',
-    'add_stmn_config',
     'check_config',
     'check_ranges',
     'check_transforms',
@@ -25,5 +25,7 @@ __all__ = [
     'load_config',
     'read_rows',
     'read_yaml',
+    'section_from',
+    'section_of',
     'setting',
 ]

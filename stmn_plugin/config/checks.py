@@ -5,13 +5,14 @@ import os
 from stmn_plugin.errors import InputError
 
 from .defaults import flatten
-from .ranges import AUTO, RANGES, TRANSFORMS
+from .ranges import AUTO, TRANSFORMS
+from .sections import RANGES
 
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
 
 
 def check_config(cfg):
-    """What keys of a config say of each other; ``ranges.py`` says what each takes by itself.
+    """Check what keys of a config say of each other; rules say what each takes by itself.
 
     Raises:
         InputError: names the key, its value and what is possible.

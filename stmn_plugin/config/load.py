@@ -7,8 +7,8 @@ from stmn_plugin.errors import InputError
 
 from .checks import check_config
 from .defaults import get_default_config
-from .ranges import RANGES
 from .rules import as_written, shown
+from .sections import RANGES
 from .yaml_file import flatten_tree, read_tree
 
 BASE = '_BASE_'

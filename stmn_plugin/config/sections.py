@@ -1,9 +1,37 @@
 """Name of a section → its dataclass; architectures add theirs when they register."""
 
-from .ranges import RANGES
-from .settings import settings_of
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-SECTIONS: dict[str, type] = {}
+from stmn_plugin.plugins import load_plugins
+
+from . import host_sections as host
+from . import our_sections as ours
+from .rules import Rule, as_written
+from .settings import Setting, settings_of
+
+# a name with a dot is a section within a section, '' holds the keys without one
+SECTIONS: dict[str, type] = {
+    '': host.General,
+    'model': ours.Model,
+    'data': ours.Data,
+    'market1501': host.Market1501,
+    'cuhk03': host.CUHK03,
+    'sampler': ours.Sampler,
+    'video': ours.Video,
+    'stmn': ours.Stmn,
+    'train': ours.Train,
+    'sgd': host.SGD,
+    'rmsprop': host.RMSprop,
+    'adam': host.Adam,
+    'loss': ours.Loss,
+    'loss.softmax': host.Softmax,
+    'loss.triplet': host.Triplet,
+    'loss.spread': ours.Spread,
+    'test': ours.Test,
+    'synthetic': ours.Synthetic,
+}
 
 
 def add_section(name: str, section: type) -> None:
@@ -11,12 +39,72 @@ def add_section(name: str, section: type) -> None:
 
     Raises:
         TypeError: a field was not made by :func:`.settings.setting`.
-        ValueError: the name is a section of another dataclass, or of the host.
+        ValueError: the name is a section of another dataclass, or of the host, or no identifier;
+            or a default that its own rule does not take.
     """
     known = SECTIONS.get(name)
-    is_other = known is not None and known.__qualname__ != section.__qualname__
-    if is_other or (known is None and any(key.startswith(f'{name}.') for key in RANGES)):
+    if known is not None and known.__qualname__ != section.__qualname__:
         raise ValueError(f'cannot add section {name!r}: the name is taken')
-    rules = {f'{name}.{one.name}': one.rule for one in settings_of(section)}
-    RANGES.update(rules)
+    if not name.isidentifier():
+        raise ValueError(f'cannot add section {name!r}: a name is letters, digits and _')
+    for one in settings_of(section):
+        if one.rule.read(as_written(one.default)) != one.default:
+            raise ValueError(f'{name}.{one.name} takes {one.rule}, not its default {one.default!r}')
     SECTIONS[name] = section
+
+
+def known_settings() -> Iterator[tuple[str, Setting]]:
+    """(full key, its setting) of every section that is there, architectures as far as imported."""
+    for name, section in list(SECTIONS.items()):
+        for one in settings_of(section):
+            yield f'{name}.{one.name}' if name else one.name, one
+
+
+class _Ranges(Mapping[str, Rule]):
+    """Full key → what it takes, as SECTIONS is now; architectures are imported when needed."""
+
+    def __getitem__(self, key: str) -> Rule:
+        section, _, name = key.rpartition('.')
+        if section not in SECTIONS:
+            load_plugins()
+        fields = {one.name: one for one in dataclasses.fields(SECTIONS[section])}
+        rule: Rule = fields[name].metadata['rule']
+        return rule
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return (key for key, _ in known_settings())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+RANGES: Mapping[str, Rule] = _Ranges()
+
+
+def section_from(values: Mapping[str, Any], name: str) -> Any:
+    """A section as an instance of its dataclass.
+
+    Args:
+        values: full key → value, as checkpoints keep a config; a missing key has its default.
+        name: of the section, such as ``stmn`` or ``loss.spread``.
+    """
+    section = SECTIONS[name]
+    keys = {one.name: f'{name}.{one.name}' if name else one.name for one in settings_of(section)}
+    return section(**{field: values[key] for field, key in keys.items() if key in values})
+
+
+def section_of(cfg: Any, name: str) -> Any:
+    """The same of a config tree."""
+    return section_from(flatten(cfg), name)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """{'train': {'lr': 1}} → {'train.lr': 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f'{prefix}{key}.'))
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat

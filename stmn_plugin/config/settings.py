@@ -1,12 +1,11 @@
 """A setting written once: type and default, what it takes, and one line of help.
 
 A section of the config is a frozen dataclass whose fields are :func:`setting`. From it come the
-yacs tree, the checks of values, ``--help-config`` and the table of the docs.
+yacs tree, the checks of values, ``--help-config`` and the tables of the documents.
 """
 
-import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .rules import Rule
@@ -16,22 +15,32 @@ class Setting(NamedTuple):
     """One key of a section."""
 
     name: str
-    default: Any
+    make_default: Callable[[], Any]
     rule: Rule
     help: str
+    shown: str  # the default in a table
+
+    @property
+    def default(self) -> Any:
+        """The default, computed if it depends on the machine."""
+        return self.make_default()
 
 
-def setting(default: Any, rule: Rule, help: str) -> Any:
+def setting(default: Any, rule: Rule, help: str, shown: str = '') -> Any:
     """A field of a section.
 
     Args:
-        default: of the field's type; a list is copied for each config.
+        default: of the field's type; a list is copied for each config. A function without
+            arguments computes a default that depends on the machine.
         rule: what the key takes, see ``rules.py``.
         help: one line, with the paper's symbol or section where there is one.
+        shown: what tables say instead of a default that is computed.
     """
-    metadata = {'rule': rule, 'help': help}
+    metadata = {'rule': rule, 'help': help, 'shown': shown}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,13 +48,25 @@ def settings_of(section: type) -> Iterator[Setting]:
     """The settings of a section, in order.
 
     Raises:
-        TypeError: a field was not made by :func:`setting`.
+        TypeError: the section is no dataclass, or a field was not made by :func:`setting`.
     """
     for field in dataclasses.fields(section):
         if 'rule' not in field.metadata:
             raise TypeError(f'{section.__qualname__}.{field.name} was not made by setting()')
+        metadata = field.metadata
         if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
+            make_default = field.default_factory
         else:
-            default = field.default
-        yield Setting(field.name, default, field.metadata['rule'], field.metadata['help'])
+            make_default = _Constant(field.default)
+        shown = metadata['shown'] or str(make_default())
+        yield Setting(field.name, make_default, metadata['rule'], metadata['help'], shown)
+
+
+class _Constant:
+    """A function that gives one value."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value

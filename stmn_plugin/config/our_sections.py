@@ -1,0 +1,196 @@
+"""This plugin's settings, on top of the host's.
+
+A section of the host that has keys of ours is a subclass of it here; a key of the host that is
+named again takes a value of ours, too, with the default left as it is.
+"""
+
+from dataclasses import dataclass
+
+from . import host_sections as host
+from .ranges import (
+    AUTO,
+    COUNT,
+    FILE,
+    FLAG,
+    HOST_SAMPLERS,
+    IDENTITY_PASS,
+    INTERVAL,
+    ITEMS,
+    PRECISION,
+    SEED,
+    WEIGHT,
+)
+from .rules import Number, OneOf, Text, Whole, WordOr
+from .settings import setting
+
+
+@dataclass(frozen=True)
+class Model(host.Model):
+    """``model``"""
+
+    resume: str = setting(
+        '', FILE, 'checkpoint to resume training from; auto: the newest intact one of data.save_dir'
+    )
+
+
+@dataclass(frozen=True)
+class Data(host.Data):
+    """``data``"""
+
+    download: bool = setting(
+        False, FLAG, 'let torchreid fetch a dataset that is not there, by https only'
+    )
+    validation_ids: float = setting(
+        0.0,
+        Number(0, 1_000_000),
+        'share (or number) of training identities to hold out and test on',
+    )
+    validation_seed: int = setting(0, SEED, 'which of them')
+    bad_frames: str = setting(
+        'raise', OneOf(('raise', 'skip')), 'unreadable images stop the run, or are left out'
+    )
+
+
+@dataclass(frozen=True)
+class Sampler(host.Sampler):
+    """``sampler``"""
+
+    train_sampler: str = setting(
+        'RandomSampler',
+        OneOf((IDENTITY_PASS, *HOST_SAMPLERS)),
+        'who makes batches; IdentityPassSampler: P x K, an epoch is one pass over the identities',
+    )
+
+
+@dataclass(frozen=True)
+class Video(host.Video):
+    """``video``"""
+
+    sample_method: str = setting(
+        'evenly',
+        OneOf(('rrs', 'evenly', 'random', 'all')),
+        'how frames of a clip are chosen; rrs: restricted random sampling (Sec. 4.1)',
+    )
+    rrs_chunks: str = setting(
+        'balanced', OneOf(('balanced', 'ceil')), "chunks of rrs; ceil: as in the authors' code"
+    )
+
+
+@dataclass(frozen=True)
+class Stmn:
+    """``stmn``"""
+
+    backbone: str = setting(
+        'resnet50',
+        OneOf(('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')),
+        "torchvision's ResNet",
+    )
+    backbone_weights: str = setting(
+        '',
+        Text('a file or link', may_be_empty=True),
+        'ImageNet weights from a file or link (Google Drive, too)',
+    )
+    backbone_sha256: str = setting(
+        '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'their digest, if checked'
+    )
+    spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
+    spatial_items: int = setting(10, ITEMS, 'M')
+    spatial_bn_scale: float = setting(
+        0.0, Number(-100, 100), "where the scale of Eq. 3's BN starts; torch's own is 1"
+    )
+    temporal_mode: str = setting(
+        'memory',
+        OneOf(('memory', 'mlp', 'average')),
+        'temporal memory, the MLP of Sec. 4.2, or the average (baseline)',
+    )
+    temporal_items: int = setting(5, ITEMS, 'N; the hidden size of mlp')
+    similarity_scale: str | float = setting(
+        AUTO,
+        WordOr(AUTO, Number(0, 1_000_000, above=True)),
+        'auto: sqrt(D / items); 1.0 is Eq. 1 literally',
+    )
+
+
+@dataclass(frozen=True)
+class Train(host.Train):
+    """``train``"""
+
+    sync_bn: bool = setting(
+        False, FLAG, "many processes: backbone's BN over the batches of all of them"
+    )
+    save_freq: int = setting(1, INTERVAL, 'epochs between checkpoints')
+    keep_last: int = setting(2, INTERVAL, 'checkpoints that stay, besides the best')
+    accumulate: int = setting(1, COUNT, 'batches whose gradients make a step')
+    clip_grad_norm: float = setting(
+        0.0, Number(0, 1_000_000), "limit of the norm of a step's gradients; 0 is none"
+    )
+    amp: str = setting('off', PRECISION, 'mixed precision')
+    tf32: bool = setting(False, FLAG, 'on a GPU: factors of float32 products rounded to TF32')
+    channels_last: bool = setting(True, FLAG, 'memory layout of maps and convolutions')
+    fused: bool = setting(True, FLAG, 'optimizer steps of all weights in one kernel')
+    compile: bool = setting(False, FLAG, 'torch.compile of the encoder, in training and testing')
+    checkpoint_activations: bool = setting(False, FLAG, 'less memory for more time (stmn)')
+    deterministic: bool = setting(
+        False, FLAG, 'the same computation every time, at some cost of speed'
+    )
+    allow_changed: bool = setting(
+        False, FLAG, "resume with another recipe or other training data than the checkpoint's"
+    )
+    overwrite: bool = setting(False, FLAG, 'remove the run that data.save_dir holds and start anew')
+
+
+@dataclass(frozen=True)
+class Loss(host.Loss):
+    """``loss``"""
+
+    name: str = setting(
+        'softmax',
+        OneOf(('softmax', 'triplet', 'stmn')),
+        'the recipe; stmn: cross-entropy, soft-margin triplet and memory spread (Eq. 8)',
+    )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``loss.spread``"""
+
+    weight: float = setting(1.0, WEIGHT, 'of L_S (Eq. 9); 0 is "w/o L_S" of Table 1')
+    margin: float = setting(0.3, WEIGHT, 'alpha')
+    reduction: str = setting(
+        'mean', OneOf(('sum', 'mean')), "over the items: mean (authors' code), sum (Eq. 9)"
+    )
+
+
+@dataclass(frozen=True)
+class Test(host.Test):
+    """``test``"""
+
+    frames: str = setting('rrs', OneOf(('rrs', 'all')), 'frames of a tracklet that are tested')
+    clips_per_tracklet: int = setting(
+        1, Whole(1, 10_000), 'with rrs: up to so many clips, their features averaged'
+    )
+    features_dir: str = setting(
+        '',
+        Text('a folder', may_be_empty=True),
+        'with test.evaluate: keep the vectors of all frames here and read them back',
+    )
+    flip: bool = setting(False, FLAG, 'average with the mirrored clip')
+    amp: str = setting('off', PRECISION, 'precision in which frames are encoded')
+    fold_bn: bool = setting(
+        True, FLAG, "fold the batch norms of stmn's encoder into its convolutions"
+    )
+    protocol: str = setting(
+        'official',
+        OneOf(('official', 'torchreid', 'matlab', 'A', 'B', 'C')),
+        'how results are scored (README: "Testing as published papers do")',
+    )
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """``synthetic``"""
+
+    preset: str = setting(
+        'default', OneOf(('default', 'tiny', 'study')), 'how much (see tools/make_synthetic.py)'
+    )
+    seed: int = setting(0, SEED, 'which synthetic data')
