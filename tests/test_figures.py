@@ -10,9 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from stmn_plugin.comparing.drawn import Options, shown_items, title_of
-from stmn_plugin.comparing.pictures import HEIGHT, WIDTH, picture
 from stmn_plugin.errors import InputError
+from stmn_plugin.looking.figure_parts import Options, shown_items, tracklet_title
 from stmn_plugin.looking.figures import (
     attention_strips,
     item_frames,
@@ -25,6 +24,7 @@ from stmn_plugin.looking.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_fi
 from stmn_plugin.looking.figures_of_items import at_place
 from stmn_plugin.looking.gathering import highest
 from stmn_plugin.looking.subject import choose, collect, find_tracklet
+from stmn_plugin.looking.thumbnails import HEIGHT, WIDTH, thumbnail
 
 CAPTION = 'Figure 0. What is drawn and from what, in words that go on for a while. ' * 4
 
@@ -306,13 +306,13 @@ def test_titles_can_be_given_back_as_names():
     }
     for path, title in paths.items():
         subject = SimpleNamespace(collection=SimpleNamespace(tracklets=[([path], 1, 0, 0)]))
-        assert title_of(subject, 0) == title and title in path
+        assert tracklet_title(subject, 0) == title and title in path
 
 
 def test_pictures_have_one_size_and_bad_ones_are_grey_when_they_may_be(tmp_path):
     path = str(tmp_path / 'frame.png')
     Image.new('RGB', (30, 70), (200, 10, 10)).save(path)
-    assert picture(path).shape == (HEIGHT, WIDTH, 3) and (picture(path)[..., 0] == 200).all()
+    assert thumbnail(path).shape == (HEIGHT, WIDTH, 3) and (thumbnail(path)[..., 0] == 200).all()
     with pytest.raises(InputError, match='missing.jpg'):
-        picture(str(tmp_path / 'missing.jpg'))
-    assert (picture(str(tmp_path / 'missing.jpg'), skip_bad=True) == 127).all()
+        thumbnail(str(tmp_path / 'missing.jpg'))
+    assert (thumbnail(str(tmp_path / 'missing.jpg'), skip_bad=True) == 127).all()

@@ -7,8 +7,8 @@ import pytest
 
 from stmn_plugin.cli import visualize
 from stmn_plugin.cli.train import main
-from stmn_plugin.comparing.pictures import picture
 from stmn_plugin.looking import figures_of_effects, subject
+from stmn_plugin.looking.thumbnails import thumbnail
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -100,7 +100,7 @@ def test_two_runs_on_data_with_truth(train, run, tmp_path):
 def assert_found_are_right(searches, mars_root):
     """Every picture of Fig. 8 is marked right when its file bears the query's person."""
     paths = Path(mars_root, 'mars', 'bbox_test').glob('*/*.jpg')
-    name_of = {picture(str(path)).tobytes(): path.name for path in paths}
+    name_of = {thumbnail(str(path)).tobytes(): path.name for path in paths}
     assert [search.title for search in searches] == ['0006C2T0001', '0150C3T0001']
     for search in searches:
         assert name_of[search.picture.tobytes()].startswith(search.title)

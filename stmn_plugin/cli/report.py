@@ -73,12 +73,12 @@ def read_config(args):
 def make_report(args):
     """Write the page; returns where."""
     cfg, folder = read_config(args)
-    from stmn_plugin.comparing.drawn import BEST, CHOSEN
-    from stmn_plugin.comparing.handed_on import without_folders
     from stmn_plugin.config.kwargs import run_kwargs
     from stmn_plugin.evaluation.protocols import TestOptions
     from stmn_plugin.looking import report
+    from stmn_plugin.looking.figure_parts import BEST, CHOSEN
     from stmn_plugin.looking.film_strips import StripSize, film_strips
+    from stmn_plugin.looking.hidden_folders import without_folders
     from stmn_plugin.looking.report.curves import training_panels
     from stmn_plugin.looking.trained_run import open_run
     from stmn_plugin.training.metric_files import read_evaluations, read_lines

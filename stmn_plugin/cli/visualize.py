@@ -122,7 +122,7 @@ def pair(runs):
 
 def draw(subjects, numbers, args, folder):
     """Write the figures and their captions."""
-    from stmn_plugin.comparing.drawn import Options
+    from stmn_plugin.looking.figure_parts import Options
     from stmn_plugin.looking.figures.sheet import save_figure
     from stmn_plugin.looking.paper_figures import FIGURES
 

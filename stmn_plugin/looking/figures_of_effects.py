@@ -5,7 +5,6 @@ Each function takes the subject, the one it is compared with (or None) and the o
 
 import numpy as np
 
-from stmn_plugin.comparing.drawn import Drawn, made_from, picture_of, strip_of, title_of
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.evaluation.protocols import (
     PROTOCOLS,
@@ -18,6 +17,7 @@ from stmn_plugin.evaluation.ranking import summarize
 
 from .clip_truth import clip_truth, find_truth
 from .clip_views import view_clips
+from .figure_parts import CaptionedFigure, models_and_data, strip_of, thumbnail_of, tracklet_title
 from .figures import attention_strips, refinement_maps, retrieval
 
 TOP_FOUND = 10
@@ -37,7 +37,7 @@ def figure_7(subject, against, options):
     for row, view, mask in zip(subject.choice.shown, views, masks, strict=True):
         clips.append(
             refinement_maps.RefinedClip(
-                title_of(subject, row),
+                tracklet_title(subject, row),
                 strip_of(subject, row, view.frames),
                 view.refined_norms - view.frame_norms,
                 mask,
@@ -53,9 +53,9 @@ def figure_7(subject, against, options):
         'Figure 7. Difference of magnitude |fˢ| − |fᵒ| after and before the refinement, bilinear, '
         'over the grey frame: purple where features get shorter (suppressed), orange where they '
         f'get longer. The colours end at {100 * limit / mean_norm:.2g} % of the mean |fᵒ|.'
-        f'{outlined} {len(clips)} tracklets {subject.choice.words}. {made_from(subject)}'
+        f'{outlined} {len(clips)} tracklets {subject.choice.words}. {models_and_data(subject)}'
     )
-    return Drawn(refinement_maps.draw(clips, limit, caption), caption)
+    return CaptionedFigure(refinement_maps.draw(clips, limit, caption), caption)
 
 
 def figure_8(subject, against, options):
@@ -78,7 +78,7 @@ def figure_8(subject, against, options):
         for row in subject.choice.queries:
             place = subject.collection.query.tolist().index(row)
             found[row, kind] = [
-                retrieval.Found(picture_of(subject, rows[index], 0), is_match)
+                retrieval.Found(thumbnail_of(subject, rows[index], 0), is_match)
                 for index, is_match, distance in zip(
                     lists.indices[place],
                     lists.is_match[place],
@@ -89,8 +89,8 @@ def figure_8(subject, against, options):
             ]
     searches = [
         retrieval.Search(
-            title_of(subject, row),
-            picture_of(subject, row, 0),
+            tracklet_title(subject, row),
+            thumbnail_of(subject, row, 0),
             [('fᵒ', found[row, 'frame']), ('fˢ', found[row, 'refined'])],
         )
         for row in subject.choice.queries
@@ -101,9 +101,9 @@ def figure_8(subject, against, options):
         "the query's person, orange and ✗ somebody else. Protocol "
         f'{subject.engine.settings.protocol}, distance {metric}, queries {subject.choice.words}. '
         f'Over all queries mAP {scores["frame"].mean_ap:.1%} with fᵒ, '
-        f'{scores["refined"].mean_ap:.1%} with fˢ. {made_from(subject)}'
+        f'{scores["refined"].mean_ap:.1%} with fˢ. {models_and_data(subject)}'
     )
-    return Drawn(retrieval.draw(searches, caption), caption)
+    return CaptionedFigure(retrieval.draw(searches, caption), caption)
 
 
 def figure_10(subject, against, options):
@@ -128,7 +128,7 @@ def figure_10(subject, against, options):
             )
             rows[place].append((name, strip))
     rows = [
-        attention_strips.AttentionRow(title_of(subject, row), strips)
+        attention_strips.AttentionRow(tracklet_title(subject, row), strips)
         for row, strips in zip(subject.choice.shown, rows, strict=True)
     ]
     names = [f'{TEMPORAL_NAMES[run.cfg.stmn.temporal_mode]}, {run.name}' for run in runs]
@@ -136,9 +136,9 @@ def figure_10(subject, against, options):
     caption = (
         'Figure 10. Temporal attention of clips (left) and of the same frames in reversed order '
         f'(right); dashed: average pooling.{seen} {len(rows)} tracklets {subject.choice.words}. '
-        f'{made_from(*runs)}{left_out}'
+        f'{models_and_data(*runs)}{left_out}'
     )
-    return Drawn(attention_strips.draw(rows, names, caption), caption)
+    return CaptionedFigure(attention_strips.draw(rows, names, caption), caption)
 
 
 def reordered_attention(subject, rows, frames):

@@ -6,8 +6,7 @@ Each function takes the subject, the one it is compared with (or None) and the o
 import numpy as np
 from scipy.special import softmax
 
-from stmn_plugin.comparing.drawn import Drawn, made_from, picture_of, shown_items, strip_of
-
+from .figure_parts import CaptionedFigure, models_and_data, shown_items, strip_of, thumbnail_of
 from .figures import item_frames, item_strips, probability_maps
 from .gathering import highest
 from .subject import has_memory
@@ -34,9 +33,9 @@ def figure_5(subject, against, options):
         f'Figure 5. Matching probabilities of {len(probes)} queries (rows) with the items of each '
         'memory (columns): spatial queries of random positions in random frames of the gallery, '
         'temporal queries of the clips that those lie in; drawn with seed '
-        f'{options.seed}. {made_from(*subjects)}'
+        f'{options.seed}. {models_and_data(*subjects)}'
     )
-    return Drawn(probability_maps.draw(maps, caption), caption)
+    return CaptionedFigure(probability_maps.draw(maps, caption), caption)
 
 
 def figure_6(subject, against, options):
@@ -48,16 +47,16 @@ def figure_6(subject, against, options):
         best = spatial.best_probs[:, item]  # (T,)
         for row in highest(best, TOP_FRAMES, np.arange(len(best))):
             frame, *place = spatial.best_places[row, item].tolist()
-            pixels = picture_of(subject, row, frame)
+            pixels = thumbnail_of(subject, row, frame)
             frames.append(item_frames.TopFrame(pixels, tuple(place), float(best[row])))
         items.append((item + 1, frames))
     caption = (
         f'Figure 6. For each spatial item the {len(items[0][1])} frames that address it most, from '
         'different tracklets, with the matching probability; the box marks the position of the '
         f'{subject.grid[0]} x {subject.grid[1]} feature map, which sees more of the frame than the '
-        f'box. {made_from(subject)}'
+        f'box. {models_and_data(subject)}'
     )
-    return Drawn(item_frames.draw(items, subject.grid, caption), caption)
+    return CaptionedFigure(item_frames.draw(items, subject.grid, caption), caption)
 
 
 def figure_9(subject, against, options):
@@ -75,9 +74,10 @@ def figure_9(subject, against, options):
     caption = (
         f'Figure 9. For each temporal item the {len(items[0].strips)} clips that address it most, '
         'of different tracklets, with the matching probability, above the attention that the item '
-        f'stores, softmax(v_n); dashed: average pooling, 1/{stored.shape[1]}. {made_from(subject)}'
+        f'stores, softmax(v_n); dashed: average pooling, 1/{stored.shape[1]}. '
+        f'{models_and_data(subject)}'
     )
-    return Drawn(item_strips.draw(items, caption), caption)
+    return CaptionedFigure(item_strips.draw(items, caption), caption)
 
 
 def at_place(view, place):

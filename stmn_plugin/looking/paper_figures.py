@@ -11,7 +11,7 @@ from .subject import has_memory
 
 
 class PaperFigure(NamedTuple):
-    draw: object  # (Subject, another one or None, Options) → Drawn
+    draw: object  # (Subject, another one or None, Options) → CaptionedFigure
     missing: object  # (Opened, another one or None) → what it lacks for this figure, '' for nothing
 
 

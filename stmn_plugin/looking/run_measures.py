@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from stmn_plugin.comparing.handed_on import without_folders
 from stmn_plugin.whole_files import write_json
 
 from .gathering import entropy
+from .hidden_folders import without_folders
 from .measures import against_truth, memory_use
 from .measures.measure import not_measured
 

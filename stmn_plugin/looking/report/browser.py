@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stmn_plugin.comparing.handed_on import without_folders
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.protocols import PROTOCOLS, Stopwatch, distances_in_rows
 from stmn_plugin.evaluation.ranked_lists import rank_and_list
@@ -18,6 +17,7 @@ from stmn_plugin.models import STMN
 
 from ..clip_views import view_clips
 from ..gathering import gather, highest
+from ..hidden_folders import without_folders
 
 FRAMES_OF_ITEM = 10  # shown for each spatial item
 CLIPS_OF_ITEM = 4  # shown for each temporal item

@@ -1,6 +1,7 @@
-"""Paths of frames → small pictures for figures."""
+"""Read frames as thumbnails for figures."""
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from stmn_plugin.data.frames import BadFrame, read_frame
@@ -8,15 +9,15 @@ from stmn_plugin.data.frames import BadFrame, read_frame
 HEIGHT, WIDTH = 128, 64  # pixels; enough for half an inch, and small in an SVG file
 
 
-def picture(path, skip_bad=False):
-    """A frame as it is drawn.
+def thumbnail(path: str, skip_bad: bool = False) -> NDArray[np.uint8]:
+    """A frame, scaled down.
 
     Args:
-        path (str): image file.
-        skip_bad (bool): an unreadable frame becomes grey instead of an error.
+        path: image file.
+        skip_bad: an unreadable frame becomes grey instead of an error.
 
     Returns:
-        numpy.ndarray: (HEIGHT, WIDTH, 3) uint8.
+        (HEIGHT, WIDTH, 3).
 
     Raises:
         InputError: the frame cannot be read; with ``skip_bad``, for the machine's fault.

@@ -1,8 +1,8 @@
-"""Pages and figures are passed on: they do not say where things lie on a machine."""
+"""Pages and figures are shared: they do not say where things lie on a machine."""
 
 import pytest
 
-from stmn_plugin.comparing.handed_on import without_folders
+from stmn_plugin.looking.hidden_folders import without_folders
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a page or figure that is handed on may say of the machine it was made on: no folders."""
+"""Remove the folders of this machine from what pages and figures show: they are shared."""
 
 import os
 from typing import Any
