@@ -15,6 +15,7 @@ from .errors import InputError
 
 GROUP = 'stmn_plugin'  # entry points of other packages: any name = their module
 BUILT_IN = ('stmn_plugin.models',)
+_PREFIX = 'stmn_plugin_import_'
 
 
 @functools.cache
@@ -45,7 +46,7 @@ def import_file(path: str) -> ModuleType:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise InputError(f'--import {path}: no such file')
-    name = f'stmn_plugin_import_{file.stem}'
+    name = _PREFIX + file.stem
     known = sys.modules.get(name)
     if known is not None:
         if known.__file__ != str(file):
@@ -65,3 +66,9 @@ def import_file(path: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def import_words() -> list[str]:
+    """The files imported so far as words of a command line, for a process that needs them, too."""
+    files = [module.__file__ for name, module in sys.modules.items() if name.startswith(_PREFIX)]
+    return [word for file in files if file for word in ('--import', file)]

@@ -1,6 +1,7 @@
 """Command lines: flags and KEY VALUE words in any order, and one line for what is wrong."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from stmn_plugin.cli import (
     train,
     visualize,
 )
-from stmn_plugin.config import RANGES, load_config
+from stmn_plugin.config import RANGES, SECTIONS, load_config
+from stmn_plugin.errors import InputError
+from stmn_plugin.models import VIDEO_MODELS
+from stmn_plugin.plugins import import_words
 
 TOOLS = [check_data, compare, cost_curve, make_synthetic, report, train, visualize]
 SCRIPTS = sorted((Path(__file__).parents[1] / 'tools').glob('*.py'))
@@ -163,6 +167,144 @@ def test_every_key_is_taken_for_one():
         assert train.parse_args(['-s', 'a', key, 'x']).opts[-2:] == [key, 'x']
 
 
+MODEL = """
+from dataclasses import dataclass
+from stmn_plugin.config import setting
+from stmn_plugin.config.rules import Whole
+from stmn_plugin.models import VideoModel, register_video_model
+
+@dataclass(frozen=True)
+class Config:
+    depth: int = setting(3, Whole(1, 9), 'layers of a toy')
+
+@register_video_model('{name}')
+class Toy(VideoModel):
+    Config = Config
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    """A file that registers an architecture of its name; forgotten after the test."""
+
+    def write(name):
+        module = f'stmn_plugin_import_{name}'
+        for table, key in ((SECTIONS, name), (VIDEO_MODELS, name), (sys.modules, module)):
+            monkeypatch.setitem(table, key, None)
+            del table[key]
+        (tmp_path / f'{name}.py').write_text(MODEL.replace('{name}', name))
+        return str(tmp_path / f'{name}.py')
+
+    return write
+
+
+@pytest.mark.parametrize('place', ['first', 'last', 'one word'])
+def test_an_imported_file_brings_its_keys(place, model_file, tmp_path):
+    file = model_file('imported_toy')
+    keys = ['imported_toy.depth', '4', 'model.name', 'imported_toy', 'data.type', 'video']
+    flag = [f'--import={file}'] if place == 'one word' else ['--import', file]
+    words = [*keys, *flag] if place == 'last' else [*flag, *keys]
+    with pytest.raises(SystemExit):
+        train.parse_args(keys)
+    args = train.parse_args(['-s', 'a', *words])
+    assert args.opts == ['data.sources', '["a"]', *keys] and args.imports == [file]
+    (tmp_path / 'c.yaml').write_text('imported_toy: {depth: 5}\n')
+    assert load_config(opts=args.opts).imported_toy.depth == 4
+    assert load_config(str(tmp_path / 'c.yaml')).imported_toy.depth == 5
+    assert import_words()[-2:] == ['--import', file]  # what compare.py hands to its runs
+    with pytest.raises(InputError, match='imported_toy.depth takes a whole number from 1 to 9'):
+        load_config(opts=['imported_toy.depth', '10'])
+
+
+def test_several_files_are_imported(model_file):
+    files = [model_file('toy_a'), model_file('toy_b')]
+    words = ['--import', files[0], '--import', files[1], 'toy_a.depth', '1', 'toy_b.depth', '2']
+    assert train.parse_args(words).opts == words[4:]
+    assert compare.parse_args(words).imports == files
+
+
+@pytest.mark.parametrize(
+    'text, parts',
+    [
+        (None, ['--import', 'toy.py', 'no such file']),
+        ('def x(:', ['--import', 'toy.py:1', 'invalid syntax']),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(text, parts, tmp_path, capsys):
+    if text:
+        (tmp_path / 'toy.py').write_text(text)
+    for tool in (train, compare, cost_curve, report, visualize):
+        with pytest.raises(SystemExit) as stop:
+            tool.main(['train.lr', '1', '--import', str(tmp_path / 'toy.py')])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.startswith('error: ') and error.count('\n') == 1
+        for part in parts:
+            assert part in error
+
+
+def test_a_bug_in_an_imported_file_is_a_traceback(tmp_path):
+    (tmp_path / 'broken.py').write_text('1 / 0\n')
+    with pytest.raises(ZeroDivisionError):
+        train.parse_args(['--import', str(tmp_path / 'broken.py')])
+
+
+def test_a_section_that_nobody_knows_hints_at_import(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args(['nowhere.depth', '4'])
+    assert '--import FILE.py' in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"'nowhere.depth'; .*--import FILE.py .*'nowhere'"):
+        load_config(opts=['nowhere.depth', '4'])
+    for key in ('trian.lr', 'train.lrr', 'use_gup'):  # misspelled
+        with pytest.raises(InputError) as caught:
+            load_config(opts=[key, '1'])
+        assert '--import' not in str(caught.value)
+
+
+def listed(words, capsys, monkeypatch):
+    """What --help-config prints, as rows of words."""
+    monkeypatch.setenv('COLUMNS', '160')
+    with pytest.raises(SystemExit) as stop:
+        train.main(words)
+    assert stop.value.code == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_help_config_lists_every_key_with_its_default(capsys, monkeypatch, model_file):
+    lines = listed(['--help-config'], capsys, monkeypatch)
+    assert lines[0] == ['key', 'default', 'takes', 'meaning']
+    found = {words[0]: words[1] for words in lines[1:] if words and words[0] in RANGES}
+    assert found.keys() == set(RANGES)
+    expected = {
+        'test.flip': 'False',
+        'train.fused': 'True',
+        'train.lr': '0.0003',
+        'train.weight_decay': '0.0005',
+        'test.eval_freq': '-1',
+        'model.resume': "''",
+        'train.stepsize': '[20]',
+    }
+    assert {key: found[key] for key in expected} == expected
+    lines = listed(
+        ['--help-config', 'LAYERS of', '--import', model_file('toy_c')], capsys, monkeypatch
+    )
+    row = 'toy_c.depth 3 a whole number from 1 to 9 layers of a toy'
+    assert list(map(' '.join, lines[1:])) == [row]
+
+
+@pytest.mark.parametrize('words', [['--help-config', 'keep_last'], ['--help-config=KEEP_last']])
+def test_help_config_takes_a_word(words, capsys, monkeypatch):
+    _, line = listed(words, capsys, monkeypatch)
+    assert line[:4] == ['train.keep_last', '2', 'a', 'whole']
+
+
+def test_help_config_names_a_word_that_occurs_nowhere(capsys):
+    for tool in (train, compare, cost_curve, report, visualize):
+        with pytest.raises(SystemExit) as stop:
+            tool.main(['--help-config', 'nix\n'])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and "'nix\\n'" in error and error.count('\n') == 1
+
+
 # a fresh interpreter each: what does --help import?
 HELP = """
 import runpy, sys
@@ -178,6 +320,9 @@ except SystemExit as stop:
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.stem)
 def test_help_does_not_wait_for_torch(script):
     command = [sys.executable, '-c', HELP, str(script)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith('usage: ')
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # of CPU

@@ -18,6 +18,8 @@ from stmn_plugin.cli import (
     visualize,
 )
 from stmn_plugin.config import RANGES, SECTIONS, load_config
+from stmn_plugin.config.table import with_table
+from stmn_plugin.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
@@ -78,6 +80,10 @@ def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
         if word.endswith('.pth.tar'):
             (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / word).touch()
+    if '--help-config' in words:  # prints and stops
+        with pytest.raises(SystemExit, match='0'):
+            TOOLS[script].parse_args(words)
+        return
     args = TOOLS[script].parse_args(words)
     if hasattr(args, 'opts'):
         load_config(args.config_file or 'configs/stmn_mars.yaml', args.opts)
@@ -100,6 +106,19 @@ def test_every_key_between_backticks_exists_and_takes_its_value():
         assert key in RANGES, key
         if len(values) == 1:
             assert RANGES[key].read(values[0]) is not None, (key, values)
+
+
+def test_the_table_of_keys_is_made_from_the_settings():
+    text = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
+    assert with_table(text, 'README.md') == text, 'python -m stmn_plugin.config.table README.md'
+    row = '| `train.keep_last` | `2` | a whole number from 1 to 1,000,000 | checkpoints that stay, '
+    assert row in text
+    for other in ('| `train.lr`', '| `use_gpu`', '| `loss.triplet'):  # the host's
+        assert other not in text
+    stale = text.replace(row, '| `train.keep_last` | `3` | a number |')
+    assert with_table(stale, 'README.md') == text
+    with pytest.raises(InputError, match='page.md has no lines <!-- settings'):
+        with_table(text, 'page.md')
 
 
 def test_the_table_of_keys_tells_the_defaults():

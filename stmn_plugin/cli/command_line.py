@@ -15,8 +15,10 @@ from collections import deque
 from stmn_plugin.config import RANGES, SECTIONS
 from stmn_plugin.config.rules import Rule, shown
 from stmn_plugin.config.sections import known_settings
-from stmn_plugin.errors import EXIT_BAD_INPUT, printable
+from stmn_plugin.errors import EXIT_BAD_INPUT, InputError, printable
+from stmn_plugin.plugins import import_file
 
+IMPORT = '--import'
 LONGEST_MESSAGE = 500
 _DOTTED = re.compile(r'([A-Za-z_]\w*)(\.[A-Za-z_]\w*)+')
 _NUMBER = re.compile(r'-\.?\d')
@@ -25,6 +27,9 @@ _MANY = 2  # words that a flag takes, or more
 
 class CommandLine(argparse.ArgumentParser):
     """A parser that finds the KEY VALUE words wherever they stand and gives them as ``opts``.
+
+    A command that takes keys also takes ``--import FILE.py``, code that adds an architecture (its
+    keys are known at once), and ``--help-config [WORD]``, which lists the keys.
 
     Flags are added as to any parser, and by :meth:`add_key_flag` those that set a key; their words
     come first in ``opts``, so that a KEY VALUE word counts more. Of a flag or key that comes twice
@@ -42,6 +47,20 @@ class CommandLine(argparse.ArgumentParser):
         self.key_of_flag = {}  # name in the namespace → key
         if takes_keys:
             self.add_argument('opts', nargs='*', metavar='KEY VALUE', help='keys of the config')
+            self.add_argument(
+                IMPORT,
+                action='append',
+                dest='imports',
+                metavar='FILE.py',
+                help='code that adds an architecture; may be given several times',
+            )
+            self.add_argument(
+                '--help-config',
+                action=_HelpConfig,
+                nargs='?',
+                metavar='WORD',
+                help='list the keys (those with a word in their name or help) and stop',
+            )
         self.add_argument('--debug', action='store_true', help='show the traceback of an error')
 
     def add_key_flag(self, key: str, *names: str, **options):
@@ -53,7 +72,12 @@ class CommandLine(argparse.ArgumentParser):
         if not words:
             self.print_help()
             self.exit(EXIT_BAD_INPUT)
-        flags, pairs = self._split(words)
+        try:
+            if self.takes_keys:
+                _import_files(words)
+            flags, pairs = self._split(words)
+        except InputError as error:  # of an imported file, or of an installed package
+            self.error(str(error))
         parsed = super().parse_args(flags, namespace)
         for name, key in reversed(self.key_of_flag.items()):
             if getattr(parsed, name) is not None:
@@ -113,7 +137,7 @@ class CommandLine(argparse.ArgumentParser):
         seen.add(action.dest)
         if equals and not value:
             self.error(f'{name} is given nothing')
-        return name, 0 if value else 1 if action.nargs is None else _MANY
+        return name, 0 if value else 1 if action.nargs in (None, '?') else _MANY
 
     def _is_key(self, word):
         key = word.partition('=')[0]
@@ -128,7 +152,36 @@ class CommandLine(argparse.ArgumentParser):
         if self.takes_keys:
             known += [key for key, _ in known_settings()]
         nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-        return f'; the nearest is {nearest[0]}' if nearest else ' (--help shows all)'
+        if nearest:
+            return f'; the nearest is {nearest[0]}'
+        if self.takes_keys and _DOTTED.fullmatch(word):
+            return f' ({IMPORT} FILE.py adds keys of an architecture; --help-config shows all)'
+        return ' (--help shows all)'
+
+
+class _HelpConfig(argparse.Action):
+    """Print the keys, as --help prints the flags."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from stmn_plugin.config.table import as_text, rows
+
+        try:
+            found = rows(values or '')
+        except InputError as error:
+            parser.error(str(error))
+        if not found:
+            parser.error(f'no key and no help of one contains {shown(values)}')
+        print(as_text(found))
+        parser.exit()
+
+
+def _import_files(words):
+    """Import the files of --import before any key is looked at, wherever the flag stands."""
+    for word, following in zip(words, [*words[1:], ''], strict=True):
+        name, equals, file = word.partition('=')
+        file = file if equals else following
+        if name == IMPORT and file:  # an empty name is refused as that of any flag is
+            import_file(file)
 
 
 def value_of(rule: Rule):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.plugins import import_words
 
 from .command_line import CommandLine, value_of
 
@@ -68,6 +69,7 @@ def child(words, log, watch):
     """Run tools/main.py in a process of its own."""
     from stmn_plugin.comparing.run_queue import run_process
 
+    words = [*import_words(), *words]
     return run_process([sys.executable, str(REPOSITORY / 'tools' / 'main.py'), *words], log, watch)
 
 

@@ -8,7 +8,7 @@ from stmn_plugin.errors import InputError
 from .checks import check_config
 from .defaults import get_default_config
 from .rules import as_written, shown
-from .sections import RANGES
+from .sections import RANGES, SECTIONS
 from .yaml_file import flatten_tree, read_tree
 
 BASE = '_BASE_'
@@ -86,7 +86,11 @@ def check_key(key, origin=''):
     if inner := [known for known in RANGES if known.startswith(f'{key}.')]:
         raise InputError(f'{origin}{key} is no key but a section, of keys such as {inner[0]}')
     nearest = difflib.get_close_matches(key, RANGES, n=1, cutoff=0)[0]
-    raise InputError(f'{origin}unknown config key {key!r}; the nearest known key is {nearest!r}')
+    message = f'{origin}unknown config key {key!r}; the nearest known key is {nearest!r}'
+    section = key.partition('.')[0]
+    if section != key and not difflib.get_close_matches(section, SECTIONS, cutoff=0.7):
+        message += f' (--import FILE.py adds the section {section!r} of an architecture)'
+    raise InputError(message)
 
 
 def _files(file):

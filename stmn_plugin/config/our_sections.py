@@ -74,6 +74,11 @@ class Video(host.Video):
     rrs_chunks: str = setting(
         'balanced', OneOf(('balanced', 'ceil')), "chunks of rrs; ceil: as in the authors' code"
     )
+    image_models: str = setting(
+        'clip',
+        OneOf(('clip', 'frames')),
+        "image models on video: trained on a clip's mean, or frame by frame (the host's way)",
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,8 @@ class Loss(host.Loss):
     name: str = setting(
         'softmax',
         OneOf(('softmax', 'triplet', 'stmn')),
-        'the recipe; stmn: cross-entropy, soft-margin triplet and memory spread (Eq. 8)',
+        'the recipe; stmn: cross-entropy and soft-margin triplet with the weights of loss.triplet, '
+        'and memory spread (Eq. 8)',
     )
 
 

@@ -146,7 +146,7 @@ def check_arch(name):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise InputError(
             f'model.name: {name!r} is no architecture; the nearest is {nearest!r} '
-            '(--list-archs shows all)'
+            '(--list-archs shows all, --import FILE.py adds one)'
         )
 
 

@@ -1,0 +1,116 @@
+"""Settings → the tables of ``--help-config``, of the README and of the documents.
+
+``python -m stmn_plugin.config.table README.md`` writes the keys of this plugin between the marks of
+a document; without a document all keys are printed.
+"""
+
+import inspect
+import shutil
+import sys
+from pathlib import Path
+from textwrap import fill
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.plugins import load_plugins
+from stmn_plugin.whole_files import write_text
+
+from . import host_sections
+from .sections import SECTIONS, known_settings
+
+START = '<!-- settings, made by: python -m stmn_plugin.config.table {} -->\n'
+END = '<!-- end of settings -->\n'
+_NARROW, _WIDE = 100, 160  # columns of a console
+
+
+class Row(NamedTuple):
+    """A setting in a table."""
+
+    key: str
+    default: str
+    takes: str
+    help: str
+
+
+def rows(word: str = '', ours: bool = False) -> list[Row]:
+    """All keys, those of registered architectures, too.
+
+    Args:
+        word: what the key or its help must contain, in any case.
+        ours: leave out what is the host's, as the host has it, and what other packages add.
+    """
+    load_plugins()
+    return [
+        Row(key, one.shown or "''", str(one.rule), one.help)
+        for key, one in known_settings()
+        if word.lower() in f'{key}\n{one.help}'.lower() and (_is_ours(key) or not ours)
+    ]
+
+
+def as_text(table: list[Row], columns: int | None = None) -> str:
+    """A table for a console of so many columns; by default those of the terminal."""
+    columns = columns or shutil.get_terminal_size((_NARROW, 24)).columns
+    columns = min(max(columns, _NARROW), _WIDE)
+    key = max(len(row.key) for row in table)
+    default = min(max(len(row.default) for row in table), 16)
+    left = columns - key - default - 6  # two blanks between columns
+    takes = left * 2 // 5
+    widths = (key, default, takes, left - takes)
+    return tabulate(
+        [
+            [
+                fill(cell, width, break_long_words=False)
+                for cell, width in zip(row, widths, strict=True)
+            ]
+            for row in table
+        ],
+        ['key', 'default', 'takes', 'meaning'],
+        tablefmt='plain',
+        disable_numparse=True,
+    )
+
+
+def as_markdown(table: list[Row]) -> str:
+    """A table for a document."""
+    lines = ['| key | default | takes | meaning |', '|---|---|---|---|']
+    for row in table:
+        cells = [f'`{row.key}`', f'`{row.default}`', row.takes, row.help]
+        lines.append('| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def with_table(text: str, name: str) -> str:
+    """A document with the table of this plugin's keys between its marks.
+
+    Raises:
+        InputError: it has no marks.
+    """
+    start = START.format(name)
+    before, found, behind = text.partition(start)
+    _, ends, after = behind.partition(END)
+    if not (found and ends):
+        raise InputError(f'{name} has no lines {start.strip()} and {END.strip()}')
+    return f'{before}{start}\n{as_markdown(rows(ours=True))}\n{END}{after}'
+
+
+def main(words: list[str]) -> None:
+    """Print all keys, or write ours into the documents."""
+    if not words:
+        print(as_markdown(rows()), end='')
+    for name in words:
+        text = Path(name).read_text(encoding='utf-8')
+        write_text(name, with_table(text, Path(name).name))
+
+
+def _is_ours(key: str) -> bool:
+    section, _, name = key.rpartition('.')
+    classes = (one for one in SECTIONS[section].__mro__ if name in inspect.get_annotations(one))
+    module = next(classes).__module__  # of the last that says what the key takes
+    return module.startswith('stmn_plugin.') and module != host_sections.__name__
+
+
+if __name__ == '__main__':
+    with exit_on_input_error():
+        main(sys.argv[1:])
