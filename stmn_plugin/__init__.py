@@ -1,6 +1,7 @@
 """STMN (ICCV 2021) for torchreid: spatial and temporal memories for video person re-ID."""
 
 import warnings
+from typing import Any
 
 __version__ = '0.1.0'
 
@@ -8,7 +9,7 @@ __version__ = '0.1.0'
 warnings.filterwarnings('ignore', 'Cython evaluation', UserWarning)
 
 
-def register(cfg=None, **model_options):
+def register(cfg: Any = None, **model_options: Any) -> None:
     """Add this plugin to torchreid; see :func:`stmn_plugin.host.registration.register`."""
     from .host.registration import register as register_with_host  # imports torch and torchreid
 

@@ -7,6 +7,8 @@ and the run goes on. The log is dropped in the same way, with a word on the cons
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -21,45 +23,46 @@ class Console:
             printed is copied there, too, to the logs of it, but for progress bars.
     """
 
-    def __init__(self, stream, name, told=None):
+    def __init__(self, stream: TextIO | None, name: str, told: 'Console | None' = None) -> None:
         self._stream = stream
-        self._outlets = {name: stream} if stream is not None else {}
+        self._outlets: dict[str, TextIO] = {name: stream} if stream is not None else {}
         self._told = told or self
         self._gone = [] if stream is not None else [f'{name} is closed: going on without it']
         if told is not None:
             told._gone += self._gone
 
-    def __getattr__(self, name):  # encoding, fileno and the like
+    def __getattr__(self, name: str) -> Any:  # encoding, fileno and the like
         if name.startswith('_'):
             raise AttributeError(name)
         return getattr(self._stream, name)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self._put(text)
         if self._told is not self and '\r' not in text:  # a bar goes back to the start of its line
             self._told.log(text)
         return len(text)
 
-    def writelines(self, lines):
+    def writelines(self, lines: Iterable[str]) -> None:
         self.write(''.join(lines))
 
-    def log(self, text):
+    def log(self, text: str) -> None:
         """Write to the copies alone."""
         for name, stream in list(self._outlets.items()):
             if stream is not self._stream:
                 self._attempt(name, _write, stream, text)
 
-    def flush(self):
+    def flush(self) -> None:
         for name, stream in list(self._outlets.items()):
             self._attempt(name, stream.flush)
 
-    def isatty(self):
+    def isatty(self) -> bool:
         with contextlib.suppress(ValueError):  # closed
-            return self._stream in self._outlets.values() and self._stream.isatty()
+            stream = self._stream
+            return stream is not None and stream in self._outlets.values() and stream.isatty()
         return False
 
     @contextlib.contextmanager
-    def copied_to(self, name, log):
+    def copied_to(self, name: str, log: TextIO) -> Iterator[None]:
         """While the block runs, write to a file, too; at its end the error that ends it."""
         self.flush()
         self._outlets[name] = log
@@ -76,11 +79,11 @@ class Console:
             self.flush()
             self._outlets.pop(name, None)
 
-    def _put(self, text):
+    def _put(self, text: str) -> None:
         for name, stream in list(self._outlets.items()):
             self._attempt(name, _write, stream, text)
 
-    def _attempt(self, name, action, *arguments):
+    def _attempt(self, name: str, action: Callable[..., object], *arguments: Any) -> None:
         try:
             action(*arguments)
         except BlockingIOError:  # a reader that is slow loses this text, not the next
@@ -90,7 +93,7 @@ class Console:
             reason = getattr(error, 'strerror', None) or error
             self._told.tell_gone(f'{name} takes nothing more ({reason}): going on without it')
 
-    def tell_gone(self, word):
+    def tell_gone(self, word: str) -> None:
         """Say it wherever something can be said, and in the logs to come."""
         self._gone.append(word)
         self._put(f'{word}\n')
@@ -101,7 +104,7 @@ class Printed(Console):
 
     _line = ''  # what is not yet a line
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self._line += text
         lines, end, rest = self._line.rpartition('\n')
         if end:
@@ -109,19 +112,19 @@ class Printed(Console):
             self._put_above_bars(lines + end)
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         line, self._line = self._line, ''
         if line:
             self._put_above_bars(line)
         super().flush()
 
-    def _put_above_bars(self, text):
+    def _put_above_bars(self, text: str) -> None:
         with tqdm.external_write_mode(file=self):
             self._put(text)
 
 
 @contextlib.contextmanager
-def lasting_console():
+def lasting_console() -> Iterator[Console]:
     """In the block, stdout and stderr never raise; gives the Console of stdout."""
     if isinstance(sys.stdout, Console):
         yield sys.stdout
@@ -136,7 +139,7 @@ def lasting_console():
             err.flush()
 
 
-def run_tool(main):
+def run_tool(main: Callable[[], Any]) -> NoReturn:
     """Run the ``main`` of a tool and exit, whatever becomes of its console.
 
     Ctrl-C is one line and the exit code that a shell expects; a run, where it saves itself, and a
@@ -153,14 +156,14 @@ def run_tool(main):
         sys.exit(ctrl_c.EXIT_CODE)
 
 
-def tell_at_once(text):
+def tell_at_once(text: str) -> None:
     """Write to stderr from a signal handler, which may have interrupted a print(); never raises."""
     if sys.__stderr__ is not None:
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
 
 
-def _write(stream, text):
+def _write(stream: TextIO, text: str) -> None:
     """Write; what the encoding of the stream lacks is escaped."""
     try:
         stream.write(text)
@@ -169,7 +172,7 @@ def _write(stream, text):
         stream.write(text.encode(encoding, 'backslashreplace').decode(encoding))
 
 
-def _silence(stream):
+def _silence(stream: TextIO) -> None:
     """Lead a stream that failed to nowhere: what is in its buffer must not fail at the exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         descriptor = stream.fileno()
@@ -178,7 +181,7 @@ def _silence(stream):
         os.close(nowhere)
 
 
-def _open_closed_descriptors():
+def _open_closed_descriptors() -> None:
     """Lead 0, 1 and 2 to nowhere where they are closed.
 
     Else the next file that is opened, a checkpoint perhaps, gets what libraries print.

@@ -9,18 +9,19 @@ import contextlib
 import os
 import signal
 import sys
+from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGINT
 
 
-def say_interrupted():
+def say_interrupted() -> None:
     """Of the processes that torchrun started, one says so."""
     if os.environ.get('RANK', '0') == '0' and sys.__stderr__ is not None:
         with contextlib.suppress(OSError):  # nobody listens
             os.write(2, b'interrupted\n')
 
 
-def _handle(signum, frame):
+def _handle(signum: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code.co_filename.startswith('<frozen importlib'):
             say_interrupted()
@@ -29,7 +30,7 @@ def _handle(signum, frame):
     raise KeyboardInterrupt
 
 
-def _is_child():
+def _is_child() -> bool:
     """Whether this process was spawned by multiprocessing: its parent gets Ctrl-C, too."""
     process = sys.modules.get('multiprocessing.process')
     return process is not None and process.parent_process() is not None

@@ -12,10 +12,13 @@ import contextlib
 import datetime
 import os
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from .errors import InputError
 
@@ -36,7 +39,7 @@ class PeerDied(InputError):
 
 
 @contextlib.contextmanager
-def process_group(use_gpu):
+def process_group(use_gpu: bool) -> Iterator[None]:
     """Within the block this process is one of those that torchrun started, if it started several.
 
     Args:
@@ -61,7 +64,7 @@ def process_group(use_gpu):
     dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
 
-def from_environment(name, default):
+def from_environment(name: str, default: int) -> int:
     """A number that torchrun gives its processes; InputError if it is none."""
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
@@ -69,7 +72,7 @@ def from_environment(name, default):
     return int(value)
 
 
-def _local_gpu():
+def _local_gpu() -> int:
     number, count = from_environment('LOCAL_RANK', 0), torch.cuda.device_count()
     if number >= count:
         raise InputError(
@@ -80,7 +83,7 @@ def _local_gpu():
 
 
 @contextlib.contextmanager
-def peer_errors():
+def peer_errors() -> Iterator[None]:
     """A lost connection in the block becomes :class:`PeerDied`; other errors stay what they are."""
     try:
         yield
@@ -94,23 +97,23 @@ def peer_errors():
         ) from error
 
 
-def world_size():
+def world_size() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank():
+def rank() -> int:
     """Number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def is_main():
+def is_main() -> bool:
     """Whether this process is the one that prints, ranks and writes files."""
     return rank() == 0
 
 
 @contextlib.contextmanager
-def main_first():
+def main_first() -> Iterator[None]:
     """The main process runs the block, then the first one of every other node, then all others.
 
     For blocks that make what the later ones find made: data, indexes, downloads.
@@ -122,7 +125,7 @@ def main_first():
         max_over_ranks(0)
 
 
-def shard(sizes):
+def shard(sizes: Sequence[int]) -> slice:
     """The part of a list that is this process's: contiguous, in rank order, balanced by size.
 
     Args:
@@ -131,14 +134,14 @@ def shard(sizes):
     Returns:
         slice: into the list; may be empty. Equal sizes are dealt evenly where that is possible.
     """
-    sizes = np.asarray(sizes, dtype=np.int64)
+    counts = np.asarray(sizes, dtype=np.int64)
     # an element belongs to the process in whose share of the total its middle lies
-    owners = (2 * np.cumsum(sizes) - sizes) * world_size() // max(2 * sizes.sum(), 1)
+    owners = (2 * np.cumsum(counts) - counts) * world_size() // max(2 * counts.sum(), 1)
     start, end = np.searchsorted(np.minimum(owners, world_size() - 1), [rank(), rank() + 1])
     return slice(int(start), int(end))
 
 
-def gather(rows):
+def gather(rows: Tensor) -> Tensor:
     """The rows of all processes, concatenated in rank order, with gradients.
 
     Args:
@@ -152,40 +155,40 @@ def gather(rows):
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows):
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.num_rows = len(rows)
         parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         start = rank() * ctx.num_rows
         return total_over_ranks(gradient)[start : start + ctx.num_rows]
 
 
-def total(values):
+def total(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes, element by element, with gradients."""
     return values if world_size() == 1 else _Total.apply(values)
 
 
 class _Total(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values):
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         return total_over_ranks(values)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total_over_ranks(gradient)
 
 
-def total_over_ranks(values):
+def total_over_ranks(values: Tensor) -> Tensor:
     values = values.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(values)
     return values
 
 
-def max_over_ranks(number):
+def max_over_ranks(number: int) -> int:
     """The largest of the processes' integers; every process waits here for all others."""
     if world_size() == 1:
         return number
@@ -194,7 +197,7 @@ def max_over_ranks(number):
     return int(numbers)
 
 
-def broadcast(value):
+def broadcast(value: Any) -> Any:
     """The main process's value, anything that can be pickled, on every process."""
     if world_size() == 1:
         return value
@@ -203,7 +206,7 @@ def broadcast(value):
     return values[0]
 
 
-def gather_objects(value):
+def gather_objects(value: Any) -> list[Any]:
     """Everyone's value, which can be pickled, in rank order on the main process; [] elsewhere."""
     if world_size() == 1:
         return [value]
@@ -212,14 +215,14 @@ def gather_objects(value):
     return values or []
 
 
-def broadcast_buffers(model):
+def broadcast_buffers(model: torch.nn.Module) -> None:
     """Give every process the main one's buffers: running statistics of batch normalisation."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
-def replicate(model, **options):
+def replicate(model: torch.nn.Module, **options: Any) -> torch.nn.Module | None:
     """The model as DDP, for the forward passes of training; None in a single process.
 
     Args:

@@ -2,13 +2,14 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator
 
 from .console import lasting_console
 
 EXIT_BAD_INPUT = 2
 
 
-def printable(text):
+def printable(text: object) -> str:
     r"""A name or value as one line that a console shows as it is.
 
     Whatever could forge a line, move the cursor or turn the direction of writing is escaped, and
@@ -20,7 +21,7 @@ def printable(text):
     return ''.join(char if char.isprintable() else _escaped(char) for char in str(text))
 
 
-def _escaped(char):
+def _escaped(char: str) -> str:
     if '\udc80' <= char <= '\udcff':  # a byte that Python could not decode
         return f'\\x{ord(char) - 0xDC00:02x}'
     return char.encode('unicode_escape').decode('ascii')
@@ -29,17 +30,17 @@ def _escaped(char):
 class InputError(ValueError):
     """Something the user gave is wrong; one line that names the file, key or value."""
 
-    def __init__(self, message):
-        kind, message = type(self), str(message)
-        if message.startswith(f'Caught {kind.__name__} in '):  # a loader's worker raised it
-            self.__notes__ = [message]  # with its traceback, for --debug; the last line is ours
-            message = message.strip().splitlines()[-1]
-            message = message.removeprefix(f'{kind.__module__}.{kind.__name__}: ')
-        super().__init__(printable(message))
+    def __init__(self, message: object) -> None:
+        kind, text = type(self), str(message)
+        if text.startswith(f'Caught {kind.__name__} in '):  # a loader's worker raised it
+            self.__notes__ = [text]  # with its traceback, for --debug; the last line is ours
+            text = text.strip().splitlines()[-1]
+            text = text.removeprefix(f'{kind.__module__}.{kind.__name__}: ')
+        super().__init__(printable(text))
 
 
 @contextlib.contextmanager
-def exit_on_input_error(debug=False):
+def exit_on_input_error(debug: bool = False) -> Iterator[None]:
     """Turn an InputError into one line on stderr and exit code 2; with ``debug`` let it through."""
     with lasting_console():
         try:
@@ -59,7 +60,7 @@ class WorkerError(RuntimeError):
     """The processes that read frames cannot go on: one died, or they could not be started."""
 
 
-def worker_failure(error):
+def worker_failure(error: BaseException) -> str:
     """Why the processes that read frames cannot go on; empty if the error says nothing of them."""
     reason = ' '.join(str(error).split())
     # torch tells of a killed worker wherever its parent is, not only where it waits for it
@@ -68,7 +69,7 @@ def worker_failure(error):
 
 
 @contextlib.contextmanager
-def resource_errors(batch_size_key, note=''):
+def resource_errors(batch_size_key: str, note: str = '') -> Iterator[None]:
     """Turn out-of-memory and the death of a loader's worker into an InputError naming the key.
 
     Args:

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+from pathlib import Path
+from typing import IO, Any
 
 # neither exists on Windows, where there is nothing to wait for
 NEVER_WAIT = getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
@@ -15,14 +17,16 @@ KINDS = {
 }
 
 
-def open_regular(path, encoding=None, newline=None):
+def open_regular(
+    path: str | Path, encoding: str | None = None, newline: str | None = None
+) -> IO[Any]:
     """``open(path)`` for reading that refuses everything but a regular file, at once.
 
     A pipe waits for a writer and a device may never end. A link to a regular file is one. What is
     looked at is the opened file, so nothing can take its place in between.
 
     Args:
-        path (str): of the file.
+        path: of the file.
         encoding (str, optional): of its text; None opens it for bytes.
         newline (str, optional): as for ``open``.
 
@@ -40,7 +44,7 @@ def open_regular(path, encoding=None, newline=None):
         raise OSError(errno.EINVAL, f'no file can be called so ({error})', path) from error
 
 
-def _open_regular(path, flags):
+def _open_regular(path: str, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | NEVER_WAIT)
     except OSError as error:

@@ -5,6 +5,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
 
 from .console import tell_at_once
 from .distributed import max_over_ranks, world_size
@@ -15,7 +18,7 @@ NOTICES = tuple(getattr(signal, n) for n in ('SIGHUP', 'SIGUSR1') if hasattr(sig
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *NOTICES)
 
 
-def signals_to_handle():
+def signals_to_handle() -> list[signal.Signals]:
     """SIGNALS; SIGHUP not under nohup, which asks for it to be ignored."""
     return [
         signum
@@ -27,11 +30,11 @@ def signals_to_handle():
 class Interrupted(SystemExit):
     """Ends the process with the code of the signal, as 130 after SIGINT and 143 after SIGTERM."""
 
-    def __init__(self, signum):
+    def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
         self.signum = signum
 
-    def __str__(self):
+    def __str__(self) -> str:
         return signal.Signals(self.signum).name
 
 
@@ -43,36 +46,36 @@ class Interruption:
     main thread only; in another thread signals act as they always do.
     """
 
-    def __init__(self):
-        self.signum = None
+    def __init__(self) -> None:
+        self.signum: int | None = None
         self._pressed = False  # SIGINT or SIGTERM has come
         self._since = 0.0
         self._agreed = 0  # the signal of this or another process that they stop for
         self._at_once = False
-        self._previous = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
-    def requested(self):
+    def requested(self) -> bool:
         return self.signum is not None
 
-    def agreed(self):
+    def agreed(self) -> bool:
         """Whether any process of the run was asked to stop: all of them get the same answer."""
         self._agreed = max_over_ranks(self.signum or 0)
         return self._agreed != 0
 
-    def __enter__(self):
+    def __enter__(self) -> 'Interruption':
         if threading.current_thread() is threading.main_thread():
             self._previous = {
                 signum: signal.signal(signum, self._handle) for signum in signals_to_handle()
             }
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
 
-    def _handle(self, signum, _):
+    def _handle(self, signum: int, _: FrameType | None) -> None:
         if signum not in NOTICES and self._pressed:
             # torchrun passes on a signal that every process of the job may have got by itself
             if world_size() > 1 and time.monotonic() - self._since < 1:
@@ -88,12 +91,12 @@ class Interruption:
         if self._at_once:
             self.stop()
 
-    def stop(self):
+    def stop(self) -> NoReturn:
         """Raise what ends the run."""
         raise Interrupted(self.signum or self._agreed)
 
     @contextlib.contextmanager
-    def at_once(self):
+    def at_once(self) -> Iterator[None]:
         """A signal in this block stops it where it is: for work that changes no weights."""
         self._at_once = True  # before the look: a signal between the two is not overlooked
         try:
@@ -104,7 +107,7 @@ class Interruption:
             self._at_once = False
 
 
-def leave_signals_to_parent(_):
+def leave_signals_to_parent(_: int) -> None:
     """``worker_init_fn`` of the loaders.
 
     Ctrl-C and job schedulers signal every process; a worker that dies of it would break the step
@@ -117,7 +120,7 @@ def leave_signals_to_parent(_):
         threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _obey_parent(parent):
+def _obey_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -5,12 +5,13 @@ make different people equal and equal ones different. Here nothing is rounded.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .errors import InputError
 
@@ -19,7 +20,7 @@ UNKNOWN = -2  # person or camera of a tracklet that nobody labelled
 NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 
-def comparable(query: ArrayLike, gallery: ArrayLike, name: str) -> tuple[NDArray, NDArray]:
+def comparable(query: Any, gallery: Any, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Labels of queries (Q,) and gallery (G,) as int64 numbers, to be compared with ==.
 
     A label is a whole number (of an integer type, or a float that holds it exactly), a text or
@@ -44,7 +45,7 @@ def comparable(query: ArrayLike, gallery: ArrayLike, name: str) -> tuple[NDArray
     return codes[: len(sides[0])], codes[len(sides[0]) :]
 
 
-def _exact_labels(labels, name):
+def _exact_labels(labels: Any, name: str) -> NDArray[Any]:
     """An array (n,): int64 where all fit in, else of objects that are int, str or bytes."""
     if isinstance(labels, torch.Tensor):
         if labels.is_floating_point() and labels.dtype not in NUMPY_FLOATS:
@@ -59,7 +60,7 @@ def _exact_labels(labels, name):
         if labels.dtype.kind == 'f':
             return _whole_numbers(labels, name)
         if labels.dtype.kind in 'iu' and (labels.astype(np.int64) == labels).all():
-            return labels.astype(np.int64)
+            return np.asarray(labels, dtype=np.int64)
     elif isinstance(labels, str | bytes) or not isinstance(labels, Sequence):
         raise InputError(f'{name} must be a list, array or tensor, got {type(labels).__name__}')
     exact = [_exact_label(label, name) for label in labels]
@@ -67,7 +68,7 @@ def _exact_labels(labels, name):
     return np.array(exact, dtype=np.int64 if fit else object)
 
 
-def _exact_label(label, name):
+def _exact_label(label: object, name: str) -> int | str | bytes:
     """A label as int, str or bytes."""
     if isinstance(label, str):
         return str(label)
@@ -82,7 +83,7 @@ def _exact_label(label, name):
     )
 
 
-def _whole_numbers(labels, name):
+def _whole_numbers(labels: NDArray[Any], name: str) -> NDArray[np.int64]:
     """Floats (n,) as int64."""
     exact_below = min(2 / float(np.finfo(labels.dtype).eps), 2.0**53)
     exact = (np.abs(labels) < exact_below) & (labels == np.trunc(labels))
@@ -94,11 +95,13 @@ def _whole_numbers(labels, name):
     return labels.astype(np.int64)
 
 
-def count_matchable(query_pids, gallery_pids, query_camids, gallery_camids):
+def count_matchable(
+    query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_camids: Any
+) -> int:
     """How many queries have a match: the same pid under another camid. Needs no distances."""
     pids = comparable(query_pids, gallery_pids, 'pids')
     camids = comparable(query_camids, gallery_camids, 'camids')
-    cameras = {}  # pid → its cameras in the gallery
+    cameras: dict[int, set[int]] = {}  # pid → its cameras in the gallery
     for pid, camid in zip(pids[1].tolist(), camids[1].tolist(), strict=True):
         cameras.setdefault(pid, set()).add(camid)
     return sum(
@@ -107,21 +110,21 @@ def count_matchable(query_pids, gallery_pids, query_camids, gallery_camids):
     )
 
 
-def natural_key(text):
+def natural_key(text: str) -> tuple[list[str | Decimal], str]:
     """Sort key under which 'f2' comes before 'f10'; names equal as numbers keep a fixed order."""
     # Decimal takes any number of digits; int refuses more than 4,300
     parts = [Decimal(p) if i % 2 else p for i, p in enumerate(re.split(r'(\d+)', text))]
     return parts, text
 
 
-def number_labels(labels):
+def number_labels(labels: Iterable[Any]) -> dict[Any, int]:
     """Numbers 0..n-1 for the distinct labels in natural order: the same on every file system."""
     return {
         label: i for i, label in enumerate(sorted(set(labels), key=lambda x: natural_key(str(x))))
     }
 
 
-def relabel(tracklets):
+def relabel(tracklets: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Tracklets whose pids are the classes 0..n-1 of a classifier, in the order of the raw pids."""
     classes = number_labels(tracklet[1] for tracklet in tracklets)
     return [(paths, classes[pid], *rest) for paths, pid, *rest in tracklets]

@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import torch
 
 
-def map_tensors(function, outputs):
+def map_tensors(function: Callable[[torch.Tensor], Any], outputs: Any) -> Any:
     """Apply a function to every tensor of a model's outputs.
 
     Args:
@@ -23,6 +24,7 @@ def map_tensors(function, outputs):
     """
     if isinstance(outputs, torch.Tensor):
         return function(outputs)
+    changed: Any
     if isinstance(outputs, MutableMapping):
         changed = copy.copy(outputs)
         for key, value in outputs.items():

@@ -8,10 +8,10 @@ import torch
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 
-def peak_memory():
+def peak_memory() -> dict[str, int]:
     """Bytes: ``resident`` of this process without its workers, ``gpu`` by tensors, 0 without one.
 
     Linux's own count of this program is preferred: ``getrusage`` also counts what the process

@@ -1,6 +1,6 @@
 """Kinds of plain values, as files hold them that anyone may have changed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def named(value: Any, kind) -> bool:
+def named(value: Any, kind: Callable[[Any], bool]) -> bool:
     """A dictionary from names to values of a kind."""
     return isinstance(value, Mapping) and all(
         isinstance(key, str) and kind(item) for key, item in value.items()

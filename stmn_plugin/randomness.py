@@ -7,12 +7,13 @@ function of those numbers: nothing of a generator's state has to outlive a step.
 import contextlib
 import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 
-def seed_everything(*numbers):
+def seed_everything(*numbers: int) -> None:
     """Put the generators of Python, numpy and torch, on every device, where the numbers say."""
     word = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(word)
@@ -21,7 +22,7 @@ def seed_everything(*numbers):
 
 
 @contextlib.contextmanager
-def seeded(*numbers):
+def seeded(*numbers: int) -> Iterator[None]:
     """The same for a block; afterwards the generators of the CPU are where they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_everything(*numbers)
@@ -34,7 +35,7 @@ def seeded(*numbers):
 
 
 @contextlib.contextmanager
-def deterministic_algorithms(enabled):
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     """In the block torch computes the same thing the same way, at some cost of speed.
 
     An operation that has no such way on the device gives torch's warning
