@@ -21,7 +21,7 @@ from stmn_plugin.config import (
     setting,
 )
 from stmn_plugin.config.defaults import flatten
-from stmn_plugin.config.kwargs import criterion_kwargs, stmn_kwargs
+from stmn_plugin.config.kwargs import criterion_kwargs, recipe_kwargs, stmn_kwargs
 from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
 from stmn_plugin.config.yaml_file import LARGEST
 from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
@@ -30,7 +30,8 @@ from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.protocols import PROTOCOLS
 from stmn_plugin.losses import STMNCriterion
-from stmn_plugin.losses.memory_spread import REDUCTIONS
+from stmn_plugin.losses.memory_spread import REDUCTIONS, memory_spread_loss
+from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import BACKBONES, STMN
 from stmn_plugin.models.stmn import SPATIAL_MODES, TEMPORAL_MODES
 
@@ -169,6 +170,37 @@ def test_the_hosts_keys_keep_their_names_types_and_defaults(repository):
     assert names == set(host)  # the rest is ours
 
 
+def test_the_name_of_the_loss_makes_the_recipe_of_every_model():
+    """Against the terms by hand: cross-entropy, hinge or soft margin, spread."""
+    torch.manual_seed(0)
+    pids = torch.tensor([0, 0, 1, 1])
+    logits, features = torch.randn(2, 4, 3, dtype=torch.float64)
+    probs = torch.rand(5, 6, dtype=torch.float64).softmax(dim=1)
+    smooth = -(0.9 * logits.log_softmax(1)[range(4), pids] + logits.log_softmax(1).mean(1) / 10)
+    distances = [[(a - b).norm() for b in features] for a in features]
+    gaps = torch.stack(
+        [
+            max(distances[i][j] for j in range(4) if pids[j] == pids[i])
+            - min(distances[i][j] for j in range(4) if pids[j] != pids[i])
+            for i in range(4)
+        ]
+    )
+    hinge, soft = (gaps + 0.5).clamp(min=0).mean(), (1 + gaps.exp()).log().mean()
+    expected = {
+        'softmax': (smooth.mean(), 0, 0),
+        'triplet': (0.25 * smooth.mean(), 2 * hinge, 0),
+        'stmn': (0.25 * smooth.mean(), 2 * soft, 4 * memory_spread_loss(probs, 0.7, 'sum')),
+    }
+    words = 'data.type video loss.triplet.weight_x 0.25 loss.triplet.weight_t 2 '
+    words += 'loss.triplet.margin 0.5 loss.spread.weight 4 loss.spread.margin 0.7 '
+    words += 'loss.spread.reduction sum loss.name '
+    for name, terms in expected.items():
+        recipe = Recipe(**recipe_kwargs(load_config(opts=[*words.split(), name])))
+        found = recipe.cross_entropy(logits, pids), recipe.triplet(features, pids)
+        found = torch.stack([*found, recipe.spread(probs)])
+        torch.testing.assert_close(found, torch.tensor(terms, dtype=torch.float64))
+
+
 @dataclasses.dataclass(frozen=True)
 class Toy:
     depth: int = setting(3, Whole(1, 9), 'layers of the toy')
@@ -184,6 +216,9 @@ def test_a_section_added_later_is_known_everywhere(monkeypatch, tmp_path):
     add_section('toy', Toy)
     assert 'toy.depth' in RANGES and 'toy.depth' in list(RANGES)
     (tmp_path / 'c.yaml').write_text('toy: {depth: 4}\n')
+    with pytest.raises(InputError, match='model.name toy needs data.type video'):
+        load_config(opts=['model.name', 'toy'])
+    load_config(opts=['model.name', 'toy', 'data.type', 'video'])
     for cfg in (load_config(opts=['toy.depth', '4']), load_config(str(tmp_path / 'c.yaml'))):
         assert section_of(cfg, 'toy') == Toy(4, ['a', 'b'])
     assert load_config().toy.names is not load_config().toy.names

@@ -6,7 +6,7 @@ from stmn_plugin.errors import InputError
 
 from .defaults import flatten
 from .ranges import AUTO, TRANSFORMS
-from .sections import RANGES
+from .sections import RANGES, is_video_model
 
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
 
@@ -18,11 +18,10 @@ def check_config(cfg):
         InputError: names the key, its value and what is possible.
     """
     values = flatten(cfg)
-    if cfg.model.name == 'stmn':
-        if cfg.data.type != 'video':
-            raise InputError('model.name stmn needs data.type video')
-        if cfg.loss.name != 'stmn':
-            raise InputError(f'model.name stmn needs loss.name stmn, got {cfg.loss.name!r}')
+    if is_video_model(cfg.model.name) and cfg.data.type != 'video':
+        raise InputError(f'model.name {cfg.model.name} needs data.type video')
+    if cfg.model.name == 'stmn' and cfg.loss.name != 'stmn':
+        raise InputError(f'model.name stmn needs loss.name stmn, got {cfg.loss.name!r}')
     if cfg.loss.name == 'stmn' and cfg.data.type != 'video':
         raise InputError('loss.name stmn needs data.type video')
     if cfg.loss.name != 'softmax':

@@ -32,6 +32,25 @@ def criterion_kwargs(cfg):
     }
 
 
+def recipe_kwargs(cfg):
+    """Arguments of :class:`stmn_plugin.losses.recipe.Recipe`: what ``loss.name`` makes of its keys.
+
+    ``softmax`` is the cross-entropy alone, ``triplet`` adds the hinge as the host weighs them, and
+    ``stmn`` takes the soft margin instead and the memory spread.
+    """
+    loss = cfg.loss
+    with_triplet, with_spread = loss.name != 'softmax', loss.name == 'stmn'
+    return {
+        'cross_entropy_weight': loss.triplet.weight_x if with_triplet else 1.0,
+        'triplet_weight': loss.triplet.weight_t if with_triplet else 0.0,
+        'triplet_margin': loss.triplet.margin if loss.name == 'triplet' else None,
+        'label_smoothing': 0.1 if loss.softmax.label_smooth else 0.0,
+        'spread_weight': loss.spread.weight if with_spread else 0.0,
+        'spread_margin': loss.spread.margin,
+        'spread_reduction': loss.spread.reduction,
+    }
+
+
 def data_kwargs(cfg):
     """Arguments of a data manager that image and video data share."""
     return {

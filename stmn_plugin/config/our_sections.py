@@ -134,7 +134,9 @@ class Train(host.Train):
     channels_last: bool = setting(True, FLAG, 'memory layout of maps and convolutions')
     fused: bool = setting(True, FLAG, 'optimizer steps of all weights in one kernel')
     compile: bool = setting(False, FLAG, 'torch.compile of the encoder, in training and testing')
-    checkpoint_activations: bool = setting(False, FLAG, 'less memory for more time (stmn)')
+    checkpoint_activations: bool = setting(
+        False, FLAG, 'less memory for more time, in encoders of this package'
+    )
     deterministic: bool = setting(
         False, FLAG, 'the same computation every time, at some cost of speed'
     )
@@ -183,7 +185,7 @@ class Test(host.Test):
     flip: bool = setting(False, FLAG, 'average with the mirrored clip')
     amp: str = setting('off', PRECISION, 'precision in which frames are encoded')
     fold_bn: bool = setting(
-        True, FLAG, "fold the batch norms of stmn's encoder into its convolutions"
+        True, FLAG, 'fold the batch norms of encoders of this package into their convolutions'
     )
     protocol: str = setting(
         'official',

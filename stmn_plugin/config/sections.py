@@ -33,9 +33,11 @@ SECTIONS: dict[str, type] = {
     'synthetic': ours.Synthetic,
 }
 
+_NO_ARCHITECTURES = frozenset(SECTIONS) - {'stmn'}
+
 
 def add_section(name: str, section: type) -> None:
-    """Make the fields of a dataclass keys of every config made from now on.
+    """Make the fields of an architecture's dataclass keys of every config made from now on.
 
     Raises:
         TypeError: a field was not made by :func:`.settings.setting`.
@@ -51,6 +53,11 @@ def add_section(name: str, section: type) -> None:
         if one.rule.read(as_written(one.default)) != one.default:
             raise ValueError(f'{name}.{one.name} takes {one.rule}, not its default {one.default!r}')
     SECTIONS[name] = section
+
+
+def is_video_model(name: str) -> bool:
+    """Whether a ``model.name`` is that of a section of its own, an architecture for clips."""
+    return name in SECTIONS and name not in _NO_ARCHITECTURES
 
 
 def known_settings() -> Iterator[tuple[str, Setting]]:
