@@ -16,12 +16,14 @@ import miniatures
 import numpy as np
 import pytest
 from PIL import Image
-from test_comparison import alone, evaluation, write_run
+from test_result_tables import alone, evaluation, write_run
 
 from stmn_plugin.cli import compare, train
 from stmn_plugin.comparing import grid
-from stmn_plugin.comparing.given_runs import given_runs
-from stmn_plugin.comparing.run_queue import complete_runs, last_error, run_process
+from stmn_plugin.comparing.child_process import last_error, run_process
+from stmn_plugin.comparing.existing_runs import existing_runs
+from stmn_plugin.comparing.result_tables import rows_of
+from stmn_plugin.comparing.run_queue import complete_runs
 from stmn_plugin.errors import InputError
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.peak_memory import peak_memory
@@ -71,9 +73,38 @@ def test_no_command_is_left_running_when_watching_it_fails(error, tmp_path):
 
 def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):
     write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), alone(frames='all')])
-    (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), lambda *_: 0)
+    (outcome,) = complete_runs(existing_runs([str(tmp_path / 'run')], []), lambda *_: 0)
     assert outcome.error == 'testing rrs: no result of the last weights in metrics.json'
     assert [e['frames'] for e in outcome.evaluations] == ['all']
+
+
+def test_a_run_that_fails_costs_its_own_row(tmp_path):
+    for name in ('first', 'second'):
+        write_run(tmp_path / name)
+    runs = existing_runs([str(tmp_path / 'first'), str(tmp_path / 'second')], [])
+    broken, sound = (run._replace(title=os.path.basename(run.folder), problem='') for run in runs)
+    done = [alone(frames=frames) for frames in ('rrs', 'all')]
+
+    def execute(words, log, watch):
+        if words[words.index('data.save_dir') + 1] == broken.folder:
+            with open(log, 'a') as file:
+                file.write('RuntimeError: singular\n')
+            return 1
+        file = os.path.join(sound.folder, 'metrics.json')
+        with open(file) as content:
+            metrics = json.load(content)
+        metrics['evaluations'].append(done.pop(0))
+        with open(file, 'w') as content:
+            json.dump(metrics, content)
+        return 0
+
+    rows = rows_of(list(complete_runs([broken, sound], execute)))
+    assert [(row.method, row.frames) for row in rows] == [
+        ('second', 'rrs'),
+        ('second', 'all'),
+        ('first', ''),
+    ]
+    assert rows[2].error.count('RuntimeError: singular') == 2
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
@@ -173,7 +204,7 @@ def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, mars_root,
     assert 'inceptionv4 cannot take frames of 64x32' in content['rows'][-1]['error']
     assert 'inceptionv4 cannot take frames of 64x32' in out
     # the numbers again, from the files of the runs
-    folders = sorted(path for path in (tmp_path / 'out').glob('osnet_x0_25_*'))
+    folders = sorted(path for path in (tmp_path / 'out').glob('osnet_x0_25-*'))
     assert len(folders) == 2 and all((folder / 'console.log').is_file() for folder in folders)
     metrics = [json.loads((folder / 'metrics.json').read_text()) for folder in folders]
     alone = [m['evaluations'][2] for m in metrics]
@@ -303,7 +334,9 @@ def test_rows_of_ones_own_and_how_their_tables_are_called(run, tmp_path):
     rows = tmp_path / 'rows.yaml'
     rows.write_text('Host: {model.name: resnet18, loss.name: softmax}')
     code, out, _ = run('--variants', str(rows), '--dry-run', '--seeds', '1', execute=never)
-    assert code == 0 and re.search(r'^Host +1 +\S+/out/host_\S*seed1 +', out, re.MULTILINE)
+    assert code == 0 and re.search(
+        r'^Host +1 +\S+/out/host-[0-9a-f]{8}-seed1 +new', out, re.MULTILINE
+    )
     for flags, name in (
         (['--dry-run'], 'compare'),
         (['--ablation'], 'ablation'),

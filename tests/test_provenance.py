@@ -1,13 +1,23 @@
 """What an evaluation was made from: digests of config and data."""
 
+import hashlib
 import os
 from types import SimpleNamespace
 
 import pytest
 
 from stmn_plugin.config.defaults import flatten, get_default_config
-from stmn_plugin.training.provenance import FREE_IN_TESTING, config_digests, data_digests
-from stmn_plugin.training.resuming import is_recipe
+from stmn_plugin.training import provenance
+from stmn_plugin.training.provenance import (
+    FREE_IN_TESTING,
+    START_KEYS,
+    config_digests,
+    data_digests,
+    experiment_of,
+    first_version_digests,
+    run_digest,
+)
+from stmn_plugin.training.resuming import FREE_KEYS, is_recipe
 
 
 def manager(train, query, gallery):
@@ -80,3 +90,58 @@ def test_every_key_is_of_the_recipe_of_the_test_or_free():
             assert differ == set(), key
     assert before == config_digests(dict(reversed(config.items())))
     assert set(config) > FREE_IN_TESTING
+
+
+def test_every_key_is_of_the_experiment_or_free():
+    """A key that is free on resuming needs a decision: does it make another run?"""
+    same_computation = {
+        'use_gpu',
+        'model.resume',
+        'data.targets',  # a row has one
+        'data.root',  # a run knows its data by digest
+        'data.download',
+        'data.workers',
+        'data.bad_frames',
+        'data.save_dir',
+        'market1501.use_500k_distractors',  # of image data
+        'cuhk03.use_metric_cuhk03',
+        'train.print_freq',
+        'train.save_freq',
+        'train.keep_last',
+        'train.channels_last',
+        'train.checkpoint_activations',
+        'train.compile',
+        'train.deterministic',
+        'train.overwrite',
+        'train.fused',
+    }
+    assert same_computation | START_KEYS == FREE_KEYS and not same_computation & START_KEYS
+    config = flatten(get_default_config())
+    assert experiment_of(config) == {} and experiment_of({}) == {}
+    for key in config:
+        of_it = not key.startswith('test.') and key not in same_computation | {'train.seed'}
+        changed = {**config, key: 'another'}
+        assert experiment_of(changed) == ({key: 'another'} if of_it else {}), key
+        assert (run_digest(changed) != run_digest(config)) == of_it, key
+
+
+def test_a_key_of_another_architecture_or_a_later_version_changes_no_digest(monkeypatch):
+    config = {**flatten(get_default_config()), 'train.lr': 0.5, 'test.flip': True}
+    before = config_digests(config), run_digest(config)
+    later = get_default_config()
+    later.gltr = type(later)({'heads': 3})
+    monkeypatch.setattr(provenance, 'get_default_config', lambda: later.clone())
+    config = {**config, 'gltr.heads': 3}
+    assert (config_digests(config), run_digest(config)) == before
+    config['gltr.heads'] = 4
+    assert config_digests(config)['recipe'] != before[0]['recipe']
+    assert config_digests(config)['test'] == before[0]['test'] and run_digest(config) != before[1]
+
+
+def test_digests_of_the_first_version():
+    """It took every key of the recipe and of the test, at its default or not."""
+    config = {'train.lr': 0.0003, 'train.max_epoch': 60, 'test.flip': False, 'data.workers': 3}
+    assert first_version_digests(config) == {
+        kind: hashlib.sha256(text.encode()).hexdigest()[:16]
+        for kind, text in (('recipe', '{"train.lr": 0.0003}'), ('test', '{"test.flip": false}'))
+    }

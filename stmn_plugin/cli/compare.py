@@ -1,4 +1,4 @@
-"""Train, test and compare: one table of architectures, variants of STMN or given runs.
+"""Train, test and compare: one table of architectures, variants or existing runs.
 
 python tools/compare.py --config-file configs/stmn_synthetic.yaml --archs stmn resnet18 --seeds 3
 """
@@ -67,47 +67,46 @@ def table_name(args):
 
 def child(words, log, watch):
     """Run tools/main.py in a process of its own."""
-    from stmn_plugin.comparing.run_queue import run_process
+    from stmn_plugin.comparing.child_process import run_process
 
     words = [*import_words(), *words]
     return run_process([sys.executable, str(REPOSITORY / 'tools' / 'main.py'), *words], log, watch)
 
 
 def compare(args, words, archs, runs, execute):
-    """The table of architectures, ablation and given runs; how many runs have failed."""
-    from stmn_plugin.comparing import comparison, given_runs, variants, wanted_runs
+    """The table of architectures, variants and existing runs; how many runs have failed."""
+    from stmn_plugin.comparing import result_tables, variants
+    from stmn_plugin.comparing.existing_runs import existing_runs
     from stmn_plugin.comparing.published import published_rows
+    from stmn_plugin.comparing.run_plan import plan_runs, training_config
     from stmn_plugin.comparing.run_queue import complete_runs
 
     output = args.output or default_output(args.config_file)
-    rows_wanted = []
+    chosen = []
     if archs or not (args.ablation or args.variants or runs):
-        default = wanted_runs.training_config(args.config_file, words).model.name
-        rows_wanted += variants.arch_variants(archs or [default])
+        default = training_config(args.config_file, words).model.name
+        chosen += variants.arch_variants(archs or [default])
     if args.ablation:
-        rows_wanted += variants.ablation_variants(ABLATION)
+        chosen += variants.ablation_variants(ABLATION)
     if args.variants:
-        rows_wanted += variants.named_variants(args.variants)
-    wanted = []
-    if rows_wanted:  # given runs have configs of their own
-        check_variants(rows_wanted)
-        wanted += wanted_runs.place_variants(
-            rows_wanted, args.seeds, args.config_file, words, output
-        )
+        chosen += variants.named_variants(args.variants)
+    planned = []
+    if chosen:  # existing runs have configs of their own
+        check_variants(chosen)
+        planned += plan_runs(chosen, args.seeds, args.config_file, words, output)
     if runs:
-        taken = [row.title for row in rows_wanted]
-        wanted += given_runs.given_runs(runs, words, taken)
+        planned += existing_runs(runs, words, taken=[row.title for row in chosen])
     if args.dry_run:
-        print_plan(wanted)
+        print_plan(planned)
         return 0
-    outcomes = list(complete_runs(wanted, execute))
-    rows = comparison.rows_of(outcomes)
+    outcomes = list(complete_runs(planned, execute))
+    rows = result_tables.rows_of(outcomes)
     if args.published:
         rows += published_rows(args.published, args.ablation)
     try:  # files first: a console may fail; but a full disk hides no table
-        written = comparison.write_comparison(rows, output, table_name(args))
+        written = result_tables.write_comparison(rows, output, table_name(args))
     finally:
-        print(f'\n{comparison.as_table(rows)}\n', *comparison.notes_for(rows), sep='\n')
+        print(f'\n{result_tables.as_table(rows)}\n', *result_tables.notes_for(rows), sep='\n')
     print('Written:', *written)
     return sum(bool(outcome.error) for outcome in outcomes)
 
@@ -115,13 +114,15 @@ def compare(args, words, archs, runs, execute):
 def search_grid(args, words, execute):
     """The tables of the grid search; how many runs have failed."""
     from stmn_plugin.comparing import grid
+    from stmn_plugin.comparing.run_plan import plan_runs, training_config
     from stmn_plugin.comparing.run_queue import complete_runs
-    from stmn_plugin.comparing.wanted_runs import place_variants, training_config
 
     output = args.output or default_output(args.config_file)
     cfg = training_config(args.config_file, words)
-    if cfg.model.name != 'stmn':
-        raise InputError(f'--grid searches hyperparameters of stmn, model.name is {cfg.model.name}')
+    if cfg.model.name != grid.ARCH:
+        raise InputError(
+            f'--grid searches hyperparameters of {grid.ARCH}, model.name is {cfg.model.name}'
+        )
     if 1 not in cfg.test.ranks:
         raise InputError(f'test.ranks {cfg.test.ranks}: --grid chooses by rank-1, add 1')
     if not cfg.data.validation_ids:
@@ -129,25 +130,25 @@ def search_grid(args, words, execute):
     if args.dry_run:
         first, *later = grid.FACTORS
         variants = grid.factor_variants(first, {})
-        print_plan(place_variants(variants, args.seeds, args.config_file, words, output))
+        print_plan(plan_runs(variants, args.seeds, args.config_file, words, output))
         for factor in later:
-            print(f'then, with the best of these: {", ".join(map(grid.title_of, factor))}')
+            print(f'then, with the best of these: {", ".join(map(grid.setting_title, factor))}')
         return 0
     failed, factors = 0, []
 
     def run_variants(variants):
         nonlocal failed
-        wanted = place_variants(variants, args.seeds, args.config_file, words, output)
-        for outcome in complete_runs(wanted, execute, strategies=()):
+        planned = plan_runs(variants, args.seeds, args.config_file, words, output)
+        for outcome in complete_runs(planned, execute, strategies=()):
             failed += bool(outcome.error)
             yield outcome
 
-    for settings in grid.search(run_variants, grid.FACTORS):
+    for settings in grid.search_factors(run_variants, grid.FACTORS):
         factors.append(settings)
         try:
             written = grid.write_grid(factors, output)
         finally:
-            print(f'\n{grid.as_table(settings)}\n')
+            print(f'\n{grid.factor_table(settings)}\n')
     print(*grid.NOTES, sep='\n')
     print('Chosen:', *grid.words_of(factors))
     print('Written:', *written)
@@ -165,10 +166,10 @@ def check_variants(variants):
             check_arch(variant.changes['model.name'])
 
 
-def print_plan(wanted):
+def print_plan(planned):
     """What would run, in which folder, and how far it is."""
     seen, lines = set(), []
-    for run in wanted:
+    for run in planned:
         state = 'the same run as above' if run.folder in seen else run.state
         seen.add(run.folder)
         lines.append({'run': run.title, 'seed': run.seed, 'folder': run.folder, 'state': state})

@@ -1,1 +1,6 @@
-"""Several runs → tables: variants, the queue that trains them, results beside published ones."""
+"""Tables of several runs: what is compared, which runs that needs, and what came of them.
+
+``variants.py`` holds the rows as data, ``run_plan.py`` gives each its run folders and
+``existing_runs.py`` takes folders that the user names. ``run_queue.py`` trains and tests what
+``stored_results.py`` does not find, and ``result_tables.py`` writes the outcomes.
+"""

@@ -1,11 +1,12 @@
-"""The hyperparameters of Sec. 4.1 → each factor searched with the best of those before it.
+"""Search the hyperparameters of Sec. 4.1: each factor with the best of those before it.
 
 All pairs (M, N), then the margin alpha, then the length L of a clip. Runs train on one part of the
 training identities and are tested on the other (``data.validation_ids``), never on the test set.
 """
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -13,10 +14,12 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.doubts import NOTE, doubt_words
 from stmn_plugin.whole_files import write_json, write_text
 
-from .comparison import Spread, spread, write_csv
+from .result_tables import Score, score_over_seeds, write_csv
+from .run_plan import as_words
+from .run_queue import Outcome
 from .variants import Variant
-from .wanted_runs import as_words
 
+ARCH = 'stmn'  # whose hyperparameters they are
 SIZES = (5, 10, 20)
 SYMBOLS = {
     'stmn.spatial_items': 'M',
@@ -43,55 +46,60 @@ NOTES = (
 class Setting(NamedTuple):
     """One point of a factor with its scores over the seeds; None where every run failed."""
 
-    changes: dict
+    changes: dict[str, Any]
     seeds: int
-    rank1: Spread | None
-    mean_ap: Spread | None
-    score: Spread | None  # of (rank-1 + mAP) / 2
+    rank1: Score | None
+    mean_ap: Score | None
+    score: Score | None  # of (rank-1 + mAP) / 2
     chosen: bool = False
-    errors: tuple = ()  # of the runs that failed
+    errors: tuple[str, ...] = ()  # of the runs that failed
     doubt: str = ''  # why scores say nothing of the model, and of which seeds
 
     @property
-    def title(self):
-        return title_of(self.changes)
+    def title(self) -> str:
+        return setting_title(self.changes)
 
 
-def words_of(factors):
+def words_of(factors: Iterable[Iterable[Setting]]) -> list[str]:
     """What was chosen in searched factors, as KEY VALUE words."""
     return as_words({k: v for f in factors for s in f if s.chosen for k, v in s.changes.items()})
 
 
-def title_of(changes):
+def setting_title(changes: Mapping[str, Any]) -> str:
     """{'stmn.spatial_items': 10, 'stmn.temporal_items': 5} → 'M=10, N=5'."""
     return ', '.join(f'{SYMBOLS[key]}={value}' for key, value in changes.items())
 
 
-def factor_variants(factor, chosen):
+def factor_variants(
+    factor: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]
+) -> list[Variant]:
     """The runs of a factor, with what was chosen before."""
     variants = []
     for changes in factor:
         together = {**chosen, **changes}
-        name = 'grid-' + title_of(together).replace(', ', '-')
-        variants.append(Variant(title_of(together), name, together))
+        name = 'grid-' + setting_title(together).replace(', ', '-')
+        variants.append(Variant(setting_title(together), name, together))
     return variants
 
 
-def search(run_variants, factors):
+def search_factors(
+    run_variants: Callable[[list[Variant]], Iterable[Outcome]],
+    factors: Iterable[Sequence[dict[str, Any]]],
+) -> Iterator[list[Setting]]:
     """Search one factor after the other.
 
     Args:
-        run_variants (callable): list of Variant → outcomes of all seeds (see ``run_queue``), whose
-            evaluations are those at the end of training.
-        factors (tuple): lists of changes to the config.
+        run_variants: variants → outcomes of all seeds, whose evaluations are those at the end of
+            training.
+        factors: lists of changes to the config.
 
     Yields:
-        list: of Setting, those of a factor, one of them chosen.
+        The settings of a factor, one of them chosen.
 
     Raises:
         InputError: no run of a factor has finished.
     """
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for factor in factors:
         variants = factor_variants(factor, chosen)
         outcomes = list(run_variants(variants))
@@ -99,7 +107,7 @@ def search(run_variants, factors):
             _setting(changes, [o for o in outcomes if o.title == variant.title])
             for changes, variant in zip(factor, variants, strict=True)
         ]
-        best = choose(settings)
+        best = best_setting(settings)
         if best is None:
             raise InputError(f'no run of the {len(variants)} settings has finished')
         chosen.update(settings[best].changes)
@@ -107,7 +115,8 @@ def search(run_variants, factors):
         yield settings
 
 
-def _setting(changes, outcomes):
+def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> Setting:
+    outcomes = list(outcomes)
     well = [outcome for outcome in outcomes if not outcome.error]
     errors = tuple(f'{o.name}: {o.error}' for o in outcomes if o.error)
     scores = [(100 * e['rank-1'], 100 * e['mAP']) for o in well for e in o.evaluations]
@@ -118,15 +127,15 @@ def _setting(changes, outcomes):
     return Setting(
         changes,
         len(scores),
-        spread(rank1),
-        spread(mean_ap),
-        spread(both),
+        score_over_seeds(rank1),
+        score_over_seeds(mean_ap),
+        score_over_seeds(both),
         errors=errors,
         doubt=doubt_words(((o.seed, e) for o in well for e in o.evaluations), 'seed'),
     )
 
 
-def choose(settings):
+def best_setting(settings: Sequence[Setting]) -> int | None:
     """Index of the best setting, see NOTES; None when none has a score."""
     ranked = [
         (-setting.seeds, -setting.score.mean, setting.score.std or 0.0, index)
@@ -136,7 +145,7 @@ def choose(settings):
     return min(ranked)[-1] if ranked else None
 
 
-def as_table(settings, tablefmt='simple'):
+def factor_table(settings: Sequence[Setting], tablefmt: str = 'simple') -> str:
     """A factor as text."""
     lines = [
         {
@@ -153,22 +162,14 @@ def as_table(settings, tablefmt='simple'):
     for name in ('doubt', 'error'):
         if not any(line[name] for line in lines):
             lines = [{key: cell for key, cell in line.items() if key != name} for line in lines]
-    return tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True)
+    return str(tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True))
 
 
-def write_grid(factors, folder):
-    """Write ``grid.md``, ``grid.json`` and ``grid.csv``.
-
-    Args:
-        factors (list): of lists of Setting.
-        folder (str): where.
-
-    Returns:
-        list: the paths.
-    """
+def write_grid(factors: Sequence[Sequence[Setting]], folder: str) -> list[str]:
+    """Write ``grid.md``, ``grid.json`` and ``grid.csv``, and return their paths."""
     plain = [
         {
-            'factor': title_of(dict.fromkeys(setting.changes, '?')).replace('=?', ''),
+            'factor': setting_title(dict.fromkeys(setting.changes, '?')).replace('=?', ''),
             'setting': setting.title,
             'chosen': setting.chosen,
             'seeds': setting.seeds,
@@ -183,7 +184,7 @@ def write_grid(factors, folder):
         for settings in factors
         for setting in settings
     ]
-    tables = '\n\n'.join(as_table(settings, 'github') for settings in factors)
+    tables = '\n\n'.join(factor_table(settings, 'github') for settings in factors)
     notes = ''.join(f'* {note}\n' for note in NOTES)
     return [
         write_text(os.path.join(folder, 'grid.md'), f'{tables}\n\n{notes}'),

@@ -1,4 +1,4 @@
-"""The name of a dataset → rank-1 and mAP that papers report, to be printed beside what is measured.
+"""Rank-1 and mAP that papers report, by dataset, to print with what is measured.
 
 Numbers in percent. ``RRS`` and ``all`` are the two strategies of the STMN paper, Sec. 4.3; where a
 source says neither, ``frames`` is empty. Every row names the page its numbers are from, and whether
@@ -6,7 +6,9 @@ they could not be checked against it; what these pages print is kept in
 ``tests/data/published_sources.md``.
 """
 
-from .comparison import Row, Spread
+from typing import TypeAlias
+
+from .result_tables import Row, Score
 
 DATASETS = ('mars', 'dukemtmcvidreid', 'lsvid')
 TABLE_1 = 'STMN paper (ICCV 2021), Table 1'
@@ -16,8 +18,10 @@ PSTA = 'github.com/WangYQ9/VideoReID_PSTA, README, Result'  # Papers with Code: 
 SINET = 'github.com/baist/SINet, README, column Paper'
 TF_CLIP = 'TF-CLIP paper (AAAI 2024, arXiv:2312.09627), not checked against it'
 CLIMB_REID = 'CLIMB-ReID paper (AAAI 2025, pages 9589-9597), not checked against it'
-# method, frames, (rank-1, mAP) of each of DATASETS, source
-ABLATION = (
+Pair: TypeAlias = tuple[float, float] | None  # rank-1, mAP
+# method, frames, a pair for each of DATASETS, source
+Entry: TypeAlias = tuple[str, str, Pair, Pair, Pair, str]
+ABLATION: tuple[Entry, ...] = (
     ('Baseline', 'rrs', (87.3, 79.1), (95.0, 92.7), (71.6, 55.9), TABLE_1),
     ('+ SM (w/o L_S)', 'rrs', (88.7, 81.6), (95.4, 93.6), (78.8, 64.7), TABLE_1),
     ('+ SM', 'rrs', (89.3, 82.5), (96.2, 94.2), (79.6, 65.8), TABLE_1),
@@ -26,7 +30,7 @@ ABLATION = (
     ('+ SM + TM (w/o L_S)', 'rrs', (89.1, 81.9), (95.6, 93.9), (79.9, 65.4), TABLE_1),
     ('+ SM + TM', 'rrs', (89.9, 83.7), (96.7, 94.6), (80.6, 66.6), TABLE_1),
 )
-STATE_OF_THE_ART = (
+STATE_OF_THE_ART: tuple[Entry, ...] = (
     ('EUG', 'rrs', (62.7, 42.5), (72.8, 63.2), None, TABLE_2),
     ('SeeForest', 'rrs', (70.6, 50.7), None, None, TABLE_2),
     ('QAN', 'rrs', (73.7, 51.7), None, None, TABLE_2),
@@ -53,28 +57,22 @@ STATE_OF_THE_ART = (
 )
 
 
-def published_rows(dataset, ablation=False):
+def published_rows(dataset: str, ablation: bool = False) -> list[Row]:
     """Rows of Table 2 and of later methods, or of Table 1.
 
     Args:
-        dataset (str): one of DATASETS.
-        ablation (bool): the variants of STMN instead of other methods.
+        dataset: one of DATASETS.
+        ablation: the variants of STMN instead of other methods.
 
     Returns:
-        list: of Row, marked as published.
+        Marked as published.
     """
-    column = 2 + DATASETS.index(dataset)
-    return [
-        Row(
-            method=entry[0],
-            dataset=dataset,
-            frames=entry[1],
-            scores={
-                name: Spread(value, None)
-                for name, value in zip(('rank-1', 'mAP'), entry[column], strict=True)
-            },
-            source=f'published: {entry[-1]}',
-        )
-        for entry in (ABLATION if ablation else STATE_OF_THE_ART)
-        if entry[column] is not None
-    ]
+    number, rows = DATASETS.index(dataset), []
+    for method, frames, *pairs, source in ABLATION if ablation else STATE_OF_THE_ART:
+        if pair := pairs[number]:
+            scores = dict(
+                zip(('rank-1', 'mAP'), (Score(value, None) for value in pair), strict=True)
+            )
+            source = f'published: {source}'
+            rows.append(Row(method, scores, dataset=dataset, frames=frames, source=source))
+    return rows

@@ -1,8 +1,9 @@
-"""Names and files → variants: the rows of a table, each a change of the common config."""
+"""Rows of a table as data: a title, a name for folders and what differs from the common config."""
 
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from stmn_plugin.config import BASE, read_rows, read_yaml
 from stmn_plugin.errors import InputError, printable
@@ -16,57 +17,72 @@ FULL_MODEL = {  # row 7
     'loss.spread.weight': 1.0,
 }
 TABLE_1 = {  # file of configs/ablation → name in the paper
-    '1_baseline': 'Baseline',
-    '2_sm_no_spread': '+ SM (w/o L_S)',
-    '3_sm': '+ SM',
-    '4_tm_no_spread': '+ TM (w/o L_S)',
-    '5_tm': '+ TM',
-    '6_sm_tm_no_spread': '+ SM + TM (w/o L_S)',
-    '7_sm_tm': '+ SM + TM',
-    'mlp': '+ SM + MLP of N',
-    'mlp_512': '+ SM + MLP of 512',
-    'scale_1': '+ SM + TM, scale 1 (Eq. 1 to the letter)',
+    '1_baseline.yaml': 'Baseline',
+    '2_sm_no_spread.yaml': '+ SM (w/o L_S)',
+    '3_sm.yaml': '+ SM',
+    '4_tm_no_spread.yaml': '+ TM (w/o L_S)',
+    '5_tm.yaml': '+ TM',
+    '6_sm_tm_no_spread.yaml': '+ SM + TM (w/o L_S)',
+    '7_sm_tm.yaml': '+ SM + TM',
+    'mlp.yaml': '+ SM + MLP of N',
+    'mlp_512.yaml': '+ SM + MLP of 512',
+    'scale_1.yaml': '+ SM + TM, scale 1 (Eq. 1 to the letter)',
 }
 
 
 class Variant(NamedTuple):
-    """One row of a table: what differs from the common config."""
+    """One row of a table."""
 
     title: str
-    name: str  # starts the names of its folders
-    changes: dict  # key → value
+    name: str  # starts the names of its run folders
+    changes: dict[str, Any]  # full key → value
 
 
-def arch_variants(names):
-    """Architectures of the factory, each once."""
+def arch_variants(names: Iterable[str]) -> list[Variant]:
+    """Architectures (``model.name``), each once."""
     return [Variant(name, name, {'model.name': name}) for name in dict.fromkeys(names)]
 
 
-def ablation_variants(folder):
-    """The YAML files of a folder as deltas, in the order and with the names of Table 1.
+def config_variants(files: Mapping[str, str]) -> list[Variant]:
+    """Config files as rows: the keys that each file says itself, ``_BASE_`` is not followed.
 
-    Whatever else the common config says, they are deltas to the full model.
+    Args:
+        files: path → title.
 
     Raises:
-        InputError: a file is missing.
+        InputError: a file is missing or malformed.
     """
     variants = []
-    for stem, title in TABLE_1.items():
-        changes = read_yaml(os.path.join(folder, f'{stem}.yaml'))
-        changes = {k: v for k, v in changes.items() if k not in (BASE, 'data.save_dir')}
-        changes = {**FULL_MODEL, **changes}
-        variants.append(Variant(title, f'ablation-{stem}', changes))
+    for file, title in files.items():
+        own = {k: v for k, v in read_yaml(file).items() if k not in (BASE, 'data.save_dir')}
+        variants.append(Variant(title, os.path.splitext(os.path.basename(file))[0], own))
     return variants
 
 
-def named_variants(file):
+def ablation_variants(folder: str) -> list[Variant]:
+    """The rows of Table 1 and Sec. 4.2, each a change of the full model on any common config.
+
+    Args:
+        folder: of the YAML files.
+
+    Raises:
+        InputError: a file is missing or malformed.
+    """
+    files = {os.path.join(folder, file): title for file, title in TABLE_1.items()}
+    return [
+        Variant(title, f'ablation-{name}', {**FULL_MODEL, **changes})
+        for title, name, changes in config_variants(files)
+    ]
+
+
+def named_variants(file: str) -> list[Variant]:
     """Rows of one's own: a YAML file of title → {key: value}, or of nested sections as a config.
 
     Raises:
         InputError: no such file, another content, an unknown key, an impossible value, or two
             titles that name one folder.
     """
-    titles = {}  # name of its folders → title
+    titles: dict[str, str] = {}  # name of its folders → title
     variants = []
     for title, changes in read_rows(file).items():
         name = re.sub(r'\W+', '-', title.lower()).strip('-')

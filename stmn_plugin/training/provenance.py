@@ -1,15 +1,29 @@
-"""A config and lists of tracklets → digests that say what an evaluation was made from.
+"""Digests of configs and lists of tracklets: which run this is, what an evaluation was made from.
 
-Two evaluations of the same weights give the same numbers when these are equal.
+The name of a compared run's folder carries :func:`run_digest`. Two evaluations of the same weights
+give the same numbers when :func:`config_digests` and :func:`data_digests` are equal.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stmn_plugin.config.defaults import flatten, get_default_config
 
 from .resuming import is_recipe
 
-DIGITS = 16
+DIGITS, NAME_DIGITS = 16, 8
+# where a run starts: users may change these when resuming; runs that differ in them are two
+START_KEYS = {
+    'model.pretrained',
+    'model.load_weights',
+    'stmn.backbone_weights',
+    'stmn.backbone_sha256',
+    'train.start_epoch',
+    'train.allow_changed',  # weights of two recipes
+}
 # keys of test.* that change no number; every other one does, so a new key cannot be forgotten
 FREE_IN_TESTING = {
     'test.evaluate',
@@ -22,26 +36,77 @@ FREE_IN_TESTING = {
 }
 
 
+def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a config that its weights at the end depend on, without the seed: key → value.
+
+    They are the recipe, the length of the training and its start. Keys at their default are left
+    out: a key that a later version adds, or the section of another architecture, makes no other
+    experiment. The data is named by ``data.sources``, not by the folder it lies in.
+
+    Args:
+        config: full key → plain value; missing keys have their default.
+    """
+    default = flatten(get_default_config())
+    config = {**default, **config}
+    return {
+        key: value
+        for key, value in config.items()
+        if (is_recipe(key, config) or key in START_KEYS or key == 'train.max_epoch')
+        and key != 'train.seed'
+        and value != default.get(key)
+    }
+
+
+def run_digest(config: Mapping[str, Any]) -> str:
+    """The 8 hex digits that name an experiment; of files that it starts from, what they hold."""
+    parts = experiment_of(config)
+    for key in START_KEYS & parts.keys():
+        parts[key] = _contents(parts[key])
+    return _digest(_plain(parts))[:NAME_DIGITS]
+
+
+def _contents(value: Any) -> Any:
+    path = os.path.expanduser(value) if isinstance(value, str) else ''
+    if not os.path.isfile(path):  # a flag, a number or a link
+        return value
+    with open(path, 'rb') as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def decides_test(key: str) -> bool:
     """Whether the numbers of given weights depend on a key that is not of the recipe."""
     return key == 'data.bad_frames' or (key.startswith('test.') and key not in FREE_IN_TESTING)
 
 
-def config_digests(config: dict) -> dict:
-    """What weights and numbers depend on in a config.
+def config_digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """What weights and numbers depend on in a config, keys at their default left out.
 
     Args:
-        config (dict): key → plain value.
+        config: full key → plain value; missing keys have their default.
 
     Returns:
-        dict: 'recipe' and 'test' → digest.
+        'recipe' and 'test' → digest.
     """
-    recipe = {key: value for key, value in config.items() if is_recipe(key, config)}
-    test = {key: value for key, value in config.items() if decides_test(key)}
+    default = flatten(get_default_config())
+    changed = {key: value for key, value in config.items() if value != default.get(key)}
+    return _config_digests(changed, {**default, **config})
+
+
+def first_version_digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """As :func:`config_digests`, as the first version recorded them: of all keys it knew."""
+    return _config_digests(config, {**flatten(get_default_config()), **config})
+
+
+def _config_digests(keys: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    recipe = {key: value for key, value in keys.items() if is_recipe(key, config)}
+    test = {key: value for key, value in keys.items() if decides_test(key)}
     return {'recipe': _digest(_plain(recipe)), 'test': _digest(_plain(test))}
 
 
-def data_digests(datamanager, name: str) -> dict:
+def data_digests(datamanager: Any, name: str) -> dict[str, str]:
     """The lists of a target and those that were trained on.
 
     Cheap, so of each tracklet: person, camera, number of frames, name and size of the first and the
@@ -49,10 +114,10 @@ def data_digests(datamanager, name: str) -> dict:
 
     Args:
         datamanager: ours or the host's.
-        name (str): of the target.
+        name: of the target.
 
     Returns:
-        dict: 'train', 'query' and 'gallery' → digest.
+        'train', 'query' and 'gallery' → digest.
     """
     test = datamanager.test_dataset[name]
     return {
@@ -61,33 +126,33 @@ def data_digests(datamanager, name: str) -> dict:
     }
 
 
-def training_digest(datamanager) -> str:
+def training_digest(datamanager: Any) -> str:
     """'train' of :func:`data_digests`."""
     dataset = datamanager.train_loader.dataset
     return _list_digest(dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train)
 
 
-def _list_digest(tracklets):
+def _list_digest(tracklets: Iterable[tuple[Any, ...]]) -> str:
     return _digest('\n'.join(map(_tracklet_in_words, tracklets)))
 
 
-def _tracklet_in_words(tracklet):
+def _tracklet_in_words(tracklet: tuple[Any, ...]) -> str:
     paths, pid, camid, *_ = tracklet
     paths = [paths] if isinstance(paths, str) else paths  # image data
     ends = [(os.path.basename(path), _size(path)) for path in (paths[0], paths[-1])]
     return repr((int(pid), int(camid), len(paths), ends))
 
 
-def _size(path):
+def _size(path: str) -> int | None:
     try:
         return os.stat(path).st_size
     except OSError:
         return None
 
 
-def _plain(config):
+def _plain(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, default=str)
 
 
-def _digest(text):
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:DIGITS]

@@ -1,29 +1,31 @@
-"""Which runs a comparison wants, which folder holds them, and what is reused."""
+"""Which runs a table needs, which folder holds each, and which results in it are reused."""
 
+import hashlib
+import json
 import os
 import re
 
 import pytest
 import yaml
-from test_comparison import DATA, VIDEO, alone, evaluation, write_run
+from test_result_tables import DATA, VIDEO, alone, evaluation, write_run
 
 from stmn_plugin.cli import compare
-from stmn_plugin.comparing.given_runs import given_runs
-from stmn_plugin.comparing.run_folders import read_run, recipe_changes
+from stmn_plugin.comparing.existing_runs import existing_runs
+from stmn_plugin.comparing.run_plan import TESTING, as_words, plan_runs
 from stmn_plugin.comparing.run_queue import complete_runs, words_to_test, words_to_train
-from stmn_plugin.comparing.run_results import standalone_evaluations
+from stmn_plugin.comparing.run_record import read_run
+from stmn_plugin.comparing.stored_results import stored_evaluations
 from stmn_plugin.comparing.variants import Variant, ablation_variants, arch_variants, named_variants
-from stmn_plugin.comparing.wanted_runs import TESTING, as_words, place_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
 
+AS_IT_IS = Variant('As it is', 'as_it_is', {})
+
 
 def test_how_far_a_run_is(tmp_path):
-    cfg = load_config('', VIDEO)
-
     def state(run):
-        (wanted,) = given_runs([run.path], [])
+        (wanted,) = existing_runs([run.path], [])
         return wanted.state
 
     assert state(write_run(tmp_path / 'whole')) == 'finished'
@@ -34,8 +36,8 @@ def test_how_far_a_run_is(tmp_path):
     assert state(killed) == 'interrupted after epoch 3 of 3'
     lost = write_run(tmp_path / 'lost')
     os.unlink(lost.checkpoint(3))
-    assert state(lost) == f'{lost.path} holds results of epoch 3 without its weights, left alone'
-    (wanted,) = given_runs([lost.path], [])
+    assert state(lost) == f'{lost.path} holds results of epoch 3 without its weights'
+    (wanted,) = existing_runs([lost.path], [])
     (outcome,) = complete_runs([wanted._replace(may_train=True)], execute=None)
     assert outcome.error == state(lost) and read_run(lost.path).lines == lost.lines
     # killed before the first evaluation and the first checkpoint: nothing is lost but time
@@ -50,11 +52,6 @@ def test_how_far_a_run_is(tmp_path):
     within = write_run(tmp_path / 'within', epochs=2, evaluations=[])
     os.rename(within.checkpoint(2), tmp_path / 'within' / 'model' / 'unfinished.pth.tar')
     assert state(within) == 'interrupted after epoch 2 of 3'
-    more = load_config('', [*VIDEO, 'train.max_epoch', '5'])
-    assert recipe_changes(read_run(str(tmp_path / 'whole')), more) == {}
-    fewer = load_config('', [*VIDEO, 'train.max_epoch', '2'])
-    assert recipe_changes(read_run(str(tmp_path / 'whole')), fewer) == {'train.max_epoch': (3, 2)}
-    assert recipe_changes(read_run(str(tmp_path / 'whole')), cfg) == {}
 
 
 @pytest.mark.parametrize(
@@ -79,11 +76,11 @@ def test_an_evaluation_is_reused_only_for_what_it_is_of(words, tmp_path):
     cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
     final, done = evaluation(epoch=3), alone(words.split())
     run = write_run(tmp_path / 'run', evaluations=[final, done])
-    assert standalone_evaluations(run, cfg) == ([] if words else [done])
+    assert stored_evaluations(run, cfg) == ([] if words else [done])
     asked = load_config('', [*VIDEO, *as_words({**TESTING}), *words.split()])
-    assert standalone_evaluations(run, asked) == [done]
+    assert stored_evaluations(run, asked) == [done]
     free = ['test.batch_size', '7', 'data.workers', '1', 'train.print_freq', '3']
-    assert standalone_evaluations(run, load_config('', [*asked_words(words), *free])) == [done]
+    assert stored_evaluations(run, load_config('', [*asked_words(words), *free])) == [done]
 
 
 def asked_words(words):
@@ -106,7 +103,7 @@ def test_an_evaluation_is_of_weights_a_target_and_data(change, tmp_path):
     data = change.pop('data', DATA)
     done = {**alone(data=data), **change}
     run = write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), done])
-    assert standalone_evaluations(run, cfg) == []
+    assert stored_evaluations(run, cfg) == []
 
 
 def test_a_target_named_twice_counts_once(tmp_path):
@@ -114,37 +111,84 @@ def test_a_target_named_twice_counts_once(tmp_path):
     cfg.defrost()
     cfg.data.targets = ['mars', 'mars']
     run = write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), alone()])
-    assert len(standalone_evaluations(run, cfg)) == 1
+    assert len(stored_evaluations(run, cfg)) == 1
 
 
-def test_a_run_is_found_by_its_recipe_and_another_is_never_overwritten(tmp_path):
-    output, words = str(tmp_path), [*VIDEO, 'train.lr', '0.01']
-    (fresh,) = place_variants(arch_variants(['resnet50']), 1, '', words, output)
+def planned(words, output, variant=AS_IT_IS):
+    """The first run of a variant."""
+    return plan_runs([variant], 1, '', [*VIDEO, *words], str(output))[0]
+
+
+def test_a_folder_is_named_by_variant_recipe_and_seed(tmp_path):
+    runs = plan_runs(arch_variants(['resnet50', 'resnet18']), 2, '', VIDEO, str(tmp_path / 'out'))
+    keys = {'data.type': 'video', 'data.sources': ['mars'], 'train.max_epoch': 3}
+    keys['video.sample_method'] = 'rrs'  # what differs from the defaults, of what decides weights
+    texts = [json.dumps(own, sort_keys=True) for own in (keys, {**keys, 'model.name': 'resnet18'})]
+    host, other = (hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts)
+    assert [os.path.relpath(run.folder, tmp_path) for run in runs] == [
+        f'out/resnet50-{host}-seed1',
+        f'out/resnet50-{host}-seed2',
+        f'out/resnet18-{other}-seed1',
+        f'out/resnet18-{other}-seed2',
+    ]
+    assert {run.state for run in runs} == {'new'} and not (tmp_path / 'out').exists()
+
+
+def test_a_run_is_there_or_it_is_not(tmp_path):
+    write_run(tmp_path / 'named otherwise')  # of the same recipe, and never searched for
+    fresh = planned([], tmp_path)
     assert fresh.state == 'new'
-    name = os.path.basename(fresh.folder)
-    assert name == 'resnet50_type=video_sources=mars_sample_method=rrs_lr=0.01_seed1'
-    write_run(tmp_path / 'named otherwise', ['train.lr', '0.01', 'data.workers', '7'])
-    variants = [*arch_variants(['resnet50', 'resnet50']), Variant('again', 'again', {})]
-    found = place_variants(variants, 2, '', words, output)
-    assert [run.title for run in found] == ['resnet50', 'resnet50', 'again', 'again']
-    assert [os.path.basename(run.folder) for run in found] == [
-        'named otherwise',
-        f'{name[:-1]}2',
-    ] * 2
-    assert [run.state for run in found][:2] == ['finished', 'new']
-    write_run(tmp_path / name, ['train.lr', '0.02'])
-    os.rename(tmp_path / 'named otherwise', tmp_path.parent / 'elsewhere')
-    (conflict,) = place_variants(arch_variants(['resnet50']), 1, '', words, output)
-    assert 'left alone: train.lr was 0.02, is 0.01' in conflict.state
-    before = (tmp_path / name / 'config.yaml').read_bytes()
-    (outcome,) = complete_runs([conflict], execute=None)
-    assert outcome.error == conflict.state
-    assert (tmp_path / name / 'config.yaml').read_bytes() == before
+    write_run(tmp_path / os.path.basename(fresh.folder), epochs=2)
+    assert planned([], tmp_path).state == 'interrupted after epoch 2 of 3'
+    free = ['data.workers', '7', 'data.root', 'elsewhere', 'test.flip', 'True']
+    free += ['data.targets', "['lsvid']", 'train.compile', 'True', 'loss.name', 'softmax']
+    assert planned(free, tmp_path).folder == fresh.folder
+    renamed = Variant('Another title', 'another', {})
+    assert planned([], tmp_path, renamed).folder == fresh.folder
+    both = plan_runs([AS_IT_IS, renamed], 2, '', VIDEO, str(tmp_path))
+    assert [run.title for run in both] == ['As it is'] * 2 + ['Another title'] * 2
+    folders = [run.folder for run in both]
+    assert folders[:2] == folders[2:] and folders[1] == f'{fresh.folder[:-1]}2'
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        'train.lr 0.5',
+        'train.max_epoch 5',
+        'data.sources mars,lsvid',
+        'data.validation_ids 0.2',
+        'train.amp bf16',
+        'model.pretrained False',
+        f'model.load_weights {__file__}',  # any file
+        'stmn.backbone_weights other.pth',
+        'train.start_epoch 1',
+        'train.allow_changed True',
+    ],
+)
+def test_another_recipe_length_or_start_is_another_run(words, tmp_path):
+    key, value = words.split()
+    found = planned([], tmp_path), planned([key, value], tmp_path)
+    digests = {
+        re.fullmatch(r'as_it_is-([0-9a-f]{8})-seed1', os.path.basename(r.folder)) for r in found
+    }
+    assert len({digest[1] for digest in digests}) == 2
+
+
+def test_weights_to_start_from_are_known_by_what_they_hold(tmp_path):
+    first, copy = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    first.write_bytes(b'weights')
+    copy.write_bytes(b'weights')
+    folders = [
+        planned(['model.load_weights', str(path)], tmp_path).folder for path in (first, copy)
+    ]
+    assert folders[0] == folders[1]
+    copy.write_bytes(b'others')
+    assert planned(['model.load_weights', str(copy)], tmp_path).folder != folders[0]
 
 
 def test_results_at_the_end_of_a_training_are_not_taken_for_those_of_another_test(tmp_path):
-    write_run(tmp_path / 'run')
-    variants = [Variant('again', 'again', {})]
+    write_run(tmp_path / os.path.basename(planned([], tmp_path).folder))
     for words, named in (
         ([], ''),
         (['test.features_dir', 'x', 'test.batch_size', '3'], ''),  # change no number
@@ -153,21 +197,15 @@ def test_results_at_the_end_of_a_training_are_not_taken_for_those_of_another_tes
         (['test.flip', 'True'], 'test.flip was '),
         (['data.bad_frames', 'skip'], "data.bad_frames was 'raise', is 'skip'"),
     ):
-        (wanted,) = place_variants(variants, 1, '', [*VIDEO, *words], str(tmp_path))
-        assert wanted.folder == str(tmp_path / 'run')
-        (outcome,) = complete_runs([wanted], None, strategies=())
+        (outcome,) = complete_runs([planned(words, tmp_path)], None, strategies=())
         assert named in outcome.error and bool(outcome.error) == bool(named)
 
 
-def test_folder_names_are_short_and_tell_runs_apart(tmp_path):
-    words = [*VIDEO, 'train.lr_scheduler', 'multi_step', 'data.root', str(tmp_path)]
-    names = []
-    for last in (50, 60):
-        own = [*words, 'train.stepsize', str([*range(1, 40), last]), 'test.flip', 'True']
-        (run,) = place_variants(arch_variants(['resnet50']), 1, '', own, str(tmp_path))
-        names.append(os.path.basename(run.folder))
-    assert len(set(names)) == 2 and max(map(len, names)) < 110
-    assert all(re.fullmatch(r'resnet50_[\w.=+,-]+_seed1', name) for name in names)
+def test_folder_names_are_short_and_of_plain_characters(tmp_path):
+    run = planned([], tmp_path, Variant('long', 'a/b c' * 50, {}))
+    name = os.path.basename(run.folder)
+    assert os.path.dirname(run.folder) == str(tmp_path) and len(name) < 110
+    assert re.fullmatch(r'[\w.=+,-]+-[0-9a-f]{8}-seed1', name)
 
 
 def test_rows_of_ones_own(tmp_path):
@@ -201,7 +239,7 @@ def test_the_ablation_is_a_delta_on_any_config(config, repository, tmp_path):
     assert {f'{v.name.removeprefix("ablation-")}.yaml' for v in variants} == {
         path.name for path in (repository / 'configs' / 'ablation').glob('*.yaml')
     }
-    runs = place_variants(variants, 1, file, [], str(tmp_path))
+    runs = plan_runs(variants, 1, file, [], str(tmp_path))
     base = flatten(load_config(file))
     for run, variant in zip(runs, variants, strict=True):
         own = yaml.safe_load(
@@ -217,7 +255,7 @@ def test_the_ablation_is_a_delta_on_any_config(config, repository, tmp_path):
 
 def test_words_for_testing_are_for_the_tests(tmp_path):
     words = [*VIDEO, 'test.rerank', 'True', 'test.clips_per_tracklet', '4', 'test.flip', 'True']
-    (run,) = place_variants(arch_variants(['resnet50']), 1, '', words, str(tmp_path))
+    (run,) = plan_runs(arch_variants(['resnet50']), 1, '', words, str(tmp_path))
     write_run(tmp_path / os.path.basename(run.folder))
     trained = load_config('', words_to_train(run))
     assert not trained.test.rerank and not trained.test.evaluate and trained.model.resume == 'auto'
@@ -231,49 +269,31 @@ def test_words_for_testing_are_for_the_tests(tmp_path):
 def test_two_rows_of_one_title_and_a_row_with_a_seed_are_refused(tmp_path):
     rows = [Variant('Baseline', 'ablation-1', {}), Variant('Baseline', 'baseline', {})]
     with pytest.raises(InputError, match="two rows are called 'Baseline'"):
-        place_variants(rows, 1, '', VIDEO, str(tmp_path))
+        plan_runs(rows, 1, '', VIDEO, str(tmp_path))
     rows = [Variant('mine', 'mine', {'train.seed': 5})]
     with pytest.raises(InputError, match="row 'mine': train.seed is set by --seeds"):
-        place_variants(rows, 1, '', VIDEO, str(tmp_path))
+        plan_runs(rows, 1, '', VIDEO, str(tmp_path))
 
 
 def test_image_data_is_refused(tmp_path):
     with pytest.raises(InputError, match='data.type image'):
-        place_variants(arch_variants(['resnet50']), 1, '', [], str(tmp_path))
+        plan_runs(arch_variants(['resnet50']), 1, '', [], str(tmp_path))
 
 
-def test_a_damaged_folder_costs_its_own_row(tmp_path, capsys):
+def test_a_damaged_folder_costs_its_own_row(tmp_path):
     write_run(tmp_path / 'good')
     for name, file in (('config', 'config.yaml'), ('metrics', 'metrics.json')):
         write_run(tmp_path / name)
         (tmp_path / name / file).write_text('{')
     paths = [str(tmp_path / name) for name in ('config', 'metrics', 'good')]
-    runs = given_runs(paths, [])
+    runs = existing_runs(paths, [])
     assert [bool(run.problem) for run in runs] == [True, True, False]
-    (run,) = place_variants([Variant('again', 'again', {})], 1, '', VIDEO, str(tmp_path))
-    assert run.folder == paths[2] and capsys.readouterr().out.count('Passed over: ') == 2
-    (fresh,) = place_variants(arch_variants(['resnet18']), 1, '', VIDEO, str(tmp_path))
+    (fresh,) = plan_runs(arch_variants(['resnet18']), 1, '', VIDEO, str(tmp_path))
     write_run(tmp_path / os.path.basename(fresh.folder))
     (tmp_path / os.path.basename(fresh.folder) / 'metrics.json').write_text('{')
-    (wanted,) = place_variants(arch_variants(['resnet18']), 1, '', VIDEO, str(tmp_path))
-    assert wanted.folder == fresh.folder and 'damaged' in wanted.problem
-
-
-@pytest.mark.parametrize(
-    'change',
-    [
-        ('model.pretrained', 'False'),
-        ('model.load_weights', __file__),  # any file
-        ('stmn.backbone_weights', 'other.pth'),
-        ('data.root', 'elsewhere'),
-    ],
-)
-def test_a_run_from_other_weights_or_data_is_another_run(change, tmp_path):
-    variants = [Variant('again', 'again', {})]
-    (run,) = place_variants(variants, 1, '', VIDEO, str(tmp_path))
-    write_run(tmp_path / os.path.basename(run.folder))
-    (other,) = place_variants(variants, 1, '', [*VIDEO, *change], str(tmp_path))
-    assert other.state == 'new' and change[0].split('.')[1] in os.path.basename(other.folder)
-    absolute = ['data.root', os.path.abspath('reid-data')]
-    (same,) = place_variants(variants, 1, '', [*VIDEO, *absolute], str(tmp_path))
-    assert same.folder == run.folder and same.state == 'finished'
+    rows = arch_variants(['resnet18', 'resnet34'])
+    damaged, new = plan_runs(rows, 1, '', VIDEO, str(tmp_path))
+    assert damaged.folder == fresh.folder and 'damaged' in damaged.problem
+    assert new.state == 'new'
+    (outcome,) = complete_runs([damaged], execute=None)
+    assert 'damaged' in outcome.error

@@ -1,16 +1,19 @@
-"""Outcomes of runs → one row per method, strategy and target → a table, as text, JSON and CSV."""
+"""Make tables of outcomes: a row for each method, strategy and target, as text, JSON and CSV."""
 
 import csv
 import datetime
 import io
 import os
 import statistics
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from tabulate import tabulate
 
 from stmn_plugin.evaluation.doubts import NOTE, doubt_words
 from stmn_plugin.whole_files import write_json, write_text
+
+from .run_queue import Outcome
 
 SCORES = ('rank-1', 'rank-5', 'rank-10', 'mAP', 'mINP')
 MEASURED = 'measured'
@@ -28,14 +31,14 @@ NOTES = (
 NOTE_PUBLISHED = 'Rows marked "published" are numbers of their papers, not measured here.'
 
 
-class Spread(NamedTuple):
+class Score(NamedTuple):
     """A number over seeds."""
 
     mean: float
     std: float | None  # sample standard deviation; None for a single value
-    values: tuple = ()  # one for each seed, where they are known
+    values: tuple[float, ...] = ()  # one for each seed, where they are known
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'{self.mean:.1f}' + ('' if self.std is None else f' ± {self.std:.1f}')
 
 
@@ -43,12 +46,12 @@ class Row(NamedTuple):
     """A method under one strategy on one target; what is not known is None."""
 
     method: str
-    scores: dict  # name → Spread, percent
+    scores: dict[str, Score]  # percent
     dataset: str = ''
     protocol: str = ''
     frames: str = ''
     distance: str = ''
-    seeds: tuple = ()
+    seeds: tuple[int | None, ...] = ()
     seeds_wanted: int | None = None  # more than there are seeds when runs have failed
     parameters: int | None = None
     gflops_per_frame: float | None = None
@@ -61,34 +64,39 @@ class Row(NamedTuple):
     error: str = ''
 
 
-def spread(values):
+class Key(NamedTuple):
+    """What has a row of its own."""
+
+    method: str
+    dataset: str
+    protocol: str
+    frames: str
+    distance: str
+
+
+Member: TypeAlias = tuple[Outcome, dict[str, Any]]  # and one of its evaluations
+
+
+def score_over_seeds(values: Sequence[float]) -> Score:
     """Mean and sample standard deviation of numbers, at least one."""
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), std, tuple(values))
+    return Score(statistics.fmean(values), std, tuple(values))
 
 
-def rows_of(outcomes):
-    """Rows in the order of the outcomes, then one for every run that failed.
-
-    Args:
-        outcomes (list): of :class:`stmn_plugin.comparing.run_queue.Outcome`.
-
-    Returns:
-        list: of Row.
-    """
-    groups = {}  # (title, dataset, protocol, frames, distance), tested data → folder → member
+def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Rows in the order of the outcomes, then one for every run that failed."""
+    groups: dict[tuple[Key, str], dict[str, Member]] = {}  # and tested data → folder → member
     for outcome in outcomes:
         for e in outcome.evaluations:
-            key = (outcome.title, e['dataset'], *_conditions(e)), _tested_data(e)
-            groups.setdefault(key, {})[outcome.folder] = outcome, e
-    names = [name for name, _ in groups]
+            group = Key(outcome.title, e['dataset'], *_conditions(e)), _tested_data(e)
+            groups.setdefault(group, {})[outcome.folder] = outcome, e
+    keys = [key for key, _ in groups]
     rows = []
-    for (name, data), members in groups.items():
-        title, dataset, *conditions = name
-        if names.count(name) > 1:  # the same name of a target, not the same tracklets
-            dataset = f'{dataset} (data {data})'
-        wanted = len({outcome.folder for outcome in outcomes if outcome.title == title})
-        rows.append(_row(title, dataset, *conditions, [*members.values()], wanted))
+    for (key, data), members in groups.items():
+        wanted = len({outcome.folder for outcome in outcomes if outcome.title == key.method})
+        if keys.count(key) > 1:  # the same name of a target, not the same tracklets
+            key = key._replace(dataset=f'{key.dataset} (data {data})')
+        rows.append(_row(key, [*members.values()], wanted))
     failed = [
         Row(outcome.title, {}, seeds=(outcome.seed,), error=f'{outcome.name}: {outcome.error}')
         for outcome in outcomes
@@ -97,7 +105,7 @@ def rows_of(outcomes):
     return rows + failed
 
 
-def _conditions(evaluation):
+def _conditions(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
     """Protocol, frames and distance in words: what is tested otherwise is another row."""
     return (
         evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
@@ -108,25 +116,22 @@ def _conditions(evaluation):
     )
 
 
-def _tested_data(evaluation):
+def _tested_data(evaluation: Mapping[str, Any]) -> str:
     """The first digits of the digests of its query and gallery."""
     made_from = evaluation.get('made_from') or {}
     return '-'.join(str(made_from.get(kind, '?'))[:6] for kind in ('query', 'gallery'))
 
 
-def _row(title, dataset, protocol, frames, distance, members, wanted):
-    facts = members[0][0].run.metrics
+def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
+    records = [outcome.record for outcome, _ in members if outcome.record is not None]
     evaluations = [evaluation for _, evaluation in members]
+    facts = records[0].metrics
     return Row(
-        method=title,
-        dataset=dataset,
-        protocol=protocol,
-        frames=frames,
-        distance=distance,
+        **key._asdict(),
         seeds=tuple(outcome.seed for outcome, _ in members),
         seeds_wanted=wanted,
         scores={
-            name: spread([100 * e[name] for e in evaluations])
+            name: score_over_seeds([100 * e[name] for e in evaluations])
             for name in SCORES
             if all(name in e for e in evaluations)  # test.ranks says which there are
         },
@@ -135,20 +140,20 @@ def _row(title, dataset, protocol, frames, distance, members, wanted):
         feature_dim=facts.get('feature_dim'),
         seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
         peak_memory=_highest_peak(evaluations),
-        training_seconds=statistics.fmean(o.run.training_seconds for o, _ in members),
+        training_seconds=statistics.fmean(record.training_seconds for record in records),
         doubt=doubt_words(((outcome.seed, e) for outcome, e in members), 'seed'),
     )
 
 
-def _highest_peak(evaluations):
+def _highest_peak(evaluations: Iterable[Mapping[str, Any]]) -> int | None:
     """None where it is not known of all, or some held their tensors on a GPU and some did not."""
     peaks = [e.get('peak_memory') or {} for e in evaluations]
     on_gpu = {bool(peak.get('gpu')) for peak in peaks}
-    values = [peak.get('gpu') or peak.get('resident') for peak in peaks]
+    values: list[int] = [peak.get('gpu') or peak.get('resident') or 0 for peak in peaks]
     return max(values) if len(on_gpu) == 1 and all(values) else None
 
 
-def as_table(rows, tablefmt='simple'):
+def as_table(rows: Sequence[Row], tablefmt: str = 'simple') -> str:
     """Rows as text. Columns that would be empty in every row are left out."""
     cells = [
         {
@@ -174,36 +179,36 @@ def as_table(rows, tablefmt='simple'):
     filled = [name for name in cells[0] if any(line[name] != '' for line in cells)]
     lines = [[line[name] for name in filled] for line in cells]
     # the cells are text as it shall be read: 68.0 must not become 68
-    return tabulate(lines, headers=filled, tablefmt=tablefmt, disable_numparse=True)
+    return str(tabulate(lines, headers=filled, tablefmt=tablefmt, disable_numparse=True))
 
 
-def _seeds(row):
+def _seeds(row: Row) -> str:
     count, wanted = len(row.seeds), row.seeds_wanted
     if row.error or not count:
         return ''
     return str(count) if wanted in (None, count) else f'{count} of {wanted}'
 
 
-def _number(value, unit, digits):
+def _number(value: float | None, unit: float, digits: int) -> str:
     return '' if value is None else f'{value / unit:.{digits}f}'
 
 
-def _clock(seconds):
+def _clock(seconds: float | None) -> str:
     return '' if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
 
 
-def notes_for(rows):
+def notes_for(rows: Sequence[Row]) -> list[str]:
     """What must be known to read a table."""
     published = any(row.source != MEASURED for row in rows)
     doubted = any(row.doubt for row in rows)
     return [*NOTES, *[NOTE] * doubted, *[NOTE_PUBLISHED] * published]
 
 
-def write_comparison(rows, folder, name='compare'):
+def write_comparison(rows: Sequence[Row], folder: str, name: str = 'compare') -> list[str]:
     """Write ``compare.md``, ``.json`` and ``.csv``; rates in percent, bytes and seconds.
 
     Returns:
-        list: the paths.
+        The paths.
 
     Raises:
         InputError: a file cannot be written.
@@ -230,11 +235,11 @@ def write_comparison(rows, folder, name='compare'):
     ]
 
 
-def _plain(scores):
+def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
     return {name: value._asdict() for name, value in scores.items()}
 
 
-def write_csv(path, rows):
+def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write dictionaries of the same keys, and return the path."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))

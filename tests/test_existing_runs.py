@@ -6,19 +6,19 @@ import re
 import shutil
 
 import pytest
-from test_comparison import DATA, VIDEO, alone, evaluation, write_run
+from test_result_tables import DATA, VIDEO, alone, evaluation, write_run
 
 from stmn_plugin.cli import compare
-from stmn_plugin.comparing.comparison import as_table, rows_of
-from stmn_plugin.comparing.current_data import current_data, forget_data
-from stmn_plugin.comparing.given_runs import given_runs
-from stmn_plugin.comparing.run_folders import experiment_changes, read_run
+from stmn_plugin.comparing.existing_runs import existing_runs
+from stmn_plugin.comparing.result_tables import as_table, rows_of
+from stmn_plugin.comparing.run_plan import plan_runs
 from stmn_plugin.comparing.run_queue import complete_runs
+from stmn_plugin.comparing.stored_results import data_on_disk, forget_data
 from stmn_plugin.comparing.variants import Variant
-from stmn_plugin.comparing.wanted_runs import place_variants
 from stmn_plugin.config import load_config
+from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
-from stmn_plugin.training.resuming import FREE_KEYS
+from stmn_plugin.training.provenance import first_version_digests
 
 
 def finished_run(folder, words=(), data=DATA, epochs=3, base=VIDEO, **scores):
@@ -40,19 +40,21 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
     write_run(tmp_path / 'other', ['train.lr', '0.5'], epochs=1)
     (tmp_path / 'notes').mkdir()
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
-    runs = given_runs(paths, ['data.root', 'elsewhere'])
+    runs = existing_runs(paths, ['data.root', 'elsewhere'])
     assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
     assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
-    again = given_runs(paths, [], taken=['mine'])
+    again = existing_runs(paths, [], taken=['mine'])
     assert [run.title for run in again] == [paths[0], paths[0], 'other']
     (outcome,) = complete_runs(runs[2:], execute=None)
     assert 'interrupted after epoch 1 of 3; --runs trains nothing' in outcome.error
-    (run,) = given_runs(paths[:1], ['train.lr', '0.5'])
+    (run,) = existing_runs(paths[:1], ['train.lr', '0.5'])
     assert 'train.lr was 0.0003, is 0.5' in run.problem
+    (run,) = existing_runs(paths[:1], ['train.max_epoch', '5'])
+    assert 'train.max_epoch was 3, is 5' in run.problem
     with pytest.raises(InputError, match='no run folder among'):
-        given_runs([str(tmp_path / 'notes')], [])
+        existing_runs([str(tmp_path / 'notes')], [])
     with pytest.raises(InputError, match='no such folder: .*v1.0'):
-        given_runs([paths[0], str(tmp_path / 'v1.0')], [])
+        existing_runs([paths[0], str(tmp_path / 'v1.0')], [])
 
 
 @pytest.mark.parametrize(
@@ -71,42 +73,9 @@ def test_runs_that_differ_in_recipe_start_or_data_are_rows_of_their_own(words, t
     data = None if 'data.root' in words else DATA  # older runs know their root only
     finished_run(tmp_path / 'a_seed1', data=data or {})
     finished_run(tmp_path / 'b_seed2', ['train.seed', '2', *words], data=data or {})
-    first, second = given_runs([str(tmp_path / name) for name in ('a_seed1', 'b_seed2')], [])
+    first, second = existing_runs([str(tmp_path / name) for name in ('a_seed1', 'b_seed2')], [])
     assert second.title == title and first.title.split(' ')[0] == 'a'
     assert first.title != second.title and not first.problem and not second.problem
-
-
-def test_every_free_key_is_of_the_start_or_changes_no_number():
-    """A key that is free when a run goes on needs a decision here, too."""
-    of_the_start = set(experiment_changes(*pair_of_runs()))
-    same_computation = {
-        'use_gpu',
-        'model.resume',
-        'data.targets',  # a row has one
-        'data.download',
-        'data.workers',
-        'data.bad_frames',
-        'data.save_dir',
-        'market1501.use_500k_distractors',  # of image data
-        'cuhk03.use_metric_cuhk03',
-        'train.print_freq',
-        'train.save_freq',
-        'train.keep_last',
-        'train.channels_last',
-        'train.checkpoint_activations',
-        'train.compile',
-        'train.deterministic',
-        'train.overwrite',
-        'train.fused',
-    }
-    assert same_computation | (of_the_start & FREE_KEYS) >= FREE_KEYS
-
-
-def pair_of_runs():
-    """Two runs that differ in every key."""
-    config = read_run('nowhere').settings
-    others = {key: f'another {value}' for key, value in config.items()}
-    return [read_run('nowhere')._replace(config=one) for one in (config, others)]
 
 
 def test_runs_of_other_lengths_or_training_data_are_rows_of_their_own(tmp_path):
@@ -120,7 +89,7 @@ def test_runs_of_other_lengths_or_training_data_are_rows_of_their_own(tmp_path):
     finished_run(tmp_path / 'z' / 'run_seed4', moved, data=other)
     paths = [str(tmp_path / part) for part in ('x/run_seed1', 'y/run_seed2')]
     paths += [str(tmp_path / 'z' / f'run_seed{seed}') for seed in (3, 4)]
-    assert [run.title for run in given_runs(paths, [])] == [
+    assert [run.title for run in existing_runs(paths, [])] == [
         'run (train.max_epoch 3, training data of train)',
         'run (train.max_epoch 5, training data of train)',
         'run (training data another, train.max_epoch 3)',
@@ -136,10 +105,10 @@ def test_a_folder_and_a_seed_count_once(tmp_path, monkeypatch):
     os.symlink(tmp_path / 'a', tmp_path / 'link')
     monkeypatch.chdir(tmp_path)
     spelled = ['a', './a/', str(tmp_path / 'a'), 'link', 'b/../a']
-    (run,) = given_runs(spelled, [])
+    (run,) = existing_runs(spelled, [])
     assert run.folder == 'a'
     paths = ['started again', 'a', 'copy of a', 'b']
-    outcomes = list(complete_runs(given_runs(paths, []), never))
+    outcomes = list(complete_runs(existing_runs(paths, []), never))
     assert [bool(outcome.error) for outcome in outcomes] == [True, False, True, False]
     assert outcomes[2].error == 'copy of a repeats seed 1 of a: a seed counts once'
     rrs, every, *failed = rows_of(outcomes)
@@ -153,8 +122,37 @@ def test_a_config_that_was_changed_after_the_training(tmp_path):
     text = config.read_text()
     assert 'lr: 0.0003' in text
     config.write_text(text.replace('lr: 0.0003', 'lr: 0.0004'))
-    (outcome,) = complete_runs(given_runs([str(tmp_path / 'run')], []), never)
+    (outcome,) = complete_runs(existing_runs([str(tmp_path / 'run')], []), never)
     assert f'{config} is not the config of the weights' in outcome.error
+
+
+def test_results_of_the_first_version_are_reused(tmp_path):
+    """They were recorded with other digests, and under a name without one."""
+    write_run(
+        tmp_path / 'mine_seed1', evaluations=[evaluation(epoch=3), alone(), alone(frames='all')]
+    )
+    config = flatten(load_config('', VIDEO))
+    file = tmp_path / 'mine_seed1' / 'metrics.json'
+    content = json.loads(file.read_text())
+    for e in content['evaluations']:
+        e['made_from'].update(first_version_digests({**config, 'test.frames': e['frames']}))
+        if e['epoch'] is None:
+            own = {**config, 'test.evaluate': True, 'test.frames': e['frames']}
+            e['made_from'].update(first_version_digests(own))
+    file.write_text(json.dumps(content))
+    (outcome,) = complete_runs(existing_runs([str(tmp_path / 'mine_seed1')], []), never)
+    assert not outcome.error and [e['frames'] for e in outcome.evaluations] == ['rrs', 'all']
+    text = (tmp_path / 'mine_seed1' / 'config.yaml').read_text()
+    (tmp_path / 'mine_seed1' / 'config.yaml').write_text(text.replace('lr: 0.0003', 'lr: 0.0004'))
+    (outcome,) = complete_runs(existing_runs([str(tmp_path / 'mine_seed1')], []), never)
+    assert 'it was changed since' in outcome.error
+
+
+def test_a_folder_named_by_its_recipe_gives_its_variant_as_title(tmp_path):
+    finished_run(tmp_path / 'mine-0123abcd-seed1')
+    finished_run(tmp_path / 'mine-0123abcd-seed2', ['train.seed', '2'])
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    assert [(run.title, run.seed) for run in existing_runs(paths, [])] == [('mine', 1), ('mine', 2)]
 
 
 @pytest.fixture
@@ -164,7 +162,7 @@ def run_on_data(mars_root, tmp_path):
     root = tmp_path / 'data'
     shutil.copytree(mars_root, root)
     base = [*VIDEO, 'data.root', str(root), 'train.batch_size', '4', 'data.workers', '0']
-    data = current_data(load_config('', base))['mars']
+    data = data_on_disk(load_config('', base))['mars']
     finished_run(tmp_path / 'run', data=data, base=base)
 
     def complete(*words):
@@ -175,7 +173,7 @@ def run_on_data(mars_root, tmp_path):
             tests.append(words)
             return 0
 
-        runs = given_runs([str(tmp_path / 'run')], list(words))
+        runs = existing_runs([str(tmp_path / 'run')], list(words))
         (outcome,) = complete_runs(runs, execute)
         return outcome, tests
 
@@ -208,8 +206,10 @@ def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path):
 def test_a_run_trained_on_other_data_is_no_run_of_a_variant(run_on_data, tmp_path):
     root, base, _ = run_on_data
     variants = [Variant('again', 'again', {})]
-    (wanted,) = place_variants(variants, 1, '', base, str(tmp_path))
-    assert wanted.folder == str(tmp_path / 'run')
+    (fresh,) = plan_runs(variants, 1, '', base, str(tmp_path))
+    os.rename(tmp_path / 'run', fresh.folder)
+    (wanted,) = plan_runs(variants, 1, '', base, str(tmp_path))
+    assert wanted.state == 'finished'
     (outcome,) = complete_runs([wanted], never)
     assert not outcome.error
     resize(sorted((root / 'mars' / 'bbox_train').glob('00*/*.jpg'))[0])
@@ -217,14 +217,14 @@ def test_a_run_trained_on_other_data_is_no_run_of_a_variant(run_on_data, tmp_pat
     (outcome,) = complete_runs([wanted], never)
     assert f'saw other data than {root} holds now (train of mars)' in outcome.error
     (outcome,) = complete_runs([wanted], never, strategies=())
-    assert '(train of mars) and is left alone' in outcome.error
+    assert '(train of mars): give another --output' in outcome.error
 
 
 def test_runs_tested_on_other_data_are_rows_of_their_own(tmp_path):
     finished_run(tmp_path / 'a', ['data.root', 'one place'])
     other = {**DATA, 'gallery': 'another'}
     finished_run(tmp_path / 'b', ['train.seed', '2', 'data.root', 'another place'], data=other)
-    runs = given_runs([str(tmp_path / name) for name in 'ab'], [])
+    runs = existing_runs([str(tmp_path / name) for name in 'ab'], [])
     assert {run.title for run in runs} == {'a'}  # trained on the same data
     rows = rows_of(list(complete_runs(runs, never)))
     assert [(row.dataset, row.frames, row.seeds) for row in rows] == [
@@ -257,7 +257,7 @@ def test_a_damaged_result_is_one_line(change, named, tmp_path):
     content = json.loads(file.read_text())
     content['evaluations'][0].update(change)
     file.write_text(json.dumps(content))
-    (wanted,) = given_runs([str(tmp_path / 'run')], [])
+    (wanted,) = existing_runs([str(tmp_path / 'run')], [])
     (outcome,) = complete_runs([wanted], never)
     assert str(file) in outcome.error and named in outcome.error
     (row,) = rows_of([outcome])
@@ -275,14 +275,14 @@ def test_a_damaged_file_of_results_is_one_line(text, tmp_path):
         os.mkfifo(file)
     else:
         file.write_text(text)
-    (wanted,) = given_runs([str(tmp_path / 'run')], [])
+    (wanted,) = existing_runs([str(tmp_path / 'run')], [])
     assert str(file) in wanted.problem and wanted.problem.count(str(file)) == 1
 
 
 def test_a_name_cannot_forge_a_line_of_a_table(tmp_path):
     folder = tmp_path / 'a\n[1] forged\x1b[2J'
     finished_run(folder)
-    (wanted,) = given_runs([str(folder)], [])
+    (wanted,) = existing_runs([str(folder)], [])
     assert wanted.title == 'a\\n[1] forged\\x1b[2J'
     (outcome,) = complete_runs([wanted], never)
     assert len(as_table(rows_of([outcome])).splitlines()) == 4
@@ -290,7 +290,7 @@ def test_a_name_cannot_forge_a_line_of_a_table(tmp_path):
 
 def test_a_test_that_fails_is_named_for_each_strategy(tmp_path):
     write_run(tmp_path / 'run')
-    (wanted,) = given_runs([str(tmp_path / 'run')], [])
+    (wanted,) = existing_runs([str(tmp_path / 'run')], [])
 
     def fail(words, log, watch):
         frames = words[words.index('test.frames') + 1]

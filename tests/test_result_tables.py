@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stmn_plugin.comparing import comparison, grid, run_queue
-from stmn_plugin.comparing.comparison import Spread, rows_of, spread
+from stmn_plugin.comparing import grid, result_tables, run_queue
 from stmn_plugin.comparing.published import published_rows
-from stmn_plugin.comparing.run_folders import read_run
+from stmn_plugin.comparing.result_tables import Score, rows_of, score_over_seeds
+from stmn_plugin.comparing.run_plan import TESTING, as_words
 from stmn_plugin.comparing.run_queue import Outcome
-from stmn_plugin.comparing.wanted_runs import TESTING, as_words
+from stmn_plugin.comparing.run_record import read_run
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
@@ -79,10 +79,13 @@ def write_run(folder, words=(), epochs=3, evaluations=None, base=VIDEO, data=DAT
 
 
 def test_mean_and_sample_standard_deviation():
-    of_three = Spread(3.0, pytest.approx(7**0.5), (1.0, 2.0, 6.0))  # (4 + 1 + 9) / (3 - 1)
-    assert spread([1.0, 2.0, 6.0]) == of_three
-    assert spread([4.0]) == Spread(4.0, None, (4.0,))
-    assert str(spread([64.8, 78.1, 70.3])) == '71.1 ± 6.7' and str(spread([0.0])) == '0.0'
+    of_three = Score(3.0, pytest.approx(7**0.5), (1.0, 2.0, 6.0))  # (4 + 1 + 9) / (3 - 1)
+    assert score_over_seeds([1.0, 2.0, 6.0]) == of_three
+    assert score_over_seeds([4.0]) == Score(4.0, None, (4.0,))
+    assert (
+        str(score_over_seeds([64.8, 78.1, 70.3])) == '71.1 ± 6.7'
+        and str(score_over_seeds([0.0])) == '0.0'
+    )
 
 
 def outcomes(tmp_path):
@@ -118,7 +121,7 @@ def test_rows_are_means_over_the_seeds_that_went_well(tmp_path):
 
 
 def test_the_table_shows_what_is_known(tmp_path):
-    table = comparison.as_table(rows_of(outcomes(tmp_path)))
+    table = result_tables.as_table(rows_of(outcomes(tmp_path)))
     head, _, rrs, every, failed = table.splitlines()
     scores = ['60.0 ± 14.1', '60.0 ± 0.0', '70.0 ± 0.0', '30.0 ± 14.1', '10.0 ± 0.0']
     costs = ['1.50', '0.250', '512', '0.6000', '4.00', '0:00:05']
@@ -127,22 +130,24 @@ def test_the_table_shows_what_is_known(tmp_path):
     assert 'all + flip' in every and 'seed 3: killed by SIGKILL' in failed
     assert 'error' in head and 'source' not in head  # nothing published: all is measured
     rows = rows_of(outcomes(tmp_path / 'again')[:2]) + published_rows('mars')
-    head, *lines = comparison.as_table(rows).splitlines()
+    head, *lines = result_tables.as_table(rows).splitlines()
     assert 'error' not in head and 'source' in head
     assert lines[1].endswith('measured') and 'published: CLIMB-ReID paper' in lines[-1]
-    assert any('not measured' in note for note in comparison.notes_for(rows))
+    assert any('not measured' in note for note in result_tables.notes_for(rows))
 
 
 def test_the_files_hold_the_table(tmp_path):
     rows = rows_of(outcomes(tmp_path))
-    paths = comparison.write_comparison(rows, str(tmp_path / 'out'))
+    paths = result_tables.write_comparison(rows, str(tmp_path / 'out'))
     assert [os.path.basename(path) for path in paths] == [
         'compare.md',
         'compare.json',
         'compare.csv',
     ]
     text, content = Path(paths[0]).read_text(), json.loads(Path(paths[1]).read_text())
-    assert '| stmn     | mars' in text and all(f'* {note}\n' in text for note in comparison.NOTES)
+    assert '| stmn     | mars' in text and all(
+        f'* {note}\n' in text for note in result_tables.NOTES
+    )
     assert content['rows'][0]['scores']['rank-1'] == {
         'mean': 60.0,
         'std': pytest.approx(14.142136),
@@ -169,7 +174,7 @@ def test_peak_memory_of_a_gpu_and_of_a_processor_are_no_one_number(tmp_path):
 
 
 def setting(*scores):
-    both = spread([sum(pair) / 2 for pair in scores]) if scores else None
+    both = score_over_seeds([sum(pair) / 2 for pair in scores]) if scores else None
     return grid.Setting({}, len(scores), None, None, both)
 
 
@@ -196,27 +201,31 @@ def test_a_collapsed_model_is_marked_wherever_its_numbers_stand(tmp_path):
     tested = [Outcome('x', seed, str(seed), run, [e]) for seed, e in enumerate(seeds, 1)]
     (row,) = rows_of(tested)
     assert row.doubt == 'collapsed (seed 1); ties (seed 3)'
-    assert row.doubt in comparison.as_table([row])
-    paths = comparison.write_comparison([row], str(tmp_path / 'out'))
+    assert row.doubt in result_tables.as_table([row])
+    paths = result_tables.write_comparison([row], str(tmp_path / 'out'))
     assert all(row.doubt in Path(path).read_text() for path in paths)
-    assert comparison.notes_for([row])[-1] == NOTE
+    assert result_tables.notes_for([row])[-1] == NOTE
     assert run_queue._summary(tested[0]).endswith('rrs rank-1 50.0 mAP 40.0 (collapsed)')
     (sound,) = rows_of(tested[1:2])
-    assert 'doubt' not in comparison.as_table([sound]) and NOTE not in comparison.notes_for([sound])
+    assert 'doubt' not in result_tables.as_table([sound]) and NOTE not in result_tables.notes_for(
+        [sound]
+    )
     of_grid = grid._setting({'video.seq_len': 4}, tested)
-    assert row.doubt in grid.as_table([of_grid]) and 'doubt' not in grid.as_table([setting((1, 1))])
+    assert row.doubt in grid.factor_table([of_grid]) and 'doubt' not in grid.factor_table(
+        [setting((1, 1))]
+    )
     assert all(row.doubt in Path(p).read_text() for p in grid.write_grid([[of_grid]], tmp_path))
 
 
 def test_the_best_setting():
-    assert grid.choose([setting((60, 40)), setting((50, 52)), setting((70, 20))]) == 1
+    assert grid.best_setting([setting((60, 40)), setting((50, 52)), setting((70, 20))]) == 1
     # equal means: the smaller standard deviation, then the first
     wide, narrow = setting((40, 40), (60, 60)), setting((49, 49), (51, 51))
-    assert grid.choose([wide, narrow, narrow]) == 1
-    assert grid.choose([setting(), setting((1, 1)), setting()]) == 1
+    assert grid.best_setting([wide, narrow, narrow]) == 1
+    assert grid.best_setting([setting(), setting((1, 1)), setting()]) == 1
     # a setting that diverges for some seeds is not chosen for the luck of the others
-    assert grid.choose([setting((90, 90)), setting((50, 50), (50, 50))]) == 1
-    assert grid.choose([setting(), setting()]) is None
+    assert grid.best_setting([setting((90, 90)), setting((50, 50), (50, 50))]) == 1
+    assert grid.best_setting([setting(), setting()]) is None
 
 
 def test_each_factor_is_searched_with_the_best_of_those_before():
@@ -233,7 +242,7 @@ def test_each_factor_is_searched_with_the_best_of_those_before():
                 yield Outcome(variant.title, seed, '', evaluations=[scores])
         yield Outcome(variants[0].title, 9, '', error='failed')
 
-    factors = list(grid.search(run_variants, grid.FACTORS))
+    factors = list(grid.search_factors(run_variants, grid.FACTORS))
     assert [len(variants) for variants in asked] == [9, 5, 4]
     pairs = {(v['stmn.spatial_items'], v['stmn.temporal_items']) for v in asked[0]}
     assert pairs == {(m, n) for m in (5, 10, 20) for n in (5, 10, 20)}
@@ -247,9 +256,11 @@ def test_each_factor_is_searched_with_the_best_of_those_before():
     assert chosen[0].seeds == 2
     assert grid.words_of(factors) == [str(x) for pair in best.items() for x in pair]
     first, *_ = factors[0]
-    assert first.errors == ('seed 9: failed',) and 'seed 9: failed' in grid.as_table(factors[0])
-    assert 'error' not in grid.as_table(factors[0][1:])
-    table = grid.as_table(factors[0]).splitlines()
+    assert first.errors == ('seed 9: failed',) and 'seed 9: failed' in grid.factor_table(factors[0])
+    assert 'error' not in grid.factor_table(factors[0][1:])
+    table = grid.factor_table(factors[0]).splitlines()
     assert sum('chosen' in line for line in table) == 1
     with pytest.raises(InputError, match='no run of the 4 settings'):
-        list(grid.search(lambda v: [Outcome(v[0].title, 1, '', error='x')], grid.FACTORS[2:]))
+        list(
+            grid.search_factors(lambda v: [Outcome(v[0].title, 1, '', error='x')], grid.FACTORS[2:])
+        )

@@ -1,0 +1,147 @@
+"""Plan the runs of a table: every variant with every seed, each in a folder named by its recipe.
+
+The folder is ``<output>/<variant>-<8 hex digits>-seed<N>``. Digits and seed say which run it is
+(:func:`stmn_plugin.training.provenance.run_digest`); the variant is for the reader, so that a row
+may get another title, and two rows of one recipe share their runs.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from yacs.config import CfgNode
+
+from stmn_plugin.config import load_config
+from stmn_plugin.config.defaults import flatten
+from stmn_plugin.errors import InputError
+from stmn_plugin.training.provenance import run_digest
+
+from .run_record import RunRecord, read_run
+from .variants import Variant
+
+TRAINING = {  # both strategies are tested afterwards, in processes of their own
+    'test.evaluate': False,
+    'test.rerank': False,
+    'test.visrank': False,
+    'test.features_dir': '',
+    'test.frames': 'rrs',
+}
+TESTING = {
+    'test.evaluate': True,
+    'test.visrank': False,
+    'test.features_dir': '',  # the seconds of vectors that are read back say nothing
+    'model.resume': '',
+    'model.pretrained': False,  # the checkpoint holds every weight
+}
+LONGEST_NAME = 80  # characters of a variant in the name of a folder
+
+
+class PlannedRun(NamedTuple):
+    """One training, and the words that ask for it on the command line."""
+
+    title: str
+    seed: int | None  # None: of a damaged folder
+    config_file: str
+    words: tuple[str, ...]  # KEY VALUE words
+    cfg: Any  # CfgNode, the merged config for training; None: it cannot be made
+    record: RunRecord  # of its folder when the plan was made
+    may_train: bool = True
+    problem: str = ''  # why it can be neither trained nor tested
+
+    @property
+    def folder(self) -> str:
+        return self.record.path
+
+    @property
+    def state(self) -> str:
+        """One line: how far the run was when the plan was made, or its problem."""
+        return self.problem or self.record.state(self.cfg.train.max_epoch)
+
+
+def as_words(changes: Mapping[str, Any]) -> list[str]:
+    """{'train.seed': 1} → ['train.seed', '1']."""
+    return [word for key, value in changes.items() for word in (key, str(value))]
+
+
+def plan_runs(
+    variants: Sequence[Variant],
+    num_seeds: int,
+    config_file: str,
+    words: Sequence[str],
+    output: str,
+) -> list[PlannedRun]:
+    """Every variant with the config's ``train.seed`` and those after it, and its folder.
+
+    Args:
+        variants: rows of the table.
+        num_seeds: runs of each.
+        config_file, words: common to all.
+        output: folder of run folders.
+
+    Returns:
+        Seeds of a variant together. A run whose folder is damaged has a problem.
+
+    Raises:
+        InputError: a config that cannot work, or two rows that would be one.
+    """
+    check_titles(variants)
+    first = training_config(config_file, words).train.seed
+    folders = _folders_by_run(output)
+    planned = []
+    for variant in variants:
+        for seed in range(first, first + num_seeds):
+            own = (*words, *as_words({**variant.changes, 'train.seed': seed}))
+            cfg = training_config(config_file, own)
+            name = folder_name(variant, cfg)
+            key = _key_of_run(name)
+            folder = folders.setdefault(key, os.path.join(output, name))
+            try:
+                record, problem = read_run(folder), ''
+            except InputError as error:
+                record, problem = RunRecord(folder), str(error)
+            planned.append(
+                PlannedRun(variant.title, seed, config_file, own, cfg, record, problem=problem)
+            )
+    return planned
+
+
+def folder_name(variant: Variant, cfg: CfgNode) -> str:
+    """``<variant>-<8 hex digits>-seed<N>``."""
+    readable = re.sub(r'[^\w.=+,-]+', '-', variant.name)[:LONGEST_NAME]
+    return f'{readable}-{run_digest(flatten(cfg))}-seed{cfg.train.seed}'
+
+
+def _key_of_run(name: str) -> str:
+    """'<8 hex digits>-seed<N>' of a folder's name; '' of another name."""
+    found = re.search(r'-([0-9a-f]{8}-seed\d+)$', name)
+    return found[1] if found else ''
+
+
+def _folders_by_run(output: str) -> dict[str, str]:
+    """'<8 hex digits>-seed<N>' → path of the folder with that name; the first of several."""
+    names = sorted(os.listdir(output), reverse=True) if os.path.isdir(output) else []
+    return {key: os.path.join(output, name) for name in names if (key := _key_of_run(name))}
+
+
+def training_config(config_file: str, words: Sequence[str]) -> CfgNode:
+    """The config of a training; words for testing are set aside.
+
+    Raises:
+        InputError: a config that cannot work, or that is not for video.
+    """
+    cfg = load_config(config_file, [*words, *as_words(TRAINING)])
+    if cfg.data.type != 'video':
+        raise InputError(f'data.type {cfg.data.type}: a comparison needs video data')
+    return cfg
+
+
+def check_titles(variants: Sequence[Variant]) -> None:
+    """InputError where two rows of a table could not be told apart, or a row sets the seeds."""
+    titles = [variant.title for variant in variants]
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise InputError(f'two rows are called {twice[0]!r}: give one of them another title')
+    for variant in variants:
+        if 'train.seed' in variant.changes:
+            raise InputError(f'row {variant.title!r}: train.seed is set by --seeds, not by a row')

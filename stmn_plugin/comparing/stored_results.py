@@ -1,0 +1,168 @@
+"""Find the results in a run folder that are those asked for: of these weights, test and data."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from yacs.config import CfgNode
+
+from stmn_plugin.config.defaults import flatten
+from stmn_plugin.config.kwargs import videodata_kwargs
+from stmn_plugin.data.datamanager import VideoDataManager
+from stmn_plugin.data.validation import validation_name
+from stmn_plugin.errors import InputError
+from stmn_plugin.host.registration import register
+from stmn_plugin.training.provenance import (
+    config_digests,
+    data_digests,
+    decides_test,
+    first_version_digests,
+)
+
+from .run_record import CONFIG, RunRecord, same_folder
+
+LISTS = ('train', 'query', 'gallery')
+DATA_KEYS = ('data.', 'synthetic.', 'sampler.', 'video.', 'train.batch_size')
+
+
+def stored_evaluations(record: RunRecord, cfg: CfgNode) -> list[dict[str, Any]]:
+    """The evaluations of the last weights alone that a config for testing asks for.
+
+    Args:
+        record: of a finished run.
+        cfg: says everything else: recipe, protocol, frames, metric, targets, data.
+
+    Returns:
+        Plain dictionaries, one per target; [] unless every target was tested.
+
+    Raises:
+        InputError: other data than the run's own is asked for and cannot be loaded.
+    """
+    final = record.final_evaluations(cfg.train.max_epoch)
+    values = flatten(cfg)
+    asked = (
+        config_digests(values),
+        first_version_digests({key: values[key] for key in record.config if key in values}),
+    )
+    fitting = [
+        e
+        for e in record.metrics['evaluations']
+        if final
+        and e['epoch'] is None
+        and final[0].get('weights') in (None, e.get('weights'))  # older ones have no digest
+        and any(digests.items() <= _made_from(e).items() for digests in asked)
+    ]
+    held_out = cfg.data.validation_ids > 0
+    targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets
+    if not set(targets) <= {e['dataset'] for e in fitting}:
+        return []
+    data = data_asked_for(record, cfg)
+    found = {e['dataset']: e for e in fitting if not _other_lists(e, data, ('query', 'gallery'))}
+    return [found[name] for name in dict.fromkeys(targets)] if set(targets) <= set(found) else []
+
+
+def data_asked_for(record: RunRecord, cfg: CfgNode) -> dict[str, dict[str, str]]:
+    """Target → digests of its lists now, under the ``data.root`` of a config.
+
+    Where the run's own data is no longer there, its results stand as they are: those of the data
+    that it was tested on when it was trained.
+
+    Raises:
+        InputError: other data is asked for and cannot be loaded.
+    """
+    try:
+        return data_on_disk(cfg)
+    except InputError as error:
+        if not same_folder(record.settings['data.root'], cfg.data.root):
+            raise
+        _say_once(f'Results are shown without a look at the data they are of: {error}')
+        return {e['dataset']: _made_from(e) for e in record.final_evaluations(cfg.train.max_epoch)}
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line)
+
+
+_read: dict[str, dict[str, dict[str, str]]] = {}  # keys that name the data → digests
+
+
+def data_on_disk(cfg: CfgNode) -> dict[str, dict[str, str]]:
+    """Digests of the lists that a run with this config would train and test on now.
+
+    A dataset is read once in a process, see :func:`forget_data`.
+
+    Args:
+        cfg: for video.
+
+    Returns:
+        Target → :func:`stmn_plugin.training.provenance.data_digests`.
+
+    Raises:
+        InputError: data that cannot be loaded.
+    """
+    values = flatten(cfg)
+    named = {k: v for k, v in values.items() if k.startswith(DATA_KEYS) and k != 'data.save_dir'}
+    key = json.dumps(named, sort_keys=True)
+    if key not in _read:
+        register(cfg)
+        with contextlib.redirect_stdout(io.StringIO()):  # tables of every dataset
+            datamanager = VideoDataManager(**videodata_kwargs(cfg))
+        _read[key] = {name: data_digests(datamanager, name) for name in datamanager.test_loader}
+    return _read[key]
+
+
+def forget_data() -> None:
+    """Read every dataset anew at the next call."""
+    _read.clear()
+
+
+def name_other_data(record: RunRecord, cfg: CfgNode, lists: Sequence[str] = LISTS) -> str:
+    """One line when the data under ``data.root`` is not what a finished run saw, else ''.
+
+    Raises:
+        InputError: as :func:`data_asked_for`.
+    """
+    data = data_asked_for(record, cfg) if record.made_from else {}
+    for e in record.final_evaluations(cfg.train.max_epoch):
+        other = _other_lists(e, data, lists) if e['dataset'] in data else []
+        if other:
+            return (
+                f'{record.path} saw other data than {cfg.data.root} holds now '
+                f'({", ".join(other)} of {e["dataset"]}): give another --output'
+            )
+    return ''
+
+
+def name_other_test(record: RunRecord, cfg: CfgNode) -> str:
+    """One line when a run was tested at its end otherwise than a config asks for, else ''."""
+    before, now = record.settings, flatten(cfg)
+    keys = [key for key in now if decides_test(key) and before[key] != now[key]]
+    named = ', '.join(f'{key} was {before[key]!r}, is {now[key]!r}' for key in keys)
+    return f'{record.path} was tested otherwise at its end: {named}' if keys else ''
+
+
+def name_edited(record: RunRecord) -> str:
+    """One line when a finished run's config.yaml is not that of its weights, else ''."""
+    recipe, config = record.made_from.get('recipe'), record.config
+    known = (config_digests(config), first_version_digests(config))
+    if recipe is None or any(digests['recipe'] == recipe for digests in known):
+        return ''
+    file = os.path.join(record.path, CONFIG)
+    return f'{file} is not the config of the weights: it was changed since'
+
+
+def _other_lists(
+    evaluation: dict[str, Any], data: dict[str, dict[str, str]], lists: Sequence[str]
+) -> list[str]:
+    """Names of the lists of its target that an evaluation was not made from."""
+    made_from, now = _made_from(evaluation), data.get(evaluation['dataset'], {})
+    return [kind for kind in lists if made_from.get(kind) != now.get(kind)]
+
+
+def _made_from(evaluation: dict[str, Any]) -> dict[str, str]:
+    return evaluation.get('made_from') or {}
