@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from stmn_plugin.looking.film_strips import StripSize, film_strip
 from stmn_plugin.looking.report import Browser, Overview, write_report
+from stmn_plugin.looking.report.film_strips import StripSize, film_strip
 from stmn_plugin.looking.report.page import EMBED_LIMIT
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tests'))

@@ -1,4 +1,4 @@
-"""A run is opened and looked at: what views hold, against the model's own features and loops."""
+"""A run is opened: what views hold, against the model's own features and loops."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.datasets.synthetic import PRESETS, generate
 from stmn_plugin.datasets.synthetic.truth import load_truth
 from stmn_plugin.errors import InputError
+from stmn_plugin.looking.clip_statistics import reduce_clips
 from stmn_plugin.looking.clip_truth import clip_truth, find_truth
 from stmn_plugin.looking.clip_views import ClipView, view_clips
-from stmn_plugin.looking.gathering import gather
-from stmn_plugin.looking.trained_run import config_of_file, config_of_run, open_run
+from stmn_plugin.looking.opened_run import config_of_file, config_of_run, open_run
 
 L, H, W, M, N, D = 4, 4, 2, 10, 5, 512  # of the miniatures' models
 
@@ -26,15 +26,15 @@ def open_with(repository, mars_root, small_run):
     def open_(*words):
         config = str(repository / 'configs' / 'stmn_mars.yaml')
         words = ['data.root', mars_root, 'test.evaluate', 'True', *small_run, *words]
-        engine = open_run(load_config(config, words))
-        memory = getattr(engine.model, 'spatial_memory', None)
+        run = open_run(load_config(config, words))
+        memory = getattr(run.engine.model, 'spatial_memory', None)
         if memory is not None:
             torch.manual_seed(1)
             with torch.no_grad():
                 memory.bn.weight.uniform_(0.5, 2)
                 memory.bn.bias.normal_()
                 memory.bn.running_mean.normal_()
-        return engine
+        return run
 
     return open_
 
@@ -44,21 +44,21 @@ def softmax(x):
 
 
 def test_views_are_what_the_model_does(open_with):
-    engine = open_with()
-    tracklets = engine.datamanager.test_dataset['mars']['query']
-    views = list(view_clips(engine, tracklets))
+    run = open_with()
+    tracklets = run.tracklets('mars')[0]
+    views = list(view_clips(run, tracklets))
     assert [view.tracklet for view in views] == list(range(len(tracklets)))
-    features = engine.extract_tracklets('mars', 'query').features.numpy()
-    assert np.stack([view.clip_feature for view in views]) == pytest.approx(features, abs=1e-5)
+    features = run.features('mars')[0].features.numpy()
+    assert np.stack([view['clip_feature'] for view in views]) == pytest.approx(features, abs=1e-5)
 
-    model, view = engine.model, views[3]
-    plan = engine.settings.plan
+    model, view = run.engine.model, views[3]
+    plan = run.plan
     assert view.frames.tolist() == plan.clip(len(tracklets[3][0]), 0).tolist()
-    (batch,) = engine.datamanager.planned_clips(tracklets[3:4], plan, 1)
+    ((clips, _),) = run.clips(tracklets[3:4])
     with torch.no_grad():
-        maps = model.encoder(engine.prepare(batch.frames))
+        maps = model.encoder(clips[0])
     original, queries = (
-        m.double().numpy()[batch.rows[0]] for m in (maps.frame_features, maps.spatial_queries)
+        m.double().numpy() for m in (maps.frame_features, maps.spatial_queries)
     )  # (L, D, H, W)
     memory = model.spatial_memory
     keys, values = (x.detach().double().numpy() for x in (memory.keys, memory.values))
@@ -71,46 +71,50 @@ def test_views_are_what_the_model_does(open_with):
         query = queries[frame, :, row, column]
         cosines = [q @ query / np.linalg.norm(q) / np.linalg.norm(query) for q in keys]
         probs = softmax(memory.scale * np.array(cosines))
-        assert view.spatial_probs[frame, row, column] == pytest.approx(probs, abs=1e-5)
+        assert view['spatial_probs'][frame, row, column] == pytest.approx(probs, abs=1e-5)
         read = (probs @ values - mean) / np.sqrt(var + memory.bn.eps) * weight + bias
         before = original[frame, :, row, column]
         refined[frame, :, row, column] = before - read
         place = frame, row, column
-        assert view.frame_norms[place] == pytest.approx(np.linalg.norm(before), rel=1e-4)
-        assert view.refined_norms[place] == pytest.approx(np.linalg.norm(before - read), rel=1e-4)
-        assert view.change_norms[place] == pytest.approx(np.linalg.norm(read), rel=1e-4)
-    assert view.frame_feature == pytest.approx(original.mean(axis=(0, 2, 3)), abs=1e-5)
-    assert view.refined_feature == pytest.approx(refined.mean(axis=(0, 2, 3)), abs=1e-4)
+        assert view['frame_norms'][place] == pytest.approx(np.linalg.norm(before), rel=1e-4)
+        assert view['refined_norms'][place] == pytest.approx(
+            np.linalg.norm(before - read), rel=1e-4
+        )
+        assert view['change_norms'][place] == pytest.approx(np.linalg.norm(read), rel=1e-4)
+    assert view['frame_feature'] == pytest.approx(original.mean(axis=(0, 2, 3)), abs=1e-5)
+    assert view['refined_feature'] == pytest.approx(refined.mean(axis=(0, 2, 3)), abs=1e-4)
     stored = model.temporal_memory.values.detach().double().numpy()
-    assert view.temporal_probs.shape == (N,) and view.temporal_probs.sum() == pytest.approx(1)
-    assert view.attention == pytest.approx(softmax(view.temporal_probs @ stored), abs=1e-6)
+    assert view['temporal_probs'].shape == (N,) and view['temporal_probs'].sum() == pytest.approx(1)
+    assert view['attention'] == pytest.approx(softmax(view['temporal_probs'] @ stored), abs=1e-6)
 
 
-def test_any_plan_can_be_looked_at(open_with):
-    engine = open_with('test.batch_size', '3')
-    tracklets = engine.datamanager.test_dataset['mars']['gallery'][:6]
-    views = list(view_clips(engine, tracklets, ClipPlan(L, 'all')))
+def test_any_plan_has_views(open_with):
+    run = open_with('test.batch_size', '3')
+    tracklets = run.tracklets('mars')[1][:6]
+    views = list(view_clips(run, tracklets, ClipPlan(L, 'all')))
     for row, (paths, *_) in enumerate(tracklets):
         frames = [view.frames for view in views if view.tracklet == row]
         assert len(frames) == -(-len(paths) // L)
         assert set(np.concatenate(frames).tolist()) == set(range(len(paths)))
 
 
-def test_models_without_a_memory(open_with):
-    words = 'stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average'
-    engine = open_with(*words)
-    tracklets = engine.datamanager.test_dataset['mars']['query'][:2]
-    for view in view_clips(engine, tracklets):
-        assert view.spatial_probs is None and view.temporal_probs is None
-        assert view.attention.tolist() == [1 / L] * L
-        assert (view.change_norms == 0).all()
-        assert (view.refined_norms == view.frame_norms).all()
-    engine = open_with('stmn.temporal_mode', 'mlp')
-    (view,) = view_clips(engine, tracklets[:1])
-    assert view.temporal_probs is None and view.attention.sum() == pytest.approx(1)
-    engine = open_with('model.name', 'resnet18')
-    with pytest.raises(InputError, match='no memories to look at'):
-        next(view_clips(engine, tracklets))
+def test_views_hold_the_names_that_the_model_explains(open_with):
+    run = open_with('stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average')
+    tracklets = run.tracklets('mars')[0][:2]
+    assert run.explains == {'frame_norms', 'frame_feature', 'clip_feature'}
+    for view in view_clips(run, tracklets):
+        assert view.explained.keys() == run.explains
+        assert 'frame_norms' in view and 'spatial_probs' not in view
+    run = open_with('stmn.temporal_mode', 'mlp')
+    (view,) = view_clips(run, tracklets[:1])
+    assert 'temporal_probs' not in view and view['attention'].sum() == pytest.approx(1)
+
+
+def test_a_model_of_the_host_explains_nothing(open_with):
+    run = open_with('model.name', 'resnet18')
+    assert run.explains == set()
+    (view,) = view_clips(run, run.tracklets('mars')[0][:1])
+    assert view.explained == {}
 
 
 def test_a_folder_that_holds_no_run_is_named(tmp_path):
@@ -148,7 +152,7 @@ def test_a_config_file_tests_the_weights_it_is_told_and_resumes_nothing(tmp_path
         config_of_file(file, ['model.resume', 'auto'])
 
 
-def test_a_run_is_looked_at_in_its_own_precision(open_with, monkeypatch):
+def test_a_run_is_opened_in_its_own_precision(open_with, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
     before = torch.get_float32_matmul_precision()
     try:
@@ -160,59 +164,59 @@ def test_a_run_is_looked_at_in_its_own_precision(open_with, monkeypatch):
         torch.set_float32_matmul_precision(before)
 
 
-# --- gathering -----------------------------------------------------------------------------------
+# --- statistics ----------------------------------------------------------------------------------
 def made_up_views(tracklets, seed=0):
     rng = np.random.default_rng(seed)
     for tracklet in tracklets:
         probs = rng.random((3, 2, 2, 4)) + 1e-3
-        yield ClipView(
-            tracklet=tracklet,
-            frames=rng.integers(0, 50, 3),
-            attention=np.full(3, 1 / 3),
-            temporal_probs=np.array([0.25, 0.75]),
-            spatial_probs=(probs / probs.sum(axis=-1, keepdims=True)).astype(np.float32),
-            frame_norms=rng.random((3, 2, 2)).astype(np.float32),
-            refined_norms=rng.random((3, 2, 2)).astype(np.float32),
-            change_norms=rng.random((3, 2, 2)).astype(np.float32),
-            frame_feature=rng.random(6).astype(np.float32),
-            refined_feature=rng.random(6).astype(np.float32),
-            clip_feature=rng.random(6).astype(np.float32),
-        )
+        explained = {
+            'attention': np.full(3, 1 / 3),
+            'temporal_probs': np.array([0.25, 0.75]),
+            'spatial_probs': (probs / probs.sum(axis=-1, keepdims=True)).astype(np.float32),
+            'frame_norms': rng.random((3, 2, 2)).astype(np.float32),
+            'refined_norms': rng.random((3, 2, 2)).astype(np.float32),
+            'change_norms': rng.random((3, 2, 2)).astype(np.float32),
+            'frame_feature': rng.random(6).astype(np.float32),
+            'refined_feature': rng.random(6).astype(np.float32),
+        }
+        yield ClipView(tracklet, rng.integers(0, 50, 3), explained)
 
 
-def test_gathering_is_what_loops_over_all_views_find():
+def test_statistics_are_what_loops_over_all_views_find():
     order = [0, 1, 1, 1, 2]  # the second tracklet has three clips
     views = list(made_up_views(order))
-    found = gather(iter(views), 3, keep={1}, keep_changes=True)
+    found = reduce_clips(iter(views), 3, keep={1}, keep_changes=True)
     assert found.clip_tracklets.tolist() == order
     assert found.kept.keys() == {1} and found.kept[1] is views[1]
     for tracklet in range(3):
         own = [view for view in views if view.tracklet == tracklet]
-        mean = sum(view.refined_feature for view in own) / len(own)
-        assert found.refined_features[tracklet] == pytest.approx(mean)
+        mean = sum(view['refined_feature'] for view in own) / len(own)
+        assert found.refined_feature[tracklet] == pytest.approx(mean)
         for item in range(4):
             best = max(
-                (view.spatial_probs[(*place, item)], (view.frames[place[0]], *place[1:]))
+                (view['spatial_probs'][(*place, item)], (view.frames[place[0]], *place[1:]))
                 for view in own
                 for place in np.ndindex(3, 2, 2)
             )
             assert found.spatial.best_probs[tracklet, item] == best[0]
             assert tuple(found.spatial.best_places[tracklet, item]) == best[1]
     for clip, view in enumerate(views):
-        rows = view.spatial_probs.reshape(-1, 4).astype(np.float64)
+        rows = view['spatial_probs'].reshape(-1, 4).astype(np.float64)
         outer = sum(np.outer(row, row) for row in rows) / len(rows)
         assert found.spatial.second_moments[clip] == pytest.approx(outer)
         entropies = [-sum(p * np.log(p) for p in row) for row in rows]
         assert found.spatial.entropies[clip] == pytest.approx(np.mean(entropies))
-        assert found.change_energy[clip] == pytest.approx((view.change_norms**2).mean())
-        assert (found.changes.norm_changes[clip] == view.refined_norms - view.frame_norms).all()
+        assert found.change_energy[clip] == pytest.approx((view['change_norms'] ** 2).mean())
+        assert (
+            found.changes.norm_changes[clip] == view['refined_norms'] - view['frame_norms']
+        ).all()
 
 
-def test_gathering_refuses_features_that_are_not_finite():
+def test_statistics_refuse_features_that_are_not_finite():
     views = list(made_up_views([0, 1]))
-    views[1].frame_norms[0] = np.nan
+    views[1]['frame_norms'][0] = np.nan
     with pytest.raises(InputError, match='NaN'):
-        gather(views, 2)
+        reduce_clips(views, 2)
 
 
 # --- truth ---------------------------------------------------------------------------------------

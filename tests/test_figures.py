@@ -11,6 +11,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.looking.clip_statistics import highest
+from stmn_plugin.looking.clip_views import ClipView
 from stmn_plugin.looking.figure_parts import Options, shown_items, tracklet_title
 from stmn_plugin.looking.figures import (
     attention_strips,
@@ -20,11 +22,14 @@ from stmn_plugin.looking.figures import (
     refinement_maps,
     retrieval,
 )
+from stmn_plugin.looking.figures.probability_maps import at_place
 from stmn_plugin.looking.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
-from stmn_plugin.looking.figures_of_items import at_place
-from stmn_plugin.looking.gathering import highest
-from stmn_plugin.looking.subject import choose, collect, find_tracklet
 from stmn_plugin.looking.thumbnails import HEIGHT, WIDTH, thumbnail
+from stmn_plugin.looking.tracklet_selection import (
+    find_tracklet,
+    select_tracklets,
+    unite_splits,
+)
 
 CAPTION = 'Figure 0. What is drawn and from what, in words that go on for a while. ' * 4
 
@@ -240,28 +245,30 @@ QUERY = [tracklet('0002C5T0001', 2, 5), tracklet('0003C1T0001', 3, 1)]  # nobody
 
 
 def test_a_query_that_the_gallery_holds_is_there_once():
-    collection = collect(QUERY, [*GALLERY, QUERY[1]])
-    assert collection.tracklets == [*QUERY, *GALLERY]
-    assert collection.query.tolist() == [0, 1]
-    assert collection.gallery.tolist() == [*range(2, 18), 1]
+    target = unite_splits(QUERY, [*GALLERY, QUERY[1]])
+    assert target.all == [*QUERY, *GALLERY]
+    assert target.query.tolist() == [0, 1]
+    assert target.gallery.tolist() == [*range(2, 18), 1]
 
 
 def test_the_seed_chooses_and_only_queries_with_a_match():
-    collection = collect(QUERY, GALLERY)
-    choice, again = (choose(collection, [], seed=4) for _ in range(2))
-    assert choice.shown == again.shown and np.array_equal(choice.places, again.places)
-    assert set(choice.probes.tolist()) <= set(range(2, 18)) and len(set(choice.probes)) == 10
-    assert choice.queries == [0]
-    assert choose(collection, [], seed=5).shown != choice.shown
-    assert 'random (seed 4)' in choice.words
+    target = unite_splits(QUERY, GALLERY)
+    selection, again = (select_tracklets(target, [], seed=4) for _ in range(2))
+    assert selection.shown == again.shown and np.array_equal(selection.places, again.places)
+    assert set(selection.probes.tolist()) <= set(range(2, 18)) and len(set(selection.probes)) == 10
+    assert selection.queries == [0]
+    assert select_tracklets(target, [], seed=5).shown != selection.shown
+    assert 'random (seed 4)' in selection.how
 
 
-def test_names_choose():
-    choice = choose(collect(QUERY, GALLERY), ['0002C1T0002', '0003C1T0001'], seed=0)
-    assert choice.shown == [2 + 4 + 2, 1] and choice.queries == [1]
+def test_names_select_tracklets():
+    selection = select_tracklets(
+        unite_splits(QUERY, GALLERY), ['0002C1T0002', '0003C1T0001'], seed=0
+    )
+    assert selection.shown == [2 + 4 + 2, 1] and selection.queries == [1]
     for word, count in (('0002', 17), ('nobody', 0)):
         with pytest.raises(InputError, match=f'--tracklets {word}: .*of one .* not of {count}'):
-            find_tracklet(collect(QUERY, GALLERY).tracklets, word)
+            find_tracklet(unite_splits(QUERY, GALLERY).all, word)
 
 
 def test_items_are_all_or_drawn():
@@ -291,7 +298,7 @@ def test_highest_by_hand():
 def test_a_place_is_the_same_share_of_any_grid():
     for shape in ((4, 4, 2), (6, 16, 8)):
         values = np.random.default_rng(0).random((*shape, 3))
-        view = SimpleNamespace(spatial_probs=values)
+        view = ClipView(0, np.arange(shape[0]), {'spatial_probs': values})
         frame, row, column = (
             int(share * n) for share, n in zip((0.5, 0.99, 0), shape, strict=True)
         )
@@ -305,8 +312,8 @@ def test_titles_can_be_given_back_as_names():
         'root/alice/door/first/1.png': 'door/first',
     }
     for path, title in paths.items():
-        subject = SimpleNamespace(collection=SimpleNamespace(tracklets=[([path], 1, 0, 0)]))
-        assert tracklet_title(subject, 0) == title and title in path
+        run = SimpleNamespace(tracklets=SimpleNamespace(all=[([path], 1, 0, 0)]))
+        assert tracklet_title(run, 0) == title and title in path
 
 
 def test_pictures_have_one_size_and_bad_ones_are_grey_when_they_may_be(tmp_path):

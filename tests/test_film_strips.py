@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.looking.film_strips import StripSize, film_strip, film_strips
+from stmn_plugin.looking.report.film_strips import StripSize, film_strip, film_strips
 
 SIZE = StripSize(height=96, width=48)
 GREYS = (10, 60, 110, 160, 210)

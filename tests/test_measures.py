@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stmn_plugin.looking.gathering import Changes, SpatialUse, entropy
+from stmn_plugin.looking.clip_statistics import Changes, ClipStatistics, SpatialUse, entropy
 from stmn_plugin.looking.measures.against_truth import (
     attention_and_visibility,
     correlation,
@@ -23,7 +23,7 @@ from stmn_plugin.looking.measures.measure import (
     not_measured,
 )
 from stmn_plugin.looking.measures.memory_use import attention_use, read_out, usage
-from stmn_plugin.looking.run_measures import measure
+from stmn_plugin.looking.measures.run_measures import measure_run
 
 
 @pytest.fixture
@@ -127,19 +127,16 @@ def test_a_run_is_measured_person_by_person():
     temporal = random_probs(12, 4)
 
     def intervals(pids):
-        gathered = SimpleNamespace(
-            clip_tracklets=np.repeat(np.arange(6), 2),
-            spatial=None,
-            temporal_probs=temporal,
-            attention=temporal,
+        statistics = ClipStatistics(
+            clip_tracklets=np.repeat(np.arange(6), 2), temporal_probs=temporal, attention=temporal
         )
-        subject = SimpleNamespace(
-            gathered=gathered,
+        run = SimpleNamespace(
+            statistics=statistics,
             truth=SimpleNamespace(visibility=random_probs(12, 4, seed=1)),
-            cfg=SimpleNamespace(stmn=SimpleNamespace(temporal_mode='memory')),
-            collection=SimpleNamespace(tracklets=[((), pid, 0, 0) for pid in pids]),
+            explains={'attention', 'temporal_probs'},
+            tracklets=SimpleNamespace(all=[((), pid, 0, 0) for pid in pids]),
         )
-        measures = measure(subject)
+        measures = measure_run(run)
         names = ('temporal_usage', 'temporal_attention', 'attention_and_visibility')
         return [one.high for name in names for one in measures[name].values.values()]
 

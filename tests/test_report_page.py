@@ -15,8 +15,8 @@ from stmn_plugin.cli import report
 from stmn_plugin.cli.train import main
 from stmn_plugin.evaluation.search import pairwise_distances
 from stmn_plugin.looking.clip_views import view_clips
+from stmn_plugin.looking.opened_run import config_of_run, open_run
 from stmn_plugin.looking.report import write_report
-from stmn_plugin.looking.trained_run import config_of_run, open_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,9 +67,9 @@ def page(browser, mars_run):
 
 @pytest.fixture(scope='module')
 def truth(mars_run):
-    """Distances and labels by hand, from the engine that the run folder makes."""
-    engine = open_run(config_of_run(str(mars_run)))
-    query, gallery = (engine.extract_tracklets('mars', mode) for mode in ('query', 'gallery'))
+    """Distances and labels by hand, from the run that the folder holds."""
+    run = open_run(config_of_run(str(mars_run)))
+    query, gallery = run.features('mars')
     features = np.concatenate([gallery.features, query.features])  # 'official' adds the queries
     distances = pairwise_distances(query.features, query.features.new_tensor(features), 'cosine')
     labels = (
@@ -78,7 +78,7 @@ def truth(mars_run):
         query.camids.tolist(),
         [*gallery.camids.tolist(), *query.camids.tolist()],
     )
-    return engine, distances.tolist(), labels
+    return run, distances.tolist(), labels
 
 
 def ranked(truth, q):
@@ -186,11 +186,11 @@ def test_right_and_wrong_differ_in_more_than_colour(page):
 
 def test_strips_show_the_tested_frames_and_bars_the_attention(page, truth):
     driver = page('tab=queries')
-    engine, *_ = truth
-    tracklets = engine.datamanager.test_dataset['mars']['query']
-    for view in view_clips(engine, tracklets[:3]):
+    run, *_ = truth
+    tracklets, _ = run.tracklets('mars')
+    for view in view_clips(run, tracklets[:3]):
         assert texts(driver, '#detail .query .shares span') == [
-            f'{round(100 * float(share))}%' for share in view.attention
+            f'{round(100 * float(share))}%' for share in view['attention']
         ]
         image = one(driver, '#detail .query img')
         length = len(tracklets[view.tracklet][0])
@@ -316,37 +316,38 @@ def test_a_window_of_360_pixels_needs_no_sideways_scroll(page, tab):
 
 def test_memory_items_show_the_frames_and_clips_that_address_them_most(page, truth):
     driver = page('tab=memory')
-    engine, *_ = truth
+    run, *_ = truth
     data = json.loads(one(driver, '#data').get_attribute('textContent'))
-    dataset = engine.datamanager.test_dataset['mars']
-    tracklets = [t for mode in ('query', 'gallery') for t in dataset[mode]]
+    tracklets = [t for split in run.tracklets('mars') for t in split]
     paths = {path: row for row, (frames, *_) in enumerate(tracklets) for path in frames}
-    views = list(view_clips(engine, tracklets))
+    views = list(view_clips(run, tracklets))
     shown = []  # rows of the tracklets of the page
     for t in data['tracklets']:
         shown += [row for path, row in paths.items() if path.endswith(f'/{t["path"]}')]
     assert data['folder'] == 'data.root/mars/bbox_test' and len(set(shown)) == len(
         data['tracklets']
     )
-    M, N = (len(x.keys) for x in (engine.model.spatial_memory, engine.model.temporal_memory))
+    M, N = (
+        len(x.keys) for x in (run.engine.model.spatial_memory, run.engine.model.temporal_memory)
+    )
     articles = texts(driver, '#memory article')
     assert len(articles) == M + N
     for m in range(M):
         best = sorted(
-            (float(views[row].spatial_probs[..., m].max()) for row in shown), reverse=True
+            (float(views[row]['spatial_probs'][..., m].max()) for row in shown), reverse=True
         )
         numbers = articles[m].split('\n')[2:]
         assert [float(n) for n in numbers] == [pytest.approx(b, abs=6e-3) for b in best[:10]]
-    stored = engine.model.temporal_memory.values.detach()
+    stored = run.engine.model.temporal_memory.values.detach()
     for n in range(N):
         bars = texts(driver, f'#memory .items:last-child article:nth-child({n + 1}) .stored span')
         shares = [f'{round(100 * float(x))}%' for x in references.softmax(list(stored[n]))]
         assert bars[-len(shares) :] == shares
-        top = max(float(views[row].temporal_probs[n]) for row in shown)
+        top = max(float(views[row]['temporal_probs'][n]) for row in shown)
         assert f'{top:.3f}' in articles[M + n]
     # the marked cell is the one with the probability
     tracklet, place, row, column, probability = data['memory']['spatial']['items'][0]['frames'][0]
-    probs = views[shown[tracklet]].spatial_probs
+    probs = views[shown[tracklet]]['spatial_probs']
     assert probs[place, row, column, 0] == pytest.approx(probability, abs=1e-4)
     style = one(driver, '#memory .cell').get_attribute('style')
     height, width = probs.shape[1:3]

@@ -7,7 +7,8 @@ import pytest
 
 from stmn_plugin.cli import visualize
 from stmn_plugin.cli.train import main
-from stmn_plugin.looking import figures_of_effects, subject
+from stmn_plugin.looking import explained_run
+from stmn_plugin.looking.figures import retrieval
 from stmn_plugin.looking.thumbnails import thumbnail
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -113,13 +114,13 @@ def assert_found_are_right(searches, mars_root):
 
 
 def test_data_without_truth_and_tracklets_by_name(train, run, mars_root, tmp_path, monkeypatch):
-    searches, draw = [], figures_of_effects.retrieval.draw
+    searches, draw = [], retrieval.draw
 
     def spy(shown, caption):
         searches.extend(shown)
         return draw(shown, caption)
 
-    monkeypatch.setattr(figures_of_effects.retrieval, 'draw', spy)
+    monkeypatch.setattr(retrieval, 'draw', spy)
     folder = train('run', 'stmn_mars.yaml', mars_root)
     names = '0006C2T0001', '0150C3T0001', '0150C4T0002'  # the last is no query
     words = '--tracklets', *names, '--items', 2, '--format', 'png', 'data.root', mars_root
@@ -146,18 +147,22 @@ def test_a_config_with_weights_and_models_that_cannot_have_a_figure(
     code, out, _ = run(*config, *output, *small_run, *plain, *weights)
     assert code == 0
     for number, reason in (
-        (5, 'no run has a memory'),
-        (6, 'the model has no spatial memory'),
-        (7, 'the model has no spatial memory'),
-        (8, 'the model has no spatial memory'),
-        (9, 'the model has no temporal memory'),
-        (10, 'the model averages over time'),
+        (5, 'no model has a spatial memory (spatial_probs) or temporal memory (temporal_probs)'),
+        (6, 'the model has no spatial memory (spatial_probs)'),
+        (7, 'the model has no refined feature maps (refined_norms)'),
+        (9, 'the model has no temporal memory (temporal_probs)'),
+        (10, 'the model has no temporal attention (attention)'),
     ):
         assert f'Figure {number} is left out: {reason}' in out
-    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['analysis.json']
-    monkeypatch.setattr(subject, 'gather', None)  # nothing is computed
+    names = {f'figure-8.{kind}' for kind in ('png', 'svg', 'txt')}
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == names | {'analysis.json'}
+    assert 'by the features of the model' in (tmp_path / 'out' / 'figure-8.txt').read_text()
+    monkeypatch.setattr(explained_run, 'reduce_clips', None)  # nothing is computed
     code, _, err = run(*config, *output, '--figures', 6, *small_run, *plain, *weights)
-    assert (code, err) == (2, 'error: --figures 6: the model has no spatial memory\n')
+    assert (code, err) == (
+        2,
+        'error: --figures 6: the model has no spatial memory (spatial_probs)\n',
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,15 +192,28 @@ def test_another_run_that_cannot_be_compared_is_refused_before_any_pass(
 ):
     mars = train('mars', 'stmn_mars.yaml', mars_root)
     longer = train('longer', 'stmn_mars.yaml', mars_root, 'test.frames', 'all')
-    other = train('other', 'stmn_mars.yaml', mars_root, 'model.name', 'resnet18')
-    monkeypatch.setattr(subject, 'gather', None)
+    monkeypatch.setattr(explained_run, 'reduce_clips', None)
     code, _, err = run('--run', mars, '--against', longer)
     assert code == 2 and f'--against {longer}: test.frames is all, of {mars} rrs; both' in err
-    code, _, err = run('--run', mars, '--against', other)
-    assert code == 2 and f'{other}: model.name: resnet18 has no memories' in err
 
 
-def test_held_out_identities_can_be_looked_at(train, run, mars_root, tmp_path):
+def test_a_model_that_explains_nothing_has_the_figure_of_its_searches(
+    train, run, mars_root, tmp_path
+):
+    folder = train('other', 'stmn_mars.yaml', mars_root, 'model.name', 'resnet18')
+    code, out, _ = run('--run', folder, '--format', 'svg')
+    assert code == 0 and out.count('is left out: ') == 5
+    figures = tmp_path / 'other' / 'figures'
+    assert {path.name for path in figures.glob('figure*')} == {'figure-8.svg', 'figure-8.txt'}
+    (one,) = json.loads((figures / 'analysis.json').read_text())['runs']
+    assert (one['tracklets'], one['clips']) == (30, 30)
+    for measure in one['measures'].values():
+        assert measure['values'] == {} and measure['verdict'].startswith('The model has no ')
+    (score,) = json.loads((tmp_path / 'other' / 'metrics.json').read_text())['evaluations']
+    assert f'mAP {score["mAP"]:.1%}. ' in (figures / 'figure-8.txt').read_text()
+
+
+def test_held_out_identities_have_figures(train, run, mars_root, tmp_path):
     folder = train('held', 'stmn_mars.yaml', mars_root, 'data.validation_ids', '3')
     code, out, _ = run('--run', folder, '--figures', 5, '--format', 'svg')
     assert code == 0

@@ -58,7 +58,7 @@ def parse_args(argv=None):
 
 def read_config(args):
     """The config of the run, and its folder."""
-    from stmn_plugin.looking.trained_run import config_of_file, config_of_run
+    from stmn_plugin.looking.opened_run import config_of_file, config_of_run
 
     if bool(args.run) == bool(args.config_file):
         raise InputError('give either --run FOLDER or --config-file FILE')
@@ -77,25 +77,25 @@ def make_report(args):
     from stmn_plugin.evaluation.protocols import TestOptions
     from stmn_plugin.looking import report
     from stmn_plugin.looking.figure_parts import BEST, CHOSEN
-    from stmn_plugin.looking.film_strips import StripSize, film_strips
     from stmn_plugin.looking.hidden_folders import without_folders
+    from stmn_plugin.looking.opened_run import open_run
     from stmn_plugin.looking.report.curves import training_panels
-    from stmn_plugin.looking.trained_run import open_run
+    from stmn_plugin.looking.report.film_strips import StripSize, film_strips
     from stmn_plugin.training.metric_files import read_evaluations, read_lines
 
     options = run_kwargs(cfg)
     options = TestOptions(**{field.name: options[field.name] for field in fields(TestOptions)})
     size = StripSize.like(cfg.data.height, cfg.data.width, cfg.video.seq_len, HEIGHT)
     evaluations, lines = read_evaluations(folder), read_lines(folder)
-    engine = open_run(cfg)
+    run = open_run(cfg)
     with resource_errors('test.batch_size'):
-        browser = report.collect(engine, options, cfg.data.root, args.top_k, args.max_queries)
-    strips = film_strips(browser.clips, size, engine.datamanager.skip_bad)
+        browser = report.rank_for_page(run, options, cfg.data.root, args.top_k, args.max_queries)
+    strips = film_strips(browser.clips, size, run.skip_bad)
     weights = cfg.model.load_weights
     chosen = {'how_they_were_chosen': CHOSEN} if BEST in os.path.basename(weights) else {}
     overview = report.Overview(
         title=os.path.basename(os.path.abspath(folder)),
-        facts={**engine.settings.facts, 'weights': without_folders(weights), **chosen},
+        facts={**run.facts, 'weights': without_folders(weights), **chosen},
         evaluations=evaluations,
         panels=training_panels(lines),
         config=yaml.safe_dump(without_folders(yaml.safe_load(cfg.dump()))),

@@ -72,7 +72,7 @@ def parse_args(argv=None):
 
 def configs(args):
     """Config and name of the run and of the one it is compared with, if any."""
-    from stmn_plugin.looking.trained_run import config_of_file, config_of_run
+    from stmn_plugin.looking.opened_run import config_of_file, config_of_run
 
     if args.run:
         found = [(config_of_run(args.run, args.opts), args.run)]
@@ -86,25 +86,25 @@ def configs(args):
 
 def open_runs(args):
     """The runs, opened, of which the same clips can be looked at."""
-    from stmn_plugin.looking.subject import open_subject
+    from stmn_plugin.looking.explained_run import open_on_target
 
-    opened = [open_subject(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
-    lists = [[paths for paths, *_ in one.collection.tracklets] for one in opened]
+    opened = [open_on_target(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
+    lists = [[paths for paths, *_ in one.tracklets.all] for one in opened]
     if lists[-1] != lists[0]:
         raise InputError(f'--against {args.against}: its target has other tracklets')
-    plans = [one.engine.settings.plan._asdict() for one in opened]
+    plans = [one.run.plan._asdict() for one in opened]
     for field, value in plans[0].items():
         if plans[-1][field] != value:
             raise InputError(
                 f'--against {args.against}: {KEYS_OF_PLAN[field]} is {plans[-1][field]}, '
-                f'of {opened[0].name} {value}; both must be looked at in the same clips'
+                f'of {opened[0].name} {value}; both must be asked about the same clips'
             )
     return opened
 
 
 def figures_to_draw(opened, args):
     """Numbers of the figures that the runs can have; says which they cannot."""
-    from stmn_plugin.looking.paper_figures import FIGURES
+    from stmn_plugin.looking.figures import FIGURES
 
     reasons = {n: FIGURES[n].missing(*pair(opened)) for n in args.figures or NUMBERS}
     for number, reason in reasons.items():
@@ -120,15 +120,15 @@ def pair(runs):
     return runs[0], (runs[1] if len(runs) > 1 else None)
 
 
-def draw(subjects, numbers, args, folder):
+def draw(runs, numbers, args, folder):
     """Write the figures and their captions."""
     from stmn_plugin.looking.figure_parts import Options
+    from stmn_plugin.looking.figures import FIGURES
     from stmn_plugin.looking.figures.sheet import save_figure
-    from stmn_plugin.looking.paper_figures import FIGURES
 
     options = Options(args.items, args.seed)
     for number in numbers:
-        figure, caption = FIGURES[number].draw(*pair(subjects), options)
+        figure, caption = FIGURES[number].draw(*pair(runs), options)
         paths = save_figure(figure, folder, f'figure-{number}', args.format)
         path = os.path.join(folder, f'figure-{number}.txt')
         write_text(path, caption + '\n')
@@ -138,20 +138,20 @@ def draw(subjects, numbers, args, folder):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        from stmn_plugin.looking.run_measures import measure, write_analysis
-        from stmn_plugin.looking.subject import study
+        from stmn_plugin.looking.explained_run import explain_run
+        from stmn_plugin.looking.measures.run_measures import measure_run, write_analysis
 
         opened = open_runs(args)
         numbers = figures_to_draw(opened, args)
         with resource_errors('test.batch_size'):
-            subjects = [study(one) for one in opened]
-        folder = args.output or os.path.join(subjects[0].name, 'figures')
-        measured = [(subject, measure(subject, args.seed)) for subject in subjects]
+            runs = [explain_run(one) for one in opened]
+        folder = args.output or os.path.join(runs[0].name, 'figures')
+        measured = [(run, measure_run(run, args.seed)) for run in runs]
         path = os.path.join(folder, 'analysis.json')
         write_analysis(path, measured)
-        draw(subjects, numbers, args, folder)
-        for subject, measures in measured:
-            print(f'\n{printable(subject.name)} ({printable(subject.weights)})')
+        draw(runs, numbers, args, folder)
+        for run, measures in measured:
+            print(f'\n{printable(run.name)} ({printable(run.weights)})')
             for name, one in measures.items():
                 print(f'  {name}: {one.verdict}')
         print(f'\nDefinitions and numbers: {printable(path)}')

@@ -1,26 +1,26 @@
-"""Clips of synthetic tracklets → what is known about their frames, beside what the model did."""
+"""Clips of synthetic tracklets → what is known about their frames, to compare the model with."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from stmn_plugin.datasets.synthetic.truth import TRUTH_FILE, load_truth
+from stmn_plugin.data.tracklets import Tracklet
+from stmn_plugin.datasets.synthetic.truth import TRUTH_FILE, Truth, load_truth
 from stmn_plugin.errors import InputError
 
 
 class ClipTruth(NamedTuple):
-    visibility: np.ndarray  # (C, L) share of the person's pixels that the frame shows
-    distractor_share: np.ndarray  # (C, L, H, W) share of the position that the mask covers
+    visibility: NDArray[Any]  # (C, L) share of the person's pixels that the frame shows
+    distractor_share: NDArray[Any] | None  # (C, L, H, W) share of the position in the mask
 
 
-def find_truth(tracklets):
+def find_truth(tracklets: Sequence[Tracklet]) -> Truth | None:
     """The Truth of a list of tracklets; None when their dataset has none.
-
-    Args:
-        tracklets (list): the host's 4-tuples (img_paths, pid, camid, dsetid).
 
     Raises:
         InputError: the truth file is damaged.
@@ -33,35 +33,38 @@ def find_truth(tracklets):
     return load_truth(parents[3])
 
 
-def clip_truth(truth, tracklets, clip_tracklets, clip_frames, grid):
+def clip_truth(
+    truth: Truth,
+    tracklets: Sequence[Tracklet],
+    clip_tracklets: Sequence[int] | NDArray[np.int64],
+    clip_frames: Sequence[Any] | NDArray[np.int64],
+    grid: tuple[int, ...] | None,
+) -> ClipTruth:
     """What is known about clips.
 
     Args:
-        truth (Truth): of :func:`find_truth`.
-        tracklets (list): the host's 4-tuples.
-        clip_tracklets (numpy.ndarray): (C,) row of each clip's tracklet.
-        clip_frames (numpy.ndarray): (C, L) indices into the paths of the tracklet.
-        grid (tuple): (H, W) of the feature maps; frames are resized, not cropped, so positions are
-            equal parts of the mask.
-
-    Returns:
-        ClipTruth
+        truth: of :func:`find_truth`.
+        tracklets: the host's 4-tuples.
+        clip_tracklets: (C,) row of each clip's tracklet.
+        clip_frames: (C, L) indices into the paths of the tracklet.
+        grid: (H, W) of the feature maps; frames are resized, not cropped, so positions are equal
+            parts of the mask. None leaves ``distractor_share`` out.
 
     Raises:
         InputError: a frame that the truth file does not know.
     """
     rows = _rows(truth, tracklets, clip_tracklets, clip_frames)
-    distinct, where = np.unique(rows, return_inverse=True)
-    masks = torch.from_numpy(truth.masks()[distinct]).float()  # (n, h, w)
-    shares = F.adaptive_avg_pool2d(masks[:, None], grid)[:, 0].numpy()  # (n, H, W)
-    return ClipTruth(
-        visibility=truth.visibility[rows],
-        distractor_share=shares[where.reshape(rows.shape)],
-    )
+    shares = None
+    if grid is not None:
+        distinct, where = np.unique(rows, return_inverse=True)
+        masks = torch.from_numpy(truth.masks()[distinct]).float()  # (n, h, w)
+        shares = F.adaptive_avg_pool2d(masks[:, None], grid)[:, 0].numpy()  # (n, H, W)
+        shares = shares[where.reshape(rows.shape)]
+    return ClipTruth(truth.visibility[rows], shares)
 
 
-def _rows(truth, tracklets, clip_tracklets, clip_frames):
-    """Rows of the truth file of the frames of clips, int64 (C, L)."""
+def _rows(truth, tracklets, clip_tracklets, clip_frames) -> NDArray[np.int64]:
+    """Rows of the truth file of the frames of clips, (C, L)."""
     names = [
         [Path(tracklets[tracklet][0][frame]).name for frame in frames]
         for tracklet, frames in zip(clip_tracklets, clip_frames, strict=True)

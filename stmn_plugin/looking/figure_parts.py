@@ -1,11 +1,17 @@
-"""Parts that the figures of a run share: options, thumbnails, titles, ends of captions."""
+"""Parts that the figures of a run share: what a figure needs, options, thumbnails, captions."""
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from stmn_plugin.models.explanations import EXPLANATIONS, missing_part
+
+from .explained_run import ExplainedRun, RunOnTarget
 from .hidden_folders import without_folders
 from .thumbnails import thumbnail
 
@@ -19,11 +25,32 @@ class Options(NamedTuple):
 
 
 class CaptionedFigure(NamedTuple):
-    figure: object
+    figure: Figure
     caption: str
 
 
-def shown_items(num_items, options):
+class PaperFigure(NamedTuple):
+    """A figure of the paper, offered to the runs whose models explain what it needs."""
+
+    draw: Callable[[ExplainedRun, ExplainedRun | None, Options], CaptionedFigure]
+    needs: tuple[str, ...] = ()  # names of ``models/explanations.py``, all of them
+    needs_any: tuple[str, ...] = ()  # one of them, of the run or of that it is compared with
+    shows_queries: bool = False
+
+    def missing(self, run: RunOnTarget, against: RunOnTarget | None) -> str:
+        """What the runs lack for this figure; '' for nothing."""
+        if missing := missing_part(self.needs, run.explains):
+            return missing
+        explained = run.explains | (against.explains if against is not None else frozenset())
+        if self.needs_any and not explained & {*self.needs_any}:
+            parts = ' or '.join(f'{EXPLANATIONS[name].part} ({name})' for name in self.needs_any)
+            return f'no model has a {parts}'
+        if self.shows_queries and not run.selection.queries:
+            return 'none of the tracklets is a query'
+        return ''
+
+
+def shown_items(num_items: int, options: Options) -> list[int]:
     """The memory items that are shown, ascending."""
     if not 0 < options.items < num_items:
         return list(range(num_items))
@@ -31,28 +58,25 @@ def shown_items(num_items, options):
     return sorted(rng.choice(num_items, size=options.items, replace=False).tolist())
 
 
-def thumbnail_of(subject, row, frame):
+def thumbnail_of(run: ExplainedRun, row: int, frame: int) -> NDArray[np.uint8]:
     """The thumbnail of a frame of a tracklet."""
-    paths = subject.collection.tracklets[row][0]
-    return thumbnail(paths[frame], subject.engine.datamanager.skip_bad)
+    return thumbnail(run.tracklets.all[row][0][frame], run.run.skip_bad)
 
 
-def strip_of(subject, row, frames):
+def strip_of(run: ExplainedRun, row: int, frames: Iterable[int]) -> list[NDArray[np.uint8]]:
     """The thumbnails of some frames of a tracklet."""
-    return [thumbnail_of(subject, row, frame) for frame in frames]
+    return [thumbnail_of(run, row, frame) for frame in frames]
 
 
-def tracklet_title(subject, row):
+def tracklet_title(run: RunOnTarget, row: int) -> str:
     """A tracklet's name as in MARS, else its folders'; ``--tracklets`` takes both."""
-    path = Path(subject.collection.tracklets[row][0][0])
+    path = Path(run.tracklets.all[row][0][0])
     name = re.fullmatch(r'(.+T\d+)F\d+', path.stem)
     return name[1] if name else '/'.join(path.parts[-3:-1])
 
 
-def models_and_data(*subjects):
+def models_and_data(*runs: ExplainedRun) -> str:
     """The end of every caption: which models and which data it shows."""
-    models = '; '.join(
-        f'{without_folders(subject.name)} ({subject.weights})' for subject in subjects
-    )
-    chosen = f' {CHOSEN}' if any(BEST in subject.weights for subject in subjects) else ''
-    return f'Model: {models}.{chosen} Data: {subjects[0].data_in_words}.'
+    models = '; '.join(f'{without_folders(run.name)} ({run.weights})' for run in runs)
+    chosen = f' {CHOSEN}' if any(BEST in run.weights for run in runs) else ''
+    return f'Model: {models}.{chosen} Data: {runs[0].data_in_words}.'

@@ -1,11 +1,19 @@
 """Fig. 10: temporal attention of clips, and of the same frames in another order."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from .item_strips import attention_bars
-from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILLION, Sheet
+from stmn_plugin.data.clip_plans import ClipPlan
+
+from ..clip_truth import clip_truth, find_truth
+from ..clip_views import view_clips
+from ..explained_run import ExplainedRun
+from ..figure_parts import CaptionedFigure, Options, models_and_data, strip_of, tracklet_title
+from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILLION, Sheet, attention_bars
 
 BAR_HEIGHT = 0.42
 GAP = 0.04
@@ -14,26 +22,18 @@ COLOURS = (BLUE, VERMILLION)
 
 
 class Strip(NamedTuple):
-    pictures: list  # L of (h, w, 3) uint8
-    attentions: list  # of (L,), by run
-    visibility: np.ndarray | None  # (L,) share of the person that is seen, where known
+    pictures: list[NDArray[np.uint8]]  # L of (h, w, 3)
+    attentions: list[NDArray[np.floating]]  # of (L,), by run
+    visibility: NDArray[np.floating] | None  # (L,) share of the person that is seen, where known
 
 
 class AttentionRow(NamedTuple):
     title: str
-    strips: list  # of (title, Strip): in order, reordered
+    strips: list[tuple[str, Strip]]  # by title: in order, reordered
 
 
-def draw(rows, runs, caption):
-    """
-    Args:
-        rows (list of AttentionRow)
-        runs (list): a name for each attention of a strip, one or two.
-        caption (str)
-
-    Returns:
-        matplotlib.figure.Figure
-    """
+def draw(rows: Sequence[AttentionRow], runs: Sequence[str], caption: str) -> Figure:
+    """Strips above the bars of their attentions; ``runs`` names each attention, one or two."""
     strips = [strip for row in rows for _, strip in row.strips]
     length = len(strips[0].pictures)
     block = (PAGE - 2 * MARGIN) / len(rows[0].strips)
@@ -77,3 +77,53 @@ def draw(rows, runs, caption):
             )
             axes.set_yticks([0, round(1 / length, 2)])
     return sheet.figure
+
+
+def figure_10(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
+    """Temporal attention of clips, in order and reversed, of one run or two."""
+    runs, left_out = [run], ''
+    if against is not None and 'attention' in against.explains:
+        if against.cfg.video.seq_len == run.cfg.video.seq_len:
+            runs.append(against)
+        else:
+            left_out = f' {against.name} is left out: its clips have another length.'
+    shown, tracklets = run.selection.shown, run.tracklets.all
+    truth = find_truth(tracklets)
+    strips: list[list[tuple[str, Strip]]] = [[] for _ in shown]
+    for order, step in (('in order', 1), ('reversed', -1)):
+        frames = [run.statistics.kept[row].frames[::step] for row in shown]
+        attentions = [reordered_attention(one, shown, frames) for one in runs]
+        seen: Sequence[NDArray[np.floating] | None] = [None] * len(frames)
+        if truth is not None:
+            seen = clip_truth(truth, tracklets, shown, frames, None).visibility
+        for place, row in enumerate(shown):
+            pictures = strip_of(run, row, frames[place])
+            strip = Strip(pictures, [values[place] for values in attentions], seen[place])
+            strips[place].append((order, strip))
+    rows = [
+        AttentionRow(tracklet_title(run, row), own) for row, own in zip(shown, strips, strict=True)
+    ]
+    in_words = ' Seen: the true visible share of the person.' if truth is not None else ''
+    caption = (
+        'Figure 10. Temporal attention of clips (left) and of the same frames in reversed order '
+        f'(right); dashed: average pooling.{in_words} {len(rows)} tracklets {run.selection.how}. '
+        f'{models_and_data(*runs)}{left_out}'
+    )
+    names = [f'{_kind(one)}, {one.name}' for one in runs]
+    return CaptionedFigure(draw(rows, names, caption), caption)
+
+
+def _kind(run: ExplainedRun) -> str:
+    return 'temporal memory' if 'temporal_probs' in run.explains else 'temporal attention'
+
+
+def reordered_attention(
+    run: ExplainedRun, rows: Sequence[int], frames: Sequence[NDArray[np.int64]]
+) -> NDArray[np.floating]:
+    """Attention (n, L) of clips made of given frames of tracklets, in the order given."""
+    tracklets = []
+    for row, chosen in zip(rows, frames, strict=True):
+        paths, *labels = run.tracklets.all[row]
+        tracklets.append((tuple(paths[i] for i in chosen), *labels))
+    plan = ClipPlan(len(frames[0]), 'consecutive')  # all frames in order, here one clip
+    return np.stack([view['attention'] for view in view_clips(run.run, tracklets, plan)])

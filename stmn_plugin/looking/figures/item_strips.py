@@ -1,33 +1,35 @@
 """Fig. 9: the clips that address each temporal item most, above the attention that it stores."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.special import softmax
 
-from .sheet import BLUE, GREY, LINE, MARGIN, PAGE, Sheet
+from ..clip_statistics import highest
+from ..explained_run import ExplainedRun
+from ..figure_parts import CaptionedFigure, Options, models_and_data, shown_items, strip_of
+from .sheet import BLUE, LINE, MARGIN, PAGE, Sheet, attention_bars
 
 MAX_COLUMNS = 3  # of items beside each other
 FRAME = 0.28  # inches that a frame wants at least
 BAR_HEIGHT = 0.38
 GAP = 0.04
 LABEL = 0.36
+TOP_CLIPS = 3
 
 
 class Item(NamedTuple):
     number: int  # from 1
-    attention: np.ndarray  # (L,) softmax of the stored values
-    strips: list  # of (L pictures (h, w, 3) uint8, matching probability)
+    attention: NDArray[np.floating]  # (L,) softmax of the stored values
+    # of L pictures (h, w, 3) and the matching probability
+    strips: list[tuple[list[NDArray[np.uint8]], float]]
 
 
-def draw(items, caption):
-    """
-    Args:
-        items (list of Item)
-        caption (str)
-
-    Returns:
-        matplotlib.figure.Figure
-    """
+def draw(items: Sequence[Item], caption: str) -> Figure:
+    """Items beside each other, their clips above the bars of their attention."""
     length = len(items[0].attention)
     columns = min(max(int(PAGE / (LABEL + length * FRAME)), 1), MAX_COLUMNS)
     block = (PAGE - 2 * MARGIN) / columns
@@ -54,23 +56,24 @@ def draw(items, caption):
     return sheet.figure
 
 
-def attention_bars(axes, attentions, colours, step, width, highest):
-    """Bars under frames that are ``step`` apart and ``width`` wide; a line at average pooling.
-
-    Args:
-        axes: as wide as the strip.
-        attentions (list): of (L,), drawn beside each other.
-        colours (list): one each.
-        step, width (float): inches.
-        highest (float): end of the axis.
-    """
-    length = len(attentions[0])
-    share = 0.8 / len(attentions)
-    for nth, (attention, colour) in enumerate(zip(attentions, colours, strict=True)):
-        shift = (nth - (len(attentions) - 1) / 2) * share * width
-        places = np.arange(length) * step + width / 2 + shift
-        axes.bar(places, attention, width=share * width, color=colour)
-    axes.axhline(1 / length, color=GREY, linewidth=0.6, linestyle='--')
-    axes.set(xlim=(0, (length - 1) * step + width), ylim=(0, highest), xticks=[])
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.tick_params(pad=1)
+def figure_9(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
+    """The clips that address each temporal item most, and the attention that the item stores."""
+    statistics = run.statistics
+    probs = statistics.temporal_probs
+    assert probs is not None
+    stored = softmax(statistics.temporal_values, axis=1)  # (N, L)
+    items = []
+    for item in shown_items(len(stored), options):
+        strips = []
+        for clip in highest(probs[:, item], TOP_CLIPS, statistics.clip_tracklets):
+            frames = statistics.clip_frames[clip]
+            pictures = strip_of(run, statistics.clip_tracklets[clip], frames)
+            strips.append((pictures, float(probs[clip, item])))
+        items.append(Item(item + 1, stored[item], strips))
+    caption = (
+        f'Figure 9. For each temporal item the {len(items[0].strips)} clips that address it most, '
+        'of different tracklets, with the matching probability, above the attention that the item '
+        f'stores, softmax(v_n); dashed: average pooling, 1/{stored.shape[1]}. '
+        f'{models_and_data(run)}'
+    )
+    return CaptionedFigure(draw(items, caption), caption)

@@ -1,9 +1,15 @@
 """Fig. 5: matching probabilities of both memories, one run or two side by side."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from ..clip_views import ClipView
+from ..explained_run import ExplainedRun
+from ..figure_parts import CaptionedFigure, Options, models_and_data
 from .sheet import COLUMN, LINE, MARGIN, PAGE, SEQUENTIAL, TEXT, Sheet
 
 CELL_HEIGHT = 0.135
@@ -13,19 +19,12 @@ class ProbabilityMaps(NamedTuple):
     """Of one run: rows are queries, columns items."""
 
     title: str
-    spatial: np.ndarray | None  # (P, M)
-    temporal: np.ndarray | None  # (P, N)
+    spatial: NDArray[np.floating] | None  # (P, M)
+    temporal: NDArray[np.floating] | None  # (P, N)
 
 
-def draw(runs, caption):
-    """
-    Args:
-        runs (list of ProbabilityMaps): one or two, each with at least one map.
-        caption (str)
-
-    Returns:
-        matplotlib.figure.Figure
-    """
+def draw(runs: Sequence[ProbabilityMaps], caption: str) -> Figure:
+    """Maps of one or two runs beside each other, each run with at least one map."""
     panels = [
         (run.title, kind, getattr(run, kind))
         for run in runs
@@ -61,3 +60,37 @@ def draw(runs, caption):
         left += cell * items + gap
     sheet.colour_bar(width - bar, top, 0.09, height, (0, 1), 'prob.', SEQUENTIAL, (0, 0.5, 1))
     return sheet.figure
+
+
+def figure_5(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
+    """Matching probabilities of both memories, of random places and clips of the gallery."""
+    runs = [run] if against is None else [against, run]
+    runs = [one for one in runs if one.explains & {'spatial_probs', 'temporal_probs'}]
+    probes, places = run.selection.probes, run.selection.places
+    maps = []
+    for one in runs:
+        views = [one.statistics.kept[row] for row in probes.tolist()]
+        spatial = temporal = None
+        if 'spatial_probs' in one.explains:
+            spatial = np.stack([at_place(v, p) for v, p in zip(views, places, strict=True)])
+        if 'temporal_probs' in one.explains:
+            temporal = np.stack([view['temporal_probs'] for view in views])
+        maps.append(ProbabilityMaps(_spread_in_words(one), spatial, temporal))
+    caption = (
+        f'Figure 5. Matching probabilities of {len(probes)} queries (rows) with the items of each '
+        'memory (columns): spatial queries of random positions in random frames of the gallery, '
+        'temporal queries of the clips that those lie in; drawn with seed '
+        f'{options.seed}. {models_and_data(*runs)}'
+    )
+    return CaptionedFigure(draw(maps, caption), caption)
+
+
+def at_place(view: ClipView, place: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Spatial probabilities (M,) of a place in 0..1 of the frames, rows and columns of a clip."""
+    probs = view['spatial_probs']  # (L, H, W, M)
+    return probs[tuple(int(p * size) for p, size in zip(place, probs.shape[:-1], strict=True))]
+
+
+def _spread_in_words(run: ExplainedRun) -> str:
+    kind = 'with' if run.cfg.loss.spread.weight > 0 else 'without'
+    return f'{kind} spread loss: {run.name}'

@@ -1,38 +1,39 @@
 """Fig. 7: where the refinement lengthens and shortens features, laid over the frames."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ..clip_truth import clip_truth, find_truth
+from ..explained_run import ExplainedRun
+from ..figure_parts import CaptionedFigure, Options, models_and_data, strip_of, tracklet_title
 from .sheet import BLACK, DIVERGING, LINE, MARGIN, PAGE, Sheet
 
 COLUMNS = 2  # of clips beside each other
 OPAQUE = 0.85  # of the colour where the difference is largest
 GAP = 0.04
 SMOOTHING = 0.7  # cells of the mask
+MASK_GRID = (32, 16)  # of the outlines of masks
+SHOWN_DIFFERENCES = 99  # percent of the positions; the others have the last colour
 
 
 class RefinedClip(NamedTuple):
     title: str
-    pictures: list  # L of (h, w, 3) uint8
-    norm_changes: np.ndarray  # (L, H, W) |f^s| - |f^o|
-    masks: np.ndarray | None  # (L, H, W) share of distractors, where known
+    pictures: list[NDArray[np.uint8]]  # L of (h, w, 3)
+    norm_changes: NDArray[np.floating]  # (L, H, W) |f^s| - |f^o|
+    masks: NDArray[np.floating] | None  # (L, H, W) share of distractors, where known
 
 
-def draw(clips, limit, caption):
-    """
-    Args:
-        clips (list of RefinedClip)
-        limit (float): end of the colour scale, on both sides.
-        caption (str)
-
-    Returns:
-        matplotlib.figure.Figure
-    """
+def draw(clips: Sequence[RefinedClip], limit: float, caption: str) -> Figure:
+    """Frames of clips above the same under their changes; the colours end at ``limit``."""
     length = max(len(clip.pictures) for clip in clips)
     bar = 0.72
     block = (PAGE - MARGIN - bar) / COLUMNS
@@ -66,16 +67,18 @@ def draw(clips, limit, caption):
     return sheet.figure
 
 
-def overlay(pixels, norm_changes, limit):
+def overlay(
+    pixels: NDArray[np.uint8], norm_changes: NDArray[np.floating], limit: float
+) -> NDArray[np.uint8]:
     """A grey picture under the colours of a map.
 
     Args:
-        pixels (numpy.ndarray): (h, w, 3) uint8.
-        norm_changes (numpy.ndarray): (H, W), interpolated bilinearly.
-        limit (float): what the last colour stands for, on both sides; 0 is transparent.
+        pixels: (h, w, 3).
+        norm_changes: (H, W), interpolated bilinearly.
+        limit: what the last colour stands for, on both sides; 0 is transparent.
 
     Returns:
-        numpy.ndarray: (h, w, 3) uint8.
+        (h, w, 3).
     """
     size = pixels.shape[:2]
     values = torch.from_numpy(np.ascontiguousarray(norm_changes, dtype=np.float32))[None, None]
@@ -88,7 +91,7 @@ def overlay(pixels, norm_changes, limit):
     return (255 * mixed).round().astype(np.uint8)
 
 
-def _outline(axes, mask, shape):
+def _outline(axes: Axes, mask: NDArray[np.floating], shape: tuple[int, ...]) -> None:
     """The border of the distractor mask, smoothed: its single cells are no shapes."""
     mask = gaussian_filter(mask, SMOOTHING)
     if not mask.min() < 0.5 < mask.max():
@@ -96,3 +99,34 @@ def _outline(axes, mask, shape):
     rows = (np.arange(mask.shape[0]) + 0.5) * shape[0] / mask.shape[0] - 0.5
     columns = (np.arange(mask.shape[1]) + 0.5) * shape[1] / mask.shape[1] - 0.5
     axes.contour(columns, rows, mask, levels=[0.5], colors=[BLACK], linewidths=0.6)
+
+
+def figure_7(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
+    """Where the refinement changes the length of features."""
+    shown, tracklets = run.selection.shown, run.tracklets.all
+    views = [run.statistics.kept[row] for row in shown]
+    truth = find_truth(tracklets)
+    masks: Sequence[NDArray[np.floating] | None] = [None] * len(views)
+    if truth is not None:
+        frames = [view.frames for view in views]
+        masks = clip_truth(truth, tracklets, shown, frames, MASK_GRID).distractor_share
+    clips = [
+        RefinedClip(
+            tracklet_title(run, row),
+            strip_of(run, row, view.frames),
+            view['refined_norms'] - view['frame_norms'],
+            mask,
+        )
+        for row, view, mask in zip(shown, views, masks, strict=True)
+    ]
+    sizes = np.concatenate([np.abs(clip.norm_changes).ravel() for clip in clips])
+    limit = float(np.percentile(sizes, SHOWN_DIFFERENCES)) or 1.0
+    mean_norm = np.mean([view['frame_norms'] for view in views])
+    outlined = '' if truth is None else ' Black: border of the true distractor mask, smoothed.'
+    caption = (
+        'Figure 7. Difference of magnitude |fˢ| − |fᵒ| after and before the refinement, bilinear, '
+        'over the grey frame: purple where features get shorter (suppressed), orange where they '
+        f'get longer. The colours end at {100 * limit / mean_norm:.2g} % of the mean |fᵒ|.'
+        f'{outlined} {len(clips)} tracklets {run.selection.how}. {models_and_data(run)}'
+    )
+    return CaptionedFigure(draw(clips, limit, caption), caption)

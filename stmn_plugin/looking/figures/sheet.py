@@ -5,13 +5,18 @@ maps that stay in order for every kind of colour vision.
 """
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from stmn_plugin.whole_files import whole_file
 
@@ -47,12 +52,12 @@ class Sheet:
     """A figure laid out in inches from its top left corner.
 
     Args:
-        width (float): inches.
-        height (float): inches, of the panels; the caption's is added.
-        caption (str): what is drawn and from what.
+        width: inches.
+        height: inches, of the panels; the caption's is added.
+        caption: what is drawn and from what.
     """
 
-    def __init__(self, width, height, caption):
+    def __init__(self, width: float, height: float, caption: str):
         lines = wrap(caption, width - 3 * MARGIN)  # letters vary in width with the resolution
         self.width = width
         self.height = height + (len(lines) + 0.5) * LINE + MARGIN
@@ -60,7 +65,7 @@ class Sheet:
             self.figure = Figure(figsize=(self.width, self.height))
         self.text(MARGIN, height + LINE / 2, '\n'.join(lines), va='top')
 
-    def axes(self, left, top, width, height):
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes at a place in inches."""
         with matplotlib.rc_context(STYLE):
             return self.figure.add_axes(
@@ -72,13 +77,22 @@ class Sheet:
                 )
             )
 
-    def text(self, left, top, text, **style):
+    def text(self, left: float, top: float, text: str, **style: Any) -> Text:
         """Text at a place in inches."""
         style = {'fontsize': TEXT, 'linespacing': 1.15, **style}
         with matplotlib.rc_context(STYLE):
             return self.figure.text(left / self.width, 1 - top / self.height, text, **style)
 
-    def picture(self, left, top, width, height, pixels, frame=BLACK, line=0.4):
+    def picture(
+        self,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        pixels: NDArray[np.uint8],
+        frame: str = BLACK,
+        line: float = 0.4,
+    ) -> Axes:
         """A picture (h, w, 3) with a thin frame; its axes count in pixels."""
         axes = self.axes(left, top, width, height)
         axes.imshow(pixels, interpolation='none', aspect='auto')
@@ -86,7 +100,17 @@ class Sheet:
         axes.spines[:].set(color=frame, linewidth=line)
         return axes
 
-    def colour_bar(self, left, top, width, height, limits, label, cmap, ticks=None):
+    def colour_bar(
+        self,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        limits: tuple[float, float],
+        label: str,
+        cmap: str,
+        ticks: Sequence[float] | None = None,
+    ) -> Axes:
         """A vertical colour bar with its label above."""
         axes = self.axes(left, top, width, height)
         shades = np.linspace(*limits, 128)[:, None]
@@ -102,9 +126,9 @@ class Sheet:
         return axes
 
 
-def wrap(text, width):
+def wrap(text: str, width: float) -> list[str]:
     """Lines of text that are at most so many inches wide; a word too long stands alone."""
-    lines = []
+    lines: list[str] = []
     for word in text.split():
         longer = f'{lines[-1]} {word}' if lines else word
         if lines and text_width(longer) <= width:
@@ -114,18 +138,20 @@ def wrap(text, width):
     return lines
 
 
-def text_width(text):
+def text_width(text: str) -> float:
     """Inches of a line of text in the font and size of figures."""
     renderer = RendererAgg(1, 1, STYLE['savefig.dpi'])
     font = FontProperties(family=STYLE['font.family'], size=TEXT)
     return renderer.get_text_width_height_descent(text, font, ismath=False)[0] / renderer.dpi
 
 
-def save_figure(figure, folder, name, formats=FORMATS):
+def save_figure(
+    figure: Figure, folder: str, name: str, formats: Sequence[str] = FORMATS
+) -> list[str]:
     """Write ``folder/name.png`` and so on, each whole or not at all.
 
     Returns:
-        list: the paths.
+        The paths.
 
     Raises:
         InputError: they cannot be written.
@@ -137,3 +163,32 @@ def save_figure(figure, folder, name, formats=FORMATS):
             figure.savefig(file, format=kind, metadata=METADATA[kind])
         paths.append(path)
     return paths
+
+
+def attention_bars(
+    axes: Axes,
+    attentions: Sequence[NDArray[np.floating]],
+    colours: Sequence[str],
+    step: float,
+    width: float,
+    highest: float,
+) -> None:
+    """Bars under frames that are ``step`` apart and ``width`` wide; a line at average pooling.
+
+    Args:
+        axes: as wide as the strip.
+        attentions: of (L,), beside each other.
+        colours: one each.
+        step, width: inches.
+        highest: end of the axis.
+    """
+    length = len(attentions[0])
+    share = 0.8 / len(attentions)
+    for nth, (attention, colour) in enumerate(zip(attentions, colours, strict=True)):
+        shift = (nth - (len(attentions) - 1) / 2) * share * width
+        places = np.arange(length) * step + width / 2 + shift
+        axes.bar(places, attention, width=share * width, color=colour)
+    axes.axhline(1 / length, color=GREY, linewidth=0.6, linestyle='--')
+    axes.set(xlim=(0, (length - 1) * step + width), ylim=(0, highest), xticks=[])
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.tick_params(pad=1)

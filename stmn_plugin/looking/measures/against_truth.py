@@ -124,7 +124,7 @@ def refinement_and_distractors(changes, distractor_share, clip_persons, seed=0):
     """Whether the spatial memory changes positions that show distractors more than others.
 
     Args:
-        changes (Changes): of :func:`stmn_plugin.looking.gathering.gather`, (C, L, H, W).
+        changes (Changes): of ``clip_statistics.reduce_clips``, (C, L, H, W).
         distractor_share (numpy.ndarray): m, (C, L, H, W) in 0..1.
         clip_persons (numpy.ndarray): (C,)
 

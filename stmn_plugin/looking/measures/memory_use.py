@@ -5,7 +5,7 @@ Needs no truth. Letters are those of ``models/memory.py``; C clips.
 
 import numpy as np
 
-from ..gathering import entropy
+from ..clip_statistics import entropy
 from .measure import INTERVAL, Claim, Measure, bootstrap, judge
 
 HALF_THE_ITEMS = 0.5
@@ -120,7 +120,7 @@ def read_out(use, memory_values, original_energy, change_energy, clip_persons, s
     """Whether what is read from the spatial memory varies, and how much it changes the features.
 
     Args:
-        use (SpatialUse): of :func:`stmn_plugin.looking.gathering.gather`.
+        use (SpatialUse): of :func:`stmn_plugin.looking.clip_statistics.reduce_clips`.
         memory_values (numpy.ndarray): v^s, (M, D).
         original_energy, change_energy (numpy.ndarray): (C,) mean |f^o|^2 and |f^s - f^o|^2.
         clip_persons (numpy.ndarray): (C,)

@@ -1,0 +1,126 @@
+"""A run and its first target → everything its figures and measures are made from, in one pass."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.training.resumable import position
+
+from .clip_statistics import ClipStatistics, reduce_clips
+from .clip_truth import ClipTruth, clip_truth, find_truth
+from .clip_views import view_clips
+from .opened_run import OpenedRun, open_run
+from .tracklet_selection import Selection, TargetTracklets, select_tracklets, unite_splits
+
+CHANGES = {'frame_norms', 'refined_norms', 'change_norms'}
+
+
+@dataclass(frozen=True)
+class RunOnTarget:
+    """An opened run and what of its first target is shown; nothing is computed yet."""
+
+    name: str  # of the run, for titles
+    run: OpenedRun
+    target: str  # name of the dataset
+    tracklets: TargetTracklets
+    selection: Selection
+
+    @property
+    def cfg(self) -> CfgNode:
+        return self.run.cfg
+
+    @property
+    def explains(self) -> frozenset[str]:
+        """Names that the model explains."""
+        return self.run.explains
+
+
+@dataclass(frozen=True)
+class ExplainedRun(RunOnTarget):
+    """What the model explains of every clip of the target."""
+
+    statistics: ClipStatistics
+    truth: ClipTruth | None  # what is known of the clips of synthetic data
+
+    @property
+    def weights(self) -> str:
+        """'model-best.pth.tar, epoch 30', for captions."""
+        return weights_in_words(self.cfg)
+
+    @property
+    def data_in_words(self) -> str:
+        """Dataset, tracklets and frames, for captions."""
+        return (
+            f'{self.target}, query and gallery, {len(self.tracklets.all)} tracklets, '
+            f'frames {self.run.plan.title}'
+        )
+
+    def features(self, name: str) -> tuple[TrackletFeatures, TrackletFeatures]:
+        """Query and gallery by 'frame_feature' or 'refined_feature', means over clips."""
+        features = torch.from_numpy(getattr(self.statistics, name))
+        pids, camids = (np.array([t[i] for t in self.tracklets.all]) for i in (1, 2))
+        query, gallery = (
+            TrackletFeatures(features[rows], pids[rows], camids[rows])
+            for rows in (self.tracklets.query, self.tracklets.gallery)
+        )
+        return query, gallery
+
+
+def open_on_target(
+    cfg: CfgNode, name: str, tracklets: Sequence[str] = (), seed: int = 0
+) -> RunOnTarget:
+    """Open a run and select what of its first target is shown.
+
+    Args:
+        cfg: with the weights to load.
+        name: of the run.
+        tracklets: to show, see :func:`select_tracklets`; drawn by the seed when there are none.
+        seed: of what is drawn.
+
+    Raises:
+        InputError: no such tracklet, or anything in the config that cannot work.
+    """
+    run = open_run(cfg)
+    target = run.targets[0]
+    united = unite_splits(*run.tracklets(target))
+    return RunOnTarget(name, run, target, united, select_tracklets(united, tracklets, seed))
+
+
+def explain_run(opened: RunOnTarget) -> ExplainedRun:
+    """Ask the model about every clip of the target; no pass where it explains nothing.
+
+    Raises:
+        InputError: a frame cannot be read, or what the model explains is not finite.
+    """
+    tracklets = opened.tracklets.all
+    truth = find_truth(tracklets)
+    keep = {*opened.selection.probes.tolist(), *opened.selection.shown}
+    views = view_clips(opened.run, tracklets) if opened.explains else ()
+    keep_changes = truth is not None and opened.explains >= CHANGES
+    statistics = reduce_clips(views, len(tracklets), keep, keep_changes)
+    of_clips = None
+    if truth is not None and statistics.kept:
+        kept = next(iter(statistics.kept.values()))
+        grid = kept['frame_norms'].shape[1:] if 'frame_norms' in kept else None
+        places = statistics.clip_tracklets, statistics.clip_frames
+        of_clips = clip_truth(truth, tracklets, *places, grid)
+    return ExplainedRun(**vars(opened), statistics=statistics, truth=of_clips)
+
+
+def weights_in_words(cfg: CfgNode) -> str:
+    """'model-best.pth.tar, epoch 30'."""
+    path = cfg.model.load_weights
+    if not path:
+        return 'initial weights'
+    name = os.path.basename(path)
+    try:
+        epoch, batches = position(os.path.expanduser(path))
+    except InputError:  # weights of another program
+        return name
+    return f'{name}, within epoch {epoch + 1}' if batches > 0 else f'{name}, epoch {epoch}'

@@ -1,0 +1,94 @@
+"""Figures, measures and the page are offered by the names that a model explains, and no others."""
+
+import numpy as np
+import pytest
+import torch
+
+from stmn_plugin.config import load_config
+from stmn_plugin.evaluation.protocols import TestOptions
+from stmn_plugin.looking import opened_run
+from stmn_plugin.looking.explained_run import explain_run, open_on_target
+from stmn_plugin.looking.figure_parts import Options
+from stmn_plugin.looking.figures import FIGURES
+from stmn_plugin.looking.measures.run_measures import MEASURES, measure_run
+from stmn_plugin.looking.report import rank_for_page
+from stmn_plugin.models import VideoModel
+
+L = 4
+
+
+class Brightness(VideoModel):
+    """Weighs frames by how bright they are: a toy that explains its attention alone."""
+
+    def forward(self, clips):
+        clips = self.as_clips(clips)
+        return torch.einsum('bl,blc->bc', self.attention(clips), clips.mean(dim=(3, 4)))
+
+    def attention(self, clips):
+        return torch.softmax(clips.mean(dim=(2, 3, 4)), dim=1)
+
+    def explain(self, clips):
+        return {'attention': self.attention(clips)}
+
+
+class Wrong(Brightness):
+    def explain(self, clips):
+        return {'attention': self.attention(clips)[:, :, None]}
+
+
+@pytest.fixture
+def open_toy(repository, small_run, monkeypatch):
+    """A run of a toy model on a folder of data."""
+
+    def open_(toy, root, config='stmn_mars.yaml'):
+        prepare = opened_run.prepare
+
+        def with_toy(cfg):
+            engine, start = prepare(cfg)
+            engine.model = toy(3, L, None)
+            engine.model.weight = torch.nn.Parameter(torch.ones(1))  # tells the device
+            return engine, start
+
+        monkeypatch.setattr(opened_run, 'prepare', with_toy)
+        words = ['data.root', str(root), 'test.evaluate', 'True', *small_run]
+        words += ['synthetic.preset', 'tiny'] if 'synthetic' in config else []
+        cfg = load_config(str(repository / 'configs' / config), words)
+        return open_on_target(cfg, 'toy')
+
+    return open_
+
+
+def test_attention_alone_has_its_figures_measures_and_page(open_toy, mars_root):
+    opened = open_toy(Brightness, mars_root)
+    assert opened.explains == {'attention'}
+    missing = {number: figure.missing(opened, None) for number, figure in FIGURES.items()}
+    assert [number for number, reason in missing.items() if not reason] == [8, 10]
+    assert missing[6] == 'the model has no spatial memory (spatial_probs)'
+    run = explain_run(opened)
+    for number in (8, 10):
+        caption = FIGURES[number].draw(run, None, Options()).caption
+        assert caption.startswith(f'Figure {number}. ')
+    measures = measure_run(run)
+    assert measures.keys() == MEASURES.keys()
+    assert {name for name, one in measures.items() if one.values} == {'temporal_attention'}
+    assert measures['spatial_usage'].verdict == 'The model has no spatial memory (spatial_probs).'
+    assert measures['attention_and_visibility'].verdict.startswith('No truth for this dataset')
+
+    browser = rank_for_page(opened.run, TestOptions())
+    assert browser.data['memory'] is None
+    for tracklet in browser.data['tracklets']:
+        assert len(tracklet['attention']) == L
+        assert sum(tracklet['attention']) == pytest.approx(1, abs=1e-3)
+
+
+def test_attention_alone_is_measured_against_the_truth(open_toy, tmp_path):
+    run = explain_run(open_toy(Brightness, tmp_path, 'stmn_synthetic.yaml'))
+    assert run.truth.distractor_share is None
+    measured = {name for name, one in measure_run(run).items() if one.values}
+    assert measured == {'temporal_attention', 'attention_and_visibility'}
+    assert np.isfinite(run.statistics.attention).all()
+
+
+def test_a_model_that_explains_in_another_shape_is_told_at_once(open_toy, mars_root):
+    with pytest.raises(ValueError, match=r'attention has shape \(1, 4, 1\), not \(1, 4\)'):
+        open_toy(Wrong, mars_root)
