@@ -11,6 +11,8 @@ import json
 import re
 import sys
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from stmn_plugin.config import RANGES, SECTIONS
 from stmn_plugin.config.rules import Rule, shown
@@ -37,14 +39,14 @@ class CommandLine(argparse.ArgumentParser):
     any word the help is printed, and the exit code is that of bad input.
 
     Args:
-        takes_keys (bool): whether KEY VALUE words have a meaning.
+        takes_keys: whether KEY VALUE words have a meaning.
         options: of ``argparse.ArgumentParser``.
     """
 
-    def __init__(self, *, takes_keys: bool = True, **options):
+    def __init__(self, *, takes_keys: bool = True, **options: Any):
         super().__init__(allow_abbrev=False, **options)
         self.takes_keys = takes_keys
-        self.key_of_flag = {}  # name in the namespace → key
+        self.key_of_flag: dict[str, str] = {}  # name in the namespace → key
         if takes_keys:
             self.add_argument('opts', nargs='*', metavar='KEY VALUE', help='keys of the config')
             self.add_argument(
@@ -63,11 +65,13 @@ class CommandLine(argparse.ArgumentParser):
             )
         self.add_argument('--debug', action='store_true', help='show the traceback of an error')
 
-    def add_key_flag(self, key: str, *names: str, **options):
+    def add_key_flag(self, key: str, *names: str, **options: Any) -> None:
         """``add_argument`` for a flag that sets a key of the config."""
         self.key_of_flag[self.add_argument(*names, **options).dest] = key
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else args
         if not words:
             self.print_help()
@@ -86,19 +90,21 @@ class CommandLine(argparse.ArgumentParser):
             parsed.opts = pairs
         return parsed
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """End with one line and the exit code of bad input."""
         message = printable(message)
         cut = '...' * (len(message) > LONGEST_MESSAGE)
         self.exit(EXIT_BAD_INPUT, f'error: {message[:LONGEST_MESSAGE]}{cut}\n')
 
-    def _split(self, words):
+    def _split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
         """The words of flags, for argparse, and the KEY VALUE words."""
-        flags, pairs, seen = [], [], set()
+        flags: list[str] = []
+        pairs: list[str] = []
+        seen: set[str] = set()
         room = 0  # words that the last flag still takes
-        words = deque(words)
-        while words:
-            word = words.popleft()
+        flag, left = '', deque(words)
+        while left:
+            word = left.popleft()
             if word == '--':  # nothing more for a flag that takes many
                 room = 0
             elif _is_flag(word):
@@ -113,15 +119,15 @@ class CommandLine(argparse.ArgumentParser):
                 room = 0
                 key, equals, value = word.partition('=')
                 if not equals:
-                    if not words or words[0] in self._option_string_actions:
+                    if not left or left[0] in self._option_string_actions:
                         self.error(f'{key} has no value: keys and values come in pairs, KEY VALUE')
-                    value = words.popleft()
+                    value = left.popleft()
                 pairs += [key, value]
             else:
                 self.error(f'{shown(word)} is neither a flag nor a key{self._nearest(word)}')
         return flags, pairs
 
-    def _read_flag(self, word, seen):
+    def _read_flag(self, word: str, seen: set[str]) -> tuple[str, int]:
         """The name of a flag, and how many words it takes behind this one."""
         name, equals, value = word.partition('=')
         if name not in self._option_string_actions and word[:2] in self._option_string_actions:
@@ -139,7 +145,7 @@ class CommandLine(argparse.ArgumentParser):
             self.error(f'{name} is given nothing')
         return name, 0 if value else 1 if action.nargs in (None, '?') else _MANY
 
-    def _is_key(self, word):
+    def _is_key(self, word: str) -> bool:
         key = word.partition('=')[0]
         if not self.takes_keys or key in RANGES:
             return self.takes_keys
@@ -147,7 +153,7 @@ class CommandLine(argparse.ArgumentParser):
         sections = {name.partition('.')[0] for name in SECTIONS}
         return bool(match and difflib.get_close_matches(match[1], sections, n=1, cutoff=0.7))
 
-    def _nearest(self, word):
+    def _nearest(self, word: str) -> str:
         known = list(self._option_string_actions)
         if self.takes_keys:
             known += [key for key, _ in known_settings()]
@@ -162,7 +168,13 @@ class CommandLine(argparse.ArgumentParser):
 class _HelpConfig(argparse.Action):
     """Print the keys, as --help prints the flags."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         from stmn_plugin.config.table import as_text, rows
 
         try:
@@ -175,7 +187,7 @@ class _HelpConfig(argparse.Action):
         parser.exit()
 
 
-def _import_files(words):
+def _import_files(words: Sequence[str]) -> None:
     """Import the files of --import before any key is looked at, wherever the flag stands."""
     for word, following in zip(words, [*words[1:], ''], strict=True):
         name, equals, file = word.partition('=')
@@ -184,10 +196,10 @@ def _import_files(words):
             import_file(file)
 
 
-def value_of(rule: Rule):
+def value_of(rule: Rule) -> Callable[[str], Any]:
     """A rule as the ``type`` of a flag."""
 
-    def read(text):
+    def read(text: str) -> Any:
         value = rule.read(text)
         if value is None:
             raise argparse.ArgumentTypeError(f'takes {rule}, got {shown(text)}')
@@ -196,10 +208,10 @@ def value_of(rule: Rule):
     return read
 
 
-def _is_flag(word):
+def _is_flag(word: str) -> bool:
     return len(word) > 1 and word[0] == '-' and not _NUMBER.match(word)
 
 
-def _as_word(value):
+def _as_word(value: Any) -> str:
     """A value as a KEY VALUE word; JSON is YAML, too."""
     return json.dumps(value) if isinstance(value, list) else value

@@ -1,6 +1,9 @@
 """A merged config → nothing, or one error that names the key and what it may be."""
 
 import os
+from collections.abc import Mapping, Sequence
+
+from yacs.config import CfgNode
 
 from stmn_plugin.errors import InputError
 
@@ -11,7 +14,7 @@ from .sections import RANGES, is_video_model
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
 
 
-def check_config(cfg):
+def check_config(cfg: CfgNode) -> None:
     """Check what keys of a config say of each other; rules say what each takes by itself.
 
     Raises:
@@ -73,7 +76,7 @@ def check_config(cfg):
             raise InputError(f'{key}: {values[key]}: {what}')
 
 
-def check_identities(cfg):
+def check_identities(cfg: CfgNode) -> None:
     """Whether a batch can hold the two identities, with positives, that a triplet loss needs.
 
     Other samplers draw as they do: that a batch of theirs holds one is found at that batch.
@@ -98,7 +101,7 @@ def check_identities(cfg):
         )
 
 
-def check_validation(cfg):
+def check_validation(cfg: CfgNode) -> None:
     """Whether ``data.validation_ids`` can be held out."""
     share = cfg.data.validation_ids
     if share >= 1 and share != int(share):
@@ -111,14 +114,14 @@ def check_validation(cfg):
         raise InputError('data.validation_ids: data.combineall would train on the test set')
 
 
-def check_ranges(numbers):
+def check_ranges(numbers: Mapping[str, float]) -> None:
     """InputError for a number, by its key, that no config can hold; for callers from Python."""
     for key, number in numbers.items():
         if RANGES[key].read(str(number)) is None:
             raise InputError(f'{key} takes {RANGES[key]}, got {number}')
 
 
-def check_transforms(names):
+def check_transforms(names: str | Sequence[str] | None) -> list[str]:
     """The names of ``data.transforms`` in lower case; InputError for one that does not exist."""
     names = [names] if isinstance(names, str) else list(names or [])
     for name in names:

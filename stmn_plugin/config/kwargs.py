@@ -1,9 +1,13 @@
 """Config → keyword arguments. Nothing behind this door reads a config."""
 
+from typing import Any
+
+from yacs.config import CfgNode
+
 from .defaults import AUTO, flatten
 
 
-def stmn_kwargs(cfg):
+def stmn_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.models.STMN` beyond those of the host's ``build_model``."""
     scale = cfg.stmn.similarity_scale
     return {
@@ -20,7 +24,7 @@ def stmn_kwargs(cfg):
     }
 
 
-def criterion_kwargs(cfg):
+def criterion_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.losses.STMNCriterion`."""
     return {
         'cross_entropy_weight': cfg.loss.triplet.weight_x,
@@ -32,7 +36,7 @@ def criterion_kwargs(cfg):
     }
 
 
-def recipe_kwargs(cfg):
+def recipe_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.losses.recipe.Recipe`: what ``loss.name`` makes of its keys.
 
     ``softmax`` is the cross-entropy alone, ``triplet`` adds the hinge as the host weighs them, and
@@ -51,7 +55,7 @@ def recipe_kwargs(cfg):
     }
 
 
-def data_kwargs(cfg):
+def data_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of a data manager that image and video data share."""
     return {
         'root': cfg.data.root,
@@ -75,7 +79,7 @@ def data_kwargs(cfg):
     }
 
 
-def videodata_kwargs(cfg):
+def videodata_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.data.VideoDataManager`."""
     return {
         **data_kwargs(cfg),
@@ -91,7 +95,7 @@ def videodata_kwargs(cfg):
     }
 
 
-def imagedata_kwargs(cfg):
+def imagedata_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of the host's ``ImageDataManager``."""
     return {
         **data_kwargs(cfg),
@@ -104,7 +108,7 @@ def imagedata_kwargs(cfg):
     }
 
 
-def optimizer_kwargs(cfg):
+def optimizer_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of the host's ``build_optimizer``."""
     return {
         'optim': cfg.train.optim,
@@ -122,7 +126,7 @@ def optimizer_kwargs(cfg):
     }
 
 
-def lr_scheduler_kwargs(cfg):
+def lr_scheduler_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of the host's ``build_lr_scheduler``."""
     return {
         'lr_scheduler': cfg.train.lr_scheduler,
@@ -132,12 +136,12 @@ def lr_scheduler_kwargs(cfg):
     }
 
 
-def synthetic_kwargs(cfg):
+def synthetic_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.datasets.synthetic_dataset.Synthetic` beyond the host's."""
     return {'preset': cfg.synthetic.preset, 'seed': cfg.synthetic.seed}
 
 
-def plan_kwargs(cfg):
+def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.data.clip_plans.ClipPlan`, which frames are tested."""
     return {
         'seq_len': cfg.video.seq_len,
@@ -147,7 +151,7 @@ def plan_kwargs(cfg):
     }
 
 
-def settings_kwargs(cfg):
+def settings_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.host.engine.RunSettings`."""
     return {
         'protocol': cfg.test.protocol,
@@ -169,7 +173,7 @@ def settings_kwargs(cfg):
     }
 
 
-def run_kwargs(cfg):
+def run_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of the engines' ``run``, beyond ``start_epoch``."""
     return {
         'save_dir': cfg.data.save_dir,

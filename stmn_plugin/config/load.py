@@ -2,6 +2,10 @@
 
 import difflib
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from yacs.config import CfgNode
 
 from stmn_plugin.errors import InputError
 
@@ -9,22 +13,24 @@ from .checks import check_config
 from .defaults import get_default_config
 from .rules import as_written, shown
 from .sections import RANGES, SECTIONS
-from .yaml_file import flatten_tree, read_tree
+from .yaml_file import Written, flatten_tree, read_tree
 
 BASE = '_BASE_'
 
 
-def load_config(file='', opts=(), overrides=None):
+def load_config(
+    file: str = '', opts: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
+) -> CfgNode:
     """Defaults, then a YAML file, then overrides, then KEY VALUE words, checked.
 
     Args:
-        file (str): YAML file; '' is none.
-        opts (list): KEY VALUE KEY VALUE ..., values as in a YAML file; of a key that comes twice
+        file: YAML file; '' is none.
+        opts: KEY VALUE KEY VALUE ..., values as in a YAML file; of a key that comes twice
             the later value counts.
-        overrides (dict, optional): full key → value, between file and opts (command-line flags).
+        overrides: full key → value, between file and opts (command-line flags).
 
     Returns:
-        CfgNode: frozen.
+        The config, frozen.
 
     Raises:
         InputError: missing or malformed file, unknown key, impossible value.
@@ -44,7 +50,7 @@ def load_config(file='', opts=(), overrides=None):
     return cfg
 
 
-def read_yaml(file):
+def read_yaml(file: str) -> dict[str, Any]:
     """What a YAML file itself says, as full key → value: ``_BASE_`` is not followed.
 
     Keys that are not known (any more) have texts as values.
@@ -55,7 +61,7 @@ def read_yaml(file):
     return _values(flatten_tree(read_tree(file), file), file)
 
 
-def read_rows(file):
+def read_rows(file: str) -> dict[str, dict[str, Any]]:
     """A YAML file of title → keys, nested or with dots, as title → {full key: value}.
 
     Raises:
@@ -74,12 +80,12 @@ def read_rows(file):
     return rows
 
 
-def check_key(key, origin=''):
+def check_key(key: str, origin: str = '') -> None:
     """InputError with the nearest key unless the key is known.
 
     Args:
-        key (str): full.
-        origin (str): where it stands, starts the message.
+        key: full.
+        origin: where it stands, starts the message.
     """
     if key in RANGES:
         return
@@ -93,7 +99,7 @@ def check_key(key, origin=''):
     raise InputError(message)
 
 
-def _files(file):
+def _files(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A YAML file, then the one that it names as ``_BASE_`` (relative to itself), and so on."""
     seen, origin = set(), ''
     while file:
@@ -113,7 +119,7 @@ def _files(file):
             raise InputError(f'{origin}{BASE}: no file {file}')
 
 
-def _merge(cfg, key, written, origin=''):
+def _merge(cfg: CfgNode, key: str, written: Any, origin: str = '') -> None:
     """Set one full key, after checking that it exists and takes the value."""
     is_section = key not in RANGES and key in cfg
     if cfg.key_is_deprecated(key) or (is_section and not written):
@@ -126,7 +132,7 @@ def _merge(cfg, key, written, origin=''):
     node[leaf] = _value(key, written, origin)
 
 
-def _values(flat, file):
+def _values(flat: Mapping[str, Written], file: str) -> dict[str, Any]:
     """Full key → Written, as full key → value."""
     return {
         key: _value(key, written.value, f'{file}:{written.line}: ')
@@ -136,7 +142,7 @@ def _values(flat, file):
     }
 
 
-def _value(key, written, origin):
+def _value(key: str, written: Any, origin: str) -> Any:
     value = RANGES[key].read(written)
     if value is None:
         raise InputError(f'{origin}{key} takes {RANGES[key]}, got {shown(written)}')

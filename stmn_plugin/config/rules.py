@@ -7,31 +7,37 @@ calls text. ``str`` of a rule says in words what it takes.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import yaml
 
 BOOLEANS = {'true': True, 'yes': True, 'on': True, 'false': False, 'no': False, 'off': False}
 _OCTAL = re.compile(r'[+-]?0[\d_]')  # 010 is 8 to YAML and 10 to Python
 _LONGEST_SHOWN = 80
+N = TypeVar('N', int, float)
 
 
 class Rule:
     """What a key takes; kinds differ in :meth:`_read`."""
 
-    def read(self, written):
+    def read(self, written: object) -> Any:
         """The value of a text, or None if it does not fit."""
         return self._read(written) if isinstance(written, str) else None
+
+    def _read(self, text: str) -> Any:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Flag(Rule):
     """Booleans as YAML and Python write them."""
 
-    def _read(self, text):
+    def _read(self, text: str) -> Any:
         return BOOLEANS.get(text.lower())
 
-    def __str__(self):
+    def __str__(self) -> str:
         return 'True or False'
 
 
@@ -42,11 +48,11 @@ class Whole(Rule):
     least: int
     most: int
 
-    def _read(self, text):
+    def _read(self, text: str) -> Any:
         number = _number(int, text)
         return number if number is not None and self.least <= number <= self.most else None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'a whole number from {self.least:,} to {self.most:,}'
 
 
@@ -59,7 +65,7 @@ class Number(Rule):
     above: bool = False  # more than the least
     below: bool = False  # less than the most
 
-    def _read(self, text):
+    def _read(self, text: str) -> Any:
         number = _number(float, text)
         # NaN is neither inside nor equal to an end
         if number is None or not self.least <= number <= self.most:
@@ -67,7 +73,7 @@ class Number(Rule):
         at_open_end = (self.above and number == self.least) or (self.below and number == self.most)
         return None if at_open_end else number
 
-    def __str__(self):
+    def __str__(self) -> str:
         start = f'above {self.least:,}' if self.above else f'from {self.least:,}'
         return f'a number {start} to {"below " * self.below}{self.most:,}'
 
@@ -80,11 +86,11 @@ class Text(Rule):
     may_be_empty: bool = False
     pattern: str = r'[^\0]*'
 
-    def _read(self, text):
+    def _read(self, text: str) -> Any:
         fits = re.fullmatch(self.pattern, text, re.DOTALL) if text else self.may_be_empty
         return text if fits else None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'{self.what}{", or empty" * self.may_be_empty}'
 
 
@@ -92,14 +98,14 @@ class Text(Rule):
 class OneOf(Rule):
     """One of a few words."""
 
-    choices: tuple
+    choices: tuple[str, ...]
     any_case: bool = False  # choices are in lower case
 
-    def _read(self, text):
+    def _read(self, text: str) -> Any:
         text = text.lower() if self.any_case else text
         return text if text in self.choices else None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'one of {", ".join(self.choices)}'
 
 
@@ -110,10 +116,10 @@ class WordOr(Rule):
     word: str
     other: Rule
 
-    def _read(self, text):
+    def _read(self, text: str) -> Any:
         return text if text == self.word else self.other.read(text)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'{self.word}, or {self.other}'
 
 
@@ -128,7 +134,7 @@ class ListOf(Rule):
     least: int = 0
     length: int | None = None
 
-    def read(self, written):
+    def read(self, written: object) -> list[Any] | None:
         if isinstance(written, str):
             written = _flow_sequence(written)
         if not isinstance(written, list):
@@ -140,20 +146,20 @@ class ListOf(Rule):
             return values if len(set(values)) == len(values) else None
         return values if len(values) == self.length else None
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.length is not None:
             return f'a list of {self.length} values, each {self.element}'
         return f'a list of {self.least} or more values, none twice, each {self.element}'
 
 
-def as_written(value):
+def as_written(value: Any) -> Any:
     """A Python value as the text or list that a rule reads."""
     if isinstance(value, (list, tuple)):
         return [as_written(one) for one in value]
     return value if value is None or isinstance(value, dict) else str(value)
 
 
-def shown(written):
+def shown(written: object) -> str:
     """What was written, for a message."""
     text = 'null' if written is None else repr(written)
     if len(text) <= _LONGEST_SHOWN:
@@ -161,7 +167,7 @@ def shown(written):
     return f'{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)'
 
 
-def _number(kind, text):
+def _number(kind: Callable[[str], N], text: str) -> N | None:
     if not text.isascii() or text != text.strip() or _OCTAL.match(text):
         return None
     try:
@@ -170,7 +176,7 @@ def _number(kind, text):
         return None
 
 
-def _flow_sequence(text):
+def _flow_sequence(text: str) -> list[str | None] | None:
     """``[a, b]``, ``(a, b)`` or ``a, b`` → the texts, None for what is no list."""
     if text[:1] + text[-1:] == '()':
         text = text[1:-1]

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from yacs.config import CfgNode
+
 from stmn_plugin.plugins import load_plugins
 
 from . import host_sections as host
@@ -101,7 +103,7 @@ def section_from(values: Mapping[str, Any], name: str) -> Any:
     return section(**{field: values[key] for field, key in keys.items() if key in values})
 
 
-def section_of(cfg: Any, name: str) -> Any:
+def section_of(cfg: CfgNode, name: str) -> Any:
     """The same of a config tree."""
     return section_from(flatten(cfg), name)
 

@@ -15,7 +15,6 @@ from tabulate import tabulate
 
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.plugins import load_plugins
-from stmn_plugin.whole_files import write_text
 
 from . import host_sections
 from .sections import SECTIONS, known_settings
@@ -58,7 +57,7 @@ def as_text(table: list[Row], columns: int | None = None) -> str:
     left = columns - key - default - 6  # two blanks between columns
     takes = left * 2 // 5
     widths = (key, default, takes, left - takes)
-    return tabulate(
+    text: str = tabulate(
         [
             [
                 fill(cell, width, break_long_words=False)
@@ -70,6 +69,7 @@ def as_text(table: list[Row], columns: int | None = None) -> str:
         tablefmt='plain',
         disable_numparse=True,
     )
+    return text
 
 
 def as_markdown(table: list[Row]) -> str:
@@ -101,7 +101,7 @@ def main(words: list[str]) -> None:
         print(as_markdown(rows()), end='')
     for name in words:
         text = Path(name).read_text(encoding='utf-8')
-        write_text(name, with_table(text, Path(name).name))
+        Path(name).write_text(with_table(text, Path(name).name), encoding='utf-8')
 
 
 def _is_ours(key: str) -> bool:

@@ -4,7 +4,7 @@ YAML's own idea of a value (1e-4 is text, 010 is 8, off is False) is not asked: 
 reads what is written. So nothing is constructed, and a file can neither run code nor grow.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,11 +21,11 @@ _KINDS = ('null', 'bool', 'int', 'float', 'str', 'timestamp', 'value', 'merge', 
 class Written(NamedTuple):
     """What stands behind a key."""
 
-    value: str | list | dict | None  # text, a list of such, an empty mapping, null
+    value: Any  # str, list, dict, None: text, a list of such, an empty mapping, null
     line: int
 
 
-def read_tree(file):
+def read_tree(file: str) -> dict[str, Any]:
     """A YAML file as nested dictionaries: name → Written, or a dictionary that is not empty.
 
     Raises:
@@ -49,13 +49,13 @@ def read_tree(file):
     return tree if isinstance(tree, dict) else {}
 
 
-def flatten_tree(tree, file, prefix=''):
+def flatten_tree(tree: dict[str, Any], file: str, prefix: str = '') -> dict[str, Written]:
     """{'train': {'lr': Written}} → {'train.lr': Written}.
 
     Raises:
         InputError: a key stands there nested and once more with dots.
     """
-    flat = {}
+    flat: dict[str, Written] = {}
     for name, value in tree.items():
         key = f'{prefix}{name}'
         below = flatten_tree(value, file, f'{key}.') if isinstance(value, dict) else {key: value}
@@ -69,11 +69,11 @@ def flatten_tree(tree, file, prefix=''):
 class _Reader:
     """Nodes of one file → dictionaries and Written."""
 
-    def __init__(self, file):
+    def __init__(self, file: str):
         self.file = file
         self.nodes = 0
 
-    def read(self, node, depth=0):
+    def read(self, node: yaml.Node, depth: int = 0) -> Any:
         line = node.start_mark.line + 1
         self.nodes += 1
         if depth > DEEPEST or self.nodes > MOST_NODES:
@@ -87,8 +87,10 @@ class _Reader:
             return Written([i.value if isinstance(i, Written) else i for i in items], line)
         return Written(None if node.tag == _TAG + 'null' else node.value, line)
 
-    def _read_mapping(self, node, depth):
-        own, merged, lines = {}, [], {}
+    def _read_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
+        own: dict[str, Any] = {}
+        merged: list[yaml.Node] = []
+        lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
@@ -108,10 +110,10 @@ class _Reader:
         return own
 
 
-def _read_text(file):
+def _read_text(file: str) -> str:
     try:
         with open_regular(file) as stream:
-            content = stream.read(LARGEST + 1)
+            content: bytes = stream.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f'cannot read config file {file}: {error.strerror}') from error
     if len(content) > LARGEST:
@@ -124,6 +126,6 @@ def _read_text(file):
         raise InputError(f'{file}:{line}: no YAML: not UTF-8 ({error.reason})') from error
 
 
-def _twice(file, key, *lines):
+def _twice(file: str, key: str, *lines: int) -> InputError:
     first, second = sorted(lines)  # what is merged may stand above what it is merged into
     return InputError(f'{file}:{second}: {key!r} stands there twice, first on line {first}')
