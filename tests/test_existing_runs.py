@@ -12,7 +12,7 @@ from stmn_plugin.cli import compare
 from stmn_plugin.comparing.existing_runs import existing_runs
 from stmn_plugin.comparing.result_tables import as_table, rows_of
 from stmn_plugin.comparing.run_plan import plan_runs
-from stmn_plugin.comparing.run_queue import complete_runs
+from stmn_plugin.comparing.run_queue import complete_runs, words_to_test
 from stmn_plugin.comparing.stored_results import data_on_disk, forget_data
 from stmn_plugin.comparing.variants import Variant
 from stmn_plugin.config import load_config
@@ -146,6 +146,29 @@ def test_results_of_the_first_version_are_reused(tmp_path):
     (tmp_path / 'mine_seed1' / 'config.yaml').write_text(text.replace('lr: 0.0003', 'lr: 0.0004'))
     (outcome,) = complete_runs(existing_runs([str(tmp_path / 'mine_seed1')], []), never)
     assert 'it was changed since' in outcome.error
+
+
+def test_image_models_of_the_first_version_are_tested_as_they_were_trained(tmp_path):
+    """Its configs have no key video.image_models; since, the default is clip."""
+    write_run(tmp_path / 'older_seed1')
+    write_run(
+        tmp_path / 'older_seed2', ['train.seed', '2', 'model.name', 'stmn', 'loss.name', 'stmn']
+    )
+    for name in ('older_seed1', 'older_seed2'):
+        file = tmp_path / name / 'config.yaml'
+        text = file.read_text()
+        assert '  image_models: clip\n' in text
+        file.write_text(text.replace('  image_models: clip\n', ''))
+    write_run(tmp_path / 'newer_seed1')
+    paths = [str(tmp_path / name) for name in ('older_seed1', 'older_seed2', 'newer_seed1')]
+    older, stmn, newer = existing_runs(paths, [])
+    ways = [run.cfg.video.image_models for run in (older, stmn, newer)]
+    assert ways == ['frames', 'clip', 'clip'] and not older.problem
+    assert older.title != newer.title
+    words = words_to_test(older, older.record, 'rrs')
+    assert load_config(older.config_file, words).video.image_models == 'frames'
+    (run,) = existing_runs(paths[:1], ['video.image_models', 'clip'])
+    assert "video.image_models was 'frames', is 'clip'" in run.problem
 
 
 def test_a_folder_named_by_its_recipe_gives_its_variant_as_title(tmp_path):

@@ -159,6 +159,7 @@ def test_a_run_is_there_or_it_is_not(tmp_path):
         'data.sources mars,lsvid',
         'data.validation_ids 0.2',
         'train.amp bf16',
+        'video.image_models frames',
         'model.pretrained False',
         f'model.load_weights {__file__}',  # any file
         'stmn.backbone_weights other.pth',

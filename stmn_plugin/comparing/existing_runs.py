@@ -13,7 +13,7 @@ from stmn_plugin.training.provenance import experiment_of
 from stmn_plugin.training.resuming import changed_keys, is_recipe
 
 from .run_plan import PlannedRun, as_words, training_config
-from .run_record import CONFIG, RunRecord, is_run, read_run, same_folder
+from .run_record import CONFIG, RunRecord, is_run, same_folder, try_to_read
 
 MOST_KEYS = 4  # in a title
 
@@ -36,29 +36,24 @@ def existing_runs(
     Raises:
         InputError: a path that leads nowhere, or no run folder among them.
     """
-    records, problems = [], {}
-    for path in distinct_folders(paths):
-        try:
-            records.append(read_run(path))
-        except InputError as error:
-            records.append(RunRecord(path))
-            problems[path] = str(error)
-    titles = titles_of([record for record in records if record.path not in problems], taken)
-    own = (*words, *as_words({'model.load_weights': '', 'model.resume': ''}))
+    found = [try_to_read(path) for path in distinct_folders(paths)]
+    titles = titles_of([record for record, problem in found if not problem], taken)
     runs: list[PlannedRun] = []
-    counted: dict[tuple[str, int | None], str] = {}  # (title, seed) → path
-    for record in records:
-        path, seed = record.path, None
-        cfg: CfgNode | None = None
-        title, problem = titles.get(path, printable(path)), problems.get(path, '')
-        if not problem:
-            seed = record.settings['train.seed']
-            cfg, problem = _config_of(record, own)
-        if cfg is not None and not problem and record.final_evaluations(cfg.train.max_epoch):
+    counted: dict[tuple[str, int], str] = {}  # (title, seed) → path
+    for record, problem in found:
+        path, file = record.path, os.path.join(record.path, CONFIG)
+        if problem:
+            runs.append(PlannedRun(printable(path), None, file, (), None, record, False, problem))
+            continue
+        settings, title = record.settings, titles[path]
+        same = {'video.image_models': settings['video.image_models']}  # its config may not say it
+        own = (*as_words(same), *words, *as_words({'model.load_weights': '', 'model.resume': ''}))
+        cfg, problem = _config_of(record, settings, own)
+        seed = settings['train.seed']
+        if cfg and not problem and record.final_evaluations(cfg.train.max_epoch):
             first = counted.setdefault((title, seed), path)
             if first != path:
                 problem = f'{path} repeats seed {seed} of {first}: a seed counts once'
-        file = os.path.join(path, CONFIG)
         runs.append(PlannedRun(title, seed, file, own, cfg, record, False, problem))
     return runs
 
@@ -83,20 +78,20 @@ def distinct_folders(paths: Sequence[str]) -> list[str]:
     return list(folders.values())
 
 
-def _config_of(record: RunRecord, words: Sequence[str]) -> tuple[CfgNode | None, str]:
+def _config_of(
+    record: RunRecord, settings: dict[str, Any], words: Sequence[str]
+) -> tuple[CfgNode | None, str]:
     """The config of a run under words, or None, and why it cannot be tested with them, or ''."""
     try:
         cfg = training_config(os.path.join(record.path, CONFIG), words)
     except InputError as error:
         return None, str(error)
     changes = changed_keys(record.config, flatten(cfg))
-    asked = cfg.train.max_epoch
-    if asked != record.settings['train.max_epoch']:
-        changes['train.max_epoch'] = record.settings['train.max_epoch'], asked
-    if not changes:
-        return cfg, ''
+    length = settings['train.max_epoch'], cfg.train.max_epoch
+    if length[0] != length[1]:
+        changes['train.max_epoch'] = length
     named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changes.items())
-    return cfg, f'{record.path} is of another recipe: {named}'
+    return cfg, f'{record.path} is of another recipe: {named}' if changes else ''
 
 
 class Experiment(NamedTuple):
@@ -112,23 +107,14 @@ class Experiment(NamedTuple):
         Data is the same when its digest is, wherever it lies; runs that know no digest have the
         same data when they have the same ``data.root``.
         """
-        changes = {
-            key: value
-            for key, value in other.settings.items()
-            if self.keys.get(key) != other.keys.get(key)
-        }
+        one, two, settings = self.keys, other.keys, other.settings
+        changes = {key: settings[key] for key in settings if one.get(key) != two.get(key)}
         if self.trained_on and other.trained_on:
             if self.trained_on != other.trained_on:
                 changes['training data'] = other.trained_on
-        elif not same_folder(self.settings['data.root'], other.settings['data.root']):
-            changes['data.root'] = other.settings['data.root']
+        elif not same_folder(self.settings['data.root'], settings['data.root']):
+            changes['data.root'] = settings['data.root']
         return changes
-
-
-def experiment_of_run(record: RunRecord) -> Experiment:
-    """The experiment that a run folder is of."""
-    settings = record.settings
-    return Experiment(settings, experiment_of(settings), record.made_from.get('train'))
 
 
 def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict[str, str]:
@@ -146,7 +132,8 @@ def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict
     """
     groups: list[tuple[Experiment, list[RunRecord]]] = []
     for record in records:
-        experiment = experiment_of_run(record)
+        settings, trained_on = record.settings, record.made_from.get('train')
+        experiment = Experiment(settings, experiment_of(settings), trained_on)
         same = (runs for known, runs in groups if not known.changes_to(experiment))
         runs = next(same, None)
         if runs is None:

@@ -17,7 +17,7 @@ from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
 from stmn_plugin.training.provenance import run_digest
 
-from .run_record import RunRecord, read_run
+from .run_record import RunRecord, try_to_read
 from .variants import Variant
 
 TRAINING = {  # both strategies are tested afterwards, in processes of their own
@@ -96,13 +96,9 @@ def plan_runs(
             name = folder_name(variant, cfg)
             key = _key_of_run(name)
             folder = folders.setdefault(key, os.path.join(output, name))
-            try:
-                record, problem = read_run(folder), ''
-            except InputError as error:
-                record, problem = RunRecord(folder), str(error)
-            planned.append(
-                PlannedRun(variant.title, seed, config_file, own, cfg, record, problem=problem)
-            )
+            record, problem = try_to_read(folder)
+            known_as = (variant.title, seed, config_file, own)
+            planned.append(PlannedRun(*known_as, cfg, record, problem=problem))
     return planned
 
 

@@ -4,9 +4,10 @@ import os
 from typing import Any, NamedTuple
 
 from stmn_plugin.config import read_yaml
-from stmn_plugin.config.defaults import flatten, get_default_config
+from stmn_plugin.errors import InputError
 from stmn_plugin.training.checkpoint import UNFINISHED, saved_epochs
 from stmn_plugin.training.metric_files import read_lines, read_metrics
+from stmn_plugin.training.resuming import recorded_settings
 
 CONFIG = 'config.yaml'
 
@@ -32,8 +33,8 @@ class RunRecord(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The config with the defaults of keys that it does not know yet."""
-        return {**flatten(get_default_config()), **self.config}
+        """The config with keys that it does not know yet."""
+        return recorded_settings(self.config)
 
     @property
     def made_from(self) -> dict[str, str]:
@@ -88,6 +89,14 @@ def read_run(path: str) -> RunRecord:
         metrics=read_metrics(path),
         lines=lines,
     )
+
+
+def try_to_read(path: str) -> tuple[RunRecord, str]:
+    """The record of a run folder and '', or an empty one and the line that says what is damaged."""
+    try:
+        return read_run(path), ''
+    except InputError as error:
+        return RunRecord(path), str(error)
 
 
 def _finished_epochs(folder: str, lines: list[dict[str, Any]]) -> int:

@@ -5,6 +5,8 @@ belongs to it until someone says otherwise here.
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from stmn_plugin.config.defaults import AUTO, flatten, get_default_config
 from stmn_plugin.distributed import broadcast, is_main
@@ -51,12 +53,24 @@ def is_recipe(key, config):
     return key not in FREE_KEYS and not key.startswith('test.')
 
 
+def recorded_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that a run has recorded, with keys of later versions: they are at their default.
+
+    One is not: the first version trained image models frame by frame, whatever the default is now.
+    """
+    settings = {**flatten(get_default_config()), **config}
+    has_section = any(key.startswith(f'{settings["model.name"]}.') for key in settings)
+    if settings['data.type'] == 'video' and 'video.image_models' not in config and not has_section:
+        settings['video.image_models'] = 'frames'
+    return settings
+
+
 def changed_keys(before, now):
     """Keys of the recipe that differ between two configs → (value before, value now).
 
-    A key that ``before`` does not know yet had the effect of its default.
+    What ``before`` does not know is as :func:`recorded_settings` says.
     """
-    before = {**flatten(get_default_config()), **before}
+    before = recorded_settings(before)
     keys = [key for key in now if is_recipe(key, now) or is_recipe(key, before)]
     return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
 
