@@ -223,6 +223,19 @@ def test_several_files_are_imported(model_file):
     assert compare.parse_args(words).imports == files
 
 
+def test_compare_hands_imported_files_to_its_runs(model_file, monkeypatch):
+    file = model_file('toy_d')
+    compare.parse_args(['--import', file, 'toy_d.depth', '1'])
+    commands = []
+    monkeypatch.setattr(
+        'stmn_plugin.comparing.child_process.run_process', lambda *args: commands.append(args[0])
+    )
+    compare.child(['toy_d.depth', '1'], log='', watch=None)
+    words = commands[0][2:]  # behind python and the script
+    assert words[words.index(file) - 1] == '--import'
+    assert train.parse_args(words).opts == ['toy_d.depth', '1']
+
+
 @pytest.mark.parametrize(
     'text, parts',
     [

@@ -315,6 +315,9 @@ def test_a_triplet_loss_takes_any_sampler(sampler):
         (['adam.beta1', '1.0'], ['adam.beta1', 'below 1']),
         (['use_gpu', '1'], ['use_gpu', 'True or False']),
         (['train', '1'], ['train', 'section', 'train.optim']),
+        (['loss.spread', '1'], ['loss.spread', 'section', 'loss.spread.weight']),
+        (['.use_gpu', 'True'], ["'.use_gpu'", "'use_gpu'"]),
+        (['', 'True'], ["unknown config key ''"]),
     ],
 )
 def test_a_wrong_word_is_named_on_one_line(words, parts):
@@ -428,6 +431,7 @@ MERGED_BOMB = 'a0: &a0 {x: 1}\n' + ''.join(
         ('null: 2', ["'null'", ':1:']),
         ('? [a]\n: 1', [':1:', 'a key is a word']),
         ('train: 5', ['section', ':1:']),
+        ("'': {}", ["unknown config key ''", ':1:']),
         ('train: [lr, 5]', ['section', ':1:']),
         ('train:\n  lr: {a: 1}', ["'train.lr.a'", ':2:']),
         ('train:\n  lr: {}', ['train.lr', ':2:', '{}']),
@@ -498,7 +502,7 @@ def test_values_of_a_file_are_what_is_written(tmp_path):
     file.write_text(
         'train: &train\n  lr: 1e-4\n  gamma: "0.5"\n  amp: off\n  print_freq: 1_000\n'
         'data:\n  save_dir: 2024-01-01\n  root: 010\n  sources: mars\n  targets: [2024, off]\n'
-        'stmn: {similarity_scale: 1}\ntest:\nvideo: {}\n'
+        'stmn: {similarity_scale: 1}\ntest:\nvideo: {}\nloss: {softmax: , spread: {}}\n'
     )
     cfg = load_config(str(file))
     assert (cfg.train.lr, cfg.train.gamma, cfg.train.amp) == (1e-4, 0.5, 'off')

@@ -121,7 +121,7 @@ def _files(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _merge(cfg: CfgNode, key: str, written: Any, origin: str = '') -> None:
     """Set one full key, after checking that it exists and takes the value."""
-    is_section = key not in RANGES and key in cfg
+    is_section = key != '' and key in SECTIONS
     if cfg.key_is_deprecated(key) or (is_section and not written):
         return  # a section without keys, as when all of them are commented out
     check_key(key, origin)

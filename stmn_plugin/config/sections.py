@@ -73,7 +73,9 @@ class _Ranges(Mapping[str, Rule]):
     """Full key → what it takes, as SECTIONS is now; architectures are imported when needed."""
 
     def __getitem__(self, key: str) -> Rule:
-        section, _, name = key.rpartition('.')
+        section, dot, name = key.rpartition('.')
+        if dot and not section:  # .use_gpu is no name of use_gpu
+            raise KeyError(key)
         if section not in SECTIONS:
             load_plugins()
         fields = {one.name: one for one in dataclasses.fields(SECTIONS[section])}
