@@ -68,7 +68,7 @@ def pool_last(block, maps):
 def measure(frames, repeats):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
-    trained = STMN(625, 'resnet50', seq_len=SEQ_LEN, pretrained=False).eval().to(device)
+    trained = STMN(625, SEQ_LEN, STMN.Config(), pretrained=False).eval().to(device)
     torch.nn.init.normal_(trained.spatial_memory.bn.weight)
     images = torch.randn(frames, 3, 256, 128, device=device)
     models, candidates, outputs = {}, {}, {}
@@ -87,7 +87,7 @@ def measure(frames, repeats):
             )
             late = mock.patch.object(encoder, 'pooled_query_block', pool_last)
             with late if variant.straightforward else contextlib.nullcontext():
-                outputs[name] = tested.frame_vectors(images)
+                outputs[name] = tested.encode_frames(images)
 
         candidates[name] = run
     print(measuring.machine_line(device))
@@ -130,7 +130,8 @@ def extract(num_frames, batch_size, folder):
     transform = ClipTransform(64, 32, [], normalize, as_uint8=True)
     clips = PlannedClips(tracklets, ClipPlan(SEQ_LEN, 'all'), transform)
     loader = torch.utils.data.DataLoader(clips, batch_size, collate_fn=collate_clips)
-    model = STMN(2, 'resnet18', seq_len=SEQ_LEN, pretrained=False).eval()
+    config = STMN.Config(backbone='resnet18')
+    model = STMN(2, SEQ_LEN, config, pretrained=False).eval()
     start = time.perf_counter()
     batches = encode_clips(loader, model, normalize, False, 'extract', [])
     features = pool_tracklets(batches, model, tracklets, every_frame=True)

@@ -13,7 +13,7 @@ from reading import make_tracklets
 from stmn_plugin.config import load_config
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models import SpatialMemory
-from stmn_plugin.models.memory import SpatialMemoryOutput
+from stmn_plugin.models.stmn.memory import SpatialMemoryOutput
 
 GFLOP_PER_FRAME = 15.83  # forward of STMN with ResNet-50 at 256x128, a multiply-add being two
 PARTS = (  # of them

@@ -27,7 +27,8 @@ from stmn_plugin.whole_files import atomic_path
 
 def small(seq_len=4, num_classes=5, **options):
     torch.manual_seed(0)
-    return STMN(num_classes, 'resnet18', seq_len=seq_len, pretrained=False, **options)
+    config = STMN.Config(backbone='resnet18', **options)
+    return STMN(num_classes, seq_len, config, pretrained=False)
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,7 @@ from stmn_plugin.config import (
     setting,
 )
 from stmn_plugin.config.defaults import flatten
-from stmn_plugin.config.kwargs import criterion_kwargs, recipe_kwargs, stmn_kwargs
+from stmn_plugin.config.kwargs import recipe_kwargs
 from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
 from stmn_plugin.config.yaml_file import LARGEST
 from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
@@ -29,11 +29,9 @@ from stmn_plugin.data.identity_sampler import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.protocols import PROTOCOLS
-from stmn_plugin.losses import STMNCriterion
+from stmn_plugin.losses import Recipe
 from stmn_plugin.losses.memory_spread import REDUCTIONS, memory_spread_loss
-from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import BACKBONES, STMN
-from stmn_plugin.models.stmn import SPATIAL_MODES, TEMPORAL_MODES
 
 # what the nine public torchreid configs set: the network, then what differs between them
 HOST_YAML = """
@@ -116,16 +114,16 @@ def our_configs():
 @pytest.mark.parametrize('file', our_configs(), ids=lambda file: file.split('/configs/')[1])
 def test_every_config_of_ours_merges_and_builds(file):
     cfg = load_config(file, ['model.pretrained', 'False', 'stmn.backbone', 'resnet18'])
-    model = STMN(5, pretrained=False, **stmn_kwargs(cfg))
+    model = STMN(5, cfg.video.seq_len, section_of(cfg, 'stmn'), pretrained=False)
     assert model.seq_len == cfg.video.seq_len
-    STMNCriterion(**criterion_kwargs(cfg))
+    Recipe(**recipe_kwargs(cfg))
 
 
 def test_the_papers_recipe():
     from conftest import REPOSITORY
 
     cfg = load_config(str(REPOSITORY / 'configs' / 'stmn_mars.yaml'))
-    assert stmn_kwargs(cfg) == {
+    assert cfg.stmn == {
         'backbone': 'resnet50',
         'backbone_weights': '',
         'backbone_sha256': '',
@@ -134,12 +132,13 @@ def test_the_papers_recipe():
         'spatial_bn_scale': 0.0,
         'temporal_mode': 'memory',
         'temporal_items': 5,
-        'seq_len': 6,
-        'similarity_scale': None,
+        'similarity_scale': 'auto',
     }
-    assert criterion_kwargs(cfg) == {
+    assert cfg.video.seq_len == 6
+    assert recipe_kwargs(cfg) == {
         'cross_entropy_weight': 1.0,
         'triplet_weight': 1.0,
+        'triplet_margin': None,
         'label_smoothing': 0.0,
         'spread_weight': 1.0,
         'spread_margin': 0.3,
@@ -575,7 +574,7 @@ def test_values_are_read_as_they_are_written():
         overrides={'data.targets': ['a', 'b']},
     )
     assert cfg.train.lr == 1.0 and isinstance(cfg.train.lr, float)
-    assert stmn_kwargs(cfg)['similarity_scale'] == 1.0
+    assert cfg.stmn.similarity_scale == 1.0
     assert (cfg.data.sources, cfg.data.targets) == (['mars'], ['a', 'b'])
     assert (cfg.train.weight_decay, cfg.test.ranks) == (1e-5, [1, 2])
 
@@ -592,8 +591,6 @@ def test_the_choices_are_those_of_the_code():
     assert choices['video.sample_method'] == tuple(FRAME_SAMPLERS)
     assert choices['video.rrs_chunks'] == RRS_CHUNKS
     assert choices['loss.spread.reduction'] == REDUCTIONS
-    assert choices['stmn.spatial_mode'] == SPATIAL_MODES
-    assert choices['stmn.temporal_mode'] == TEMPORAL_MODES
     assert choices['stmn.backbone'] == BACKBONES
     assert choices['test.protocol'] == tuple(PROTOCOLS)
     assert choices['synthetic.preset'] == tuple(PRESETS)

@@ -30,7 +30,12 @@ from stmn_plugin.host.engine import VideoSoftmaxEngine, VideoSTMNEngine, VideoTr
 from stmn_plugin.host.runner import check_processes
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
-from stmn_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
+from stmn_plugin.models.heads import BNNeck
+from stmn_plugin.models.sync_batch_norm import (
+    SyncBatchNorm,
+    synchronize_batch_norm,
+    synchronize_outside_backbone,
+)
 from stmn_plugin.nested import map_tensors
 from stmn_plugin.training.epoch import TrainingMixin
 
@@ -188,6 +193,7 @@ def normalized(norm, batch, weights):
         (nn.BatchNorm2d(3), (6, 3, 4, 5)),
         (nn.BatchNorm1d(3, momentum=None, eps=0.1), (6, 3)),
         (nn.BatchNorm2d(3, affine=False, track_running_stats=False), (4, 3, 1, 2)),
+        (BNNeck(3), (6, 3)),
     ],
 )
 def test_batch_normalisation_over_all_processes_is_torchs_over_the_whole_batch(norm, shape):
@@ -228,6 +234,19 @@ def test_synchronised_models_keep_their_tensors_and_names(use_gpu, kind):
     assert model.eval()['a'](torch.ones(1, 2)).shape == (1, 3)
 
 
+def test_outside_the_backbone_every_batch_norm_is_synchronised_and_names_stay(narrow):
+    model = narrow()
+    before = {name: type(part) for name, part in model.named_modules()}
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    synchronize_outside_backbone(model)
+    changed = {name for name, part in model.named_modules() if type(part) is not before[name]}
+    assert changed == {'bnneck_clip', 'bnneck_frame', 'spatial_memory.bn'}
+    assert all(type(model.get_submodule(name)) is SyncBatchNorm for name in changed)
+    assert list(model.state_dict()) == keys and 'bnneck_clip.bias' not in keys
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert not model.bnneck_clip.bias.requires_grad and not model.bnneck_clip.bias.any()
+
+
 # --- training ---
 
 
@@ -252,8 +271,12 @@ def narrow(monkeypatch):
     """Makes a small STMN of any kind."""
     monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
     torch.manual_seed(3)
-    sizes = {'spatial_items': 4, 'temporal_items': 3, 'seq_len': L}
-    return lambda **modes: STMN(CLASSES, pretrained=False, **sizes, **modes).double()
+    sizes = {'spatial_items': 4, 'temporal_items': 3}
+
+    def make(**modes):
+        return STMN(CLASSES, L, STMN.Config(**sizes, **modes), pretrained=False).double()
+
+    return make
 
 
 @pytest.fixture

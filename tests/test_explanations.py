@@ -24,14 +24,10 @@ TEMPORAL = {'temporal_probs', 'temporal_values', 'attention'}
 def test_stmn_explains_what_it_has(modes, names):
     torch.manual_seed(0)
     spatial_mode, temporal_mode = modes
-    model = STMN(
-        3,
-        'resnet18',
-        spatial_mode=spatial_mode,
-        temporal_mode=temporal_mode,
-        seq_len=L,
-        pretrained=False,
-    ).eval()
+    config = STMN.Config(
+        backbone='resnet18', spatial_mode=spatial_mode, temporal_mode=temporal_mode
+    )
+    model = STMN(3, L, config, pretrained=False).eval()
     clips = torch.randn(B, L, 3, 64, 32)
     explained = model.explain(clips)
     assert explained.keys() == names

@@ -122,14 +122,10 @@ class TinyImageModel(torch.nn.Module):
 
 def stmn(temporal_mode='memory', spatial_mode='memory'):
     torch.manual_seed(0)
-    model = STMN(
-        3,
-        'resnet18',
-        seq_len=LENGTH,
-        temporal_mode=temporal_mode,
-        spatial_mode=spatial_mode,
-        pretrained=False,
+    config = STMN.Config(
+        backbone='resnet18', temporal_mode=temporal_mode, spatial_mode=spatial_mode
     )
+    model = STMN(3, LENGTH, config, pretrained=False)
     if model.spatial_memory is not None:
         torch.nn.init.normal_(model.spatial_memory.bn.weight)
     return model.eval()

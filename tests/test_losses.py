@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from stmn_plugin.losses import (
     BatchHardTripletLoss,
-    LossTerms,
     MemorySpreadLoss,
-    STMNCriterion,
+    Recipe,
     batch_hard_triplet_loss,
     memory_spread_loss,
 )
-from stmn_plugin.models import STMNOutput
+from stmn_plugin.models import STMN, STMNOutput
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 DTYPES = tuple(TOLERANCE)
@@ -215,11 +214,11 @@ def test_triplet_loss_quotes_shapes_that_do_not_fit(shapes):
     assert str(shapes[0]) in str(caught.value) and str(shapes[1]) in str(caught.value)
 
 
-# --- criterion, Eq. 8 with deep supervision ---
+# --- the terms of STMN, Eq. 8 with deep supervision ---
 
 
 class Toy(NamedTuple):
-    """The inputs of the criterion, all leaves."""
+    """The inputs of the losses, all leaves."""
 
     clip_feature: torch.Tensor
     frame_feature: torch.Tensor
@@ -250,6 +249,11 @@ def output_of(inputs):
     return STMNOutput(*inputs, temporal_attention=None)
 
 
+def terms_of(output, pids=TOY_PIDS, **recipe):
+    """The terms by name; they depend on no weight of the model."""
+    return STMN.losses(None, output, pids, Recipe(**recipe))
+
+
 def reference_terms(inputs, weights, smoothing, margin, reduction):
     identification, triplet, spread = weights
     return [
@@ -273,7 +277,8 @@ def test_every_loss_term_and_the_total_equal_the_reference_with_gradients(
 ):
     inputs = toy(dtype)
     leaves = Toy(*map(double, inputs))
-    criterion = STMNCriterion(
+    terms = terms_of(
+        output_of(inputs),
         cross_entropy_weight=weights[0],
         triplet_weight=weights[1],
         label_smoothing=smoothing,
@@ -281,10 +286,8 @@ def test_every_loss_term_and_the_total_equal_the_reference_with_gradients(
         spread_margin=margin,
         spread_reduction=reduction,
     )
-    terms = criterion(output_of(inputs), TOY_PIDS)
     expected = reference_terms(leaves, weights, smoothing, margin, reduction)
-    assert LossTerms._fields == (
-        'total',
+    assert tuple(terms) == (
         'cross_entropy_clip',
         'cross_entropy_frame',
         'triplet_clip',
@@ -292,55 +295,69 @@ def test_every_loss_term_and_the_total_equal_the_reference_with_gradients(
         'spread_spatial',
         'spread_temporal',
     )
-    for actual, term in zip(terms[1:], expected, strict=True):
+    total = sum(terms.values())
+    for actual, term in zip(terms.values(), expected, strict=True):
         assert term > 0
         assert references.relative_error(actual, term) <= TOLERANCE[dtype]
-    assert references.relative_error(terms.total, sum(expected)) <= TOLERANCE[dtype]
-    ours = torch.autograd.grad(terms.total, list(inputs))
+    assert references.relative_error(total, sum(expected)) <= TOLERANCE[dtype]
+    ours = torch.autograd.grad(total, list(inputs))
     theirs = torch.autograd.grad(sum(expected), list(leaves))
     for gradient, expected_gradient in zip(ours, theirs, strict=True):
         assert references.relative_error(gradient, expected_gradient) <= TOLERANCE[dtype]
 
 
-def test_the_criterion_has_the_numerical_gradient():
-    criterion = STMNCriterion(spread_margin=0.9)
-
+def test_the_sum_of_the_terms_has_the_numerical_gradient():
     def total(*inputs):
-        return criterion(output_of(inputs), TOY_PIDS).total
+        return sum(terms_of(output_of(inputs), spread_margin=0.9).values())
 
     assert torch.autograd.gradcheck(total, tuple(toy()))
 
 
-def test_the_defaults_of_the_criterion_are_the_papers():
+def test_the_defaults_of_the_recipe_are_the_papers():
     inputs = toy()
-    terms = STMNCriterion()(output_of(inputs), TOY_PIDS)
-    expected = reference_terms(inputs, (1, 1, 1), 0.0, 0.3, 'sum')
-    for actual, term in zip(terms[1:], expected, strict=True):
+    terms = terms_of(output_of(inputs))
+    expected = reference_terms(inputs, (1, 1, 1), 0.0, 0.3, 'mean')
+    for actual, term in zip(terms.values(), expected, strict=True):
         assert references.relative_error(actual, term) <= 1e-12
 
 
 def test_a_term_that_the_model_or_the_settings_leave_out_is_zero_and_the_rest_stays():
     inputs = toy()
-    full = STMNCriterion(spread_margin=0.9)(output_of(inputs), TOY_PIDS)
+    full = terms_of(output_of(inputs), spread_margin=0.9)
     no_memory = output_of(inputs)._replace(spatial_probs=None, temporal_probs=None)
     for terms in (
-        STMNCriterion(spread_margin=0.9)(no_memory, TOY_PIDS),
-        STMNCriterion(spread_margin=0.9, spread_weight=0)(output_of(inputs), TOY_PIDS),
+        terms_of(no_memory, spread_margin=0.9),
+        terms_of(output_of(inputs), spread_margin=0.9, spread_weight=0),
     ):
-        assert terms.spread_spatial == 0 and terms.spread_temporal == 0
-        assert terms[1:5] == full[1:5]
-        assert terms.total.item() == pytest.approx(sum(full[1:5]).item(), rel=1e-12)
-    only_spatial = STMNCriterion(spread_margin=0.9)(
-        output_of(inputs)._replace(temporal_probs=None), TOY_PIDS
+        assert terms['spread_spatial'] == 0 and terms['spread_temporal'] == 0
+        for name in list(full)[:4]:
+            assert terms[name] == full[name] > 0
+    only_spatial = terms_of(output_of(inputs)._replace(temporal_probs=None), spread_margin=0.9)
+    assert only_spatial['spread_temporal'] == 0
+    assert only_spatial['spread_spatial'] == full['spread_spatial'] > 0
+
+
+def test_a_cross_entropy_of_weight_0_leaves_classifiers_a_gradient_of_zeros():
+    inputs = toy()
+    terms = terms_of(output_of(inputs), cross_entropy_weight=0)
+    assert terms['cross_entropy_clip'] == terms['cross_entropy_frame'] == 0
+    gradients = torch.autograd.grad(
+        sum(terms.values()), [inputs.clip_logits, inputs.frame_logits, inputs.clip_feature]
     )
-    assert only_spatial.spread_temporal == 0
-    assert only_spatial.spread_spatial == full.spread_spatial > 0
+    assert [bool(gradient.any()) for gradient in gradients] == [False, False, True]
+
+
+def test_a_margin_makes_the_triplet_terms_hinges():
+    inputs = toy()
+    terms = terms_of(output_of(inputs), triplet_margin=0.4, triplet_weight=2.0)
+    expected = 2 * references.batch_hard_triplet(inputs.clip_feature, TOY_PIDS, 0.4)
+    assert references.relative_error(terms['triplet_clip'], expected) <= 1e-12
 
 
 def test_without_the_triplet_a_batch_of_one_identity_is_fine():
     inputs, pids = toy(), torch.zeros(5, dtype=torch.long)
-    terms = STMNCriterion(triplet_weight=0)(output_of(inputs), pids)
-    assert terms.triplet_clip == 0 and terms.triplet_frame == 0
-    assert terms.cross_entropy_clip > 0
+    terms = terms_of(output_of(inputs), pids, triplet_weight=0)
+    assert terms['triplet_clip'] == 0 and terms['triplet_frame'] == 0
+    assert terms['cross_entropy_clip'] > 0
     with pytest.raises(ValueError, match='two identities'):
-        STMNCriterion()(output_of(inputs), pids)
+        terms_of(output_of(inputs), pids)

@@ -93,14 +93,15 @@ def test_arguments_of_the_model_count_more_than_the_config():
     stmn_plugin.register(seq_len=3, backbone='resnet18', temporal_items=2)
     model = torchreid.models.build_model('stmn', 5, pretrained=False)
     assert model.temporal_memory.values.shape == (2, 3)
-    with pytest.raises(TypeError, match=r'no seq_length; it has .*seq_len'):
+    with pytest.raises(TypeError, match=r'no model has seq_length; there are seq_len, backbone'):
         stmn_plugin.register(seq_length=3)
 
 
 def test_an_engine_refuses_clips_of_another_length_before_it_starts(mars_root):
     stmn_plugin.register(seq_len=3, backbone='resnet18')
     model = torchreid.models.build_model('stmn', 5, pretrained=False)
-    average = stmn_plugin.models.STMN(5, 'resnet18', temporal_mode='average', pretrained=False)
+    stmn_plugin.register(seq_len=3, backbone='resnet18', temporal_mode='average')
+    average = torchreid.models.build_model('stmn', 5, pretrained=False)
     data = torchreid.data.VideoDataManager(
         root=mars_root, sources='mars', seq_len=4, workers=0, use_gpu=False
     )

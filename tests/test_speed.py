@@ -24,7 +24,7 @@ SIZE = (64, 32)
 
 def small_stmn(dtype=torch.float32, seed=0, **options):
     torch.manual_seed(seed)
-    model = STMN(4, 'resnet18', seq_len=2, pretrained=False, **options).to(dtype)
+    model = STMN(4, 2, STMN.Config(backbone='resnet18', **options), pretrained=False).to(dtype)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.dim() == 1 and tensor.is_floating_point() and 'lstm' not in name:
@@ -52,7 +52,7 @@ def gradients(model, batch):
 @pytest.mark.parametrize('backbone', ['resnet18', pytest.param('resnet50', marks=pytest.mark.slow)])
 def test_checkpointed_activations_give_the_same_gradients_and_statistics_bit_by_bit(backbone):
     torch.manual_seed(0)
-    plain = STMN(4, backbone, seq_len=2, pretrained=False).train()
+    plain = STMN(4, 2, STMN.Config(backbone=backbone), pretrained=False).train()
     saving = copy.deepcopy(plain)
     saving.encoder.checkpoint_activations = True
     for seed in range(2):
@@ -151,9 +151,9 @@ def test_in_mixed_precision_the_encoder_alone_is_rounded(dtype):
 def test_testing_in_bf16_gives_float32_vectors_near_the_exact_ones():
     model = small_stmn().eval()
     frames = clips().flatten(0, 1)
-    exact = model.frame_vectors(frames)
+    exact = model.encode_frames(frames)
     for amp, tolerance in (('off', 1e-5), ('bf16', 0.1)):
-        vectors = speed.InferenceModel(model, 'cpu', amp).frame_vectors(frames)
+        vectors = speed.InferenceModel(model, 'cpu', amp).encode_frames(frames)
         assert vectors.dtype == torch.float32
         error = (vectors - exact).norm() / exact.norm()
         assert error < tolerance and (amp == 'off' or error > 0)
@@ -263,9 +263,9 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, capsys):
     names = list(model.state_dict())
     frames = clips(count=1).flatten(0, 1)
     with torch.no_grad():
-        expected = model.frame_vectors(frames)
+        expected = model.encode_frames(frames)
         speed.compile_in_place(model)
-        torch.testing.assert_close(model.frame_vectors(frames), expected)
+        torch.testing.assert_close(model.encode_frames(frames), expected)
     out = capsys.readouterr().out
     assert out.count('train.compile: not compiled') == 1 and 'no C++ compiler found' in out
     assert list(model.state_dict()) == names
@@ -276,7 +276,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, capsys):
 @pytest.mark.timeout(600)
 def test_a_compiled_model_trains_and_tests_alike(capsys):
     torch.manual_seed(0)
-    plain = STMN(4, 'resnet18', seq_len=2, pretrained=False).double().train()
+    plain = STMN(4, 2, STMN.Config(backbone='resnet18'), pretrained=False).double().train()
     compiled = copy.deepcopy(plain)
     speed.compile_in_place(compiled)
     batch = clips(torch.float64)  # in float32 the first BNs turn rounding into per cents

@@ -9,8 +9,9 @@ import torchreid
 from torch.utils.flop_counter import FlopCounterMode
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.losses import STMNCriterion
+from stmn_plugin.losses import Recipe
 from stmn_plugin.models import STMN, STMNOutput
+from stmn_plugin.models.explanations import check_explained
 
 CLASSES, L, M, N = 3, 2, 3, 2
 VARIANTS = [
@@ -22,17 +23,19 @@ VARIANTS = [
 
 def small_model(spatial_mode='memory', temporal_mode='memory', seed=0, **changes):
     torch.manual_seed(seed)
-    return STMN(
-        CLASSES,
+    config = STMN.Config(
         backbone='resnet18',
         spatial_mode=spatial_mode,
         spatial_items=M,
         temporal_mode=temporal_mode,
         temporal_items=N,
-        seq_len=L,
-        pretrained=False,
         **changes,
     )
+    return STMN(CLASSES, L, config, pretrained=False)
+
+
+def total_loss(model, outputs, pids, **recipe):
+    return sum(model.losses(outputs, torch.tensor(pids), Recipe(**recipe)).values())
 
 
 def wake(model):
@@ -91,7 +94,8 @@ def expected_parameters(spatial, temporal, m=10, n=5, length=6, d=2048):
 
 def resnet50_model(spatial='memory', temporal='memory'):
     with torch.device('meta'):
-        return STMN(625, spatial_mode=spatial, temporal_mode=temporal, pretrained=False)
+        config = STMN.Config(spatial_mode=spatial, temporal_mode=temporal)
+        return STMN(625, 6, config, pretrained=False)
 
 
 @pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
@@ -189,7 +193,7 @@ def test_every_variant_trains_and_gives_one_feature_per_clip(spatial, temporal):
     if temporal == 'average':
         assert torch.allclose(out.clip_feature, out.frame_feature, rtol=1e-6, atol=0)
 
-    STMNCriterion()(out, torch.tensor([0, 0, 1, 2])).total.backward()
+    total_loss(model, out, [0, 0, 1, 2]).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert not silent
 
@@ -201,7 +205,7 @@ def test_every_variant_trains_and_gives_one_feature_per_clip(spatial, temporal):
 
 def test_once_the_bn_of_the_memory_opens_every_parameter_gets_a_gradient():
     model = wake(small_model()).train()
-    STMNCriterion(spread_margin=1.0)(model(clips(4)), torch.tensor([0, 0, 1, 2])).total.backward()
+    total_loss(model, model(clips(4)), [0, 0, 1, 2], spread_margin=1.0).backward()
     dead = [name for name, p in model.named_parameters() if not p.grad.any()]
     assert not dead
 
@@ -247,7 +251,7 @@ def test_clips_of_another_length_than_the_models_are_quoted(temporal):
 
 @pytest.mark.parametrize('key', ['spatial_mode', 'temporal_mode'])
 def test_an_unknown_mode_is_quoted_with_its_key(key):
-    with pytest.raises(InputError, match=rf"stmn\.{key}: 'memroy' is not one of memory"):
+    with pytest.raises(InputError, match=rf'stmn\.{key} takes one of memory, .*, got memroy'):
         small_model(**{key: 'memroy'})
 
 
@@ -306,7 +310,7 @@ def test_the_bias_of_a_bnneck_is_no_parameter_and_stays_zero():
     torchreid.utils.open_all_layers(model)  # the host does so at every epoch
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model.bnneck_clip.weight.detach().clone()
-    STMNCriterion()(model(clips(4)), torch.tensor([0, 0, 1, 2])).total.backward()
+    total_loss(model, model(clips(4)), [0, 0, 1, 2]).backward()
     optimizer.step()
     assert not torch.equal(model.bnneck_clip.weight, before)
     for bnneck in (model.bnneck_clip, model.bnneck_frame):
@@ -446,10 +450,67 @@ def test_vectors_of_frames_are_what_the_clips_are_made_of():
     model = wake(small_model()).double().eval()
     frames = clips(1, 2 * L, torch.float64)[0]
     vectors = model.encode_frames(frames)
-    assert vectors.refined.shape == vectors.temporal_queries.shape == (2 * L, 512)
+    assert vectors.shape == (2 * L, 2 * 512)
     interleaved = torch.stack([frames[0::2], frames[1::2]])
+    refined, queries = vectors.split(512, dim=1)
     output = model.temporal_memory(
-        torch.stack([vectors.temporal_queries[0::2], vectors.temporal_queries[1::2]]),
-        torch.stack([vectors.refined[0::2], vectors.refined[1::2]]),
+        torch.stack([queries[0::2], queries[1::2]]),
+        torch.stack([refined[0::2], refined[1::2]]),
     ).output
     assert references.relative_error(model.bnneck_clip(output), model(interleaved)) <= 1e-10
+    embedded = model.embed(torch.stack([vectors[0::2], vectors[1::2]]))
+    assert references.relative_error(embedded, model(interleaved)) <= 1e-10
+
+
+# --- what figures show ---
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
+def test_what_is_explained_fits_the_loops_and_the_feature(spatial, temporal):
+    model = wake(small_model(spatial, temporal)).double().eval()
+    batch = clips(2, dtype=torch.float64, size=LOOP_SIZE)
+    found = model.explain(batch)
+    check_explained(found, 2, L)
+    assert {'frame_norms', 'frame_feature', 'clip_feature'} <= found.keys()
+    assert ('attention' in found) == (temporal != 'average')
+    assert ('temporal_probs' in found) == ('temporal_values' in found) == (temporal == 'memory')
+
+    def close(name, expected):
+        assert references.relative_error(found[name], expected) <= 1e-6, name
+
+    close('clip_feature', model(batch))
+    maps = model.encoder(batch.flatten(0, 1)).frame_features
+    refined = maps
+    if spatial == 'memory':
+        memory = model.spatial_memory
+        bn = {'weight': memory.bn.weight, 'bias': memory.bn.bias, 'eps': memory.bn.eps}
+        bn |= {'mean': memory.bn.running_mean, 'var': memory.bn.running_var}
+        queries = model.encoder(batch.flatten(0, 1)).spatial_queries
+        loops = references.spatial_memory(
+            maps, queries, memory.keys, memory.values, bn, memory.scale, training=False
+        )
+        refined = loops['refined']
+        close('spatial_probs', loops['probs'].reshape(2, L, 2, 2, M))
+        close('spatial_values', torch.stack([memory.values] * 2))
+        close('refined_norms', lengths(refined))
+        close('change_norms', lengths(refined - maps))
+        close('refined_feature', clip_vectors(refined).sum(dim=1) / L)
+    else:
+        assert not [name for name in found if name.startswith(('spatial', 'refined', 'change'))]
+    close('frame_norms', lengths(maps))
+    close('frame_feature', clip_vectors(maps).sum(dim=1) / L)
+    attention = found.get('attention', torch.full((2, L), 1 / L, dtype=torch.float64))
+    assert attention.sum(dim=1).tolist() == pytest.approx([1, 1])
+    weighted = torch.einsum('bl,bld->bd', attention, clip_vectors(refined))
+    neck = model.bnneck_clip
+    statistics = neck.running_mean, neck.running_var, neck.eps
+    close('clip_feature', references.bnneck_eval(weighted, neck.weight, *statistics))
+
+
+def lengths(maps):
+    return maps.square().sum(dim=1).sqrt().reshape(2, L, 2, 2)
+
+
+def clip_vectors(maps):
+    return references.gap(maps).reshape(-1, L, maps.shape[1])

@@ -220,7 +220,7 @@ def test_a_full_gpu_names_the_batch_size_and_the_last_checkpoint(run, tmp_path, 
     assert [line['epoch'] for line in epoch_lines(tmp_path / 'run')] == [1]
 
 
-@pytest.mark.parametrize('method', ['frame_vectors', 'clip_features'])
+@pytest.mark.parametrize('method', ['encode_frames', 'embed'])
 def test_a_full_gpu_in_testing_names_its_batch_size(method, run, tmp_path, monkeypatch):
     original = getattr(STMN, method)
 

@@ -229,7 +229,8 @@ def test_the_old_format_of_torch_loads(state, tmp_path):
 
 def test_weights_that_know_no_length_of_clips_load_at_another(tmp_path):
     def net(seq_len, mode):
-        return STMN(3, 'resnet18', temporal_mode=mode, seq_len=seq_len, pretrained=False)
+        config = STMN.Config(backbone='resnet18', temporal_mode=mode)
+        return STMN(3, seq_len, config, pretrained=False)
 
     facts = {'seq_len': 4}
     for mode in ('average', 'mlp', 'memory'):

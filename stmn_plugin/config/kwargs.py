@@ -7,35 +7,6 @@ from yacs.config import CfgNode
 from .defaults import AUTO, flatten
 
 
-def stmn_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.models.STMN` beyond those of the host's ``build_model``."""
-    scale = cfg.stmn.similarity_scale
-    return {
-        'backbone': cfg.stmn.backbone,
-        'backbone_weights': cfg.stmn.backbone_weights,
-        'backbone_sha256': cfg.stmn.backbone_sha256,
-        'spatial_mode': cfg.stmn.spatial_mode,
-        'spatial_items': cfg.stmn.spatial_items,
-        'spatial_bn_scale': cfg.stmn.spatial_bn_scale,
-        'temporal_mode': cfg.stmn.temporal_mode,
-        'temporal_items': cfg.stmn.temporal_items,
-        'seq_len': cfg.video.seq_len,
-        'similarity_scale': None if scale == AUTO else float(scale),
-    }
-
-
-def criterion_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.losses.STMNCriterion`."""
-    return {
-        'cross_entropy_weight': cfg.loss.triplet.weight_x,
-        'triplet_weight': cfg.loss.triplet.weight_t,
-        'label_smoothing': 0.1 if cfg.loss.softmax.label_smooth else 0.0,
-        'spread_weight': cfg.loss.spread.weight,
-        'spread_margin': cfg.loss.spread.margin,
-        'spread_reduction': cfg.loss.spread.reduction,
-    }
-
-
 def recipe_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.losses.recipe.Recipe`: what ``loss.name`` makes of its keys.
 

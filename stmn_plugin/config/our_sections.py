@@ -8,19 +8,17 @@ from dataclasses import dataclass
 
 from . import host_sections as host
 from .ranges import (
-    AUTO,
     COUNT,
     FILE,
     FLAG,
     HOST_SAMPLERS,
     IDENTITY_PASS,
     INTERVAL,
-    ITEMS,
     PRECISION,
     SEED,
     WEIGHT,
 )
-from .rules import Number, OneOf, Text, Whole, WordOr
+from .rules import Number, OneOf, Text, Whole
 from .settings import setting
 
 
@@ -78,41 +76,6 @@ class Video(host.Video):
         'clip',
         OneOf(('clip', 'frames')),
         "image models on video: trained on a clip's mean, or frame by frame (the host's way)",
-    )
-
-
-@dataclass(frozen=True)
-class Stmn:
-    """``stmn``"""
-
-    backbone: str = setting(
-        'resnet50',
-        OneOf(('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')),
-        "torchvision's ResNet",
-    )
-    backbone_weights: str = setting(
-        '',
-        Text('a file or link', may_be_empty=True),
-        'ImageNet weights from a file or link (Google Drive, too)',
-    )
-    backbone_sha256: str = setting(
-        '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'their digest, if checked'
-    )
-    spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
-    spatial_items: int = setting(10, ITEMS, 'M')
-    spatial_bn_scale: float = setting(
-        0.0, Number(-100, 100), "where the scale of Eq. 3's BN starts; torch's own is 1"
-    )
-    temporal_mode: str = setting(
-        'memory',
-        OneOf(('memory', 'mlp', 'average')),
-        'temporal memory, the MLP of Sec. 4.2, or the average (baseline)',
-    )
-    temporal_items: int = setting(5, ITEMS, 'N; the hidden size of mlp')
-    similarity_scale: str | float = setting(
-        AUTO,
-        WordOr(AUTO, Number(0, 1_000_000, above=True)),
-        'auto: sqrt(D / items); 1.0 is Eq. 1 literally',
     )
 
 

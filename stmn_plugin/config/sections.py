@@ -22,7 +22,6 @@ SECTIONS: dict[str, type] = {
     'cuhk03': host.CUHK03,
     'sampler': ours.Sampler,
     'video': ours.Video,
-    'stmn': ours.Stmn,
     'train': ours.Train,
     'sgd': host.SGD,
     'rmsprop': host.RMSprop,
@@ -100,6 +99,8 @@ def section_from(values: Mapping[str, Any], name: str) -> Any:
         values: full key → value, as checkpoints keep a config; a missing key has its default.
         name: of the section, such as ``stmn`` or ``loss.spread``.
     """
+    if name not in SECTIONS:
+        load_plugins()
     section = SECTIONS[name]
     keys = {one.name: f'{name}.{one.name}' if name else one.name for one in settings_of(section)}
     return section(**{field: values[key] for field, key in keys.items() if key in values})

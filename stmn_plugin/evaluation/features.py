@@ -1,8 +1,8 @@
 """A model and planned clips → one feature per tracklet; every frame is encoded once.
 
-A *frame model* has two methods, of which STMN's own are the pattern: ``frame_vectors`` needs one
-frame at a time, ``clip_features`` puts clips of those vectors together. Between the two the vectors
-may be kept (``feature_store.py``) and put together again in another way.
+A *frame model* is a ``VideoModel`` with ``frame_once``: ``encode_frames`` needs one frame at a
+time, ``embed`` puts clips of those vectors together. Between the two the vectors may be kept
+(``feature_store.py``) and put together again in another way.
 """
 
 from typing import NamedTuple
@@ -59,18 +59,18 @@ class ImageFrameModel:
         self.model = model
         self.pooling = pooling
 
-    def frame_vectors(self, frames):
+    def encode_frames(self, frames):
         """(T, 3, H, W) → (T, D)"""
         return self.model(frames)
 
-    def clip_features(self, vectors):
+    def embed(self, vectors):
         """(B, L, D) → (B, D)"""
         return vectors.mean(dim=1) if self.pooling == 'avg' else vectors.amax(dim=1)
 
 
 def frame_model(model, pooling='avg'):
     """The model itself if it is one, or an image model made one."""
-    return model if hasattr(model, 'clip_features') else ImageFrameModel(model, pooling)
+    return model if hasattr(model, 'embed') else ImageFrameModel(model, pooling)
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def encode_clips(loader, model, prepare, flip, description, bad_frames):
     for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=quiet):
         frames = prepare(batch.frames)
         views = [frames, frames.flip(-1)] if flip else [frames]
-        vectors = torch.stack([model.frame_vectors(view) for view in views])
+        vectors = torch.stack([model.encode_frames(view) for view in views])
         bad_frames.extend(batch.bad_frames)
         yield ClipVectors(vectors, batch.rows, batch.tracklets, batch.stand_ins)
 
@@ -144,5 +144,5 @@ def _clip_features(model, vectors, rows, every_frame):
         views = [torch.einsum('bl,bld->bd', share, view[rows_there]) for view in vectors]
     else:
         weight = torch.ones(len(rows), dtype=torch.float64)
-        views = [model.clip_features(view[rows_there]) for view in vectors]
+        views = [model.embed(view[rows_there]) for view in vectors]
     return torch.stack(views).mean(dim=0), weight

@@ -1,13 +1,13 @@
-"""The host's engines with our run, and their losses; ``VideoSTMNEngine`` trains STMN."""
+"""The host's engines with our run and their losses; ``VideoSTMNEngine`` trains video models."""
 
 import torch
 import torchreid
 
-from stmn_plugin.distributed import gather
+from stmn_plugin.distributed import gather, world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.testing import RunSettings
-from stmn_plugin.losses import BatchHardTripletLoss, STMNCriterion
-from stmn_plugin.models import TemporalAverage
+from stmn_plugin.losses import BatchHardTripletLoss, Recipe
+from stmn_plugin.models.sync_batch_norm import synchronize_outside_backbone
 from stmn_plugin.nested import map_tensors
 
 from .running import RunMixin
@@ -23,42 +23,43 @@ __all__ = [
 
 
 class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
-    """Trains STMN: one clip, one forward, all terms of Eq. 8.
+    """Trains a video model: one clip, one forward, the losses of the whole batch.
 
     Args:
         datamanager (VideoDataManager): loaders of clips.
-        model (STMN): on its device.
+        model (VideoModel): on its device.
         optimizer (Optimizer), scheduler (LRScheduler, optional): the host's or torch's.
         use_gpu (bool): when there is one.
-        **criterion_options: of :class:`stmn_plugin.losses.STMNCriterion`.
+        **recipe_options: of :class:`stmn_plugin.losses.Recipe`.
     """
 
     ddp_options = {}
 
     def __init__(
-        self, datamanager, model, optimizer, scheduler=None, use_gpu=True, **criterion_options
+        self, datamanager, model, optimizer, scheduler=None, use_gpu=True, **recipe_options
     ):
         check_clip_length(datamanager, model)
         super().__init__(datamanager, model, optimizer, scheduler=scheduler, use_gpu=use_gpu)
-        self.criterion = STMNCriterion(**criterion_options)
+        self.recipe = Recipe(**recipe_options)
+        if world_size() > 1:
+            synchronize_outside_backbone(model)
 
     def losses(self, data):
         clips, pids = self.parse_data_for_train(data)
         with self.autocast():
-            output = self.model(clips)
-        self.check_identities(pids, self.criterion.triplet_weight)
-        terms = self.criterion(output, pids)
-        named = {'loss': terms.total, **terms._asdict(), 'acc': accuracy(output.clip_logits, pids)}
-        del named['total']
-        return terms.total, named
+            outputs = self.model(clips)
+        outputs = map_tensors(in_float32, outputs)
+        self.check_identities(pids, self.recipe.triplet_weight)
+        # in a step self.model is a function that gives the outputs for the whole batch
+        network = self.model if self.replica is None else self.replica.module
+        terms = network.losses(outputs, pids, self.recipe)
+        total = sum(terms.values())
+        return total, {'loss': total, **terms, 'acc': accuracy(network.logits(outputs), pids)}
 
     def parse_data_for_train(self, data):
         self.bad_frames.extend(data.get('bad_frames', ()))
         pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
         return self.prepare(data['img'], data.get('augmentation')), gather(pids)
-
-    def whole_batch(self, replica):
-        return replica  # STMN gathers within, before its BNNecks
 
     def extract_features(self, input):
         return self.model(input)
@@ -171,7 +172,7 @@ def check_clip_length(datamanager, model):
     """InputError unless the clips of a data manager have the length that a model was built for."""
     served = getattr(getattr(datamanager, 'plan', None), 'seq_len', None)
     taken = getattr(model, 'seq_len', served)
-    if served not in (None, taken) and not isinstance(model.temporal_memory, TemporalAverage):
+    if served not in (None, taken) and not model.takes_any_length:
         raise InputError(
             f'video.seq_len: the model takes clips of {taken} frames and the data manager serves '
             f'{served}; register(seq_len={served}) builds it for those'

@@ -6,6 +6,7 @@ under ``torchreid.reid``, the canonical 1.4.0 under ``torchreid``; both offer th
 the package, so attributes are all that is used.
 """
 
+import dataclasses
 import functools
 import os
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import gdown
 import torchreid
 
 from stmn_plugin.config import get_default_config
-from stmn_plugin.config.kwargs import stmn_kwargs, synthetic_kwargs
+from stmn_plugin.config.kwargs import synthetic_kwargs
+from stmn_plugin.config.sections import section_of
 from stmn_plugin.data.datamanager import VideoDataManager
 from stmn_plugin.data.frames import read_image
 from stmn_plugin.datasets.downloads import fetch_dataset, fetch_weights
@@ -23,32 +25,29 @@ from stmn_plugin.datasets.lsvid import LSVID
 from stmn_plugin.datasets.synthetic_dataset import Synthetic
 from stmn_plugin.datasets.tracklets import Tracklets
 from stmn_plugin.losses import MemorySpreadLoss
-from stmn_plugin.models import stmn
+from stmn_plugin.models import VIDEO_MODELS
 from stmn_plugin.models.weight_files import allow_numpy_scalars
 
 from .engine import VideoSTMNEngine
 
 
 def register(cfg=None, **model_options):
-    """Add STMN to torchreid: model, datasets, data manager with ``rrs``, loss and engine.
+    """Add to torchreid: video models, datasets, data manager with ``rrs``, loss and engine.
 
     Registering again, with another config, rebinds what is ours. The host fetches a missing dataset
     only with ``data.download`` from then on.
 
     Args:
-        cfg (CfgNode, optional): settings of the model and the synthetic data; defaults otherwise.
-        **model_options: arguments of :class:`stmn_plugin.models.STMN` in place of the config's,
-            such as ``seq_len=6``.
+        cfg (CfgNode, optional): settings of the models and the synthetic data; defaults otherwise.
+        **model_options: ``seq_len`` and settings of architectures in place of the config's, such as
+            ``backbone='resnet18'``; of every architecture that has them.
 
     Raises:
         ValueError: a name is taken by somebody else.
-        TypeError: an argument that STMN does not have.
+        TypeError: an option that no architecture has.
     """
     cfg = get_default_config() if cfg is None else cfg
-    model_kwargs = stmn_kwargs(cfg)
-    if unknown := sorted(set(model_options) - set(model_kwargs)):
-        raise TypeError(f'STMN has no {", ".join(unknown)}; it has {", ".join(model_kwargs)}')
-    _bind(model_registry(), 'stmn', functools.partial(stmn, **{**model_kwargs, **model_options}))
+    _register_models(cfg, model_options)
     datasets = {
         'lsvid': LSVID,
         'tracklets': Tracklets,
@@ -71,6 +70,30 @@ def register(cfg=None, **model_options):
     _bind(engine, 'VideoSTMNEngine', VideoSTMNEngine)
     _guard_downloads(cfg.data.download)
     allow_numpy_scalars()
+
+
+def _register_models(cfg, options):
+    """Every video model under its name in the host's factory."""
+    configs = {name: section_of(cfg, name) for name in VIDEO_MODELS}
+    names = {name: [field.name for field in dataclasses.fields(c)] for name, c in configs.items()}
+    known = dict.fromkeys(['seq_len', *(field for fields in names.values() for field in fields)])
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f'no model has {", ".join(unknown)}; there are {", ".join(known)}')
+    seq_len = options.get('seq_len', cfg.video.seq_len)
+    for name, config in configs.items():
+        own = {key: value for key, value in options.items() if key in names[name]}
+        config = dataclasses.replace(config, **own)
+        build = functools.partial(
+            build_registered, VIDEO_MODELS[name], seq_len=seq_len, config=config
+        )
+        _bind(model_registry(), name, build)
+
+
+def build_registered(
+    kind, num_classes, loss='softmax', pretrained=True, use_gpu=True, *, seq_len, config
+):
+    """A video model with the arguments of the host's factory; it needs no loss nor device."""
+    return kind(num_classes, seq_len, config, pretrained)
 
 
 def _guard_downloads(allowed):

@@ -9,11 +9,11 @@ import torchreid
 
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import (
-    criterion_kwargs,
     imagedata_kwargs,
     lr_scheduler_kwargs,
     optimizer_kwargs,
     plan_kwargs,
+    recipe_kwargs,
     run_kwargs,
     settings_kwargs,
     videodata_kwargs,
@@ -25,6 +25,8 @@ from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
 from stmn_plugin.device import device_line, device_name, usable_gpu
 from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group, world_size
 from stmn_plugin.errors import InputError, resource_errors
+from stmn_plugin.models import VideoModel
+from stmn_plugin.models.encoder import checkpoint_activations
 from stmn_plugin.models.facts import check_batch, model_facts
 from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
 from stmn_plugin.randomness import deterministic_algorithms
@@ -179,8 +181,8 @@ def build_datamanager(cfg):
 
 
 def build_model(cfg, num_classes):
-    """Any model of the factory. Beside STMN, a config for STMN wants features and logits of it."""
-    loss = 'triplet' if cfg.loss.name == 'stmn' and cfg.model.name != 'stmn' else cfg.loss.name
+    """Any model of the factory; of an image model loss.name stmn wants features and logits."""
+    loss = 'triplet' if cfg.loss.name == 'stmn' else cfg.loss.name
 
     def build(pretrained):
         return torchreid.models.build_model(
@@ -204,16 +206,14 @@ def speed_up(cfg, model):
     """The model on its device, with the memory layout, compilation and BNs of the config."""
     for key in ('train.amp', 'test.amp'):
         check_amp(flatten(cfg)[key], key, cfg.use_gpu)
-    stmn = cfg.model.name == 'stmn'
     if cfg.train.checkpoint_activations:
-        if not stmn:
-            raise InputError(f'train.checkpoint_activations: {cfg.model.name} cannot, stmn can')
-        model.encoder.checkpoint_activations = True
+        checkpoint_activations(model, cfg.model.name)
         if not cfg.use_gpu:
             give_back_freed_memory()
     if cfg.train.sync_bn and world_size() > 1:
-        # of STMN the encoder: what follows sees the whole batch in any case
-        synchronize_batch_norm(model.encoder if stmn else model, cfg.use_gpu)
+        # of a video model the backbone: what follows sees the whole batch in any case
+        part = model.backbone() if isinstance(model, VideoModel) else model
+        synchronize_batch_norm(part, cfg.use_gpu)
     if cfg.use_gpu:
         model = model.cuda()
     if cfg.train.channels_last and cfg.model.name not in CONTIGUOUS_ONLY:
@@ -254,8 +254,8 @@ def build_engine(cfg, datamanager, model, optimizer, scheduler):
     """The engine for the data type, the loss and the model."""
     common = (datamanager, model, optimizer)
     options = {'scheduler': scheduler, 'use_gpu': cfg.use_gpu}
-    if cfg.model.name == 'stmn':
-        return engines.VideoSTMNEngine(*common, **options, **criterion_kwargs(cfg))
+    if isinstance(model, VideoModel):
+        return engines.VideoSTMNEngine(*common, **options, **recipe_kwargs(cfg))
     options['label_smooth'] = cfg.loss.softmax.label_smooth
     if cfg.data.type == 'video':
         options['pooling_method'] = cfg.video.pooling_method

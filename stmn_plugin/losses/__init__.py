@@ -1,17 +1,17 @@
-"""Loss terms of the paper: memory spread (Eq. 9), identification (Sec. 3.3), their sum (Eq. 8).
+"""Loss terms of the paper, and the recipe that weighs them for every architecture.
 
-Each is a function first and a thin module after it.
+Memory spread (Eq. 9) and identification (Sec. 3.3), each a function first and a thin module after
+it. Which terms an architecture has, and of which outputs, its ``losses`` says (Eq. 8 for STMN).
 """
 
-from .criterion import LossTerms, STMNCriterion
 from .identification import BatchHardTripletLoss, batch_hard_triplet_loss
 from .memory_spread import MemorySpreadLoss, memory_spread_loss
+from .recipe import Recipe
 
 __all__ = [
     'BatchHardTripletLoss',
-    'LossTerms',
     'MemorySpreadLoss',
-    'STMNCriterion',
+    'Recipe',
     'batch_hard_triplet_loss',
     'memory_spread_loss',
 ]

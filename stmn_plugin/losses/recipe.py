@@ -11,7 +11,11 @@ from .memory_spread import memory_spread_loss
 
 @dataclass(frozen=True)
 class Recipe:
-    """Loss terms as they enter the sum, weighted; a term of weight 0 costs nothing and is zero."""
+    """Loss terms as they enter the sum, weighted.
+
+    A triplet or spread term of weight 0 is not computed. A cross-entropy is, and multiplied by 0:
+    the parameters of classifiers get gradients, as DDP expects of all parameters.
+    """
 
     cross_entropy_weight: float = 1.0  # of every cross-entropy term
     triplet_weight: float = 1.0  # of every batch-hard triplet term
@@ -23,8 +27,6 @@ class Recipe:
 
     def cross_entropy(self, logits: Tensor, pids: Tensor) -> Tensor:
         """Of logits (B, identities) with identities (B,) (Sec. 3.3)."""
-        if self.cross_entropy_weight == 0:
-            return logits.new_zeros(())
         loss = F.cross_entropy(logits, pids, label_smoothing=self.label_smoothing)
         return self.cross_entropy_weight * loss
 

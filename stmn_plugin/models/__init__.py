@@ -1,17 +1,27 @@
-"""The network: encoder → memories → STMN; weights and what a model costs.
+"""Architectures: the protocol that each follows, STMN, and any image model of the host.
 
-Reading path: ``encoder.py`` (Sec. 3.2), ``memory.py`` (Eq. 1-7), ``stmn.py`` (Fig. 2, 3).
+Reading path: ``base.py`` (the protocol), ``encoder.py`` (Sec. 3.2), ``stmn/memory.py`` (Eq. 1-7),
+``stmn/stmn.py`` (Fig. 2, 3). The other files load weights, and measure and speed up any model.
 """
 
 from .base import VIDEO_MODELS, VideoModel, register_video_model
-from .encoder import BACKBONES, Encoder
-from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
-from .stmn import STMN, STMNOutput, stmn
+from .encoder import BACKBONES, Encoder, EncoderConfig
+from .stmn import (
+    STMN,
+    SpatialMemory,
+    STMNConfig,
+    STMNOutput,
+    TemporalAverage,
+    TemporalMemory,
+    TemporalMLP,
+)
 
 __all__ = [
     'BACKBONES',
     'Encoder',
+    'EncoderConfig',
     'STMN',
+    'STMNConfig',
     'STMNOutput',
     'SpatialMemory',
     'TemporalAverage',
@@ -20,5 +30,4 @@ __all__ = [
     'VIDEO_MODELS',
     'VideoModel',
     'register_video_model',
-    'stmn',
 ]

@@ -106,7 +106,8 @@ class VideoModel(nn.Module):
                 'expected clips of shape (B, L, 3, H, W) or images of shape (B, 3, H, W), '
                 f'got {tuple(clips.shape)}'
             )
-        if clips.shape[1] != self.seq_len and not self.takes_any_length:
+        # in this order: an exported program may leave the length open
+        if not self.takes_any_length and clips.shape[1] != self.seq_len:
             raise ValueError(
                 f'expected clips of {self.seq_len} frames (video.seq_len), got {clips.shape[1]}'
             )

@@ -7,9 +7,7 @@ weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 po
 import contextlib
 import copy
 import functools
-import hashlib
-import os
-import tempfile
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,12 +15,28 @@ import torchvision
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from stmn_plugin.config.rules import OneOf, Text
+from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 
-from .weight_files import named_tensors, read_weight_file
-from .weights import fitted_weights
+from .backbone_weights import load_backbone_weights
 
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The settings of every architecture that has a ResNet of torchvision; a base of its own."""
+
+    backbone: str = setting('resnet50', OneOf(BACKBONES), 'a ResNet of torchvision')
+    backbone_weights: str = setting(
+        '',
+        Text('a file or link', may_be_empty=True),
+        "in place of torchvision's ImageNet weights; Google Drive, too",
+    )
+    backbone_sha256: str = setting(
+        '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
+    )
 
 
 class FrameMaps(NamedTuple):
@@ -45,20 +59,29 @@ class Encoder(nn.Module):
         pretrained (bool): start from ImageNet weights, torchvision's own or ``weights``.
         weights (str): a file or link with a torchvision ResNet's weights instead of torchvision's.
         sha256 (str): expected digest of ``weights``.
+        section (str): of the config, for errors.
 
     Raises:
         InputError: unknown backbone, weights that cannot be had or do not fit.
     """
 
     def __init__(
-        self, backbone, spatial=True, temporal=True, pretrained=True, weights='', sha256=''
+        self,
+        backbone,
+        spatial=True,
+        temporal=True,
+        pretrained=True,
+        weights='',
+        sha256='',
+        section='stmn',
     ):
         super().__init__()
         if backbone not in BACKBONES:
-            raise InputError(f'stmn.backbone: {backbone!r} is not one of {", ".join(BACKBONES)}')
+            known = ', '.join(BACKBONES)
+            raise InputError(f'{section}.backbone: {backbone!r} is not one of {known}')
         resnet = torchvision.models.get_model(backbone)
         if pretrained:
-            load_backbone_weights(resnet, backbone, weights, sha256)
+            load_backbone_weights(resnet, backbone, weights, sha256, section)
         self.dim = resnet.fc.in_features  # D
         self.trunk = nn.Sequential(
             resnet.conv1,
@@ -119,6 +142,25 @@ class Encoder(nn.Module):
         return contextlib.nullcontext(), still_statistics(self)
 
 
+def checkpoint_activations(model: nn.Module, name: str) -> None:
+    """Set ``checkpoint_activations`` of every Encoder in a model.
+
+    Args:
+        model: any.
+        name: of its architecture, for the error.
+
+    Raises:
+        InputError: it has no Encoder.
+    """
+    encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+    if not encoders:
+        raise InputError(
+            f'train.checkpoint_activations: {name} cannot, it has no Encoder as stmn has'
+        )
+    for encoder in encoders:
+        encoder.checkpoint_activations = True
+
+
 @contextlib.contextmanager
 def still_statistics(module):
     """In the block the BNs of a module leave their running statistics alone."""
@@ -177,69 +219,3 @@ def full_precision(device_type):
     if not torch.amp.is_autocast_available(device_type):
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
-
-
-def load_backbone_weights(resnet, backbone, source='', sha256=''):
-    """Load ImageNet weights into a torchvision ResNet.
-
-    Args:
-        resnet (nn.Module): torchvision's model.
-        backbone (str): its name.
-        source (str): local file or http(s)/Google Drive link; '' is torchvision's own download.
-        sha256 (str): expected digest of the file, checked when given.
-
-    Raises:
-        InputError: no network, missing or damaged file, wrong digest, weights of another network.
-    """
-    if not source:
-        weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except Exception as error:  # network errors, and many types on a damaged file in the cache
-            raise InputError(
-                f'cannot download the ImageNet weights of {backbone}, or the downloaded file '
-                f'in {torch.hub.get_dir()} is damaged ({_short(error)}): give a file as '
-                'stmn.backbone_weights PATH, or train from scratch with model.pretrained False'
-            ) from error
-        resnet.load_state_dict(state)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        is_link = source.startswith(('http://', 'https://'))
-        path = _download(source, folder) if is_link else os.path.expanduser(source)
-        try:
-            content = read_weight_file(path)
-            if sha256 and (found := _sha256(path)) != sha256.lower():
-                raise InputError(f'{path} has sha256 {found}, not {sha256}')
-            # the class scores go
-            state = fitted_weights(
-                resnet, named_tensors(content, path), f'{path} does not fit {backbone}: it', r'fc\.'
-            )
-        except InputError as error:
-            reason = str(error).replace(path, source)
-            raise InputError(f'stmn.backbone_weights: {reason}') from error
-    resnet.load_state_dict(state)
-
-
-def _download(link, folder):
-    """Fetch a link into a folder: gdown knows Google Drive's pages and takes plain links too."""
-    import gdown  # slow to import, and needed for links only
-
-    try:
-        path = gdown.download(link, os.path.join(folder, 'weights'), quiet=False)
-    except Exception as error:  # gdown passes on whatever its network library raises
-        raise InputError(f'stmn.backbone_weights: cannot fetch {link} ({_short(error)})') from error
-    if path is None:
-        raise InputError(f'stmn.backbone_weights: cannot fetch {link}')
-    return path
-
-
-def _sha256(path):
-    with open(path, 'rb') as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
-def _short(error):
-    last = str(error).strip().splitlines()[-1:]
-    # torch's advice to run what a file contains is not passed on
-    advice = not last or 'weights_only' in str(error)
-    return type(error).__name__ if advice else last[0].strip()

@@ -4,11 +4,48 @@ In eval mode BN is affine with fixed numbers, so that conv and BN are one convol
 the same features up to float32 rounding, and nothing reads and writes a map a second time.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .encoder import Encoder
+
+
+class FoldedEncoders:
+    """Every :class:`Encoder` of a model, folded, to stand in for the model's own in a block."""
+
+    def __init__(self, model: nn.Module):
+        self.places = [
+            (parent, name, child, fold_batch_norms(child))
+            for parent in model.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, Encoder)
+        ]
+
+    def refold(self) -> None:
+        """Take up the weights and statistics of now."""
+        for _, _, encoder, folded in self.places:
+            refold(folded, encoder)
+
+    def compile(self, backend) -> None:
+        """Compile each, in place."""
+        for *_, folded in self.places:
+            folded.compile(backend=backend)
+
+    @contextlib.contextmanager
+    def in_model(self) -> Iterator[None]:
+        """In the block the model encodes by the folded copies."""
+        try:
+            for parent, name, _, folded in self.places:
+                setattr(parent, name, folded)
+            yield
+        finally:
+            for parent, name, encoder, _ in self.places:
+                setattr(parent, name, encoder)
 
 
 def fold_batch_norms(encoder):

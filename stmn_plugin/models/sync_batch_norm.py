@@ -9,6 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stmn_plugin.distributed import total
 
+from .base import VideoModel
+
 
 class SyncBatchNorm(_BatchNorm):
     """As ``nn.SyncBatchNorm``, in plain operations, on any device; input (N, C) or (N, C, ...)."""
@@ -57,13 +59,31 @@ def synchronize_batch_norm(module, use_gpu):
         elif use_gpu:
             setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
         else:
-            setattr(module, name, _on_cpu(child))
+            setattr(module, name, _synchronized(child))
 
 
-def _on_cpu(norm):
+def synchronize_outside_backbone(model: VideoModel) -> None:
+    """Make every batch normalisation that is not of the backbone one over all processes, in place.
+
+    They see a vector or a few of each clip: half of a batch would give them other statistics than
+    the whole. On any device, as exactly as on one process; parameters and buffers are kept.
+    """
+    inside = set(model.backbone().modules())
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and child not in inside:
+                setattr(parent, name, _synchronized(child))
+
+
+def _synchronized(norm):
     synced = SyncBatchNorm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )
-    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-        setattr(synced, name, tensor)
+    saved = norm.state_dict()
+    for name, parameter in norm.named_parameters():
+        setattr(synced, name, parameter)
+    for name, buffer in norm.named_buffers():
+        if name in dict(synced.named_parameters()):  # the bias of a BNNeck
+            delattr(synced, name)
+        synced.register_buffer(name, buffer, persistent=name in saved)
     return synced.train(norm.training)

@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from stmn_plugin.config.defaults import AUTO, flatten, get_default_config
+from stmn_plugin.config.defaults import flatten, get_default_config
+from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.distributed import broadcast, is_main
 from stmn_plugin.errors import InputError, printable
 

@@ -10,8 +10,8 @@ import ctypes
 import torch
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.models import STMN
-from stmn_plugin.models.folding import fold_batch_norms, refold
+from stmn_plugin.models import VideoModel
+from stmn_plugin.models.folding import FoldedEncoders
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -73,12 +73,12 @@ def with_fused_steps(optimizer):
 
 
 def compile_in_place(model):
-    """Compile the encoder of STMN, or all of another model; names of weights stay.
+    """Compile the backbone of a video model, or all of another model; names of weights stay.
 
     What torch.compile cannot do (no C++ compiler, no Triton, an operation it does not know) runs
     as it is, and a printed line says so.
     """
-    part = model.encoder if isinstance(model, STMN) else model
+    part = model.backbone() if isinstance(model, VideoModel) else model
     part.compile(backend=_inductor_or_eager)
 
 
@@ -115,34 +115,40 @@ def check_amp(amp, key, use_gpu):
 
 
 class InferenceModel:
-    """A frame model (``features.py``) as it encodes frames in testing.
+    """A video model as it encodes frames or clips in testing.
 
     Args:
-        model: STMN or an ``ImageFrameModel``, in eval mode.
+        model (VideoModel): in eval mode.
         device_type (str): where it is.
         amp (str): a key of AMP_DTYPES.
-        fold (bool): fold the batch norms of STMN's encoder.
-        compiled (bool): compile the folded encoder; an encoder that is not folded is the model's.
+        fold (bool): fold the batch norms of every :class:`Encoder` in it; those of other networks
+            stay, as which convolution they follow is not known.
+        compiled (bool): compile the folded encoders; a backbone that is not folded is the model's.
     """
 
     def __init__(self, model, device_type, amp='off', fold=True, compiled=False):
         self.model = model
         self.device_type = device_type
         self.amp = amp
-        self.encoder = None
-        if fold and isinstance(model, STMN):
-            self.encoder = fold_batch_norms(model.encoder)
-            if compiled:
-                self.encoder.compile(backend=_inductor_or_eager)
+        self.folded = FoldedEncoders(model) if fold else None
+        if self.folded is not None and compiled:
+            self.folded.compile(_inductor_or_eager)
 
     def refresh(self):
         """Take up the weights of now."""
-        if self.encoder is not None:
-            refold(self.encoder, self.model.encoder)
+        if self.folded is not None:
+            self.folded.refold()
 
-    def frame_vectors(self, frames):
-        """(T, 3, H, W) → (T, V), at least in float32."""
-        more = {} if self.encoder is None else {'encoder': self.encoder}
-        with autocast(self.device_type, self.amp):
-            vectors = self.model.frame_vectors(frames, **more)
+    def encode_frames(self, frames):
+        """With ``model.frame_once``: (T, 3, H, W) → (T, V), at least in float32."""
+        return self._run(self.model.encode_frames, frames)
+
+    def encode_clips(self, clips):
+        """(B, L, 3, H, W) → features (B, D), at least in float32."""
+        return self._run(self.model, clips)
+
+    def _run(self, function, images):
+        folded = contextlib.nullcontext() if self.folded is None else self.folded.in_model()
+        with folded, autocast(self.device_type, self.amp):
+            vectors = function(images)
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))

@@ -2,7 +2,7 @@
 
 Both are compared with a stand-in that cannot see the clip: one fixed attention, one fixed map. The
 stand-in has exactly the numbers of a memory that ignores its input. Letters are those of
-``models/memory.py``; C clips.
+``models/stmn/memory.py``; C clips.
 """
 
 import numpy as np

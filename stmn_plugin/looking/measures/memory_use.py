@@ -1,6 +1,6 @@
 """Probabilities and attention → is a memory spread, collapsed or flat, does it change anything.
 
-Needs no truth. Letters are those of ``models/memory.py``; C clips.
+Needs no truth. Letters are those of ``models/stmn/memory.py``; C clips.
 """
 
 import numpy as np

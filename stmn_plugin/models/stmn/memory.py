@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stmn_plugin.distributed import gather
+from stmn_plugin.distributed import total, world_size
 
-from .encoder import global_average
+from ..encoder import global_average
 
 
 def auto_scale(dim, num_items):
@@ -48,8 +48,7 @@ def cosine_probs(queries, keys, scale):
 
 class SpatialMemoryOutput(NamedTuple):
     output: torch.Tensor  # (T, D) GAP(f^s), the refined features pooled over positions
-    # (T*H*W, M) A^s, frames in order, positions row by row; in training those of all processes
-    probs: torch.Tensor
+    probs: torch.Tensor  # (T*H*W, M) A^s, frames in order, positions row by row
 
 
 class SpatialMemory(nn.Module):
@@ -92,9 +91,8 @@ class SpatialMemory(nn.Module):
         probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
         pooled = probs.view(frame_features.shape[0], -1, probs.shape[1]).mean(dim=1)  # (T, M)
         if self.training:
-            probs = gather(probs)
             mean, var = self._batch_statistics(probs)
-            self._update_running_statistics(mean, var, len(probs))
+            self._update_running_statistics(mean, var, len(probs) * world_size())
         else:
             mean, var = self.bn.running_mean, self.bn.running_var
         factor = self.bn.weight * torch.rsqrt(var + self.bn.eps)  # (D,)
@@ -129,14 +127,17 @@ class SpatialMemory(nn.Module):
     def _batch_statistics(self, probs):
         """Mean and biased variance, each (D,), of the read-out over all accesses.
 
-        In float64, which costs nothing at this size. What all items have in common does not vary,
-        as probabilities sum to 1: taken out first, it leaves no rounding error of its own size.
+        Those of all processes, each of which has as many: the one place where this network knows of
+        others. In float64, which costs nothing at this size. What all items have in common does not
+        vary, as probabilities sum to 1: taken out first, it leaves no rounding error of its own
+        size.
         """
         probs, values = probs.double(), self.values.double()
-        center = probs.mean(dim=0)  # (M,)
+        count = len(probs) * world_size()
+        center = total(probs.sum(dim=0)) / count  # (M,)
         mean = center @ values  # (D,)
         deviation, spread = probs - center, values - mean
-        covariance = deviation.T @ deviation / len(probs)  # (M, M)
+        covariance = total(deviation.T @ deviation) / count  # (M, M)
         var = (spread * (covariance @ spread)).sum(dim=0)  # (D,)
         return mean.to(self.values.dtype), var.to(self.values.dtype)
 

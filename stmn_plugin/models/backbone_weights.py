@@ -1,0 +1,83 @@
+"""ImageNet weights of a ResNet: torchvision's own download, a file, or a link."""
+
+import hashlib
+import os
+import tempfile
+
+import torch
+import torchvision
+
+from stmn_plugin.errors import InputError
+
+from .weight_files import named_tensors, read_weight_file
+from .weights import fitted_weights
+
+
+def load_backbone_weights(resnet, backbone, source='', sha256='', section='stmn'):
+    """Load ImageNet weights into a torchvision ResNet.
+
+    Args:
+        resnet (nn.Module): torchvision's model.
+        backbone (str): its name.
+        source (str): local file or http(s)/Google Drive link; '' is torchvision's own download.
+        sha256 (str): expected digest of the file, checked when given.
+        section (str): of the config, for errors.
+
+    Raises:
+        InputError: no network, missing or damaged file, wrong digest, weights of another network.
+    """
+    if not source:
+        weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except Exception as error:  # network errors, and many types on a damaged file in the cache
+            raise InputError(
+                f'cannot download the ImageNet weights of {backbone}, or the downloaded file '
+                f'in {torch.hub.get_dir()} is damaged ({_short(error)}): give a file as '
+                f'{section}.backbone_weights PATH, or train from scratch with '
+                'model.pretrained False'
+            ) from error
+        resnet.load_state_dict(state)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        is_link = source.startswith(('http://', 'https://'))
+        path = _download(source, folder, section) if is_link else os.path.expanduser(source)
+        try:
+            content = read_weight_file(path)
+            if sha256 and (found := _sha256(path)) != sha256.lower():
+                raise InputError(f'{path} has sha256 {found}, not {sha256}')
+            # the class scores go
+            state = fitted_weights(
+                resnet, named_tensors(content, path), f'{path} does not fit {backbone}: it', r'fc\.'
+            )
+        except InputError as error:
+            reason = str(error).replace(path, source)
+            raise InputError(f'{section}.backbone_weights: {reason}') from error
+    resnet.load_state_dict(state)
+
+
+def _download(link, folder, section):
+    """Fetch a link into a folder: gdown knows Google Drive's pages and takes plain links too."""
+    import gdown  # slow to import, and needed for links only
+
+    try:
+        path = gdown.download(link, os.path.join(folder, 'weights'), quiet=False)
+    except Exception as error:  # gdown passes on whatever its network library raises
+        raise InputError(
+            f'{section}.backbone_weights: cannot fetch {link} ({_short(error)})'
+        ) from error
+    if path is None:
+        raise InputError(f'{section}.backbone_weights: cannot fetch {link}')
+    return path
+
+
+def _sha256(path):
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def _short(error):
+    last = str(error).strip().splitlines()[-1:]
+    # torch's advice to run what a file contains is not passed on
+    advice = not last or 'weights_only' in str(error)
+    return type(error).__name__ if advice else last[0].strip()

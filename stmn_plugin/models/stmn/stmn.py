@@ -1,0 +1,261 @@
+"""STMN: Video-based Person Re-identification with Spatial and Temporal Memory Networks (ICCV 2021).
+
+Clips → one feature per clip. The parts stand in ``encoder.py`` and ``memory.py``; here is the
+whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from stmn_plugin.config.checks import check_ranges
+from stmn_plugin.config.ranges import AUTO, ITEMS
+from stmn_plugin.config.rules import Number, OneOf, WordOr
+from stmn_plugin.config.settings import setting
+from stmn_plugin.losses.recipe import Recipe
+
+from ..base import VideoModel, register_video_model
+from ..encoder import Encoder, EncoderConfig, full_precision, global_average
+from ..heads import BNNeck, bias_free_classifier
+from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
+
+
+@dataclass(frozen=True)
+class STMNConfig(EncoderConfig):
+    """The section ``stmn``."""
+
+    spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
+    spatial_items: int = setting(10, ITEMS, 'M')
+    spatial_bn_scale: float = setting(
+        0.0, Number(-100, 100), "scale of Eq. 3's BN at the start; torch's own is 1"
+    )
+    temporal_mode: str = setting(
+        'memory',
+        OneOf(('memory', 'mlp', 'average')),
+        'temporal memory, the MLP of Sec. 4.2, or the average (baseline)',
+    )
+    temporal_items: int = setting(5, ITEMS, 'N; hidden size of the mlp')
+    similarity_scale: str | float = setting(
+        AUTO,
+        WordOr(AUTO, Number(0, 1_000_000, above=True)),
+        'auto: sqrt(D / items); 1.0 is Eq. 1 to the letter',
+    )
+
+
+class FrameParts(NamedTuple):
+    """What a frame contributes to its clip."""
+
+    refined: Tensor  # (T, D) GAP(f^s), or GAP(f^o) without a spatial memory
+    temporal_queries: Tensor | None  # (T, D) GAP(q^t)
+    spatial_probs: Tensor | None  # (T*H*W, M) A^s
+
+
+class STMNOutput(NamedTuple):
+    """Everything the losses need; returned in training mode."""
+
+    clip_feature: Tensor  # (B, D) f^t, before the BNNeck
+    frame_feature: Tensor  # (B, D) temporal average of GAP(f^s), for deep supervision
+    clip_logits: Tensor  # (B, num_classes)
+    frame_logits: Tensor  # (B, num_classes)
+    spatial_probs: Tensor | None  # (B*L*K, M) A^s
+    temporal_probs: Tensor | None  # (B, N) A^t
+    temporal_attention: Tensor  # (B, L) o-hat^t
+
+
+@register_video_model('stmn')
+class STMN(VideoModel):
+    """Spatial and Temporal Memory Networks.
+
+    Under ``torch.autocast`` the encoder runs in reduced precision, everything after it in float32;
+    the weights stay in float32 or float64, so ``.half()`` and ``.bfloat16()`` are refused.
+
+    ``torch.export`` takes a dynamic number of clips of every variant in eval mode. The number of
+    frames can be dynamic with temporal_mode 'average' alone: the values of the temporal memory and
+    the last layer of the MLP hold an attention for ``seq_len`` frames.
+
+    Args:
+        num_classes: training identities.
+        seq_len: L.
+        config: variant and sizes.
+        pretrained: start from ImageNet weights, see :class:`.encoder.Encoder`.
+
+    Raises:
+        InputError: a setting out of its range, or backbone weights that cannot be loaded.
+    """
+
+    Config = STMNConfig
+    frame_once = True
+
+    # keys of the config that shapes of weights tell: key → {name of a weight: dimension}
+    settings_in_shapes = {
+        'video.seq_len': {'temporal_memory.values': 1, 'temporal_memory.regress.weight': 0},
+        'stmn.spatial_items': {'spatial_memory.keys': 0},
+        'stmn.temporal_items': {'temporal_memory.keys': 0, 'temporal_memory.hidden.weight': 0},
+    }
+
+    def __init__(self, num_classes: int, seq_len: int, config: STMNConfig, pretrained: bool = True):
+        super().__init__(num_classes, seq_len, config, pretrained)
+        check_ranges({f'stmn.{name}': value for name, value in vars(config).items()})
+        has_memory = config.spatial_mode == 'memory'
+        self.takes_any_length = config.temporal_mode == 'average'
+        self.encoder = Encoder(
+            config.backbone,
+            spatial=has_memory,
+            temporal=config.temporal_mode != 'average',
+            pretrained=pretrained,
+            weights=config.backbone_weights,
+            sha256=config.backbone_sha256,
+            section='stmn',
+        )
+        dim = self.encoder.dim
+        scale = None if config.similarity_scale == AUTO else float(config.similarity_scale)
+        self.feature_dim = dim
+        self.spatial_memory = (
+            SpatialMemory(dim, config.spatial_items, scale, config.spatial_bn_scale)
+            if has_memory
+            else None
+        )
+        self.temporal_memory = {
+            'memory': lambda: TemporalMemory(dim, config.temporal_items, seq_len, scale),
+            'mlp': lambda: TemporalMLP(dim, config.temporal_items, seq_len),
+            'average': TemporalAverage,
+        }[config.temporal_mode]()
+        self.bnneck_clip = BNNeck(dim)
+        self.bnneck_frame = BNNeck(dim)
+        self.classifier_clip = bias_free_classifier(dim, num_classes)
+        self.classifier_frame = bias_free_classifier(dim, num_classes)
+
+    def forward(self, clips: Tensor) -> Tensor | STMNOutput:
+        """Normalised clips (B, L, 3, H, W) → features after the BNNeck (B, D) in eval mode.
+
+        A batch of images (B, 3, H, W) is taken as still clips, each image being all L frames.
+
+        Raises:
+            ValueError: another shape, or another number of frames than the model takes.
+        """
+        # each image is encoded once and stands for all L frames
+        frames = clips if clips.dim() == 4 else self.as_clips(clips).flatten(0, 1)
+        if self.training:
+            return self._training_output(self._frame_parts(frames), clips)
+        return self.embed(self._clips_of(self.encode_frames(frames), clips))
+
+    def _training_output(self, parts: FrameParts, clips: Tensor) -> STMNOutput:
+        with full_precision(clips.device.type):
+            refined = self._clips_of(parts.refined, clips)  # (B, L, D)
+            queries = parts.temporal_queries
+            clip = self.temporal_memory(
+                None if queries is None else self._clips_of(queries, clips), refined
+            )
+            frame_feature = refined.mean(dim=1)  # (B, D)
+            return STMNOutput(
+                clip_feature=clip.output,
+                frame_feature=frame_feature,
+                clip_logits=self.classifier_clip(self.bnneck_clip(clip.output)),
+                frame_logits=self.classifier_frame(self.bnneck_frame(frame_feature)),
+                spatial_probs=parts.spatial_probs,
+                temporal_probs=clip.probs,
+                temporal_attention=clip.attention,
+            )
+
+    def losses(self, outputs: STMNOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+        """L_S and L_ID with deep supervision (Eq. 8, Eq. 9, Sec. 3.3).
+
+        The spread of a memory that the variant does not have is zero.
+        """
+        nothing = outputs.clip_logits.new_zeros(())
+        spatial, temporal = outputs.spatial_probs, outputs.temporal_probs
+        return {
+            'cross_entropy_clip': recipe.cross_entropy(outputs.clip_logits, pids),
+            'cross_entropy_frame': recipe.cross_entropy(outputs.frame_logits, pids),
+            'triplet_clip': recipe.triplet(outputs.clip_feature, pids),
+            'triplet_frame': recipe.triplet(outputs.frame_feature, pids),
+            'spread_spatial': nothing if spatial is None else recipe.spread(spatial),
+            'spread_temporal': nothing if temporal is None else recipe.spread(temporal),
+        }
+
+    def logits(self, outputs: STMNOutput) -> Tensor:
+        return outputs.clip_logits
+
+    def backbone(self) -> Encoder:
+        return self.encoder
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """(T, 3, H, W) → GAP(f^s), GAP(q^t) of each frame, (T, 2*D); (T, D) with the average."""
+        refined, queries, _ = self._frame_parts(frames)
+        return refined if queries is None else torch.cat([refined, queries], dim=1)
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Clips of :meth:`encode_frames`, (B, L, V) → features after the BNNeck, (B, D)."""
+        refined = vectors[..., : self.feature_dim]  # (B, L, D)
+        queries = vectors[..., self.feature_dim :]  # (B, L, D), empty with the average
+        with full_precision(vectors.device.type):
+            return self.bnneck_clip(self.temporal_memory(queries, refined).output)
+
+    @torch.no_grad()
+    def explain(self, clips: Tensor) -> dict[str, Tensor]:
+        """What the memories do in clips (B, L, 3, H, W), in eval mode; see ``explanations.py``.
+
+        Attention is absent with temporal average, whatever belongs to a memory without that memory.
+        """
+        clips = self.as_clips(clips)
+        batch = clips.shape[:2]  # (B, L)
+        with full_precision(clips.device.type):
+            maps = self.encoder(clips.flatten(0, 1))
+            original = maps.frame_features  # (T, D, H, W)
+            vectors = global_average(original).unflatten(0, batch)  # (B, L, D)
+            explained = {
+                'frame_norms': vector_norm(original, dim=1).unflatten(0, batch),
+                'frame_feature': vectors.mean(dim=1),
+            }
+            if self.spatial_memory is not None:
+                refined = self.spatial_memory.refine(original, maps.spatial_queries)
+                probs = self.spatial_memory(original, maps.spatial_queries).probs  # (T*K, M)
+                vectors = global_average(refined).unflatten(0, batch)
+                values = self.spatial_memory.values
+                explained |= {
+                    'spatial_probs': probs.view(*batch, *original.shape[2:], -1),
+                    'spatial_values': values.expand(len(clips), *values.shape),
+                    'refined_norms': vector_norm(refined, dim=1).unflatten(0, batch),
+                    'change_norms': vector_norm(refined - original, dim=1).unflatten(0, batch),
+                    'refined_feature': vectors.mean(dim=1),
+                }
+            queries = maps.temporal_queries
+            clip = self.temporal_memory(
+                None if queries is None else queries.unflatten(0, batch), vectors
+            )
+            if queries is not None:
+                explained['attention'] = clip.attention
+            if clip.probs is not None:
+                values = self.temporal_memory.values
+                explained |= {
+                    'temporal_probs': clip.probs,
+                    'temporal_values': values.expand(len(clips), *values.shape),
+                }
+            explained['clip_feature'] = self.bnneck_clip(clip.output)
+        return explained
+
+    def _frame_parts(self, frames: Tensor) -> FrameParts:
+        """Everything that needs one frame at a time; frames (T, 3, H, W)."""
+        dtype = self.bnneck_clip.weight.dtype
+        if dtype.itemsize < 4:
+            raise ValueError(
+                f'the weights of STMN are {dtype}: they stay in float32, in which memories and '
+                'softmaxes are computed; torch.autocast (train.amp, test.amp) runs the encoder '
+                'in half precision'
+            )
+        maps = self.encoder(frames)
+        with full_precision(frames.device.type):
+            if self.spatial_memory is None:
+                refined, probs = global_average(maps.frame_features), None
+            else:
+                refined, probs = self.spatial_memory(maps.frame_features, maps.spatial_queries)
+        return FrameParts(refined, maps.temporal_queries, probs)
+
+    def _clips_of(self, vectors: Tensor, clips: Tensor) -> Tensor:
+        """(T, ...) → (B, L, ...); an image stands for all L frames."""
+        if clips.dim() == 4:
+            return vectors.unsqueeze(1).expand(-1, self.seq_len, -1)
+        return vectors.unflatten(0, clips.shape[:2])
