@@ -117,11 +117,10 @@ def test_every_key_is_of_the_experiment_or_free():
     }
     assert same_computation | START_KEYS == FREE_KEYS and not same_computation & START_KEYS
     config = flatten(get_default_config())
-    assert experiment_of(config) == {} and experiment_of({}) == {}
     for key in config:
         of_it = not key.startswith('test.') and key not in same_computation | {'train.seed'}
         changed = {**config, key: 'another'}
-        assert experiment_of(changed) == ({key: 'another'} if of_it else {}), key
+        assert experiment_of(changed).get(key) == ('another' if of_it else None), key
         assert (run_digest(changed) != run_digest(config)) == of_it, key
 
 

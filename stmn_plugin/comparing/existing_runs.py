@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -94,27 +94,26 @@ def _config_of(
     return cfg, f'{record.path} is of another recipe: {named}' if changes else ''
 
 
-class Experiment(NamedTuple):
-    """What runs have in common that differ in their seed only."""
+def _experiment(record: RunRecord) -> dict[str, Any]:
+    """What runs have in common that differ in their seed only: key → value, and their data."""
+    settings, trained_on = record.settings, record.made_from.get('train')
+    data = {'training data': trained_on, 'data.root': settings['data.root']}
+    return {**experiment_of(settings), **data}
 
-    settings: dict[str, Any]  # key → value
-    keys: dict[str, Any]  # those of its experiment
-    trained_on: str | None  # digest of the training data, if the run knows it
 
-    def changes_to(self, other: 'Experiment') -> dict[str, Any]:
-        """In what another one differs: key → its value.
+def _changes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """In what another experiment differs: key → its value.
 
-        Data is the same when its digest is, wherever it lies; runs that know no digest have the
-        same data when they have the same ``data.root``.
-        """
-        one, two, settings = self.keys, other.keys, other.settings
-        changes = {key: settings[key] for key in settings if one.get(key) != two.get(key)}
-        if self.trained_on and other.trained_on:
-            if self.trained_on != other.trained_on:
-                changes['training data'] = other.trained_on
-        elif not same_folder(self.settings['data.root'], settings['data.root']):
-            changes['data.root'] = settings['data.root']
-        return changes
+    Data is the same when its digest is, wherever it lies; runs that know no digest have the same
+    data when they have the same ``data.root``.
+    """
+    changes = {key: value for key, value in other.items() if one.get(key) != value}
+    both_known = one['training data'] and other['training data']
+    if both_known or same_folder(one['data.root'], other['data.root']):
+        changes.pop('data.root', None)
+    if not both_known:
+        changes.pop('training data', None)
+    return changes
 
 
 def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict[str, str]:
@@ -130,11 +129,10 @@ def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict
     Returns:
         Path → title.
     """
-    groups: list[tuple[Experiment, list[RunRecord]]] = []
+    groups: list[tuple[dict[str, Any], list[RunRecord]]] = []
     for record in records:
-        settings, trained_on = record.settings, record.made_from.get('train')
-        experiment = Experiment(settings, experiment_of(settings), trained_on)
-        same = (runs for known, runs in groups if not known.changes_to(experiment))
+        experiment = _experiment(record)
+        same = (runs for known, runs in groups if not _changes(known, experiment))
         runs = next(same, None)
         if runs is None:
             groups.append((experiment, [record]))
@@ -146,8 +144,8 @@ def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict
         title = _folder_title(runs[0])
         own: dict[str, Any] = {}  # key → value where another group could be taken for it
         for other, others in groups:
-            changes = {} if other is experiment else other.changes_to(experiment)
-            same_recipe = not any(is_recipe(key, experiment.settings) for key in changes)
+            changes = {} if other is experiment else _changes(other, experiment)
+            same_recipe = not any(is_recipe(key, experiment) for key in changes)
             if _folder_title(others[0]) == title or same_recipe:
                 own.update(changes)
         if own:

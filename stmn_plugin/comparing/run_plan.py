@@ -5,6 +5,7 @@ The folder is ``<output>/<variant>-<8 hex digits>-seed<N>``. Digits and seed say
 may get another title, and two rows of one recipe share their runs.
 """
 
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -87,37 +88,20 @@ def plan_runs(
     """
     check_titles(variants)
     first = training_config(config_file, words).train.seed
-    folders = _folders_by_run(output)
+    folders: dict[str, str] = {}  # '<8 hex digits>-seed<N>' → path
     planned = []
     for variant in variants:
+        readable = re.sub(r'[^\w.=+,-]+', '-', variant.name)[:LONGEST_NAME]
         for seed in range(first, first + num_seeds):
             own = (*words, *as_words({**variant.changes, 'train.seed': seed}))
             cfg = training_config(config_file, own)
-            name = folder_name(variant, cfg)
-            key = _key_of_run(name)
-            folder = folders.setdefault(key, os.path.join(output, name))
-            record, problem = try_to_read(folder)
+            key = f'{run_digest(flatten(cfg))}-seed{seed}'
+            there = sorted(glob.glob(os.path.join(glob.escape(output), f'*-{key}')))
+            folder = there[0] if there else os.path.join(output, f'{readable}-{key}')
+            record, problem = try_to_read(folders.setdefault(key, folder))
             known_as = (variant.title, seed, config_file, own)
             planned.append(PlannedRun(*known_as, cfg, record, problem=problem))
     return planned
-
-
-def folder_name(variant: Variant, cfg: CfgNode) -> str:
-    """``<variant>-<8 hex digits>-seed<N>``."""
-    readable = re.sub(r'[^\w.=+,-]+', '-', variant.name)[:LONGEST_NAME]
-    return f'{readable}-{run_digest(flatten(cfg))}-seed{cfg.train.seed}'
-
-
-def _key_of_run(name: str) -> str:
-    """'<8 hex digits>-seed<N>' of a folder's name; '' of another name."""
-    found = re.search(r'-([0-9a-f]{8}-seed\d+)$', name)
-    return found[1] if found else ''
-
-
-def _folders_by_run(output: str) -> dict[str, str]:
-    """'<8 hex digits>-seed<N>' → path of the folder with that name; the first of several."""
-    names = sorted(os.listdir(output), reverse=True) if os.path.isdir(output) else []
-    return {key: os.path.join(output, name) for name in names if (key := _key_of_run(name))}
 
 
 def training_config(config_file: str, words: Sequence[str]) -> CfgNode:

@@ -37,32 +37,34 @@ FREE_IN_TESTING = {
 
 
 def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a config that its weights at the end depend on, without the seed: key → value.
+    """Keys of a whole config that its weights at the end depend on, but the seed: key → value.
 
-    They are the recipe, the length of the training and its start. Keys at their default are left
-    out: a key that a later version adds, or the section of another architecture, makes no other
-    experiment. The data is named by ``data.sources``, not by the folder it lies in.
-
-    Args:
-        config: full key → plain value; missing keys have their default.
+    They are the recipe, the length of the training and its start. Data is known by the names of the
+    sources, not by the folder it lies in.
     """
-    default = flatten(get_default_config())
-    config = {**default, **config}
     return {
         key: value
         for key, value in config.items()
         if (is_recipe(key, config) or key in START_KEYS or key == 'train.max_epoch')
         and key != 'train.seed'
-        and value != default.get(key)
     }
 
 
 def run_digest(config: Mapping[str, Any]) -> str:
-    """The 8 hex digits that name an experiment; of files that it starts from, what they hold."""
-    parts = experiment_of(config)
+    """The 8 hex digits that name an experiment; of files that it starts from, what they hold.
+
+    Keys at their default are left out: a key that a later version adds, or the section of another
+    architecture, makes no other experiment.
+    """
+    parts = _unlike_defaults(experiment_of(config))
     for key in START_KEYS & parts.keys():
         parts[key] = _contents(parts[key])
     return _digest(_plain(parts))[:NAME_DIGITS]
+
+
+def _unlike_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    default = flatten(get_default_config())
+    return {key: value for key, value in config.items() if value != default.get(key)}
 
 
 def _contents(value: Any) -> Any:
@@ -82,27 +84,19 @@ def decides_test(key: str) -> bool:
 
 
 def config_digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """What weights and numbers depend on in a config, keys at their default left out.
-
-    Args:
-        config: full key → plain value; missing keys have their default.
+    """What weights and numbers depend on in a config (key → value), without keys at their default.
 
     Returns:
         'recipe' and 'test' → digest.
     """
-    default = flatten(get_default_config())
-    changed = {key: value for key, value in config.items() if value != default.get(key)}
-    return _config_digests(changed, {**default, **config})
+    return first_version_digests(_unlike_defaults(config))
 
 
 def first_version_digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """As :func:`config_digests`, as the first version recorded them: of all keys it knew."""
-    return _config_digests(config, {**flatten(get_default_config()), **config})
-
-
-def _config_digests(keys: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    recipe = {key: value for key, value in keys.items() if is_recipe(key, config)}
-    test = {key: value for key, value in keys.items() if decides_test(key)}
+    """As :func:`config_digests`, of all keys that are there, as the first version recorded them."""
+    whole = {**flatten(get_default_config()), **config}
+    recipe = {key: value for key, value in config.items() if is_recipe(key, whole)}
+    test = {key: value for key, value in config.items() if decides_test(key)}
     return {'recipe': _digest(_plain(recipe)), 'test': _digest(_plain(test))}
 
 
