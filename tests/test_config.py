@@ -169,6 +169,16 @@ def test_the_hosts_keys_keep_their_names_types_and_defaults(repository):
     assert names == set(host)  # the rest is ours
 
 
+@pytest.mark.parametrize('arch', ['stmn', 'resnet18'])
+@pytest.mark.parametrize('loss', ['softmax', 'triplet', 'stmn'])
+def test_every_model_on_video_takes_every_recipe(arch, loss):
+    words = ['model.name', arch, 'loss.name', loss, 'data.type']
+    assert load_config(opts=[*words, 'video']).loss.name == loss
+    if 'stmn' in (arch, loss):
+        with pytest.raises(InputError, match='name stmn needs data.type video'):
+            load_config(opts=[*words, 'image'])
+
+
 def test_the_name_of_the_loss_makes_the_recipe_of_every_model():
     """Against the terms by hand: cross-entropy, hinge or soft margin, spread."""
     torch.manual_seed(0)

@@ -23,8 +23,6 @@ def check_config(cfg: CfgNode) -> None:
     values = flatten(cfg)
     if is_video_model(cfg.model.name) and cfg.data.type != 'video':
         raise InputError(f'model.name {cfg.model.name} needs data.type video')
-    if cfg.model.name == 'stmn' and cfg.loss.name != 'stmn':
-        raise InputError(f'model.name stmn needs loss.name stmn, got {cfg.loss.name!r}')
     if cfg.loss.name == 'stmn' and cfg.data.type != 'video':
         raise InputError('loss.name stmn needs data.type video')
     if cfg.loss.name != 'softmax':

@@ -34,7 +34,7 @@ SECTIONS: dict[str, type] = {
     'synthetic': ours.Synthetic,
 }
 
-_NO_ARCHITECTURES = frozenset(SECTIONS) - {'stmn'}
+_NO_ARCHITECTURES = frozenset(SECTIONS)
 
 
 def add_section(name: str, section: type) -> None:
