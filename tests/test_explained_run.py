@@ -20,20 +20,30 @@ L = 4
 class Brightness(VideoModel):
     """Weighs frames by how bright they are: a toy that explains its attention alone."""
 
-    def forward(self, clips):
-        clips = self.as_clips(clips)
-        return torch.einsum('bl,blc->bc', self.attention(clips), clips.mean(dim=(3, 4)))
+    frame_once = True
 
-    def attention(self, clips):
-        return torch.softmax(clips.mean(dim=(2, 3, 4)), dim=1)
+    def forward(self, clips):
+        return self.embed(self.vectors(self.as_clips(clips)))
+
+    def vectors(self, clips):
+        return self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+
+    def encode_frames(self, frames):
+        return frames.mean(dim=(2, 3))
+
+    def embed(self, vectors):
+        return torch.einsum('bl,blc->bc', self.attention(vectors), vectors)
+
+    def attention(self, vectors):
+        return torch.softmax(vectors.mean(dim=2), dim=1)
 
     def explain(self, clips):
-        return {'attention': self.attention(clips)}
+        return {'attention': self.attention(self.vectors(clips))}
 
 
 class Wrong(Brightness):
     def explain(self, clips):
-        return {'attention': self.attention(clips)[:, :, None]}
+        return {'attention': super().explain(clips)['attention'][:, :, None]}
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def configs(args):
 
 
 def open_runs(args):
-    """The runs, opened, of which the same clips can be looked at."""
+    """The runs, opened; of both the same clips are shown."""
     from stmn_plugin.looking.explained_run import open_on_target
 
     opened = [open_on_target(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]

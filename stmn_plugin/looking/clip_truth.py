@@ -38,7 +38,7 @@ def clip_truth(
     tracklets: Sequence[Tracklet],
     clip_tracklets: Sequence[int] | NDArray[np.int64],
     clip_frames: Sequence[Any] | NDArray[np.int64],
-    grid: tuple[int, ...] | None,
+    grid: tuple[int, int] | None,
 ) -> ClipTruth:
     """What is known about clips.
 
@@ -63,7 +63,12 @@ def clip_truth(
     return ClipTruth(truth.visibility[rows], shares)
 
 
-def _rows(truth, tracklets, clip_tracklets, clip_frames) -> NDArray[np.int64]:
+def _rows(
+    truth: Truth,
+    tracklets: Sequence[Tracklet],
+    clip_tracklets: Sequence[int] | NDArray[np.int64],
+    clip_frames: Sequence[Any] | NDArray[np.int64],
+) -> NDArray[np.int64]:
     """Rows of the truth file of the frames of clips, (C, L)."""
     names = [
         [Path(tracklets[tracklet][0][frame]).name for frame in frames]

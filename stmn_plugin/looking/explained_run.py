@@ -107,7 +107,10 @@ def explain_run(opened: RunOnTarget) -> ExplainedRun:
     of_clips = None
     if truth is not None and statistics.kept:
         kept = next(iter(statistics.kept.values()))
-        grid = kept['frame_norms'].shape[1:] if 'frame_norms' in kept else None
+        grid = None
+        if 'frame_norms' in kept:
+            height, width = kept['frame_norms'].shape[1:]
+            grid = height, width
         places = statistics.clip_tracklets, statistics.clip_frames
         of_clips = clip_truth(truth, tracklets, *places, grid)
     return ExplainedRun(**vars(opened), statistics=statistics, truth=of_clips)

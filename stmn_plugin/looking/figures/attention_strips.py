@@ -1,7 +1,7 @@
 """Fig. 10: temporal attention of clips, and of the same frames in another order."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def draw(rows: Sequence[AttentionRow], runs: Sequence[str], caption: str) -> Fig
             for place, pixels in enumerate(strip.pictures):
                 x = left + place * (width + GAP)
                 sheet.picture(x, top, width, height, pixels)
-                if known:
+                if strip.visibility is not None:
                     sheet.text(
                         x + width / 2,
                         top + height + 0.02,
@@ -93,7 +93,7 @@ def figure_10(run: ExplainedRun, against: ExplainedRun | None, options: Options)
     for order, step in (('in order', 1), ('reversed', -1)):
         frames = [run.statistics.kept[row].frames[::step] for row in shown]
         attentions = [reordered_attention(one, shown, frames) for one in runs]
-        seen: Sequence[NDArray[np.floating] | None] = [None] * len(frames)
+        seen: Any = [None] * len(frames)
         if truth is not None:
             seen = clip_truth(truth, tracklets, shown, frames, None).visibility
         for place, row in enumerate(shown):
@@ -123,7 +123,7 @@ def reordered_attention(
     """Attention (n, L) of clips made of given frames of tracklets, in the order given."""
     tracklets = []
     for row, chosen in zip(rows, frames, strict=True):
-        paths, *labels = run.tracklets.all[row]
-        tracklets.append((tuple(paths[i] for i in chosen), *labels))
+        paths, pid, camid, dsetid = run.tracklets.all[row]
+        tracklets.append((tuple(paths[i] for i in chosen), pid, camid, dsetid))
     plan = ClipPlan(len(frames[0]), 'consecutive')  # all frames in order, here one clip
     return np.stack([view['attention'] for view in view_clips(run.run, tracklets, plan)])

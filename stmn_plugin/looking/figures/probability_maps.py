@@ -51,11 +51,11 @@ def draw(runs: Sequence[ProbabilityMaps], caption: str) -> Figure:
         axes.invert_yaxis()
         axes.set_title(kind, pad=3, fontsize=TEXT)
         axes.set_xlabel('item', labelpad=1)
-        axes.set_xticks(np.arange(items) + 0.5, range(1, items + 1))
+        axes.set_xticks(np.arange(items) + 0.5, [str(n + 1) for n in range(items)])
         axes.tick_params(length=0, pad=2)
         axes.set_yticks([])
         if axes is sheet.figure.axes[0]:
-            axes.set_yticks(np.arange(count) + 0.5, range(1, count + 1))
+            axes.set_yticks(np.arange(count) + 0.5, [str(n + 1) for n in range(count)])
             axes.set_ylabel('query', labelpad=2)
         left += cell * items + gap
     sheet.colour_bar(width - bar, top, 0.09, height, (0, 1), 'prob.', SEQUENTIAL, (0, 0.5, 1))

@@ -1,7 +1,7 @@
 """Fig. 7: where the refinement lengthens and shortens features, laid over the frames."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -81,8 +81,8 @@ def overlay(
         (h, w, 3).
     """
     size = pixels.shape[:2]
-    values = torch.from_numpy(np.ascontiguousarray(norm_changes, dtype=np.float32))[None, None]
-    values = F.interpolate(values, size, mode='bilinear', align_corners=False)[0, 0].numpy()
+    maps = torch.from_numpy(np.ascontiguousarray(norm_changes, dtype=np.float32))[None, None]
+    values = F.interpolate(maps, size, mode='bilinear', align_corners=False)[0, 0].numpy()
     shares = np.clip(values / limit, -1, 1)  # (h, w)
     colours = matplotlib.colormaps[DIVERGING](0.5 + shares / 2)[..., :3]
     grey = (pixels @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]
@@ -106,7 +106,7 @@ def figure_7(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
     shown, tracklets = run.selection.shown, run.tracklets.all
     views = [run.statistics.kept[row] for row in shown]
     truth = find_truth(tracklets)
-    masks: Sequence[NDArray[np.floating] | None] = [None] * len(views)
+    masks: Any = [None] * len(views)
     if truth is not None:
         frames = [view.frames for view in views]
         masks = clip_truth(truth, tracklets, shown, frames, MASK_GRID).distractor_share

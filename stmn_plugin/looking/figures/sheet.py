@@ -28,7 +28,7 @@ SEQUENTIAL, DIVERGING = 'cividis', 'PuOr_r'
 BLACK, GREY = '#000000', '#7F7F7F'
 BLUE, VERMILLION = '#0072B2', '#D55E00'
 FORMATS = ('png', 'svg')
-STYLE = {
+STYLE: Any = {  # keys are a Literal of hundreds
     'font.size': TEXT,
     'font.family': 'DejaVu Sans',
     'text.parse_math': False,  # a name may hold $

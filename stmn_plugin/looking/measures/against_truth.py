@@ -8,6 +8,7 @@ stand-in has exactly the numbers of a memory that ignores its input. Letters are
 import numpy as np
 from scipy.stats import rankdata
 
+from ..clip_statistics import Changes, Floats, Indices
 from .measure import INTERVAL, NOISE, Claim, Measure, bootstrap, judge, not_measured
 
 VARIES = 0.05
@@ -72,16 +73,16 @@ REFINEMENT_CLAIMS = (
 NO_TRUTH = 'No truth for this dataset: only synthetic data knows {}.'
 
 
-def attention_and_visibility(attention, visibility, clip_persons, seed=0):
+def attention_and_visibility(
+    attention: Floats, visibility: Floats, clip_persons: Indices, seed: int = 0
+) -> Measure:
     """Whether temporal attention follows the person's visibility.
 
     Args:
-        attention (numpy.ndarray): (C, L), rows sum to 1.
-        visibility (numpy.ndarray): (C, L) in 0..1.
-        clip_persons (numpy.ndarray): (C,)
-
-    Returns:
-        Measure
+        attention: (C, L), rows sum to 1.
+        visibility: (C, L) in 0..1.
+        clip_persons: (C,)
+        seed: of the bootstrap.
     """
     used = np.ptp(visibility, axis=1) >= VARIES
     counts = {'clips': int(used.sum()), 'clips_left_out': int((~used).sum())}
@@ -99,7 +100,7 @@ def attention_and_visibility(attention, visibility, clip_persons, seed=0):
         'best_gain': shown.max(axis=1),
     }  # each (C',)
 
-    def statistic(rows):
+    def statistic(rows: Indices) -> dict[str, float]:
         means = {name: values[rows].mean() for name, values in of_clip.items()}
         weights, shares = attention[rows].ravel(), visibility[rows].ravel()
         return {
@@ -120,16 +121,16 @@ def attention_and_visibility(attention, visibility, clip_persons, seed=0):
     return Measure(ATTENTION, values, counts, *verdict)
 
 
-def refinement_and_distractors(changes, distractor_share, clip_persons, seed=0):
+def refinement_and_distractors(
+    changes: Changes, distractor_share: Floats, clip_persons: Indices, seed: int = 0
+) -> Measure:
     """Whether the spatial memory changes positions that show distractors more than others.
 
     Args:
-        changes (Changes): of ``clip_statistics.reduce_clips``, (C, L, H, W).
-        distractor_share (numpy.ndarray): m, (C, L, H, W) in 0..1.
-        clip_persons (numpy.ndarray): (C,)
-
-    Returns:
-        Measure
+        changes: of ``clip_statistics.reduce_clips``, (C, L, H, W).
+        distractor_share: m, (C, L, H, W) in 0..1.
+        clip_persons: (C,)
+        seed: of the bootstrap.
     """
     inside = distractor_share.astype(np.float64)
     outside = 1 - inside
@@ -147,8 +148,8 @@ def refinement_and_distractors(changes, distractor_share, clip_persons, seed=0):
     sums_in = {name: (values * inside).sum(axis=places) for name, values in maps.items()}  # (C,)
     sums_out = {name: (values * outside).sum(axis=places) for name, values in maps.items()}
 
-    def statistic(rows):
-        def mean(sums, name):
+    def statistic(rows: Indices) -> dict[str, float]:
+        def mean(sums: dict[str, Floats], name: str) -> float:
             return sums[name][rows].sum() / max(sums['weight'][rows].sum(), 1e-30)
 
         ratio, fixed_ratio = (
@@ -177,7 +178,7 @@ def refinement_and_distractors(changes, distractor_share, clip_persons, seed=0):
     return Measure(REFINEMENT, values, counts, *verdict)
 
 
-def correlation(a, b):
+def correlation(a: Floats, b: Floats) -> Floats:
     """Pearson correlation over the last dimension; 0 where either is constant."""
     a = a - a.mean(axis=-1, keepdims=True)
     b = b - b.mean(axis=-1, keepdims=True)

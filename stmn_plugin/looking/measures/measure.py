@@ -1,9 +1,9 @@
 """A number with its definition, how many it was taken from, how sure it is, and what it says."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     low: float  # of the interval
     high: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]'
 
     def side_of(self, threshold: float) -> int:
@@ -48,12 +48,12 @@ class Measure:
     """One entry of ``analysis.json``."""
 
     definition: str  # of every value and every threshold of the verdict, in words
-    values: dict  # name → Estimate
-    counts: dict  # what was counted → how many
+    values: dict[str, Estimate]
+    counts: Mapping[str, float]  # of what
     verdict: str  # plain words
     does_its_job: bool | None  # None: cannot be said
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an end of an interval that nothing bounds is None."""
         values = {
             name: {part: x if math.isfinite(x) else None for part, x in one._asdict().items()}
@@ -67,17 +67,19 @@ def not_measured(definition: str, reason: str) -> Measure:
     return Measure(definition, {}, {}, reason, None)
 
 
-def judge(values: dict, claims: tuple, part: str, supported: str) -> tuple:
+def judge(
+    values: Mapping[str, Estimate], claims: Iterable[Claim], part: str, supported: str
+) -> tuple[str, bool | None]:
     """The verdict of the first claim that is not supported, or of all of them.
 
     Args:
-        values (dict): name → Estimate.
-        claims (tuple): of Claim, each of use only where those before it hold.
-        part (str): of the model, 'spatial memory'.
-        supported (str): the verdict when every claim is.
+        values: by name.
+        claims: each of use only where those before it hold.
+        part: of the model, 'spatial memory'.
+        supported: the verdict when every claim is.
 
     Returns:
-        tuple: verdict in words; True, False when a claim is refuted, None without evidence.
+        The verdict in words; True, False when a claim is refuted, None without evidence.
     """
     for claim in claims:
         estimate = values[claim.name]
@@ -93,8 +95,11 @@ def judge(values: dict, claims: tuple, part: str, supported: str) -> tuple:
 
 
 def bootstrap(
-    statistic: Callable, clip_persons: NDArray, seed: int = 0, resamples: int = RESAMPLES
-) -> dict:
+    statistic: Callable[[NDArray[np.int64]], Mapping[str, float]],
+    clip_persons: NDArray[np.int64],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Estimate]:
     """Estimates with percentile intervals over persons.
 
     Clips of one person are alike, so persons are drawn, not clips or tracklets. Percentiles of few
@@ -102,13 +107,13 @@ def bootstrap(
     (Hesterberg, "What teachers should know about the bootstrap", 2015, "expanded percentile").
 
     Args:
-        statistic (callable): rows of clips, int64 (n,), with repeats → dict of name → float.
-        clip_persons (numpy.ndarray): (C,) the person of each clip.
-        seed (int): of the resampling.
-        resamples (int): draws.
+        statistic: rows of clips, int64 (n,), with repeats → numbers by name.
+        clip_persons: (C,) the person of each clip.
+        seed: of the resampling.
+        resamples: draws.
 
     Returns:
-        dict: name → Estimate; the value is the statistic of all clips. Fewer than six persons
+        Estimates by name; the value is the statistic of all clips. Fewer than six persons
         have no interval: it is unbounded.
     """
     order = np.argsort(clip_persons, kind='stable')

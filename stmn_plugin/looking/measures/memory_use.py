@@ -5,7 +5,7 @@ Needs no truth. Letters are those of ``models/stmn/memory.py``; C clips.
 
 import numpy as np
 
-from ..clip_statistics import entropy
+from ..clip_statistics import Floats, Indices, SpatialUse, entropy
 from .measure import INTERVAL, Claim, Measure, bootstrap, judge
 
 HALF_THE_ITEMS = 0.5
@@ -20,7 +20,7 @@ USAGE = (
     'effective_items = exp(H(mean p)). access_entropy = mean H(p) / log(items): 0 when every '
     'access reads one item, 1 when every access mixes all alike. information = usage_entropy - '
     'access_entropy: the mutual information of access and item over log(items), how much the item '
-    'read depends on what is looked at; a flat softmax has a high usage entropy, too, but no '
+    'read depends on the query; a flat softmax has a high usage entropy, too, but no '
     f'information. Spread when effective_items > {HALF_THE_ITEMS} x items (else collapsed), then '
     f'information > {FLAT} (else flat). {INTERVAL}'
 )
@@ -67,22 +67,20 @@ ATTENTION_CLAIMS = (
 )
 
 
-def usage(mean_probs, entropies, clip_persons, seed=0):
-    """Whether the items of a memory are used, and depending on what is looked at.
+def usage(mean_probs: Floats, entropies: Floats, clip_persons: Indices, seed: int = 0) -> Measure:
+    """Whether the items of a memory are used, and whether which of them depends on the query.
 
     Args:
-        mean_probs (numpy.ndarray): (C, items) mean probabilities of the accesses of a clip, the
-            same number in each.
-        entropies (numpy.ndarray): (C,) mean entropy of those accesses, nats.
-        clip_persons (numpy.ndarray): (C,)
-
-    Returns:
-        Measure
+        mean_probs: (C, items) mean probabilities of the accesses of a clip, the same number in
+            each.
+        entropies: (C,) mean entropy of those accesses, nats.
+        clip_persons: (C,)
+        seed: of the bootstrap.
     """
     items = mean_probs.shape[1]
     largest = np.log(items) if items > 1 else 1.0
 
-    def statistic(rows):
+    def statistic(rows: Indices) -> dict[str, float]:
         used = entropy(mean_probs[rows].mean(axis=0, dtype=np.float64))
         accessed = entropies[rows].mean(dtype=np.float64)
         return {
@@ -104,34 +102,39 @@ def usage(mean_probs, entropies, clip_persons, seed=0):
         Claim(
             'information',
             FLAT,
-            'the item that is read depends on what is looked at',
+            'the item that is read depends on the query',
             f'flat: every access reads nearly the same mixture of the {items} items',
         ),
     )
     spread = (
-        f'Spread: {effective}, and which depends on what is looked at '
+        f'Spread: {effective}, and which of them depends on the query '
         f'(information {values["information"]}).'
     )
     counts = {'clips': len(mean_probs), 'items': items}
     return Measure(USAGE, values, counts, *judge(values, claims, 'memory', spread))
 
 
-def read_out(use, memory_values, original_energy, change_energy, clip_persons, seed=0):
+def read_out(
+    use: SpatialUse,
+    memory_values: Floats,
+    original_energy: Floats,
+    change_energy: Floats,
+    clip_persons: Indices,
+    seed: int = 0,
+) -> Measure:
     """Whether what is read from the spatial memory varies, and how much it changes the features.
 
     Args:
-        use (SpatialUse): of :func:`stmn_plugin.looking.clip_statistics.reduce_clips`.
-        memory_values (numpy.ndarray): v^s, (M, D).
-        original_energy, change_energy (numpy.ndarray): (C,) mean |f^o|^2 and |f^s - f^o|^2.
-        clip_persons (numpy.ndarray): (C,)
-
-    Returns:
-        Measure
+        use: of :func:`stmn_plugin.looking.clip_statistics.reduce_clips`.
+        memory_values: v^s, (M, D).
+        original_energy, change_energy: (C,) mean |f^o|^2 and |f^s - f^o|^2.
+        clip_persons: (C,)
+        seed: of the bootstrap.
     """
     gram = memory_values.astype(np.float64) @ memory_values.T.astype(np.float64)  # (M, M)
     squares = np.einsum('cmn,mn->c', use.second_moments, gram)  # (C,) mean |o^s|^2 of each clip
 
-    def statistic(rows):
+    def statistic(rows: Indices) -> dict[str, float]:
         mean = use.mean_probs[rows].mean(axis=0)
         square = squares[rows].mean()
         constant = mean @ gram @ mean  # |mean o^s|^2
@@ -150,20 +153,18 @@ def read_out(use, memory_values, original_energy, change_energy, clip_persons, s
     return Measure(READOUT, values, {'clips': len(clip_persons)}, *verdict)
 
 
-def attention_use(attention, clip_persons, seed=0):
+def attention_use(attention: Floats, clip_persons: Indices, seed: int = 0) -> Measure:
     """Whether temporal attention differs from average pooling, and from clip to clip.
 
     Args:
-        attention (numpy.ndarray): (C, L), rows sum to 1.
-        clip_persons (numpy.ndarray): (C,)
-
-    Returns:
-        Measure
+        attention: (C, L), rows sum to 1.
+        clip_persons: (C,)
+        seed: of the bootstrap.
     """
     attention = attention.astype(np.float64)
     length = attention.shape[1]
 
-    def statistic(rows):
+    def statistic(rows: Indices) -> dict[str, float]:
         own = attention[rows]
         return {
             'moved': np.abs(own - 1 / length).sum(axis=1).mean() / 2,

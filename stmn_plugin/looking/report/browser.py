@@ -20,8 +20,7 @@ from ..clip_statistics import reduce_clips
 from ..clip_views import view_clips
 from ..hidden_folders import without_folders
 from ..opened_run import OpenedRun
-from .items import memory_items
-from .plain import digits, rounded
+from .items import digits, memory_items, rounded
 
 
 class Browser(NamedTuple):

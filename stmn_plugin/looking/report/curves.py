@@ -1,6 +1,7 @@
 """Lines of metrics.jsonl → panels of curves with their axes, in the coordinates of an SVG."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
@@ -13,28 +14,29 @@ STEPS = [1, 2, 2.5, 5, 10]
 
 class Curve(NamedTuple):
     name: str
-    values: dict  # epoch → value
-    points: list  # of (x, y, what a tooltip says)
+    values: dict[int, float]  # by epoch
+    points: list[tuple[float, float, str]]  # x, y, what a tooltip says
     line: str  # 'x,y x,y ...'
 
 
 class Panel(NamedTuple):
     title: str
-    curves: list
-    x_ticks: list  # of (x, text)
-    y_ticks: list  # of (y, text)
+    curves: list[Curve]
+    x_ticks: list[tuple[float, str]]  # x, text
+    y_ticks: list[tuple[float, str]]  # y, text
 
 
-def training_panels(lines):
+def training_panels(lines: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """Panels of a run: losses, their terms, evaluations, accuracy, learning rate.
 
     Args:
-        lines (list): of ``metric_files.read_lines``.
+        lines: of ``metric_files.read_lines``.
 
     Returns:
-        list of Panel, without those that would be empty.
+        Those panels that are not empty.
     """
-    terms, results = {}, {}  # name → {epoch: value}
+    terms: dict[str, dict[int, float]] = {}  # name → {epoch: value}
+    results: dict[tuple[str, str], dict[int, float]] = {}  # (dataset, measure) → the same
     for line in lines:
         for name, value in line.get('losses', {}).items():
             terms.setdefault(name, {})[line['epoch']] = value
@@ -45,7 +47,7 @@ def training_panels(lines):
                     own[line['epoch']] = 100 * result[measure]
     datasets = {dataset for dataset, _ in results}
 
-    def name_of(dataset, measure):
+    def name_of(dataset: str, measure: str) -> str:
         doubts = doubt_words(
             (
                 (line['epoch'], result)
@@ -75,12 +77,12 @@ def training_panels(lines):
     ]
 
 
-def draw_panel(title, group):
+def draw_panel(title: str, group: Mapping[str, Mapping[int, float]]) -> Panel:
     """A panel with the y axis from 0.
 
     Args:
-        title (str): with the unit.
-        group (dict): name → {epoch: value}, none empty.
+        title: with the unit.
+        group: name → {epoch: value}, none empty.
     """
     epochs = [epoch for values in group.values() for epoch in values]
     first, last = min(epochs), max(*epochs, min(epochs) + 1)
@@ -88,10 +90,10 @@ def draw_panel(title, group):
     y_values = MaxNLocator(4, steps=STEPS).tick_values(0, top or 1)
     x_values = MaxNLocator(5, steps=STEPS, integer=True).tick_values(first, last)
 
-    def x(epoch):
+    def x(epoch: float) -> float:
         return round(LEFT + (epoch - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
 
-    def y(value):
+    def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - value / y_values[-1] * (HEIGHT - TOP - BOTTOM), 1)
 
     curves = []
@@ -107,7 +109,9 @@ def draw_panel(title, group):
     )
 
 
-def values_by_epoch(panels):
+def values_by_epoch(
+    panels: Sequence[Panel],
+) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
     """The same numbers as a table: names, and rows of an epoch and its values (None: none)."""
     curves = [curve for panel in panels for curve in panel.curves]
     epochs = sorted({epoch for curve in curves for epoch in curve.values})

@@ -1,11 +1,14 @@
 """Frames of a tracklet → one small picture with the frames side by side."""
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from stmn_plugin.data.frames import read_clip
@@ -22,7 +25,7 @@ class StripSize(NamedTuple):
     width: int
 
     @classmethod
-    def like(cls, frame_height, frame_width, num_frames, height):
+    def like(cls, frame_height: int, frame_width: int, num_frames: int, height: int) -> 'StripSize':
         """The size that has a frame's shape; InputError if a strip of them is no WebP picture."""
         size = cls(height, max(round(height * frame_width / frame_height), 1))
         if size.width * num_frames > WIDEST:
@@ -33,17 +36,16 @@ class StripSize(NamedTuple):
         return size
 
 
-def film_strip(paths, chosen, size, skip_bad=False):
-    """Read the frames of a clip and put them side by side.
+def film_strip(
+    paths: Sequence[str], chosen: NDArray[np.int64], size: StripSize, skip_bad: bool = False
+) -> bytes:
+    """Read the frames of a clip and put them side by side, as a WebP picture.
 
     Args:
-        paths (tuple): all frames of the tracklet.
-        chosen (numpy.ndarray): indices of the clip's frames, shape (L,).
-        size (StripSize): of a frame.
-        skip_bad (bool): the nearest frame stands in for an unreadable one, see ``read_clip``.
-
-    Returns:
-        bytes: a WebP picture of L frames.
+        paths: all frames of the tracklet.
+        chosen: indices of the clip's frames, (L,).
+        size: of a frame.
+        skip_bad: the nearest frame stands in for an unreadable one, see ``read_clip``.
 
     Raises:
         InputError: a frame cannot be read.
@@ -58,24 +60,27 @@ def film_strip(paths, chosen, size, skip_bad=False):
     return content.getvalue()
 
 
-def film_strips(clips, size, skip_bad=False):
+def film_strips(
+    clips: Sequence[tuple[Sequence[str], NDArray[np.int64]]],
+    size: StripSize,
+    skip_bad: bool = False,
+) -> list[bytes]:
     """Strips of many clips, in order, made by threads (Pillow decodes outside Python's lock).
 
     Args:
-        clips (list): of paths and chosen frames, as :func:`film_strip` takes them.
-
-    Returns:
-        list of bytes
+        clips: paths and chosen frames, as :func:`film_strip` takes them.
+        size: of a frame.
+        skip_bad: as in :func:`film_strip`.
     """
     with ThreadPoolExecutor() as pool:
-        made = pool.map(lambda clip: film_strip(*clip, size, skip_bad), clips)
+        made = pool.map(lambda clip: film_strip(clip[0], clip[1], size, skip_bad), clips)
         progress = tqdm(
             made, total=len(clips), desc='film strips', unit='', leave=False, disable=None
         )
         return list(progress)
 
 
-def _shrink(frame, size):
+def _shrink(frame: Tensor, size: StripSize) -> Image.Image:
     """uint8 tensor (3, h, w) → Pillow image of the size."""
     image = Image.fromarray(np.ascontiguousarray(frame.permute(1, 2, 0)))
     return image.resize((size.width, size.height), Image.Resampling.LANCZOS)

@@ -1,12 +1,12 @@
 """Statistics of clips → plain values of the memory items that a page shows."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
 from ..clip_statistics import ClipStatistics, highest
-from .plain import digits, rounded
 
 FRAMES_OF_ITEM = 10  # shown for each spatial item
 CLIPS_OF_ITEM = 4  # shown for each temporal item
@@ -66,3 +66,13 @@ def _temporal_items(statistics: ClipStatistics) -> dict[str, Any] | None:
             for n, mean in enumerate(probs.mean(axis=0))
         ],
     }
+
+
+def digits(value: Any) -> float:
+    """Five digits: no more are read, and the page stays small."""
+    return float(f'{value:.5g}')
+
+
+def rounded(values: Iterable[Any], places: int) -> list[float]:
+    """Plain numbers with so many decimal places."""
+    return [round(float(x), places) for x in values]

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import urllib.parse
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,7 +22,9 @@ from markupsafe import Markup
 from stmn_plugin.evaluation.doubts import doubt_word
 from stmn_plugin.whole_files import write_bytes
 
-from .curves import HEIGHT, LEFT, RIGHT, WIDTH, values_by_epoch
+from .browser import Browser
+from .curves import HEIGHT, LEFT, RIGHT, WIDTH, Panel, values_by_epoch
+from .film_strips import StripSize
 
 EMBED_LIMIT = 30_000_000  # bytes of the pictures in a page
 PICTURE = re.compile(r'[0-9a-f]{20}\.webp')
@@ -32,9 +35,9 @@ class Overview(NamedTuple):
     """What the page says of the run as a whole."""
 
     title: str
-    facts: dict  # name → value, of the model and its weights
-    evaluations: list  # of metrics.json
-    panels: list  # of curves.Panel
+    facts: Mapping[str, Any]  # name → value, of the model and its weights
+    evaluations: Sequence[Mapping[str, Any]]  # of metrics.json
+    panels: Sequence[Panel]
     config: str
 
 
@@ -44,19 +47,23 @@ class Written(NamedTuple):
     size: int  # bytes of the page
 
 
-def write_report(path, overview, browser, strips, size, embed=None):
+def write_report(
+    path: str,
+    overview: Overview,
+    browser: Browser,
+    strips: Sequence[bytes],
+    size: StripSize,
+    embed: bool | None = None,
+) -> Written:
     """Write the page, and its folder of pictures when it needs one.
 
     Args:
-        path (str): of the HTML file.
-        overview (Overview): of the run.
-        browser (Browser): of its queries and memories.
-        strips (list of bytes): a WebP picture for every tracklet of the browser.
-        size (StripSize): of a frame in them.
-        embed (bool, optional): put the pictures into the page; by default when it stays small.
-
-    Returns:
-        Written
+        path: of the HTML file.
+        overview: of the run.
+        browser: of its queries and memories.
+        strips: a WebP picture for every tracklet of the browser.
+        size: of a frame in them.
+        embed: put the pictures into the page; by default when it stays small.
 
     Raises:
         InputError: a file cannot be written; an older page stays as it was.
@@ -77,7 +84,9 @@ def write_report(path, overview, browser, strips, size, embed=None):
     return Written(path, '' if embed else folder, len(page))
 
 
-def render(overview, browser, pictures, embedded):
+def render(
+    overview: Overview, browser: Browser, pictures: Mapping[str, Any], embedded: bool
+) -> str:
     """The page as text. Everything from outside passes the template's escaping."""
     environment = Environment(
         loader=PackageLoader(__package__, TEMPLATES),
@@ -113,21 +122,21 @@ def render(overview, browser, pictures, embedded):
     )
 
 
-def _dump(values, **_):
+def _dump(values: Any, **_: Any) -> str:
     return json.dumps(values, separators=(',', ':'), allow_nan=False)
 
 
-def _own(name):
+def _own(name: str) -> Markup:
     """A file of ours, which needs no escaping."""
     return Markup(resources.files(__package__).joinpath(TEMPLATES, name).read_text('utf-8'))
 
 
-def _digest(text):
+def _digest(text: str) -> str:
     """For the content security policy: exactly this script or style, no other."""
     return 'sha256-' + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _write_pictures(folder, strips):
+def _write_pictures(folder: str, strips: Sequence[bytes]) -> list[str]:
     """Names of the pictures, which are there afterwards."""
     names = [_name_of(strip) for strip in strips]
     for name, strip in dict(zip(names, strips, strict=True)).items():
@@ -137,11 +146,11 @@ def _write_pictures(folder, strips):
     return names
 
 
-def _name_of(picture):
+def _name_of(picture: bytes) -> str:
     return f'{hashlib.sha256(picture).hexdigest()[:20]}.webp'
 
 
-def _is_picture(path):
+def _is_picture(path: str) -> bool:
     """Whether a page wrote this file: its name says what is in it, which no other file's does."""
     if not PICTURE.fullmatch(os.path.basename(path)) or not os.path.isfile(path):
         return False
@@ -149,7 +158,7 @@ def _is_picture(path):
         return _name_of(file.read()) == os.path.basename(path)
 
 
-def _remove_pictures(folder, needed):
+def _remove_pictures(folder: str, needed: set[str]) -> None:
     """Remove pictures of older pages, and a folder that is empty then."""
     with contextlib.suppress(OSError):  # what is needed, not ours or cannot be removed stays
         for name in set(os.listdir(folder)) - needed:
