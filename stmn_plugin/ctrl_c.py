@@ -33,7 +33,11 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 def _is_child() -> bool:
     """Whether this process was spawned by multiprocessing: its parent gets Ctrl-C, too."""
     process = sys.modules.get('multiprocessing.process')
-    return process is not None and process.parent_process() is not None
+    if process is None:
+        return False
+    # the first is how multiprocessing knows a child that still imports its parent's main module
+    importing = getattr(process.current_process(), '_inheriting', False)
+    return importing or process.parent_process() is not None
 
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -4,33 +4,20 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from stmn_plugin.cli import (
-    check_data,
-    compare,
-    cost_curve,
-    make_synthetic,
-    report,
-    train,
-    visualize,
-)
+from stmn_plugin.cli import commands
 from stmn_plugin.config import RANGES, SECTIONS, load_config
 from stmn_plugin.config.table import with_table
 from stmn_plugin.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
-TOOLS = {
-    'tools/check_data.py': check_data,
-    'tools/compare.py': compare,
-    'tools/cost_curve.py': cost_curve,
-    'tools/main.py': train,
-    'tools/make_synthetic.py': make_synthetic,
-    'tools/report.py': report,
-    'tools/visualize.py': visualize,
+COMMANDS = {
+    name: import_module(f'stmn_plugin.cli.{name.replace("-", "_")}') for name in commands.commands()
 }
 DEPRECATED = {'test.visactmap'}
 
@@ -39,7 +26,7 @@ def blocks(text, language):
     return re.findall(rf'^```{language}\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
 
 
-def commands():
+def command_lines():
     """(document, words) of every command line in a block or between backticks."""
     for document in DOCUMENTS:
         text = document.read_text(encoding='utf-8')
@@ -52,20 +39,29 @@ def commands():
 
 
 def parts_of(words):
-    """The script that a command runs and the words behind it; None of other commands."""
+    """The command or script that a line runs and the words behind it; None of other programs."""
     for number, word in enumerate(words):
+        if word.startswith('stmn-'):
+            return word.removeprefix('stmn-'), words[number + 1 :]
+        if word == 'stmn_plugin':
+            return words[number + 1], words[number + 2 :]
+        if word.startswith('tools/'):
+            name = Path(word).stem.replace('_', '-')
+            return 'train' if name == 'main' else name, words[number + 1 :]
         if word.endswith('.py'):
             return word, words[number + 1 :]
     return None, words
 
 
-@pytest.mark.parametrize('words', [pytest.param(w, id=line) for line, w in commands()])
+@pytest.mark.parametrize('words', [pytest.param(w, id=line) for line, w in command_lines()])
 def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
     script, words = parts_of(words)
     if script is None:
         assert words[0] in ('make', 'pip', 'source'), words
         return
-    if script not in TOOLS:
+    if script == '--help':
+        return
+    if script not in COMMANDS:
         flags = [word for word in words if word.startswith('--')]
         source = (REPOSITORY / script).read_text(encoding='utf-8')
         assert all(f"'{flag}'" in source for flag in flags)
@@ -82,9 +78,9 @@ def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
             (tmp_path / word).touch()
     if '--help-config' in words:  # prints and stops
         with pytest.raises(SystemExit, match='0'):
-            TOOLS[script].parse_args(words)
+            COMMANDS[script].parse_args(words)
         return
-    args = TOOLS[script].parse_args(words)
+    args = COMMANDS[script].parse_args(words)
     if hasattr(args, 'opts'):
         load_config(args.config_file or 'configs/stmn_mars.yaml', args.opts)
 

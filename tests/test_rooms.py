@@ -48,6 +48,8 @@ def imported(module):
 
 
 def room_of(module):
+    if module == ('__main__',):  # starts the commands
+        return 'cli'
     return module[0] if len(module) > 1 else ''
 
 

@@ -119,6 +119,8 @@ def test_ctrl_c_is_one_line_and_130(capfd, monkeypatch):
         ('main', 'yaml.error'),
         ('main', 'numpy.exceptions'),
         ('main', 'torch._utils'),
+        ('-m', 'yaml.error'),
+        ('-m', 'torch._utils'),
         ('compare', 'torch._utils'),
         ('report', 'torch._utils'),
         ('visualize', 'torch._utils'),
@@ -130,13 +132,15 @@ def test_ctrl_c_while_a_command_loads(tool, module, repository, tmp_path):
     """After a module of a library: in the middle of what imports it."""
     words = {
         'main': ['--config-file', str(repository / 'configs' / 'stmn_synthetic.yaml')],
+        '-m': ['stmn_plugin', 'train', '--config', 'stmn_synthetic'],
         'cost_curve': [],
         'compare': ['--archs', 'stmn', 'resnet18', '--dry-run'],
         'report': ['--run', 'nothing'],
         'visualize': ['--run', 'nothing'],
         'check_data': ['-s', 'mars', '--root', 'nothing'],
     }
-    command = [sys.executable, '-X', 'importtime', str(repository / 'tools' / f'{tool}.py')]
+    script = tool if tool == '-m' else str(repository / 'tools' / f'{tool}.py')
+    command = [sys.executable, '-X', 'importtime', script]
     process = subprocess.Popen(
         [*command, *words[tool]],
         env={**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'},

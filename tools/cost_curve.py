@@ -1,7 +1,6 @@
 """``stmn_plugin/cli/cost_curve.py`` as a script."""
 
-from stmn_plugin.cli.cost_curve import main
-from stmn_plugin.console import run_tool
+from stmn_plugin.cli.cost_curve import run
 
 if __name__ == '__main__':
-    run_tool(main)
+    run()

@@ -1,7 +1,6 @@
 """``stmn_plugin/cli/train.py`` as a script."""
 
-from stmn_plugin.cli.train import main
-from stmn_plugin.console import run_tool
+from stmn_plugin.cli.train import run
 
 if __name__ == '__main__':
-    run_tool(main)
+    run()

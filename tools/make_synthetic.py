@@ -1,7 +1,6 @@
 """``stmn_plugin/cli/make_synthetic.py`` as a script."""
 
-from stmn_plugin.cli.make_synthetic import main
-from stmn_plugin.console import run_tool
+from stmn_plugin.cli.make_synthetic import run
 
 if __name__ == '__main__':
-    run_tool(main)
+    run()

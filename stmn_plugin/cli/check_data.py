@@ -1,13 +1,15 @@
-"""Checks a dataset before it is used: python tools/check_data.py --root reid-data -s mars
+"""Check a dataset before it is used: lists, folders, every frame.
 
 Reads every frame, compares lists, folders and the official statistics, writes a report. Exit code
 0: nothing wrong; 1: the report has errors; 2: bad arguments, or the dataset is not there.
 """
 
 import argparse
+import functools
 import os
 
 from stmn_plugin.config import RANGES
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.whole_files import check_writable, write_json
 
@@ -84,3 +86,6 @@ def parse_args(argv):
     parser.add_argument('--output', default='data_report.json', metavar='FILE')
     parser.add_argument('--list-only', action='store_true', help='do not read the images')
     return parser.parse_args(argv)
+
+
+run = functools.partial(run_tool, main)  # the installed command

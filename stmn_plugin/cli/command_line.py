@@ -8,6 +8,7 @@ The word after a KEY is its VALUE whatever it looks like, except a flag; KEY=VAL
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 from collections import deque
@@ -22,6 +23,7 @@ from stmn_plugin.plugins import import_file
 
 IMPORT = '--import'
 LONGEST_MESSAGE = 500
+CONFIG = 'YAML config, or the name of one that the package brings, such as stmn_mars'
 _DOTTED = re.compile(r'([A-Za-z_]\w*)(\.[A-Za-z_]\w*)+')
 _NUMBER = re.compile(r'-\.?\d')
 _MANY = 2  # words that a flag takes, or more
@@ -44,6 +46,7 @@ class CommandLine(argparse.ArgumentParser):
     """
 
     def __init__(self, *, takes_keys: bool = True, **options: Any):
+        options.setdefault('prog', _as_typed(sys.argv[0]))
         super().__init__(allow_abbrev=False, **options)
         self.takes_keys = takes_keys
         self.key_of_flag: dict[str, str] = {}  # name in the namespace → key
@@ -64,6 +67,17 @@ class CommandLine(argparse.ArgumentParser):
                 help='list the keys (those with a word in their name or help) and stop',
             )
         self.add_argument('--debug', action='store_true', help='show the traceback of an error')
+
+    def add_config_flag(self, help: str, group: Any = None, **options: Any) -> None:
+        """The flag that names a YAML file, or a shipped config; '' in ``config_file`` without it.
+
+        Args:
+            help: what the config is of.
+            group: of the parser, to add it to.
+            options: of ``add_argument``.
+        """
+        options = {'default': '', 'metavar': 'FILE', 'dest': 'config_file', **options}
+        (group or self).add_argument('--config', '--config-file', help=help, **options)
 
     def add_key_flag(self, key: str, *names: str, **options: Any) -> None:
         """``add_argument`` for a flag that sets a key of the config."""
@@ -206,6 +220,11 @@ def value_of(rule: Rule) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+def _as_typed(script: str) -> str:
+    """How the command was started, for its help."""
+    return f'python {script}' if script.endswith('.py') else os.path.basename(script)
 
 
 def _is_flag(word: str) -> bool:

@@ -1,28 +1,33 @@
-"""Train, test and compare: one table of architectures, variants or existing runs.
+"""Train, test and compare: one table of models, variants or runs.
 
-python tools/compare.py --config-file configs/stmn_synthetic.yaml --archs stmn resnet18 --seeds 3
+Rows are architectures, variants of STMN or given runs. Each training and each test is a
+process of its own.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
 
 from stmn_plugin.config.rules import Whole
+from stmn_plugin.config.shipped import config_folder
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.plugins import import_words
 
-from .command_line import CommandLine, value_of
+from .command_line import CONFIG, CommandLine, value_of
 
-REPOSITORY = Path(__file__).parents[2]
-ABLATION = str(REPOSITORY / 'configs' / 'ablation')
+COMMANDS = Path(__file__).parents[1] / '__main__.py'
+ABLATION = str(config_folder() / 'ablation')
 
 
 def parse_args(argv=None):
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
-        epilog='Interrupt it whenever you like: the same command goes on where it stopped.',
+        epilog='example: %(prog)s --config stmn_synthetic --archs stmn resnet18 --seeds 3. '
+        'Interrupt it whenever you like: the same command goes on where it stopped.',
     )
-    parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config of all runs')
+    parser.add_config_flag(CONFIG + ', of all runs')
     parser.add_key_flag(
         'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
     )
@@ -66,11 +71,11 @@ def table_name(args):
 
 
 def child(words, log, watch):
-    """Run tools/main.py in a process of its own."""
+    """Run the command ``train`` of this package, wherever it lies, in a process of its own."""
     from stmn_plugin.comparing.child_process import run_process
 
     words = [*import_words(), *words]
-    return run_process([sys.executable, str(REPOSITORY / 'tools' / 'main.py'), *words], log, watch)
+    return run_process([sys.executable, str(COMMANDS), 'train', *words], log, watch)
 
 
 def compare(args, words, archs, runs, execute):
@@ -202,3 +207,6 @@ def main(argv=None, execute=child):
     if failed:
         print(f'{failed} runs have failed', file=sys.stderr)
         raise SystemExit(1)
+
+
+run = functools.partial(run_tool, main)  # the installed command

@@ -1,20 +1,21 @@
-"""Accuracy against cost: test with 1, 2, 4, ... clips a tracklet up to all frames, encoding once.
+"""Measure accuracy against cost: 1 clip a tracklet to all frames.
 
-python tools/cost_curve.py --config-file configs/stmn_mars.yaml --root /data \
-    model.load_weights log/stmn_mars/model/model-best.pth.tar
-
-prints a table and writes cost_curve.json and cost_curve.png into data.save_dir.
+Encodes each frame once, prints a table, writes cost_curve.json and cost_curve.png into
+data.save_dir.
 """
 
+import functools
 import os
 import statistics
 
 from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.extras import require
 from stmn_plugin.whole_files import whole_file, write_json
 
-from .command_line import CommandLine, value_of
+from .command_line import CONFIG, CommandLine, value_of
 
 ALL = 'all'
 
@@ -25,7 +26,7 @@ def parse_args(argv=None):
         epilog='Vectors of frames are kept in test.features_dir, by default in '
         'data.save_dir/features: run again to read them.',
     )
-    parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config')
+    parser.add_config_flag(CONFIG + ', with model.load_weights')
     parser.add_key_flag(
         'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
     )
@@ -115,6 +116,7 @@ def draw(rows, path):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
+        require('matplotlib')
         folder, rows = measure(args)
         from tabulate import tabulate
 
@@ -123,3 +125,6 @@ def main(argv=None):
             shown = [{key: cell for key, cell in row.items() if key != 'doubt'} for row in shown]
         draw(rows, os.path.join(folder, 'cost_curve.png'))
         print(tabulate(shown, headers='keys', floatfmt='.1f'))
+
+
+run = functools.partial(run_tool, main)  # the installed command

@@ -1,15 +1,15 @@
-"""Makes the synthetic pedestrians (MARS layout) and says where they lie.
-
-    python tools/make_synthetic.py --root reid-data --preset default --contact-sheet sheet.png
+"""Make the synthetic pedestrians (MARS layout).
 
 Every field of the preset can be replaced, for example ``--train-ids 100 --seed 2``.
 """
 
 import argparse
 import dataclasses
+import functools
 import time
 
 from stmn_plugin.config.rules import Whole
+from stmn_plugin.console import run_tool
 from stmn_plugin.datasets.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
 from stmn_plugin.errors import exit_on_input_error, printable
 
@@ -53,3 +53,6 @@ def parse_args(argv):
     workers = value_of(Whole(1, 1_024))
     parser.add_argument('--workers', type=workers, help='processes (default: one per core)')
     return parser.parse_args(argv)
+
+
+run = functools.partial(run_tool, main)  # the installed command

@@ -1,19 +1,20 @@
-"""One HTML page of a run: results, curves, a browser of its queries, memory items.
+"""Write one HTML page of a run: results, curves, its queries.
 
-python tools/report.py --run log/stmn_synthetic
-
-writes log/stmn_synthetic/report.html, to be opened by any browser; it needs no network, no server.
+Also the items of its memories. Any browser opens it; it needs no network, no server.
 """
 
+import functools
 import os
 from dataclasses import fields
 
 import yaml
 
 from stmn_plugin.config.rules import Whole
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
+from stmn_plugin.extras import require
 
-from .command_line import CommandLine, value_of
+from .command_line import CONFIG, CommandLine, value_of
 
 HEIGHT = 96  # pixels of a frame on the page
 
@@ -21,13 +22,11 @@ HEIGHT = 96  # pixels of a frame on the page
 def parse_args(argv=None):
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
-        epilog='example: python tools/report.py --run log/stmn_mars --max-queries 200 '
+        epilog='example: %(prog)s --run log/stmn_mars --max-queries 200 '
         'data.root /data test.frames all',
     )
     parser.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
-    parser.add_argument(
-        '--config-file', metavar='FILE', help='instead of --run, with model.load_weights FILE'
-    )
+    parser.add_config_flag('instead of --run: ' + CONFIG + ', with model.load_weights FILE')
     parser.add_key_flag(
         'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
     )
@@ -107,6 +106,10 @@ def make_report(args):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
+        require('jinja2', 'matplotlib')
         written = make_report(args)
         where = f'in {printable(written.folder)}' if written.folder else 'inside'
         print(f'Wrote {printable(written.path)}, {written.size / 1e6:.1f} MB, its pictures {where}')
+
+
+run = functools.partial(run_tool, main)  # the installed command

@@ -1,21 +1,24 @@
-"""Train and test a model: python tools/main.py --config-file configs/stmn_mars.yaml
+"""Train and evaluate a video (or image) person re-ID model.
 
 The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and --debug.
 """
 
+import functools
+
 from stmn_plugin.config import load_config
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import exit_on_input_error
 
-from .command_line import CommandLine
+from .command_line import CONFIG, CommandLine
 
 
 def parse_args(argv=None):
     parser = CommandLine(
-        description='Train and evaluate a video (or image) person re-ID model with torchreid.',
-        epilog='example: python tools/main.py --config-file configs/stmn_synthetic.yaml '
+        description=__doc__.split('\n', 1)[0],
+        epilog='example: %(prog)s --config stmn_synthetic '
         '-a resnet18 data.save_dir log/resnet18 train.max_epoch 4',
     )
-    parser.add_argument('--config-file', default='', metavar='FILE', help='YAML config')
+    parser.add_config_flag(CONFIG)
     parser.add_key_flag(
         'model.name', '-a', '--arch', metavar='NAME', help='model.name: stmn or any of the host'
     )
@@ -43,3 +46,6 @@ def main(argv=None):
         from stmn_plugin.host.runner import run  # after the config: a typo need not wait for it
 
         run(cfg)
+
+
+run = functools.partial(run_tool, main)  # the installed command

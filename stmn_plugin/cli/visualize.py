@@ -1,20 +1,19 @@
-"""Figures 5 to 10 of the paper, and numbers that say whether the memories do their job.
+"""Draw Figures 5 to 10 of the paper and measure the memories.
 
-python tools/visualize.py --run log/stmn_mars --against log/ablation/6_sm_tm_no_spread
-python tools/visualize.py --config-file configs/stmn_mars.yaml --root /data \
-    model.load_weights log/stmn_mars/model/model-best.pth.tar
-
-writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json into RUN/figures.
+Writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json into RUN/figures.
 """
 
+import functools
 import os
 
 from stmn_plugin.config.ranges import SEED
 from stmn_plugin.config.rules import OneOf, Whole
+from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
+from stmn_plugin.extras import require
 from stmn_plugin.whole_files import write_text
 
-from .command_line import CommandLine, value_of
+from .command_line import CONFIG, CommandLine, value_of
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
@@ -29,11 +28,12 @@ KEYS_OF_PLAN = {
 def parse_args(argv=None):
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
-        epilog='KEY VALUE words hold for both runs, for example data.root /data.',
+        epilog='example: %(prog)s --run log/stmn_mars --against log/ablation/6_sm_tm_no_spread. '
+        'KEY VALUE words hold for both runs, for example data.root /data.',
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
-    what.add_argument('--config-file', metavar='FILE', help='YAML config, with model.load_weights')
+    parser.add_config_flag(CONFIG + ', with model.load_weights', what, default=None)
     parser.add_argument(
         '--against', metavar='FOLDER', help='another run: without spread loss (5), with an MLP (10)'
     )
@@ -138,6 +138,7 @@ def draw(runs, numbers, args, folder):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
+        require('matplotlib')
         from stmn_plugin.looking.explained_run import explain_run
         from stmn_plugin.looking.measures.run_measures import measure_run, write_analysis
 
@@ -155,3 +156,6 @@ def main(argv=None):
             for name, one in measures.items():
                 print(f'  {name}: {one.verdict}')
         print(f'\nDefinitions and numbers: {printable(path)}')
+
+
+run = functools.partial(run_tool, main)  # the installed command

@@ -13,6 +13,7 @@ from .checks import check_config
 from .defaults import get_default_config
 from .rules import as_written, shown
 from .sections import RANGES, SECTIONS
+from .shipped import config_path
 from .yaml_file import Written, flatten_tree, read_tree
 
 BASE = '_BASE_'
@@ -24,7 +25,7 @@ def load_config(
     """Defaults, then a YAML file, then overrides, then KEY VALUE words, checked.
 
     Args:
-        file: YAML file; '' is none.
+        file: YAML file, or the name of a shipped config such as ``stmn_mars``; '' is none.
         opts: KEY VALUE KEY VALUE ..., values as in a YAML file; of a key that comes twice
             the later value counts.
         overrides: full key → value, between file and opts (command-line flags).
@@ -35,6 +36,7 @@ def load_config(
     Raises:
         InputError: missing or malformed file, unknown key, impossible value.
     """
+    file = config_path(file)
     cfg = get_default_config()
     for one, tree in reversed(list(_files(file)) if file else []):
         for key, written in flatten_tree(tree, one).items():

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 
 SIGNATURE = b'\x89HDF\r\n\x1a\n'
@@ -44,6 +43,8 @@ def checked(file, name, kinds, ndim, size_limit):
     Raises:
         UnreadableTable: it is none of this.
     """
+    import h5py  # its caller has opened the file with it
+
     link = file.get(name, getlink=True)
     if link is None:
         raise UnreadableTable(f'has no variable {name!r}')
@@ -71,7 +72,11 @@ def read_apart(data, name, size_limit):
 
     Raises:
         UnreadableTable
+        InputError: h5py is not installed.
     """
+    from stmn_plugin.extras import require  # not for the process apart
+
+    require('h5py')
     command = [sys.executable, __file__, name, str(size_limit)]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
     try:
@@ -94,6 +99,8 @@ def _read_table(name, size_limit):
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
+        import h5py  # needed for LS-VID's lists and synthetic data alone
+
         with h5py.File(io.BytesIO(sys.stdin.buffer.read()), 'r') as file:
             table = checked(file, name, 'iuf', 2, size_limit)[()]
     except Exception as error:  # damaged bytes make the library raise nearly anything

@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-from scipy.io import savemat
 
 JUNK, DISTRACTOR = -1, 0
 # savemat writes the date into the first 116 bytes; a fixed text keeps equal data equal.
@@ -43,6 +42,8 @@ def write_query(path, rows):
 
 
 def _write_mat(path, variables):
+    from scipy.io import savemat  # slow, and --help of make-synthetic needs it not
+
     buffer = io.BytesIO()
     savemat(buffer, variables)  # version 5, as the originals
     path.write_bytes(_MAT_HEADER + buffer.getvalue()[len(_MAT_HEADER) :])

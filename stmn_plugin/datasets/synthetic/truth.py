@@ -6,10 +6,10 @@ import functools
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.extras import require
 from stmn_plugin.input_files import open_regular
 
 from ..hdf5 import checked
@@ -87,6 +87,8 @@ def write_truth(path, spec, tracklets, names):
             for t in tracklets
         ]
     )  # (N, h, w)
+    import h5py  # needed for synthetic data alone
+
     with h5py.File(path, 'w') as file:
         file['names'] = np.array(names, dtype='S')
         file['visibility'] = np.concatenate([t.visibility for t in tracklets])
@@ -118,7 +120,7 @@ def load_truth(folder):
         folder: as returned by ``generate`` or ``ensure``.
 
     Raises:
-        InputError: there is no truth file, or it cannot be read.
+        InputError: there is no truth file, or it cannot be read; h5py is not installed.
     """
     path = _truth_path(folder)
     with _opened(path) as file:
@@ -156,6 +158,9 @@ def holds_truth_of(folder, spec):
 @contextlib.contextmanager
 def _opened(path):
     """A truth file, only read within; whatever its bytes make the library raise is one line."""
+    require('h5py')
+    import h5py
+
     try:
         with open_regular(path) as data, h5py.File(data, 'r') as file:
             yield file

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stmn_plugin.errors import InputError, WorkerError
+from stmn_plugin.extras import require
 from stmn_plugin.whole_files import whole_folder
 
 from . import mars_files
@@ -73,8 +74,9 @@ def generate(folder, spec, workers=None, progress=True):
         ``folder``.
 
     Raises:
-        InputError: the folder cannot be written or holds something else.
+        InputError: the folder cannot be written or holds something else; h5py is not installed.
     """
+    require('h5py')
     folder = Path(folder)
     if holds_truth_of(folder, spec):
         return folder

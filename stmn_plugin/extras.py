@@ -1,0 +1,20 @@
+"""Packages that only some commands need: imported late, and one line says how to install them."""
+
+import importlib.util
+
+from .errors import InputError
+
+EXTRA_OF = {'matplotlib': 'report', 'jinja2': 'report'}  # in pyproject.toml
+
+
+def require(*modules: str) -> None:
+    """Check that modules can be imported, before work that would end at one of them.
+
+    Raises:
+        InputError: one is not installed; says how to install it.
+    """
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            extra = EXTRA_OF.get(name)
+            wanted = f"'stmn_plugin[{extra}]'" if extra else name
+            raise InputError(f'{name} is not installed: pip install {wanted}')
