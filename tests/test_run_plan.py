@@ -15,7 +15,13 @@ from stmn_plugin.comparing.run_plan import TESTING, as_words, plan_runs
 from stmn_plugin.comparing.run_queue import complete_runs, words_to_test, words_to_train
 from stmn_plugin.comparing.run_record import read_run
 from stmn_plugin.comparing.stored_results import stored_evaluations
-from stmn_plugin.comparing.variants import Variant, ablation_variants, arch_variants, named_variants
+from stmn_plugin.comparing.variants import (
+    Variant,
+    ablation_variants,
+    arch_variants,
+    config_variants,
+    named_variants,
+)
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
@@ -231,6 +237,20 @@ Full: {}
         file.write_text(text)
         with pytest.raises(InputError, match=re.escape(part)):
             named_variants(str(file))
+
+
+def test_a_config_file_is_a_row(tmp_path):
+    file = tmp_path / 'osnet.yaml'
+    file.write_text("""
+_BASE_: ../nowhere.yaml
+model: {name: osnet_x0_25}
+video: {image_models: frames}
+data: {save_dir: log/osnet}
+""")
+    changes = {'model.name': 'osnet_x0_25', 'video.image_models': 'frames'}
+    assert config_variants({str(file): 'OSNet'}) == [Variant('OSNet', 'osnet', changes)]
+    with pytest.raises(InputError, match='missing.yaml'):
+        config_variants({str(tmp_path / 'missing.yaml'): 'Missing'})
 
 
 @pytest.mark.parametrize('config', ['stmn_mars.yaml', 'stmn_synthetic.yaml'])
