@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 
 import torch
+from torch import nn
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VideoModel
@@ -130,7 +131,8 @@ class InferenceModel:
         self.model = model
         self.device_type = device_type
         self.amp = amp
-        self.folded = FoldedEncoders(model) if fold else None
+        is_network = isinstance(model, nn.Module)  # else frames of an image model, pooled
+        self.folded = FoldedEncoders(model) if fold and is_network else None
         if self.folded is not None and compiled:
             self.folded.compile(_inductor_or_eager)
 
