@@ -153,7 +153,6 @@ def make_engine(root, *words):
     overrides = {'data.root': root, 'data.sources': ['tracklets'], 'data.targets': ['tracklets']}
     with contextlib.redirect_stdout(io.StringIO()):
         engine, _ = prepare(load_config(file, words, overrides))
-    engine.complete_settings()
     return engine
 
 

@@ -28,6 +28,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 
 from stmn_plugin.models import SpatialMemory
+from stmn_plugin.training.precision import Precision
 from stmn_plugin.training.speed import AMP_DTYPES, same_shapes, tf32
 
 SEQ_LEN = 6
@@ -99,8 +100,7 @@ class Steps:
             words += ['data.workers', self.workers]
             words += ['train.checkpoint_activations', variant.checkpoint and self.separate]
             engine = measuring.make_engine(self.root, *words)
-            engine.start_scaler()
-            engine.epoch, engine.batch_idx, engine.num_batches = 0, 0, 1 << 30
+            engine.trainer.num_batches = 1 << 30
             engine.set_model_mode('train')
             self.engines[key] = engine
         return self.engines[key]
@@ -112,9 +112,8 @@ class Steps:
             StraightforwardSpatialMemory if variant.straightforward else SpatialMemory
         )
         model.encoder.checkpoint_activations = variant.checkpoint
-        if engine.settings.amp != variant.amp:
-            engine.settings.amp = variant.amp
-            engine.start_scaler()
+        if engine.trainer.precision.amp != variant.amp:
+            engine.trainer.precision = Precision(self.device, variant.amp)
         start = time.perf_counter()
         batch = next(self.batches[variant.host_loader])
         self.waited[name] = self.waited.get(name, 0) + time.perf_counter() - start

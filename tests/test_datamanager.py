@@ -12,7 +12,8 @@ from stmn_plugin.config import TRANSFORMS
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.data.host_errors import host_errors_named
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.engine import VideoSTMNEngine, VideoTripletEngine
+from stmn_plugin.host.engine import VideoEngine
+from stmn_plugin.models import STMN
 
 
 def manager(root, **options):
@@ -122,14 +123,15 @@ def test_bytes_finished_later_equal_floats_now(names, mars_root):
         assert torch.equal(as_bytes.normalize(clips), done['img'])
 
 
-@pytest.mark.parametrize('kind', [VideoSTMNEngine, VideoTripletEngine])
-def test_the_engines_finish_what_the_loader_leaves_once(kind, mars_root):
+@pytest.mark.parametrize(
+    'model', [STMN(2, 'resnet18', seq_len=4, pretrained=False), torch.nn.Linear(1, 1)], ids=type
+)
+def test_the_engine_finishes_what_the_loader_leaves_once(model, mars_root):
     options = {'transforms': ['random_flip', 'color_jitter'], 'batch_size_train': 4}
     as_bytes, as_floats = (manager(mars_root, as_uint8=b, **options) for b in (True, False))
     raw, done = next(iter(as_bytes.train_loader)), next(iter(as_floats.train_loader))
-    engine = kind.__new__(kind)
-    engine.datamanager, engine.use_gpu = as_bytes, False
-    for batch in (raw, engine._prepare_batch(raw)):  # as read, and as prefetched
+    engine = VideoEngine(as_bytes, model, None, use_gpu=False)
+    for batch in (raw, engine.trainer.batches.finish(raw)):  # as read, and as prefetched
         clips, _ = engine.parse_data_for_train(batch)
         assert torch.equal(clips.view_as(done['img']), done['img'])
 

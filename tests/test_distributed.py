@@ -25,8 +25,8 @@ from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.testing import RunSettings
-from stmn_plugin.host.engine import VideoSoftmaxEngine, VideoSTMNEngine, VideoTripletEngine
+from stmn_plugin.evaluation.settings import TestSettings
+from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.host.runner import check_processes
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
@@ -37,7 +37,8 @@ from stmn_plugin.models.sync_batch_norm import (
     synchronize_outside_backbone,
 )
 from stmn_plugin.nested import map_tensors
-from stmn_plugin.training.epoch import TrainingMixin
+from stmn_plugin.training.batches import EpochBatches
+from stmn_plugin.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.timeout(120)
 CLASSES, CLIPS, L = 4, 8, 2
@@ -301,8 +302,10 @@ def own_part(batch):
     return {key: value[distributed.shard([1] * CLIPS)] for key, value in batch.items()}
 
 
+SOFTMAX = {'weight_t': None}  # cross-entropy alone
+
+
 def trained(
-    kind,
     model,
     batches,
     optimizer,
@@ -332,19 +335,16 @@ def trained(
         data_type='video',
     )
 
-    class Watched(kind):
-        def forward_backward(self, data):
-            seen.append(super().forward_backward(data))
-            return seen[-1]
-
-    engine = Watched(data, model, optimizer, use_gpu=False, **options)
+    training = TrainingSettings(accumulate=accumulate, amp=amp)
+    engine = VideoEngine(data, model, optimizer, use_gpu=False, training=training, **options)
     engine.max_epoch = epochs
-    engine.settings = RunSettings(accumulate=accumulate, amp=amp)
+    step = engine.trainer.train_batch
+    engine.trainer.train_batch = lambda batch: seen.append(step(batch)) or seen[-1]
     layers = [name for name, _ in model.named_children() if name != frozen]
     for epoch in range(epochs):
         engine.epoch = epoch
         engine.train(99, fixbase_epoch=1 if frozen else 0, open_layers=layers)
-    assert engine.log.images == len(batches) * CLIPS * L  # those of all processes
+    assert engine.trainer.log.images == len(batches) * CLIPS * L  # those of all processes
     return seen, model.state_dict()
 
 
@@ -361,7 +361,7 @@ def assert_like_one_process(number_of_steps, *args, **kwargs):
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
 def test_two_processes_train_like_one(optimizer, stmn, batches):
-    _, weights = assert_like_one_process(3, VideoSTMNEngine, stmn, batches, optimizer, sync_bn=True)
+    _, weights = assert_like_one_process(3, stmn, batches, optimizer, sync_bn=True)
     for key, before in stmn.state_dict().items():  # or it would prove little
         assert not torch.equal(weights[key], before), key
 
@@ -369,33 +369,34 @@ def test_two_processes_train_like_one(optimizer, stmn, batches):
 @pytest.mark.parametrize('spatial, temporal', [('none', 'average'), ('memory', 'mlp')])
 def test_its_variants_do_too(spatial, temporal, narrow, batches):
     model = narrow(spatial_mode=spatial, temporal_mode=temporal)
-    assert_like_one_process(3, VideoSTMNEngine, model, batches, 'sgd', sync_bn=True)
+    assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
 
 
-@pytest.mark.parametrize('kind', [VideoSTMNEngine, VideoSoftmaxEngine])
-def test_batches_that_make_a_step_together_do_too(kind, stmn, batches):
-    model = stmn if kind is VideoSTMNEngine else ImageModel(with_features=False).double()
-    _, weights = assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, accumulate=2)
-    _, single = trained(kind, model, batches, 'sgd')
+@pytest.mark.parametrize('options', [{}, SOFTMAX], ids=['clips', 'frames'])
+def test_batches_that_make_a_step_together_do_too(options, stmn, batches):
+    model = ImageModel(with_features=False).double() if options else stmn
+    options = {'sync_bn': True, **options}
+    _, weights = assert_like_one_process(3, model, batches, 'sgd', accumulate=2, **options)
+    _, single = trained(model, batches, 'sgd', **options)
     assert any(not torch.equal(weights[key], value) for key, value in single.items())
 
 
 def test_activations_that_are_computed_again_do_too(stmn, batches):
     stmn.encoder.checkpoint_activations = True
-    assert_like_one_process(3, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True)
+    assert_like_one_process(3, stmn, batches, 'sgd', sync_bn=True)
 
 
 def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(stmn, batches):
     """The encoder is frozen here, and with it its statistics."""
-    assert_like_one_process(3, VideoSTMNEngine, stmn, batches, 'adam', frozen='encoder')
+    assert_like_one_process(3, stmn, batches, 'adam', frozen='encoder')
     with pytest.raises(AssertionError):  # whereas statistics of each process are others
-        assert_like_one_process(3, VideoSTMNEngine, stmn, batches, 'adam')
+        assert_like_one_process(3, stmn, batches, 'adam')
 
 
 def test_layers_that_are_frozen_at_first_train_later(stmn, batches):
     for frozen in ('encoder', 'spatial_memory', 'classifier_clip'):
         _, weights = assert_like_one_process(
-            6, VideoSTMNEngine, stmn, batches, 'sgd', sync_bn=True, frozen=frozen, epochs=2
+            6, stmn, batches, 'sgd', sync_bn=True, frozen=frozen, epochs=2
         )
         for key, before in stmn.state_dict().items():
             assert not torch.equal(weights[key], before), key
@@ -424,17 +425,14 @@ class Named(NamedTuple):
 
 
 @pytest.mark.parametrize(
-    'kind, options',
-    [
-        (VideoSoftmaxEngine, {}),
-        (VideoTripletEngine, {'soft_margin': True}),
-        (VideoTripletEngine, {'weight_x': 0}),  # nothing needs the classifier
-    ],
+    'options',
+    [SOFTMAX, {'soft_margin': True}, {'weight_x': 0}],  # nothing needs the classifier in the last
+    ids=str,
 )
-def test_models_of_the_host_train_like_in_one_process(kind, options, batches):
+def test_models_of_the_host_train_like_in_one_process(options, batches):
     torch.manual_seed(5)
-    model = ImageModel(with_features=kind is VideoTripletEngine).double()
-    assert_like_one_process(3, kind, model, batches, 'sgd', sync_bn=True, **options)
+    model = ImageModel(with_features=options is not SOFTMAX).double()
+    assert_like_one_process(3, model, batches, 'sgd', sync_bn=True, **options)
 
 
 @pytest.mark.parametrize('amp', ['off', 'bf16'])
@@ -444,7 +442,7 @@ def test_outputs_with_names_are_outputs(amp, batches):
     models[1].load_state_dict(models[0].state_dict())
 
     def steps(model):
-        return trained(VideoTripletEngine, model, batches, 'sgd', soft_margin=True, amp=amp)
+        return trained(model, batches, 'sgd', soft_margin=True, amp=amp)
 
     expected, found = (on_processes(steps, model) for model in models)
     assert expected[0][0] == found[0][0] == found[1][0] and len(found[0][0]) == 3
@@ -460,7 +458,7 @@ def test_other_outputs_are_refused_in_one_line(batches):
     ):
         model = ImageModel(True, pair).double()
         with pytest.raises(InputError, match=f'model.name.*the model gives {word}'):
-            trained(VideoTripletEngine, model, batches, 'sgd', soft_margin=True)
+            trained(model, batches, 'sgd', soft_margin=True)
 
 
 def test_every_tensor_of_nested_outputs_is_changed():
@@ -481,8 +479,9 @@ def test_every_tensor_of_nested_outputs_is_changed():
 
 def drawn():
     """What a step draws, for example in dropout."""
-    engine = SimpleNamespace(settings=RunSettings(seed=1), epoch=2)
-    TrainingMixin._seed_step(engine, 3)
+    loader = [{'img': torch.zeros(1), 'pid': torch.zeros(1)}] * 3
+    prepare = lambda images, draws: images  # noqa: E731
+    *_, _ = EpochBatches(loader, prepare, seed=1).of_epoch(2)
     return torch.rand(2).tolist()
 
 
@@ -500,14 +499,14 @@ def engine(stmn, mars_root):
     data = VideoDataManager(
         root=mars_root, sources='mars', seq_len=L, sample_method='rrs', workers=0, **size
     )
-    return VideoSTMNEngine(data, stmn.float(), None, use_gpu=False)
+    return VideoEngine(data, stmn.float(), None, use_gpu=False)
 
 
 @pytest.mark.parametrize('frames, count', [('rrs', 2), ('all', 2), ('rrs', 5)])
 def test_features_extracted_by_many_are_those_of_one(frames, count, engine):
     dataset = engine.datamanager.test_dataset['mars']
     dataset['query'] = dataset['query'][:3]  # too few for five processes
-    engine.settings = RunSettings(plan=ClipPlan(L, frames), flip=True, batch_size=3)
+    engine.settings = TestSettings(plan=ClipPlan(L, frames), flip=True, batch_size=3)
 
     def features():
         engine.set_model_mode('eval')
@@ -533,7 +532,7 @@ def evaluated(engine, folder):
 
 def test_every_process_learns_the_main_ones_evaluation(engine, tmp_path):
     alone = evaluated(engine, tmp_path)
-    engine.evaluations = []
+    engine.record.evaluations = []
     assert on_processes(evaluated, engine, tmp_path) == [alone, alone]
     assert 0 < alone[1][0]['mAP'] < 1
     bad_frames = json.loads((tmp_path / 'metrics.json').read_text())['bad_frames']

@@ -11,13 +11,13 @@ from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.evaluation.protocols import (
     PROTOCOLS,
     Evaluation,
-    TestOptions,
     apply_protocol,
     host_lines,
     rank_tracklets,
     results_table,
 )
 from stmn_plugin.evaluation.ranking import Ranking
+from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.training.metric_files import read_evaluations, remove_metrics, write_metrics
 
 COSINE = TestOptions(dist_metric='cosine')

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stmn_plugin.config import load_config
-from stmn_plugin.evaluation.protocols import TestOptions
+from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.looking import opened_run
 from stmn_plugin.looking.explained_run import explain_run, open_on_target
 from stmn_plugin.looking.figure_parts import Options

@@ -4,14 +4,15 @@ import importlib
 import inspect
 import pkgutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import stmn_plugin
-from stmn_plugin.evaluation.protocols import TestOptions
+from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.evaluation.testing import TestingMixin
-from stmn_plugin.host.engine import VideoSTMNEngine
-from stmn_plugin.host.running import RunMixin
+from stmn_plugin.host.engine import VideoEngine
+from stmn_plugin.training.run_record import RunRecord
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -71,12 +72,11 @@ def test_an_override_takes_the_hosts_arguments_in_the_hosts_order(cls, name, hos
 
 def test_the_overrides_that_matter_are_compared():
     compared = {(cls.__name__, name) for cls, name, _ in OVERRIDES}
-    engines = ('VideoSTMNEngine', 'VideoTripletEngine', 'ImageSoftmaxEngine')
-    names = ('run', 'train', 'test', 'save_model', 'forward_backward', 'parse_data_for_eval')
-    assert compared >= {(engine, name) for engine in engines for name in names}
+    names = ('run', 'train', 'test', 'save_model', 'forward_backward', 'register_model')
+    more = ('parse_data_for_train', 'parse_data_for_eval', 'extract_features')
+    assert compared >= {('VideoEngine', name) for name in names + more}
     assert {
         ('VideoDataManager', '__init__'),
-        ('VideoTripletEngine', '__init__'),
         ('Mars', '__init__'),
         ('TrackletDataset', '__init__'),
         ('TrackletDataset', '__add__'),
@@ -92,7 +92,7 @@ def test_positional_options_of_a_test_are_what_the_host_makes_of_them(monkeypatc
         raise Found(frame.f_locals['options'])
 
     monkeypatch.setattr(TestingMixin, 'complete_settings', take)
-    engine = object.__new__(VideoSTMNEngine)
+    engine = object.__new__(VideoEngine)
     with pytest.raises(Found) as caught:
         engine.test('cosine', True, False, 5, 'folder', False, [1, 2], True)
     assert caught.value.args[0] == TestOptions('cosine', True, False, 5, False, [1, 2], True)
@@ -101,9 +101,8 @@ def test_positional_options_of_a_test_are_what_the_host_makes_of_them(monkeypatc
 def test_positional_options_of_a_run_reach_the_test(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(TestingMixin, 'test', lambda self, **options: calls.append(options))
-    monkeypatch.setattr(TestingMixin, 'complete_settings', lambda self: None)
-    monkeypatch.setattr(RunMixin, 'start_scaler', lambda self: None)
-    engine = object.__new__(VideoSTMNEngine)
+    engine = object.__new__(VideoEngine)
+    engine.record, engine.trainer = RunRecord(), SimpleNamespace()
     folder = str(tmp_path)
     engine.run(folder, 0, 0, 10, 0, None, 0, -1, True, 'cosine', True, True, 3, False, [1], True)
     names = ('dist_metric', 'normalize_feature', 'visrank', 'visrank_topk', 'use_metric_cuhk03')

@@ -16,7 +16,8 @@ from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
-from stmn_plugin.host import engine as engines
+from stmn_plugin.host.engine import VideoEngine
+from stmn_plugin.training.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -57,25 +58,23 @@ def test_every_architecture_trains_on_every_dataset(arch, name, run, miniature_r
     assert f'mAP: {evaluation["mAP"]:.1%}' in out
 
 
-def test_baselines_get_the_hosts_engine_and_the_same_identification_loss(run, monkeypatch):
+def test_baselines_get_the_same_identification_loss_on_frames(run, monkeypatch):
     seen = []
-    original = engines.VideoTripletEngine.run
+    original = VideoEngine.run
 
     def spy(self, **options):
         seen.append(self)
         return original(self, **options)
 
-    monkeypatch.setattr(engines.VideoTripletEngine, 'run', spy)
+    monkeypatch.setattr(VideoEngine, 'run', spy)
     assert run('-a', 'osnet_x0_25')[0] == 0
     (engine,) = seen
-    import torchreid
-
-    assert isinstance(engine, torchreid.engine.VideoTripletEngine)
-    assert (engine.weight_t, engine.weight_x, engine.criterion_x.eps) == (1.0, 1.0, 0)
+    objective = engine.trainer.objective
+    assert (objective.weight_t, objective.weight_x, objective.cross_entropy.eps) == (1.0, 1.0, 0)
     features, pids = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
     from stmn_plugin.losses import batch_hard_triplet_loss
 
-    assert engine.criterion_t(features, pids) == batch_hard_triplet_loss(features, pids)
+    assert objective.triplet(features, pids) == batch_hard_triplet_loss(features, pids)
 
 
 @pytest.mark.parametrize('config', sorted(p.name for p in Path('configs/ablation').glob('*.yaml')))
@@ -225,14 +224,14 @@ def test_resuming_goes_on_from_the_checkpoint(run, folder):
 
 
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(run, folder, monkeypatch):
-    original = engines.VideoSTMNEngine.forward_backward
+    original = Trainer.train_batch
 
     def poisoned(self, data):
         if self.epoch == 2:
             data['img'] = torch.full(data['img'].shape, math.nan)
         return original(self, data)
 
-    monkeypatch.setattr(engines.VideoSTMNEngine, 'forward_backward', poisoned)
+    monkeypatch.setattr(Trainer, 'train_batch', poisoned)
     code, _, err = run(keys=['train.max_epoch', 4, 'test.eval_freq', 1])
     good = folder / 'model' / 'model.pth.tar-2'
     assert code == 2
@@ -246,16 +245,17 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(run, folder
 def test_a_nan_gradient_under_a_finite_loss_stops_the_run_before_the_weights_are_lost(
     run, folder, monkeypatch
 ):
-    original = engines.VideoSTMNEngine.losses
+    original = Trainer.loss_of
 
     def poisoned(self, data):
-        total, terms = original(self, data)
+        loss = original(self, data)
         if self.epoch == 2:
             weight = self.model.encoder.trunk[0].weight
-            total = total + 0 * torch.sqrt(weight - weight).sum()  # 0, and NaN when derived
-        return total, terms
+            more = 0 * torch.sqrt(weight - weight).sum()  # 0, and NaN when derived
+            loss = loss._replace(total=loss.total + more)
+        return loss
 
-    monkeypatch.setattr(engines.VideoSTMNEngine, 'losses', poisoned)
+    monkeypatch.setattr(Trainer, 'loss_of', poisoned)
     code, _, err = run(keys=['train.max_epoch', 3, 'train.save_freq', 1])
     good = folder / 'model' / 'model.pth.tar-2'
     (line,) = err.strip().splitlines()

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from stmn_plugin.data.prefetch import SideStream, TimedIterator, prefetch
-from stmn_plugin.evaluation.testing import RunSettings
-from stmn_plugin.training.epoch import TrainingMixin
+from stmn_plugin.training.batches import EpochBatches
 
 
 class FakeSide:
@@ -147,36 +146,39 @@ def test_seconds_are_those_blocked_in_the_iterator(clock):
     assert timed.take_seconds() == 6
 
 
-class Loop(TrainingMixin):
-    """What of an engine the loop over batches needs; its batches draw from the global generators,
-    as the host's do in the main process."""
+class Loader:
+    """Draws from the global generators, as the host's loaders do in the main process."""
 
-    epoch, num_batches = 3, 4
-    settings = RunSettings(seed=7)
-    datamanager = SimpleNamespace(batch_sampler=None)
+    def __init__(self, clock, error):
+        self.clock, self.error, self.first = clock, error, 0
 
-    def __init__(self, use_gpu, clock, error=None):
-        self.use_gpu, self.clock, self.error = use_gpu, clock, error
+    def __len__(self):
+        return 4
 
-    @property
-    def train_loader(self):
-        for number in range(1, self.num_batches):
+    def set_epoch(self, epoch, first):
+        assert epoch == 3
+        self.first = first
+
+    def __iter__(self):
+        for number in range(max(self.first, 1), 4):
             self.clock[0] += 10
             yield {'img': torch.rand(3) + number, 'pid': torch.tensor([number])}
         if self.error is not None:
             raise self.error
 
-    def prepare(self, images, draws=None):
-        return images
+
+def loop(ahead, clock, first, error=None):
+    loader = Loader(clock, error)
+    prepare = lambda images, draws: images  # noqa: E731
+    return EpochBatches(loader, prepare, loader, seed=7, ahead=ahead).of_epoch(3, first)
 
 
 def test_a_step_sees_the_same_batch_and_generators_with_and_without_prefetching(clock, monkeypatch):
-    monkeypatch.setattr('stmn_plugin.training.epoch.SideStream', lambda: FakeSide([]))
+    monkeypatch.setattr('stmn_plugin.training.batches.SideStream', lambda: FakeSide([]))
     seen = []
-    for use_gpu in (False, True):
-        loop = Loop(use_gpu, clock)
-        for index, data, waited in loop._timed_batches(1):
-            seen.append((use_gpu, index, waited, data['img'].tolist(), torch.rand(1).item()))
+    for ahead in (False, True):
+        for index, data, waited in loop(ahead, clock, 1):
+            seen.append((ahead, index, waited, data['img'].tolist(), torch.rand(1).item()))
             clock[0] += 1000  # the step
     plain, ahead = seen[:3], seen[3:]
     assert [s[1] for s in plain] == [s[1] for s in ahead] == [1, 2, 3]
@@ -187,11 +189,11 @@ def test_a_step_sees_the_same_batch_and_generators_with_and_without_prefetching(
     assert [s[2] for s in ahead] == [20, 10, 0]
 
 
-@pytest.mark.parametrize('use_gpu', [False, True])
-def test_a_worker_that_fails_costs_no_step_before_it(use_gpu, clock, monkeypatch):
-    monkeypatch.setattr('stmn_plugin.training.epoch.SideStream', lambda: FakeSide([]))
+@pytest.mark.parametrize('ahead', [False, True])
+def test_a_worker_that_fails_costs_no_step_before_it(ahead, clock, monkeypatch):
+    monkeypatch.setattr('stmn_plugin.training.batches.SideStream', lambda: FakeSide([]))
     done = []
     with pytest.raises(OSError, match='worker'):
-        for index, _, _ in Loop(use_gpu, clock, OSError('worker'))._timed_batches(0):
+        for index, _, _ in loop(ahead, clock, 0, OSError('worker')):
             done.append(index)
     assert done == [0, 1, 2]

@@ -15,11 +15,11 @@ from torch import nn
 from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.testing import RunSettings
 from stmn_plugin.plain_values import is_like
 from stmn_plugin.training.checkpoint import BEST, UNFINISHED, save_checkpoint, save_unfinished
 from stmn_plugin.training.resumable import newest_checkpoint
 from stmn_plugin.training.resuming import path_to_resume, resume_run
+from stmn_plugin.training.run_state import RunFacts
 
 LOG = {
     'epoch': 3, 'batches': 2, 'images': 8, 'seconds': 1.5, 'data_seconds': 0.5,
@@ -159,14 +159,14 @@ def test_a_setting_keeps_its_sign():
 
 def auto(folder):
     cfg = load_config('', ['data.save_dir', str(folder), 'model.resume', 'auto'])
-    return path_to_resume(cfg, *parts(), RunSettings(config=CONFIG))
+    return path_to_resume(cfg, *parts(), RunFacts(config=CONFIG))
 
 
 @pytest.mark.timeout(120)
 def test_every_damage_is_a_line_under_its_path_and_skipped_by_auto(tmp_path, capsys):
     model_folder = tmp_path / 'model'
     good = save_checkpoint(checkpoint(epoch=2), str(model_folder), 2)
-    assert resume_run(good, *parts(), RunSettings(config=CONFIG)) == 2
+    assert resume_run(good, *parts(), RunFacts(config=CONFIG)).epochs == 2
     bad, seen = str(model_folder / 'model.pth.tar-3'), 0
     for title, change in changes():
         state = checkpoint(epoch=3)
@@ -175,7 +175,7 @@ def test_every_damage_is_a_line_under_its_path_and_skipped_by_auto(tmp_path, cap
         model, optimizer, scheduler = parts()
         before = copy.deepcopy([model.state_dict(), optimizer.state_dict()])
         with pytest.raises(InputError) as caught:
-            resume_run(bad, model, optimizer, scheduler, RunSettings(config=CONFIG))
+            resume_run(bad, model, optimizer, scheduler, RunFacts(config=CONFIG))
             pytest.fail(f'resumed from {title}')
         assert bad in str(caught.value) and len(str(caught.value)) < 500, title
         assert str([model.state_dict(), optimizer.state_dict()]) == str(before), title
@@ -243,14 +243,14 @@ def test_auto_refuses_another_recipe_instead_of_going_back(tmp_path):
     )
     assert auto(tmp_path) == other
     with pytest.raises(InputError, match='train.lr was 9.0'):
-        resume_run(other, *parts(), RunSettings(config=CONFIG))
+        resume_run(other, *parts(), RunFacts(config=CONFIG))
 
 
 def test_another_optimizer_starts_without_moments(tmp_path, capsys):
     path = save_checkpoint(checkpoint(1), str(tmp_path), 1)
     model, optimizer, scheduler = parts('sgd')
-    settings = RunSettings(config={**CONFIG, 'train.optim': 'sgd'})
-    assert resume_run(path, model, optimizer, scheduler, settings, allow_changed=True) == 1
+    run = RunFacts(config={**CONFIG, 'train.optim': 'sgd'})
+    assert resume_run(path, model, optimizer, scheduler, run, allow_changed=True).epochs == 1
     assert 'moments of the other optimizer' in capsys.readouterr().out
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()  # moments of Adam would end it here
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, capsys):
     path = auto(tmp_path)
     assert os.path.basename(path) == 'model.pth.tar-2'
     again = parts()
-    assert resume_run(path, *again, RunSettings(config=CONFIG)) == 2
+    assert resume_run(path, *again, RunFacts(config=CONFIG)).epochs == 2
     assert 'does not say which recipe' in capsys.readouterr().out
     for one, other in zip(optimizer.state.values(), again[1].state.values(), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)

@@ -18,13 +18,14 @@ from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.testing import RunSettings
-from stmn_plugin.host import engine as engines
+from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
 from stmn_plugin.training.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
 from stmn_plugin.training.epoch_log import EpochLog
 from stmn_plugin.training.resumable import newest_checkpoint
 from stmn_plugin.training.resuming import FREE_KEYS, changed_keys, resume_run
+from stmn_plugin.training.run_state import RunFacts
+from stmn_plugin.training.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2
@@ -102,9 +103,9 @@ def epoch_lines(folder):
 
 
 @contextlib.contextmanager
-def signal_in_step(number, signum=signal.SIGTERM, kind=engines.VideoTripletEngine):
+def signal_in_step(number, signum=signal.SIGTERM):
     """Send this process a signal while it is in its step ``number``, from 1."""
-    original, seen = kind.forward_backward, [0]
+    original, seen = Trainer.train_batch, [0]
 
     def step(self, data):
         seen[0] += 1
@@ -113,7 +114,7 @@ def signal_in_step(number, signum=signal.SIGTERM, kind=engines.VideoTripletEngin
         return original(self, data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, 'forward_backward', step)
+        patch.setattr(Trainer, 'train_batch', step)
         yield
 
 
@@ -157,7 +158,7 @@ def test_a_run_interrupted_in_an_epoch_goes_on_with_the_next_batch(
 
 
 def test_an_interrupted_evaluation_is_made_up_for(train, straight, tmp_path, monkeypatch):
-    original = engines.VideoTripletEngine._test_target
+    original = VideoEngine._test_target
 
     def interrupted(self, *args):
         if self.epoch == 1:
@@ -165,7 +166,7 @@ def test_an_interrupted_evaluation_is_made_up_for(train, straight, tmp_path, mon
         return original(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engines.VideoTripletEngine, '_test_target', interrupted)
+        patch.setattr(VideoEngine, '_test_target', interrupted)
         assert train(tmp_path) == 143
     assert not (tmp_path / 'metrics.json').exists() and len(epoch_lines(tmp_path)) == 1
     assert train(tmp_path, 'model.resume', 'auto') == 0
@@ -205,7 +206,7 @@ def test_image_data_and_dropout_resume_exactly(workers, train, tmp_path):
     flags = ['-a', 'squeezenet1_0', '-s', 'market1501', '-t', 'market1501']
     options = {'root': str(tmp_path), 'flags': flags}
     assert train(tmp_path / 'straight', *words, **options) == 0
-    with signal_in_step(5, kind=engines.ImageSoftmaxEngine):  # of 2 x 3
+    with signal_in_step(5):  # of 2 x 3
         assert train(tmp_path / 'pieces', *words, **options) == 143
     assert train(tmp_path / 'pieces', *words, 'model.resume', 'auto', **options) == 0
     assert_same_end(tmp_path / 'pieces', tmp_path / 'straight', epoch=2)
@@ -337,10 +338,10 @@ def test_a_checkpoint_that_knows_no_training_data_goes_on(tmp_path):
     state['scheduler'] = scheduler.state_dict()
     for known in ({}, {'trained_on': ''}, {'trained_on': 'a'}):
         path = save_checkpoint({**state, **known}, str(tmp_path), 3)
-        assert resume_run(path, model, optimizer, scheduler, RunSettings(trained_on='a')) == 3
-        assert resume_run(path, model, optimizer, scheduler, RunSettings()) == 3
+        for run in (RunFacts(trained_on='a'), RunFacts()):
+            assert resume_run(path, model, optimizer, scheduler, run).epochs == 3
     with pytest.raises(InputError, match="training data was 'a', is 'b'"):
-        resume_run(path, model, optimizer, scheduler, RunSettings(trained_on='b'))
+        resume_run(path, model, optimizer, scheduler, RunFacts(trained_on='b'))
 
 
 def resumable(folder, epoch, **more):
@@ -381,14 +382,13 @@ def test_what_a_run_has_reached_comes_back(trained, tmp_path):
     state.update(config=config, unfinished=asdict(log))
     path = save_checkpoint(state, str(tmp_path), 3)
     parts = path, model, optimizer, scheduler
-    settings = RunSettings(config=config)
-    assert resume_run(*parts, settings) == 3
-    assert (settings.best_map, settings.rank1, settings.last_checkpoint) == (0.75, 0.25, path)
-    assert settings.unfinished == log
+    reached = resume_run(*parts, RunFacts(config=config))
+    assert (reached.epochs, reached.path) == (3, path)
+    assert (reached.best_map, reached.rank1, reached.unfinished) == (0.75, 0.25, log)
     # with other batches a position among them means nothing, an outstanding evaluation still does
-    settings = RunSettings(config={**config, 'train.batch_size': 2})
-    assert resume_run(*parts, settings, allow_changed=True) == 3
-    assert settings.unfinished == (log if trained else None)
+    run = RunFacts(config={**config, 'train.batch_size': 2})
+    reached = resume_run(*parts, run, allow_changed=True)
+    assert (reached.epochs, reached.unfinished) == (3, log if trained else None)
 
 
 def test_auto_starts_from_the_beginning_when_there_is_nothing(train, straight, tmp_path, capsys):

@@ -10,12 +10,12 @@ import torch
 from stmn_plugin.evaluation.protocols import (
     PROTOCOLS,
     Evaluation,
-    TestOptions,
     TrackletFeatures,
     score_tracklets,
     summarize,
 )
 from stmn_plugin.evaluation.searched import count_searched, is_collapsed
+from stmn_plugin.evaluation.settings import TestOptions
 
 
 def tracklet(folder, name, pid, camid, contents):

@@ -10,9 +10,9 @@ import pytest
 from stmn_plugin import interrupt
 from stmn_plugin.cli import train
 from stmn_plugin.console import run_tool
-from stmn_plugin.host import engine as engines
 from stmn_plugin.interrupt import Interrupted, Interruption, signals_to_handle
 from stmn_plugin.training.checkpoint import load_checkpoint
+from stmn_plugin.training.trainer import Trainer
 
 NOTICES = [signal.SIGHUP, signal.SIGUSR1]
 
@@ -86,13 +86,13 @@ def test_a_run_saves_itself_within_an_epoch(
     repository, mars_root, small_run, tmp_path, monkeypatch
 ):
     signum = signal.SIGHUP
-    original = engines.VideoSTMNEngine.forward_backward
+    original = Trainer.train_batch
 
     def signalled(self, data):
         os.kill(os.getpid(), signum)
         return original(self, data)
 
-    monkeypatch.setattr(engines.VideoSTMNEngine, 'forward_backward', signalled)
+    monkeypatch.setattr(Trainer, 'train_batch', signalled)
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     with pytest.raises(SystemExit) as caught:
         train.main(['--config-file', config, '--root', mars_root, *small_run])

@@ -12,8 +12,8 @@ from torch import nn
 
 from stmn_plugin import distributed
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.testing import RunSettings
-from stmn_plugin.host.engine import VideoSoftmaxEngine
+from stmn_plugin.host.engine import VideoEngine
+from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.speed import with_fused_steps
 
 CLASSES, PIXELS = 3, 2 * 2 * 3
@@ -60,10 +60,11 @@ def make_engine(optimizer='sgd', count=4, **settings):
     data = SimpleNamespace(
         train_loader=own, test_loader={}, num_train_pids=CLASSES, data_type='video'
     )
-    engine = VideoSoftmaxEngine(data, model, OPTIMIZERS[optimizer](groups), use_gpu=False)
+    training = TrainingSettings(**settings)
+    options = {'use_gpu': False, 'weight_t': None, 'training': training}
+    engine = VideoEngine(data, model, OPTIMIZERS[optimizer](groups), **options)
     engine.epoch, engine.max_epoch = 0, 1
-    engine.settings = RunSettings(**settings)
-    engine.last_checkpoint = 'the/last/one'
+    engine.record.last_checkpoint = 'the/last/one'
     return engine
 
 
@@ -102,7 +103,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight_and_is_named(optimizer, n
     assert 'epoch 1, batch 3' in message and '\n' not in message
     for key, weight in weights_of(alone).items():  # two steps were made, the third was not
         assert torch.equal(weights_of(engine)[key], weight), key
-    assert engine.log.steps == 2
+    assert engine.trainer.log.steps == 2
 
 
 def test_a_gradient_whose_norm_is_beyond_float32_is_no_step_that_was_left_out():
@@ -110,7 +111,7 @@ def test_a_gradient_whose_norm_is_beyond_float32_is_no_step_that_was_left_out():
     spoil(engine, 'hidden.weight', 1e30, batch=2)
     with pytest.raises(InputError, match='hidden.weight: inf.* batch 3'):
         engine.train()
-    assert engine.log.skipped_steps == 0
+    assert engine.trainer.log.skipped_steps == 0
 
 
 def test_one_of_many_batches_of_a_step_spoils_it():
@@ -127,7 +128,7 @@ def test_frozen_layers_have_no_gradient_to_be_looked_at():
     engine = make_engine()
     spoil(engine, 'hidden.weight', math.nan, batch=0)
     engine.train(fixbase_epoch=1, open_layers=['classifier'])
-    assert engine.log.steps == 4
+    assert engine.trainer.log.steps == 4
     assert all(torch.isfinite(weight).all() for weight in weights_of(engine).values())
 
 
@@ -150,29 +151,29 @@ def test_all_processes_stop_for_a_gradient_of_one():
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam fused'])
 def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer, capsys):
     engine = make_engine(optimizer, amp='fp16')
-    engine.start_scaler()
+    scaler = engine.trainer.precision.scaler
     highest = 2.0**14
 
     def overflow(gradient):
-        return gradient * (math.inf if engine.scaler.get_scale() > highest else 1)
+        return gradient * (math.inf if scaler.get_scale() > highest else 1)
 
     engine.model.hidden.weight.register_hook(overflow)
     before = weights_of(engine)
     engine.train()
-    engine.print_epoch()
+    engine.trainer.progress.print_epoch()
     assert ', 2 steps left out; ' in capsys.readouterr().out
-    assert engine.scaler.get_scale() == highest
-    assert (engine.log.steps, engine.log.skipped_steps) == (2, 2)
+    assert scaler.get_scale() == highest
+    assert (engine.trainer.log.steps, engine.trainer.log.skipped_steps) == (2, 2)
     for key, weight in weights_of(engine).items():
         assert torch.isfinite(weight).all() and not torch.equal(weight, before[key])
-    assert 0 < engine.log.mean_norm < 10  # of the loss, not of what it was scaled to
+    assert 0 < engine.trainer.log.mean_norm < 10  # of the loss, not of what it was scaled to
 
 
 def test_an_epoch_without_a_step_has_no_norm_of_its_gradients(capsys):
     engine = make_engine(count=2, amp='fp16')
     spoil(engine, 'hidden.weight', math.inf, batch=0)
     engine.train()
-    engine.print_epoch()
+    engine.trainer.progress.print_epoch()
     out = capsys.readouterr().out
     assert '; no step, 2 steps left out; ' in out and 'gradient norm' not in out
 
@@ -202,7 +203,7 @@ def reference_steps(limit, group, count=4):
         for batch in step:
             model.zero_grad()
             scores = model(batch['img'].flatten(0, 1).double())
-            engine.criterion(scores, batch['pid']).backward()
+            engine.trainer.objective.cross_entropy(scores, batch['pid']).backward()
             for name, p in model.named_parameters():
                 gradient[name] = gradient[name] + p.grad / len(step)
         square = sum(x * x for g in gradient.values() for x in g.flatten().tolist())
@@ -225,11 +226,11 @@ def test_the_norm_of_a_step_is_limited(optimizer, limit, group):
     assert limit != 0.05 or min(norms) > limit  # or it would prove nothing
     for name, weight in weights_of(engine).items():
         torch.testing.assert_close(weight.double(), expected[name], rtol=1e-4, atol=1e-6)
-    line = engine.log.as_line([])
+    line = engine.trainer.log.as_line([])
     found = line['gradient_norm']
     assert found['mean'] == pytest.approx(sum(norms) / len(norms), rel=1e-4)
     assert found['max'] == pytest.approx(max(norms), rel=1e-4)
-    assert (engine.log.steps, line['skipped_steps']) == (len(norms), 0)
+    assert (engine.trainer.log.steps, line['skipped_steps']) == (len(norms), 0)
 
 
 def test_in_fp16_the_limit_is_one_of_the_gradients_of_the_loss_itself():
@@ -239,13 +240,13 @@ def test_in_fp16_the_limit_is_one_of_the_gradients_of_the_loss_itself():
     expected, norms = reference_steps(0.05, 1)
     for name, weight in weights_of(engine).items():
         torch.testing.assert_close(weight.double(), expected[name], rtol=2e-2, atol=2e-3)
-    assert engine.log.largest_norm == pytest.approx(max(norms), rel=1e-2)
+    assert engine.trainer.log.largest_norm == pytest.approx(max(norms), rel=1e-2)
 
 
 def limited(group):
     engine = make_engine('sgd', clip_grad_norm=0.05, accumulate=group)
     engine.train()
-    return weights_of(engine), engine.log.as_line([])['gradient_norm']
+    return weights_of(engine), engine.trainer.log.as_line([])['gradient_norm']
 
 
 @pytest.mark.parametrize('group', [1, 3])
@@ -261,9 +262,8 @@ def test_without_a_limit_the_steps_are_those_of_the_bare_optimizer_bit_by_bit():
     engine.train()
     for batch in batches():
         bare.optimizer.zero_grad()
-        bare.compute_loss(
-            bare.criterion, bare.model(batch['img'].flatten(0, 1)), batch['pid']
-        ).backward()
+        scores = bare.model(batch['img'].flatten(0, 1))
+        bare.trainer.objective.cross_entropy(scores, batch['pid']).backward()
         bare.optimizer.step()
     for key, weight in weights_of(bare).items():
         assert torch.equal(weights_of(engine)[key], weight), key

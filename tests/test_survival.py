@@ -17,13 +17,13 @@ from test_resume import KEYS, assert_equal, assert_same_end, epoch_lines
 from stmn_plugin.cli import train
 from stmn_plugin.data import clip_plans, clips
 from stmn_plugin.errors import InputError, resource_errors
-from stmn_plugin.host import engine as engines
 from stmn_plugin.interrupt import SIGNALS, Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.training.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
 from stmn_plugin.training.epoch_log import EpochLog
 from stmn_plugin.training.metric_files import append_line, keep_lines, read_lines
 from stmn_plugin.training.resumable import newest_checkpoint
+from stmn_plugin.training.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -204,14 +204,14 @@ def run(repository, mars_root, small_run, capsys):
 
 
 def test_a_full_gpu_names_the_batch_size_and_the_last_checkpoint(run, tmp_path, monkeypatch):
-    original = engines.VideoSTMNEngine.forward_backward
+    original = Trainer.train_batch
 
     def full(self, data):
         if self.epoch == 1:
             raise torch.cuda.OutOfMemoryError('CUDA out of memory.\nTried to allocate 9 GiB')
         return original(self, data)
 
-    monkeypatch.setattr(engines.VideoSTMNEngine, 'forward_backward', full)
+    monkeypatch.setattr(Trainer, 'train_batch', full)
     code, _, err = run('train.max_epoch', 3, 'train.save_freq', 1)
     (line,) = err.strip().splitlines()
     good = tmp_path / 'run' / 'model' / 'model.pth.tar-1'

@@ -13,7 +13,9 @@ from stmn_plugin.data import VideoDataManager
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.evaluation.searched import count_searched
-from stmn_plugin.evaluation.testing import RunSettings, TestingMixin
+from stmn_plugin.evaluation.settings import TestSettings
+from stmn_plugin.evaluation.testing import TestingMixin
+from stmn_plugin.training.run_record import RunRecord
 
 
 class TwoTargets(TestingMixin):
@@ -24,7 +26,7 @@ class TwoTargets(TestingMixin):
     def __init__(self, features):
         self.features = features
         self.model = torch.nn.Linear(1, 1)
-        self.settings = RunSettings(protocol='torchreid')
+        self.settings, self.record = TestSettings(protocol='torchreid'), RunRecord()
         self.test_loader = {'one': None, 'two': None}
         lists = {
             'query': [(f'q{i}.jpg', i % 3, 0, 0) for i in range(6)],
@@ -113,7 +115,7 @@ SEARCHED = {  # dataset, protocol → are the queries searched
 def test_it_is_told_from_the_data_whether_queries_are_searched(name, protocol, miniature_roots):
     stmn_plugin.register()
     engine = TestingMixin()
-    engine.settings = RunSettings(protocol=protocol)
+    engine.settings = TestSettings(protocol=protocol)
     with contextlib.redirect_stdout(io.StringIO()):
         engine.datamanager = VideoDataManager(
             miniature_roots[name], name, height=32, width=16, batch_size_train=2, workers=0

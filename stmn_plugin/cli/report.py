@@ -73,7 +73,7 @@ def make_report(args):
     """Write the page; returns where."""
     cfg, folder = read_config(args)
     from stmn_plugin.config.kwargs import run_kwargs
-    from stmn_plugin.evaluation.protocols import TestOptions
+    from stmn_plugin.evaluation.settings import TestOptions
     from stmn_plugin.looking import report
     from stmn_plugin.looking.figure_parts import BEST, CHOSEN
     from stmn_plugin.looking.hidden_folders import without_folders

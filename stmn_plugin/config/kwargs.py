@@ -4,8 +4,6 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from .defaults import AUTO, flatten
-
 
 def recipe_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.losses.recipe.Recipe`: what ``loss.name`` makes of its keys.
@@ -122,25 +120,27 @@ def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def settings_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.host.engine.RunSettings`."""
+def training_kwargs(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of :class:`stmn_plugin.training.settings.TrainingSettings` beyond ``run``'s."""
+    return {
+        'amp': cfg.train.amp,
+        'accumulate': cfg.train.accumulate,
+        'clip_grad_norm': cfg.train.clip_grad_norm,
+        'seed': cfg.train.seed,
+        'save_freq': cfg.train.save_freq,
+    }
+
+
+def testing_kwargs(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of :class:`stmn_plugin.evaluation.settings.TestSettings`, but the plan."""
     return {
         'protocol': cfg.test.protocol,
         'flip': cfg.test.flip,
         'batch_size': cfg.test.batch_size,
         'features_dir': cfg.test.features_dir,
-        'save_freq': cfg.train.save_freq,
-        'keep_last': cfg.train.keep_last,
-        'amp': cfg.train.amp,
-        'test_amp': cfg.test.amp,
-        'accumulate': cfg.train.accumulate,
-        'clip_grad_norm': cfg.train.clip_grad_norm,
+        'amp': cfg.test.amp,
         'fold_bn': cfg.test.fold_bn,
         'compiled': cfg.train.compile,
-        'seed': cfg.train.seed,
-        'overwrite': cfg.train.overwrite,
-        'auto': cfg.model.resume == AUTO,
-        'config': flatten(cfg),
     }
 
 

@@ -51,25 +51,6 @@ PROTOCOLS = {
 
 
 @dataclass(frozen=True)
-class TestOptions:
-    """Keyword arguments of the host's ``Engine.test``, with its names and defaults."""
-
-    __test__ = False  # no test case, whatever its name makes pytest think
-
-    dist_metric: str = 'euclidean'
-    normalize_feature: bool = False
-    visrank: bool = False
-    visrank_topk: int = 10
-    use_metric_cuhk03: bool = False
-    ranks: tuple = (1, 5, 10, 20)
-    rerank: bool = False
-
-    def __post_init__(self):
-        if self.use_metric_cuhk03:
-            raise InputError('cuhk03.use_metric_cuhk03 is not supported: use the new split')
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """One ranking and everything one must know to compare it."""
 

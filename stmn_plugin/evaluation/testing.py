@@ -1,16 +1,10 @@
 """A model and loaders → every target evaluated by protocol, printed and written."""
 
 import os
-from dataclasses import dataclass, field
 
-import torch
-
-from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.distributed import broadcast, broadcast_buffers, gather_objects, is_main, shard
 from stmn_plugin.errors import InputError, printable, resource_errors
 from stmn_plugin.peak_memory import peak_memory
-from stmn_plugin.training.epoch_log import EpochLog
-from stmn_plugin.training.metric_files import write_metrics
 from stmn_plugin.training.provenance import config_digests, data_digests
 from stmn_plugin.training.speed import InferenceModel, autocast
 
@@ -21,7 +15,6 @@ from .protocols import (
     PROTOCOLS,
     Evaluation,
     Stopwatch,
-    TestOptions,
     apply_protocol,
     distances_in_rows,
     extract_features,
@@ -32,54 +25,29 @@ from .protocols import (
 from .ranked_pictures import draw_ranked_lists
 from .ranking import summarize
 from .searched import count_searched, is_collapsed
-
-
-@dataclass
-class RunSettings:
-    """What the host's ``run`` has no argument for."""
-
-    protocol: str = 'official'
-    plan: ClipPlan | None = None  # frames of a tracklet that are tested; None: as in training
-    flip: bool = False  # average with the mirrored clip
-    batch_size: int = 32  # clips at a time in testing
-    features_dir: str = ''  # where vectors of frames are kept
-    save_freq: int = 1  # epochs between checkpoints
-    keep_last: int = 2  # checkpoints that stay
-    amp: str = 'off'  # precision of the model in training: off | bf16 | fp16
-    test_amp: str = 'off'  # and in testing
-    accumulate: int = 1  # batches of a step
-    clip_grad_norm: float = 0.0  # limit of the norm of a step's gradients; 0 is none
-    fold_bn: bool = True  # test STMN with its batch norms folded into its convolutions
-    compiled: bool = False  # the model is
-    seed: int | None = None  # of all that is random in a step; None leaves the generators alone
-    overwrite: bool = False  # remove the run that is in the folder
-    auto: bool = False  # go on from the furthest checkpoint, wherever that is
-    facts: dict = field(default_factory=dict)  # of the run, for checkpoints and metrics.json
-    config: dict = field(default_factory=dict)  # key → plain value, for checkpoints
-    trained_on: str = ''  # digest of the training data, for checkpoints
-    # set when a run is resumed
-    best_map: float = -1.0  # of the run so far
-    rank1: float = 0.0  # of the last evaluation
-    unfinished: EpochLog | None = None  # the epoch that was interrupted
-    scaler: dict | None = None  # state of the GradScaler
-    last_checkpoint: str | None = None
+from .settings import TestOptions, TestSettings
 
 
 class TestingMixin:
     """Put before an engine of the host: ``test`` by protocol, clip plan and feature store."""
 
     __test__ = False  # no test case, whatever its name makes pytest think
-    settings = None  # a RunSettings; the defaults when nobody sets it
-    evaluations = ()  # plain dictionaries, as in metrics.json
+    settings = None  # a TestSettings; the defaults when nobody sets it
+    record = None  # a RunRecord
     inference = None  # an InferenceModel, once something was tested
+
+    @property
+    def evaluations(self):
+        """Plain dictionaries, as in metrics.json."""
+        return self.record.evaluations
 
     @property
     def bad_frames(self):
         """Paths of frames left out in training and testing (``data.bad_frames skip``)."""
-        return self.__dict__.setdefault('_bad_frames', [])
+        return self.record.bad_frames
 
     def complete_settings(self):
-        self.settings = self.settings or RunSettings()
+        self.settings = self.settings or TestSettings()
         if self.settings.plan is None and self._is_video:
             self.settings.plan = self.datamanager.plan
 
@@ -122,14 +90,11 @@ class TestingMixin:
         with resource_errors('test.batch_size'):
             results = [self._test_target(name, options, save_dir) for name in self.test_loader]
         print(results_table(results, options.ranks))
-        bad_frames = self._all_bad_frames()
+        bad_frames = self.record.all_bad_frames()
         if bad_frames:
             shown = '\n  '.join(map(printable, bad_frames[:10]))
             print(f'{len(bad_frames)} unreadable frames left out, see metrics.json:\n  {shown}')
         return results[0].ranking.rank(1)
-
-    def _all_bad_frames(self):
-        return sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
 
     def _test_target(self, name, options, save_dir):
         watch, result = Stopwatch(), None
@@ -137,13 +102,9 @@ class TestingMixin:
         if is_main():
             result = self._rank_target(name, query, searched, options, watch)
         result = broadcast(result)
-        self.evaluations = [*self.evaluations, result.as_dict(options.ranks)]
-        bad_frames = self._all_bad_frames()
+        self.record.add_evaluation(result.as_dict(options.ranks), save_dir)
         if not is_main():
             return result
-        if save_dir:
-            facts = {**self.settings.facts, 'bad_frames': bad_frames}
-            write_metrics(save_dir, self.evaluations, facts)
         print(f'##### {name}: protocol {self.settings.protocol} #####')
         print(host_lines(result.ranking, options.ranks))
         if result.doubt:
@@ -181,7 +142,7 @@ class TestingMixin:
             collapsed=is_collapsed(features, options.dist_metric),
             frames=self.settings.plan.title if self._is_video else 'image',
             flip=self.settings.flip,
-            amp=self.settings.test_amp,
+            amp=self.settings.amp,
             dist_metric=options.dist_metric,
             reranked=options.rerank,
             num_query=len(query.pids),
@@ -193,7 +154,7 @@ class TestingMixin:
             peak_memory=peak_memory(),
             epoch=None if self.epoch is None else self.epoch + 1,
             made_from={
-                **config_digests(self.settings.config),
+                **config_digests(self.record.run.config),
                 **data_digests(self.datamanager, name),
             },
         )
@@ -267,7 +228,7 @@ class TestingMixin:
             self.inference = InferenceModel(
                 model,
                 'cuda' if self.use_gpu else 'cpu',
-                settings.test_amp,
+                settings.amp,
                 settings.fold_bn,
                 settings.compiled,
             )
@@ -279,10 +240,10 @@ class TestingMixin:
         made_from = fingerprint(
             self.model,
             tracklets,
-            self.settings.config,
+            self.record.run.config,
             size=[data.height, data.width],
             normalisation=[data.normalize.mean, data.normalize.std],
-            amp=self.settings.test_amp,
+            amp=self.settings.amp,
         )
         store = FeatureStore(self.settings.features_dir, name, made_from, tracklets)
         if not store.exists():
@@ -303,7 +264,7 @@ class TestingMixin:
 
     def _extract_batch(self, data):
         images, pids, camids = self.parse_data_for_eval(data)
-        with autocast('cuda' if self.use_gpu else 'cpu', self.settings.test_amp):
+        with autocast('cuda' if self.use_gpu else 'cpu', self.settings.amp):
             features = self.extract_features(images).float()
             if self.settings.flip:
                 features = (features + self.extract_features(images.flip(-1)).float()) / 2
@@ -315,15 +276,6 @@ class TestingMixin:
 
     def parse_data_for_eval(self, data):
         return super().parse_data_for_eval({**data, 'img': self.prepare(data['img'])})
-
-    def prepare(self, images, draws=None):
-        """To the device, and there augmented and to normalised floats; floats are finished."""
-        images = images.to('cuda' if self.use_gpu else 'cpu', non_blocking=True)
-        if images.dtype != torch.uint8:
-            return images
-        if draws is not None:
-            images = self.datamanager.augmentation.apply(images, draws)
-        return self.datamanager.normalize(images)
 
     def _draw_ranks(self, name, query, searched, options, save_dir):
         """Pictures of ranked results, a folder or a sheet for every query."""

@@ -1,171 +1,230 @@
-"""The host's engines with our run and their losses; ``VideoSTMNEngine`` trains video models."""
+"""torchreid's engine, delegating: training to ``Trainer``, testing to ``evaluation``."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torchreid
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from stmn_plugin.distributed import gather, world_size
+from stmn_plugin.data.prepare import Prepare
+from stmn_plugin.distributed import gather
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.testing import RunSettings
-from stmn_plugin.losses import BatchHardTripletLoss, Recipe
-from stmn_plugin.models.sync_batch_norm import synchronize_outside_backbone
-from stmn_plugin.nested import map_tensors
-
-from .running import RunMixin
-
-__all__ = [
-    'ImageSoftmaxEngine',
-    'ImageTripletEngine',
-    'RunSettings',
-    'VideoSTMNEngine',
-    'VideoSoftmaxEngine',
-    'VideoTripletEngine',
-]
+from stmn_plugin.evaluation.protocols import stored_table
+from stmn_plugin.evaluation.settings import TestSettings
+from stmn_plugin.evaluation.testing import TestingMixin
+from stmn_plugin.interrupt import Interruption
+from stmn_plugin.losses import Recipe
+from stmn_plugin.models import VideoModel
+from stmn_plugin.training.batches import EpochBatches
+from stmn_plugin.training.objective import ClipObjective, FrameObjective, Objective
+from stmn_plugin.training.run_record import Parts, RunRecord
+from stmn_plugin.training.settings import TrainingSettings
+from stmn_plugin.training.trainer import Trainer
 
 
-class VideoSTMNEngine(RunMixin, torchreid.engine.VideoTripletEngine):
-    """Trains a video model: one clip, one forward, the losses of the whole batch.
+class VideoEngine(TestingMixin, torchreid.engine.Engine):
+    """Trains and tests any model: the host's interface to :class:`Trainer` and ``evaluation``.
 
     Args:
-        datamanager (VideoDataManager): loaders of clips.
-        model (VideoModel): on its device.
-        optimizer (Optimizer), scheduler (LRScheduler, optional): the host's or torch's.
-        use_gpu (bool): when there is one.
-        **recipe_options: of :class:`stmn_plugin.losses.Recipe`.
+        datamanager: ours or the host's, of video or image data.
+        model: on its device.
+        optimizer, scheduler: the host's or torch's; no optimizer for a model that is only tested.
+        use_gpu: when there is one.
+        objective: what is minimised; by default made of the loss options.
+        training, testing: how.
+        record: the run's files, where it starts.
+        pooling_method: of features of frames over a clip, for models of frames: 'avg' or 'max'.
+        **loss_options: of :class:`stmn_plugin.losses.Recipe` for a video model, of
+            :class:`FrameObjective` for an image model.
+
+    Raises:
+        InputError: clips of another length than the model takes.
     """
-
-    ddp_options = {}
-
-    def __init__(
-        self, datamanager, model, optimizer, scheduler=None, use_gpu=True, **recipe_options
-    ):
-        check_clip_length(datamanager, model)
-        super().__init__(datamanager, model, optimizer, scheduler=scheduler, use_gpu=use_gpu)
-        self.recipe = Recipe(**recipe_options)
-        if world_size() > 1:
-            synchronize_outside_backbone(model)
-
-    def losses(self, data):
-        clips, pids = self.parse_data_for_train(data)
-        with self.autocast():
-            outputs = self.model(clips)
-        outputs = map_tensors(in_float32, outputs)
-        self.check_identities(pids, self.recipe.triplet_weight)
-        # in a step self.model is a function that gives the outputs for the whole batch
-        network = self.model if self.replica is None else self.replica.module
-        terms = network.losses(outputs, pids, self.recipe)
-        total = sum(terms.values())
-        return total, {'loss': total, **terms, 'acc': accuracy(network.logits(outputs), pids)}
-
-    def parse_data_for_train(self, data):
-        self.bad_frames.extend(data.get('bad_frames', ()))
-        pids = data['pid'].to('cuda' if self.use_gpu else 'cpu')
-        return self.prepare(data['img'], data.get('augmentation')), gather(pids)
-
-    def extract_features(self, input):
-        return self.model(input)
-
-
-class HostMixin(RunMixin):
-    """What the engines of the host's image models share."""
-
-    def parse_data_for_train(self, data):
-        self.bad_frames.extend(data.get('bad_frames', ()))
-        images = self.prepare(data['img'], data.get('augmentation'))
-        images, pids = super().parse_data_for_train({**data, 'img': images})
-        return images, gather(pids.to(images.device))
-
-    def _forward(self, data):
-        """Outputs of an image model of the host, in float32, and the identities."""
-        images, pids = self.parse_data_for_train(data)
-        with self.autocast():
-            outputs = self.model(images)
-        outputs = map_tensors(in_float32, outputs)
-        if not isinstance(outputs, (torch.Tensor, tuple, list)):
-            raise InputError(
-                f'model.name: in training the model gives a {type(outputs).__name__}; logits, '
-                'or logits and features, are wanted as a tensor, tuple or list'
-            )
-        return outputs, pids
-
-
-class SoftmaxMixin(HostMixin):
-    """The losses of the host's softmax engines."""
-
-    def losses(self, data):
-        outputs, pids = self._forward(data)
-        loss = self.compute_loss(self.criterion, outputs, pids)
-        return loss, {'loss': loss, 'acc': accuracy(outputs, pids)}
-
-
-class TripletMixin(HostMixin):
-    """The losses of the host's triplet engines."""
-
-    def losses(self, data):
-        outputs, pids = self._forward(data)
-        if isinstance(outputs, torch.Tensor) or len(outputs) != 2:
-            found = 'one tensor' if isinstance(outputs, torch.Tensor) else f'{len(outputs)} outputs'
-            raise InputError(
-                f'model.name: the triplet loss wants logits and features, the model gives {found}'
-            )
-        outputs, features = outputs
-        self.check_identities(pids, self.weight_t)
-        total, named = 0, {}
-        if self.weight_t > 0:
-            named['loss_t'] = self.compute_loss(self.criterion_t, features, pids)
-            total = total + self.weight_t * named['loss_t']
-        if self.weight_x > 0:
-            named['loss_x'] = self.compute_loss(self.criterion_x, outputs, pids)
-            total = total + self.weight_x * named['loss_x']
-            named['acc'] = accuracy(outputs, pids)
-        return total, named
-
-
-class VideoTripletEngine(TripletMixin, torchreid.engine.VideoTripletEngine):
-    """The host's engine for image models on video; ``soft_margin`` gives it STMN's triplet loss."""
 
     def __init__(
         self,
-        datamanager,
-        model,
-        optimizer,
-        margin=0.3,
-        weight_t=1,
-        weight_x=1,
-        scheduler=None,
-        use_gpu=True,
-        label_smooth=True,
-        pooling_method='avg',
+        datamanager: Any,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        scheduler: Any = None,
+        use_gpu: bool = True,
         *,
-        soft_margin=False,
+        objective: Objective | None = None,
+        training: TrainingSettings | None = None,
+        testing: TestSettings | None = None,
+        record: RunRecord | None = None,
+        pooling_method: str = 'avg',
+        **loss_options: Any,
     ):
-        super().__init__(
-            datamanager,
-            model,
-            optimizer,
-            margin,
-            weight_t,
-            weight_x,
-            scheduler,
-            use_gpu,
-            label_smooth,
-            pooling_method,
+        check_clip_length(datamanager, model)
+        use_gpu = torch.cuda.is_available() and use_gpu
+        device_type = 'cuda' if use_gpu else 'cpu'
+        normalize = getattr(datamanager, 'normalize', None)
+        augmentation = getattr(datamanager, 'augmentation', None)
+        self.prepare = Prepare(device_type, normalize, augmentation)
+        self.record = record or RunRecord()
+        self.record.first_target = next(iter(datamanager.test_loader), None)
+        training = training or TrainingSettings()
+        sampler = getattr(datamanager, 'batch_sampler', None)
+        batches = EpochBatches(
+            datamanager.train_loader, self.prepare, sampler, training.seed, ahead=use_gpu
         )
-        if soft_margin:
-            self.criterion_t = BatchHardTripletLoss()
-        if self.weight_t == 0 or self.weight_x == 0:  # no loss needs the features, or the logits
-            self.ddp_options = {'find_unused_parameters': True}
+        if objective is None:
+            objective = default_objective(datamanager, model, use_gpu, loss_options)
+        parts = objective, optimizer, scheduler, batches, self.record
+        self.trainer = Trainer(*parts, training, use_gpu)
+        super().__init__(datamanager, use_gpu)
+        self.settings = testing
+        self.pooling_method = pooling_method
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.register_model('model', model, optimizer, scheduler)
+
+    def register_model(self, name='model', model=None, optim=None, sched=None):
+        super().register_model(name, model, optim, sched)
+        self.record.parts[name] = Parts(model, optim, sched)
+
+    # what the host keeps in the engine
+
+    @property
+    def epoch(self) -> int | None:
+        return self.trainer.epoch
+
+    @epoch.setter
+    def epoch(self, value):
+        self.trainer.epoch = value
+
+    @property
+    def max_epoch(self) -> int:
+        return self.trainer.stop
+
+    @max_epoch.setter
+    def max_epoch(self, value):
+        self.trainer.stop = value
+
+    @property
+    def writer(self):
+        return self.record.curves
+
+    @writer.setter
+    def writer(self, value):
+        self.record.curves = value
+
+    # training
+
+    def run(
+        self,
+        save_dir='log',
+        max_epoch=0,
+        start_epoch=0,
+        print_freq=10,
+        fixbase_epoch=0,
+        open_layers=None,
+        start_eval=0,
+        eval_freq=-1,
+        test_only=False,
+        dist_metric='euclidean',
+        normalize_feature=False,
+        visrank=False,
+        visrank_topk=10,
+        use_metric_cuhk03=False,
+        ranks=(1, 5, 10, 20),
+        rerank=False,
+    ):
+        """Train and evaluate, or only evaluate; arguments are those of the host's ``Engine.run``.
+
+        Writes checkpoints, TensorBoard events, ``metrics.json`` and ``metrics.jsonl`` into
+        ``save_dir``. ``record`` says from where in ``start_epoch`` it starts.
+
+        Raises:
+            InputError: a loss or feature that is not finite, a file that cannot be written, memory
+                that does not suffice.
+            Interrupted: a signal came and the state is saved.
+        """
+        options = {
+            'dist_metric': dist_metric,
+            'normalize_feature': normalize_feature,
+            'visrank': visrank and test_only,  # the host leaves these two to testing, too
+            'visrank_topk': visrank_topk,
+            'save_dir': save_dir,
+            'use_metric_cuhk03': use_metric_cuhk03,
+            'ranks': ranks,
+            'rerank': rerank and test_only,
+        }
+        trainer, record = self.trainer, self.record
+        if test_only:
+            record.read_tests(save_dir)
+            self.epoch = None
+            with Interruption() as interruption, interruption.at_once():
+                self.test(**options)
+            return
+        trainer.settings = replace(
+            trainer.settings,
+            print_freq=print_freq,
+            fixbase_epoch=fixbase_epoch,
+            open_layers=open_layers,
+            start_eval=start_eval,
+            eval_freq=eval_freq,
+        )
+        record.folder = save_dir
+        trainer.fit(start_epoch, max_epoch, lambda: self.test(**options))
+        if start_epoch >= max_epoch and record.reached.unfinished is None:
+            self._print_finished(start_epoch)
+
+    def _print_finished(self, done):
+        print(f'Nothing to train: {done} of {self.max_epoch} epochs are done')
+        last = [e for e in self.record.evaluations if e['epoch'] == done]
+        print(stored_table(last) if last else f'metrics.json has no evaluation after epoch {done}')
+
+    def train(
+        self,
+        print_freq: int = 10,
+        fixbase_epoch: int = 0,
+        open_layers: Sequence[str] | str | None = None,
+    ) -> None:
+        """Train the epoch ``epoch``, see :meth:`Trainer.train_epoch`."""
+        self.trainer.settings = replace(
+            self.trainer.settings,
+            print_freq=print_freq,
+            fixbase_epoch=fixbase_epoch,
+            open_layers=open_layers,
+        )
+        self.trainer.train_epoch()
+
+    def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
+        """One batch, see :meth:`Trainer.train_batch`."""
+        return self.trainer.train_batch(data)
+
+    def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
+        """Write the checkpoint of each registered model after ``epoch`` (from 0)."""
+        self.record.rank1 = rank1
+        trainer = self.trainer
+        self.record.save(epoch + 1, trainer.log, trainer.precision.state(), is_best, save_dir)
+
+    def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Images on the device as the model takes them; the identities of all processes."""
+        trainer = self.trainer
+        data = trainer.batches.finish(data)
+        images, pids = trainer.objective.inputs(data['img'], data['pid'])
+        return images, gather(pids)
+
+    # testing
+
+    def extract_features(self, input: Tensor) -> Tensor:
+        """Clips or images → features (B, D)."""
+        if not isinstance(self.trainer.objective, FrameObjective) or input.dim() == 4:
+            return self.model(input)
+        features = self.model(input.flatten(0, 1)).unflatten(0, input.shape[:2])  # (B, L, D)
+        return features.mean(dim=1) if self.pooling_method == 'avg' else features.amax(dim=1)
 
 
-class VideoSoftmaxEngine(SoftmaxMixin, torchreid.engine.VideoSoftmaxEngine):
-    """The host's engine."""
-
-
-class ImageTripletEngine(TripletMixin, torchreid.engine.ImageTripletEngine):
-    """The host's engine."""
-
-
-class ImageSoftmaxEngine(SoftmaxMixin, torchreid.engine.ImageSoftmaxEngine):
-    """The host's engine."""
+def default_objective(datamanager, model, use_gpu, options):
+    """The losses of a clip model on clips, or the host's of an image model on frames."""
+    if isinstance(model, VideoModel):
+        return ClipObjective(model, Recipe(**options))
+    return FrameObjective(model, datamanager.num_train_pids, use_gpu=use_gpu, **options)
 
 
 def check_clip_length(datamanager, model):
@@ -177,16 +236,3 @@ def check_clip_length(datamanager, model):
             f'video.seq_len: the model takes clips of {taken} frames and the data manager serves '
             f'{served}; register(seq_len={served}) builds it for those'
         )
-
-
-def accuracy(outputs, pids):
-    """Per cent of the largest logits that are the right ones; of the first of several outputs."""
-    logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    return 100 * (logits.argmax(dim=1) == pids).float().mean()
-
-
-def in_float32(tensor):
-    """At least; numbers that are no fractions stay what they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -28,7 +28,7 @@ from stmn_plugin.losses import MemorySpreadLoss
 from stmn_plugin.models import VIDEO_MODELS
 from stmn_plugin.models.weight_files import allow_numpy_scalars
 
-from .engine import VideoSTMNEngine
+from .engine import VideoEngine
 
 
 def register(cfg=None, **model_options):
@@ -67,7 +67,7 @@ def register(cfg=None, **model_options):
     data, losses, engine = vars(torchreid.data), vars(torchreid.losses), vars(torchreid.engine)
     _bind(data, 'VideoDataManager', VideoDataManager, replaces_host=True)
     _bind(losses, 'MemorySpreadLoss', MemorySpreadLoss)
-    _bind(engine, 'VideoSTMNEngine', VideoSTMNEngine)
+    _bind(engine, 'VideoSTMNEngine', VideoEngine)
     _guard_downloads(cfg.data.download)
     allow_numpy_scalars()
 

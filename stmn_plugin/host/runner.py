@@ -15,9 +15,11 @@ from stmn_plugin.config.kwargs import (
     plan_kwargs,
     recipe_kwargs,
     run_kwargs,
-    settings_kwargs,
+    testing_kwargs,
+    training_kwargs,
     videodata_kwargs,
 )
+from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
 from stmn_plugin.data.host_errors import host_errors_named
@@ -25,15 +27,21 @@ from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
 from stmn_plugin.device import device_line, device_name, usable_gpu
 from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group, world_size
 from stmn_plugin.errors import InputError, resource_errors
+from stmn_plugin.evaluation.settings import TestSettings
+from stmn_plugin.losses import Recipe
 from stmn_plugin.models import VideoModel
 from stmn_plugin.models.encoder import checkpoint_activations
 from stmn_plugin.models.facts import check_batch, model_facts
 from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
 from stmn_plugin.randomness import deterministic_algorithms
 from stmn_plugin.training.checkpoint import load_weights
+from stmn_plugin.training.objective import ClipObjective, FrameObjective
 from stmn_plugin.training.provenance import training_digest
 from stmn_plugin.training.resuming import path_to_resume, resume_run
 from stmn_plugin.training.run_folder import run_folder, write_config
+from stmn_plugin.training.run_record import RunRecord
+from stmn_plugin.training.run_state import Reached, RunFacts
+from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.speed import (
     check_amp,
     compile_in_place,
@@ -42,7 +50,7 @@ from stmn_plugin.training.speed import (
     with_fused_steps,
 )
 
-from . import engine as engines
+from .engine import VideoEngine
 from .registration import model_registry, register
 
 # architectures whose code views maps as vectors, which channels_last maps are not
@@ -79,9 +87,10 @@ def run(cfg):
         engine, start_epoch = prepare(cfg)
         if is_main() and not cfg.test.evaluate:
             # train.start_epoch is where counting starts: what is there is another run all the same
-            engine.make_way(
-                cfg.data.save_dir, start_epoch if engine.settings.last_checkpoint else 0
-            )
+            resumed = start_epoch if engine.record.reached.path else 0
+            batches = engine.trainer.batches
+            batches.go_to(resumed)  # epochs may differ in length
+            engine.record.make_way(cfg.data.save_dir, resumed, len(batches))
             write_config(cfg)
         engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
     return engine
@@ -117,19 +126,18 @@ def prepare(cfg):
         print('Testing the initial weights: model.load_weights is not set')
     model = speed_up(cfg, model)
     optimizer, scheduler = build_optimizer(cfg, model)
-    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
-    settings = engines.RunSettings(
-        plan=plan, facts=facts, trained_on=training_digest(datamanager), **settings_kwargs(cfg)
-    )
-    start_epoch = cfg.train.start_epoch
+    run = RunFacts(facts, flatten(cfg), training_digest(datamanager))
     parts = (model, optimizer, scheduler)
-    path = path_to_resume(cfg, *parts, settings)
+    path = path_to_resume(cfg, *parts, run)
     if path:
-        allow_changed = cfg.train.allow_changed or cfg.test.evaluate
-        start_epoch = resume_run(path, *parts, settings, allow_changed)
-    engine = build_engine(cfg, datamanager, model, optimizer, scheduler)
-    engine.settings = settings
-    return engine, start_epoch
+        reached = resume_run(path, *parts, run, cfg.train.allow_changed or cfg.test.evaluate)
+    else:
+        reached = Reached(epochs=cfg.train.start_epoch)
+    reached.auto = cfg.model.resume == AUTO
+    record = RunRecord(
+        run=run, reached=reached, keep_last=cfg.train.keep_last, overwrite=cfg.train.overwrite
+    )
+    return build_engine(cfg, datamanager, *parts, record), reached.epochs
 
 
 def with_usable_device(cfg):
@@ -250,25 +258,35 @@ def check_layers(cfg, model):
             )
 
 
-def build_engine(cfg, datamanager, model, optimizer, scheduler):
-    """The engine for the data type, the loss and the model."""
-    common = (datamanager, model, optimizer)
-    options = {'scheduler': scheduler, 'use_gpu': cfg.use_gpu}
+def build_objective(cfg, datamanager, model):
+    """The losses for the model, the loss and the data."""
     if isinstance(model, VideoModel):
-        return engines.VideoSTMNEngine(*common, **options, **recipe_kwargs(cfg))
-    options['label_smooth'] = cfg.loss.softmax.label_smooth
-    if cfg.data.type == 'video':
-        options['pooling_method'] = cfg.video.pooling_method
-    if cfg.loss.name == 'softmax':
-        kind = (
-            engines.VideoSoftmaxEngine if cfg.data.type == 'video' else engines.ImageSoftmaxEngine
-        )
-        return kind(*common, **options)
-    options.update(
+        return ClipObjective(model, Recipe(**recipe_kwargs(cfg)))
+    weight_t = None if cfg.loss.name == 'softmax' else cfg.loss.triplet.weight_t
+    return FrameObjective(
+        model,
+        datamanager.num_train_pids,
         margin=cfg.loss.triplet.margin,
-        weight_t=cfg.loss.triplet.weight_t,
+        weight_t=weight_t,
         weight_x=cfg.loss.triplet.weight_x,
+        label_smooth=cfg.loss.softmax.label_smooth,
+        soft_margin=cfg.loss.name == 'stmn' and cfg.data.type == 'video',
+        use_gpu=cfg.use_gpu,
     )
-    if cfg.data.type == 'image':
-        return engines.ImageTripletEngine(*common, **options)
-    return engines.VideoTripletEngine(*common, soft_margin=cfg.loss.name == 'stmn', **options)
+
+
+def build_engine(cfg, datamanager, model, optimizer, scheduler, record):
+    """The engine, which trains what :func:`build_objective` says."""
+    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
+    return VideoEngine(
+        datamanager,
+        model,
+        optimizer,
+        scheduler,
+        cfg.use_gpu,
+        objective=build_objective(cfg, datamanager, model),
+        training=TrainingSettings(**training_kwargs(cfg)),
+        testing=TestSettings(plan=plan, **testing_kwargs(cfg)),
+        record=record,
+        pooling_method=cfg.video.pooling_method,
+    )

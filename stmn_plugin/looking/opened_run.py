@@ -14,8 +14,9 @@ from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.evaluation.protocols import PROTOCOLS, Evaluation, Protocol, TestOptions
+from stmn_plugin.evaluation.protocols import PROTOCOLS, Evaluation, Protocol
 from stmn_plugin.evaluation.ranking import QueryScores
+from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models.explanations import check_explained
 from stmn_plugin.training.speed import set_tf32
@@ -92,7 +93,7 @@ class OpenedRun:
     @property
     def facts(self) -> dict[str, Any]:
         """Of the model: architecture, size, cost."""
-        return self.engine.settings.facts
+        return self.engine.record.run.facts
 
     @property
     def skip_bad(self) -> bool:

@@ -8,6 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+from torch.optim import Optimizer
+
 from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.distributed import broadcast, is_main
@@ -16,6 +19,7 @@ from stmn_plugin.errors import InputError, printable
 from .checkpoint_fields import load_resumable
 from .epoch_log import EpochLog
 from .resumable import newest_checkpoint, resume
+from .run_state import Reached, RunFacts
 
 FREE_KEYS = {
     'use_gpu',
@@ -76,12 +80,12 @@ def changed_keys(before, now):
     return {key: (before[key], now[key]) for key in keys if before[key] != now[key]}
 
 
-def changes_since(checkpoint, settings):
+def changes_since(checkpoint: Mapping[str, Any], run: RunFacts) -> dict[str, tuple[Any, Any]]:
     """As :func:`changed_keys`, from a checkpoint to a run; 'training data' is the digest of it.
 
     What a checkpoint does not say it has in common.
     """
-    config, trained_on = settings.config, settings.trained_on
+    config, trained_on = run.config, run.trained_on
     changes = changed_keys(checkpoint.get('config') or config, config)
     before = checkpoint.get('trained_on') or trained_on
     if trained_on and before != trained_on:
@@ -89,20 +93,20 @@ def changes_since(checkpoint, settings):
     return changes
 
 
-def path_to_resume(cfg, model, optimizer, scheduler, settings):
-    """``model.resume``; for ``auto`` the checkpoint of the run folder to go on from, '' if none.
+def path_to_resume(cfg, model: nn.Module, optimizer: Optimizer, scheduler, run: RunFacts) -> str:
+    """``model.resume``; for ``auto`` the furthest checkpoint of the run folder, '' if none.
 
     Args:
         cfg (CfgNode): of the run.
-        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
-        settings (RunSettings): says what checkpoints of the run hold.
+        model, optimizer, scheduler: as at the start of a run.
+        run: what the checkpoints of the run say.
     """
     if cfg.model.resume != AUTO:
         return os.path.expanduser(cfg.model.resume)
 
     def check(path):
         checkpoint = load_resumable(path)
-        if not changes_since(checkpoint, settings):
+        if not changes_since(checkpoint, run):
             resume(checkpoint, path, model, optimizer, scheduler, dry=True)
 
     folder = os.path.join(cfg.data.save_dir, 'model')
@@ -113,19 +117,22 @@ def path_to_resume(cfg, model, optimizer, scheduler, settings):
     return path or ''
 
 
-def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False):
+def resume_run(
+    path: str,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler,
+    run: RunFacts,
+    allow_changed: bool = False,
+) -> Reached:
     """Put everything where the checkpoint left it.
 
     Args:
-        path (str): checkpoint.
-        model (nn.Module), optimizer (Optimizer), scheduler (LRScheduler): as at the start of a run.
-        settings (RunSettings): config and training data are compared with the checkpoint's; gets
-            what the run has reached.
-        allow_changed (bool): let the recipe or the training data differ. Optimizer settings and
-            schedule are then the new ones, and an interrupted epoch starts anew.
-
-    Returns:
-        int: finished epochs.
+        path: checkpoint.
+        model, optimizer, scheduler: as at the start of a run.
+        run: its config and training data are compared with the checkpoint's.
+        allow_changed: let the recipe or the training data differ. Optimizer settings and schedule
+            are then the new ones, and an interrupted epoch starts anew.
 
     Raises:
         InputError: another recipe (names the keys), training data or architecture, a file with
@@ -134,7 +141,7 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
     checkpoint = load_resumable(path)
     if not checkpoint.get('config'):
         print(f'{printable(path)} does not say which recipe made it')
-    changed = changes_since(checkpoint, settings)
+    changed = changes_since(checkpoint, run)
     named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
     if changed and not allow_changed:
         raise InputError(
@@ -148,17 +155,19 @@ def resume_run(path, model, optimizer, scheduler, settings, allow_changed=False)
         print('The moments of the other optimizer are left behind')
     parts = (model, optimizer, scheduler)
     resume(checkpoint, path, *parts, new_schedule=bool(changed), keep_moments=keep_moments)
-    settings.best_map = float(checkpoint.get('best_map', settings.best_map))
-    settings.rank1 = float(checkpoint.get('rank1', settings.rank1))
-    settings.last_checkpoint = path
-    settings.scaler = checkpoint.get('scaler')
-    epoch, log = checkpoint['epoch'], checkpoint.get('unfinished')
-    where = f'epoch {epoch}'
+    reached = Reached(
+        checkpoint['epoch'],
+        path,
+        best_map=float(checkpoint.get('best_map', Reached.best_map)),
+        rank1=float(checkpoint.get('rank1', Reached.rank1)),
+        scaler=checkpoint.get('scaler'),
+    )
+    log, where = checkpoint.get('unfinished'), f'epoch {reached.epochs}'
     if log is not None and (log['trained'] or not changed):
-        settings.unfinished = EpochLog(**log)
+        reached.unfinished = EpochLog(**log)
         if log['trained']:
             where += ', still to be evaluated'
         else:
             where += f' and batch {log["batches"]} of the next'
     print(f'Resumed from {printable(path)} after {where}')
-    return epoch
+    return reached

@@ -18,7 +18,7 @@ import torch
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import exit_on_input_error
 from stmn_plugin.host.runner import prepare, run
-from stmn_plugin.training.step import StepMixin
+from stmn_plugin.training.trainer import Trainer
 
 CONFIG = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'config.yaml')
 PARTS = ('trunk', 'frame_head', 'spatial_head', 'temporal_head', 'lstm', 'keys')
@@ -42,10 +42,10 @@ def parse_args():
 def norms(cfg, steps):
     """A line of JSON a step: terms of the loss, norms of their gradients by part."""
     engine, _ = prepare(cfg)
-    model = engine.model.train()
+    model, trainer = engine.model.train(), engine.trainer
     epochs = (batch for _ in itertools.count() for batch in engine.train_loader)
     for step, batch in enumerate(itertools.islice(epochs, steps)):
-        total, terms = engine.losses(batch)
+        total, terms = trainer.loss_of(batch)
         spread = {name: terms[name] for name in SPREAD}
         losses = {'identification': total - sum(spread.values()), **spread}
         gradients = {
@@ -73,12 +73,12 @@ def scalars(losses):
 
 
 def backward_with_reach(reach):
-    """``losses`` → gradients in which those of the spread losses reach some parameters only."""
+    """Loss → gradients in which those of the spread losses reach some parameters only."""
 
-    def forward_backward(self, data):
-        self.group = self._batches_of_step()
+    def train_batch(self, data):
+        self.group = 1
         self.optimizer.zero_grad()
-        total, terms = self.losses(data)
+        total, terms = self.loss_of(data)
         spread = sum(terms[name] for name in SPREAD)
         (total - spread).backward(retain_graph=True)
         reached = [p for name, p in self.model.named_parameters() if REACH[reach](name)]
@@ -88,10 +88,10 @@ def backward_with_reach(reach):
                 known = parameter.grad
                 parameter.grad = gradient if known is None else known + gradient
         self.accumulated += 1
-        self.step()
-        return self.check_finite({name: term.item() for name, term in terms.items()})
+        self.update_weights()
+        return {name: term.item() for name, term in terms.items()}
 
-    return forward_backward
+    return train_batch
 
 
 def main():
@@ -101,7 +101,7 @@ def main():
         if args.look == 'norms':
             norms(cfg, args.steps)
         else:
-            StepMixin.forward_backward = backward_with_reach(args.reach)
+            Trainer.train_batch = backward_with_reach(args.reach)
             run(cfg)
 
 

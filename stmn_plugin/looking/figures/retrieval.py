@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.evaluation.protocols import TestOptions, apply_protocol, distances_in_rows
+from stmn_plugin.evaluation.protocols import apply_protocol, distances_in_rows
 from stmn_plugin.evaluation.ranked_lists import RankedLists, rank_and_list
 from stmn_plugin.evaluation.ranking import summarize
+from stmn_plugin.evaluation.settings import TestOptions
 
 from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, thumbnail_of, tracklet_title

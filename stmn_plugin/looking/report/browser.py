@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.tracklets import Tracklet
-from stmn_plugin.evaluation.protocols import Evaluation, Stopwatch, TestOptions, distances_in_rows
+from stmn_plugin.evaluation.protocols import Evaluation, Stopwatch, distances_in_rows
 from stmn_plugin.evaluation.ranked_lists import rank_and_list
+from stmn_plugin.evaluation.settings import TestOptions
 
 from ..clip_statistics import reduce_clips
 from ..clip_views import view_clips

@@ -1,0 +1,101 @@
+"""Steps and epochs → a progress bar, printed lines and curves."""
+
+import datetime
+
+from tqdm import tqdm
+
+from stmn_plugin.distributed import is_main
+
+from .curves import Curves
+from .epoch_log import EpochLog
+
+
+class Progress:
+    """What is shown of an epoch.
+
+    Args:
+        log: of the epoch, filled by the trainer.
+        stop: epochs of the run.
+        num_batches: of an epoch.
+        print_freq: batches between two printed lines.
+        curves: TensorBoard's, or none.
+    """
+
+    def __init__(
+        self, log: EpochLog, stop: int, num_batches: int, print_freq: int, curves: Curves | None
+    ):
+        self.log = log
+        self.stop = stop
+        self.num_batches = num_batches
+        self.print_freq = print_freq
+        self.curves = curves
+
+    def __enter__(self):
+        self.bar = tqdm(
+            total=self.num_batches,
+            initial=self.log.batches,
+            desc=f'epoch {self.log.epoch}/{self.stop}',
+            unit='batch',
+            leave=False,
+            disable=None if is_main() else True,
+        )
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def batch_done(self, index: int, losses: dict[str, float], seconds: float, waited: float):
+        """Show a batch that ``log`` holds already."""
+        log, averages = self.log, self.log.averages
+        mean_seconds, mean_waited = log.seconds / log.batches, log.data_seconds / log.batches
+        self.bar.set_postfix(
+            {name: f'{averages[name]:.3f}' for name in list(averages)[:1]}
+            | {'images/s': f'{log.images_per_second:.0f}', 'data': f'{log.data_wait:.0%}'},
+            refresh=False,
+        )
+        self.bar.update()
+        if log.batches % self.print_freq == 0:
+            named = [f'{k} {v:.4f} ({averages[k]:.4f})' for k, v in losses.items()]
+            parts = [
+                f'epoch: [{log.epoch}/{self.stop}][{log.batches}/{self.num_batches}]',
+                f'time {seconds:.3f} ({mean_seconds:.3f})',
+                f'data {waited:.3f} ({mean_waited:.3f})',
+                f'eta {self.remaining_time()}',
+                *named,
+                f'lr {log.learning_rate:.6f}',
+            ]
+            print('\t'.join(parts))
+        scalars = {'time': mean_seconds, 'data': mean_waited, **averages, 'lr': log.learning_rate}
+        self._add(index, scalars)
+
+    def step_done(self, index: int, norm: float | None):
+        """Log the norm of the gradients of the step after a batch; None: it was left out."""
+        self.log.add_step(norm)
+        if norm is not None:
+            self._add(index, {'gradient_norm': norm})
+
+    def _add(self, index, scalars):
+        if self.curves is not None:
+            step = (self.log.epoch - 1) * self.num_batches + index
+            for name, value in scalars.items():
+                self.curves.add_scalar(f'Train/{name}', value, step)
+
+    def remaining_time(self) -> datetime.timedelta:
+        """Time to the end of training at the pace of this epoch, evaluations not counted."""
+        log = self.log
+        batches = self.num_batches - log.batches + (self.stop - log.epoch) * self.num_batches
+        seconds = batches * log.seconds / log.batches if log.batches else 0
+        return datetime.timedelta(seconds=int(max(seconds, 0)))
+
+    def print_epoch(self):
+        """Print one line at the end of an epoch."""
+        log = self.log
+        losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())
+        norms = f'gradient norm {log.mean_norm:.4g}, at most {log.largest_norm:.4g}'
+        if log.skipped_steps:  # in fp16
+            norms = f'{norms if log.steps else "no step"}, {log.skipped_steps} steps left out'
+        print(
+            f'Epoch {log.epoch}/{self.stop}: {losses}; {norms}; '
+            f'{log.images_per_second:.1f} images/s, '
+            f'{log.data_wait:.1%} of the time waiting for data, ETA {self.remaining_time()}'
+        )

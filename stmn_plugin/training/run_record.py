@@ -1,0 +1,254 @@
+"""The files of a run, in an order in which a kill at any moment loses no checkpoint and no line.
+
+A run folder holds ``metrics.json`` (evaluations), ``metrics.jsonl`` (a line an epoch), events of
+TensorBoard, and for every registered model a folder of checkpoints. Only the main process writes.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stmn_plugin.distributed import gather_objects, is_main
+from stmn_plugin.errors import InputError, printable
+from stmn_plugin.whole_files import link_or_copy
+
+from .checkpoint import (
+    BEST,
+    UNFINISHED,
+    check_folder,
+    checkpoint_path,
+    save_checkpoint,
+    save_unfinished,
+)
+from .curves import Curves
+from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
+from .epoch_log import EpochLog
+from .metric_files import append_line, keep_lines, read_evaluations, remove_metrics, write_metrics
+from .run_state import Reached, RunFacts
+
+NEEDED = ('model.load_weights', 'stmn.backbone_weights')  # keys of files that a run starts from
+
+
+class Parts(NamedTuple):
+    """What a checkpoint holds of a model."""
+
+    model: nn.Module
+    optimizer: Optimizer | None = None
+    scheduler: Any = None
+
+
+class RunRecord:
+    """A run's evaluations, best score and checkpoints, in memory and in its folder.
+
+    Args:
+        parts: name of a folder of checkpoints, 'model' → what they hold.
+        run: what the files say of the run.
+        reached: where it starts.
+        first_target: whose mAP decides which checkpoint is the best.
+        keep_last: checkpoints that stay.
+        overwrite: remove what another run left in the folder.
+    """
+
+    def __init__(
+        self,
+        parts: dict[str, Parts] | None = None,
+        run: RunFacts | None = None,
+        reached: Reached | None = None,
+        first_target: str | None = None,
+        keep_last: int = 2,
+        overwrite: bool = False,
+    ):
+        self.folder = ''
+        self.parts = {} if parts is None else parts
+        self.run = run or RunFacts()
+        self.reached = reached or Reached()
+        self.first_target = first_target
+        self.keep_last = keep_last
+        self.overwrite = overwrite
+        self.best_map = self.reached.best_map
+        self.rank1 = self.reached.rank1  # of the last evaluation
+        self.last_checkpoint: str | None = self.reached.path or None
+        self.evaluations: list[dict[str, Any]] = []  # as in metrics.json
+        self.bad_frames: list[str] = []  # left out in training and testing (data.bad_frames skip)
+        self.curves: Curves | None = None
+
+    @property
+    def last_good(self) -> str:
+        """Where the newest checkpoint is, for messages."""
+        return self.last_checkpoint or 'none yet'
+
+    # what an earlier run left
+
+    def make_way(self, folder: str, epochs: int, num_batches: int) -> None:
+        """Leave nothing in a folder that a run would write over.
+
+        Args:
+            folder: of the run.
+            epochs: finished ones, from which on it trains.
+            num_batches: of an epoch.
+
+        Raises:
+            InputError: something is there and ``overwrite`` does not say that it may go, or there
+                is no such place in an epoch to resume at.
+        """
+        log = self.reached.unfinished
+        if log is not None and not log.trained and log.batches >= num_batches:
+            raise InputError(
+                f'model.resume: {self.reached.path} was saved after batch {log.batches} of '
+                f'an epoch, an epoch has {num_batches} here: the training data differ'
+            )
+        start, models = Start(epochs, self.reached.path, self.reached.auto), list(self.parts)
+        if not self.overwrite:
+            check_nothing_is_lost(folder, start, models)
+            return
+        needed = {key: self.run.config.get(key) for key in NEEDED}
+        removed = remove_what_is_lost(folder, start, models, needed)
+        if removed:
+            where = printable(folder)
+            print(f'train.overwrite: removed {len(removed)} files of the run in {where}')
+
+    @contextlib.contextmanager
+    def training(self, start: int, stop: int, num_batches: int) -> Iterator[None]:
+        """Around a training from epoch ``start`` to ``stop``: what an earlier run left is taken up.
+
+        Raises:
+            InputError: as :meth:`make_way`, or the folder cannot be written.
+        """
+        self.evaluations = []
+        if is_main() and self.folder:
+            self.make_way(self.folder, start, num_batches)
+            self._take_up(start)
+            if start < stop or self.reached.unfinished is not None:
+                for name in self.parts:  # found out before the first epoch is trained
+                    check_folder(os.path.join(self.folder, name))
+                self.curves = Curves(self.folder, purge_step=start * num_batches or None)
+        try:
+            yield
+        finally:
+            if self.curves is not None:
+                self.curves.close()
+            self.curves = None
+
+    def _take_up(self, start):
+        log = self.reached.unfinished
+        reported = start - (log is not None and log.trained)
+        self.evaluations = [
+            e
+            for e in (read_evaluations(self.folder) if reported > 0 else [])
+            if e['epoch'] is None or e['epoch'] <= reported
+        ]
+        if not self.evaluations:
+            remove_metrics(self.folder)  # an earlier run's: no result of this one
+        keep_lines(self.folder, reported)
+        self._restore_best()
+
+    def _restore_best(self):
+        """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""
+        if self.best_map < 0:
+            return
+        own = [e for e in self.evaluations if e['dataset'] == self.first_target and e['epoch']]
+        epoch = max(own, key=lambda e: e['mAP'], default={'epoch': 0})['epoch']
+        for folder in (os.path.join(self.folder, name) for name in self.parts):
+            best, path = os.path.join(folder, BEST), checkpoint_path(folder, epoch)
+            if os.path.isfile(best):
+                continue
+            if os.path.isfile(path):
+                link_or_copy(path, best)
+            else:
+                self.best_map = -1.0  # the next that is evaluated
+
+    def read_tests(self, folder: str) -> None:
+        """Before a test alone: the evaluations of the folder, to which it adds its own."""
+        self.evaluations = read_evaluations(folder) if is_main() else []
+
+    # results
+
+    def add_evaluation(self, evaluation: dict[str, Any], folder: str) -> None:
+        """Add an evaluation; ``metrics.json`` has it before this returns.
+
+        All processes call this together.
+        """
+        self.evaluations = [*self.evaluations, evaluation]
+        bad_frames = self.all_bad_frames()
+        if is_main() and folder:
+            write_metrics(folder, self.evaluations, {**self.run.facts, 'bad_frames': bad_frames})
+
+    def all_bad_frames(self) -> list[str]:
+        """Those of all processes, in the main one."""
+        return sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
+
+    def improved(self) -> bool:
+        """Whether the last evaluation of the first target is the best so far; that is kept."""
+        mean_ap = [e for e in self.evaluations if e['dataset'] == self.first_target][-1]['mAP']
+        if mean_ap <= self.best_map:
+            return False
+        self.best_map = mean_ap
+        return True
+
+    def add_line(self, line: dict[str, Any]) -> None:
+        """Add an epoch to ``metrics.jsonl``."""
+        if is_main() and self.folder:
+            append_line(self.folder, line)
+
+    # checkpoints
+
+    def save(
+        self,
+        epochs: int,
+        log: EpochLog | None = None,
+        scaler: Mapping[str, Any] | None = None,
+        is_best: bool = False,
+        folder: str = '',
+    ) -> None:
+        """Write the checkpoint of every model, in the format of the host.
+
+        Args:
+            epochs: finished ones.
+            log: of the epoch at hand; within it the checkpoint gets a name of its own.
+            scaler: state of the GradScaler.
+            is_best: also as ``model-best.pth.tar``.
+            folder: instead of the run's.
+
+        Raises:
+            InputError: it could not be written, or a weight is not finite; older ones stay.
+        """
+        within = log is not None and not log.trained
+        for name, parts in self.parts.items() if folder or self.folder else ():
+            place = os.path.join(folder or self.folder, name)
+            if not is_main():
+                path = os.path.join(place, UNFINISHED)
+                self.last_checkpoint = path if within else checkpoint_path(place, epochs)
+                continue
+            state = self._state(parts, epochs, log, scaler)
+            try:
+                if within:
+                    path = save_unfinished(state, place)
+                else:
+                    path = save_checkpoint(state, place, epochs, self.keep_last, is_best)
+            except InputError as error:
+                raise InputError(f'{error}; last good checkpoint: {self.last_good}') from error
+            self.last_checkpoint = path
+            print(f'Checkpoint saved to "{printable(path)}"')
+
+    def _state(self, parts, epochs, log, scaler):
+        state = {
+            'state_dict': parts.model.state_dict(),
+            'epoch': epochs,
+            'rank1': float(self.rank1),
+            'best_map': self.best_map,
+            'facts': self.run.facts,
+            'config': self.run.config,
+            'trained_on': self.run.trained_on,
+            'unfinished': asdict(log) if log is not None else None,
+        }
+        if scaler is not None:
+            state['scaler'] = dict(scaler)
+        for part in ('optimizer', 'scheduler'):
+            if getattr(parts, part) is not None:
+                state[part] = getattr(parts, part).state_dict()
+        return state
