@@ -116,9 +116,8 @@ def extract(num_frames, batch_size, folder):
     import numpy as np
     from PIL import Image
 
-    from stmn_plugin.data.clip_plans import ClipPlan, PlannedClips, collate_clips
-    from stmn_plugin.data.clips import ClipTransform, Normalize
-    from stmn_plugin.evaluation.features import encode_clips, pool_tracklets
+    from stmn_plugin.data.clip_plans import ClipPlan
+    from stmn_plugin.evaluation.embedder import Embedder
 
     torch.manual_seed(0)
     path = str(Path(folder) / 'frame.jpg')
@@ -126,15 +125,12 @@ def extract(num_frames, batch_size, folder):
     Image.fromarray(pixels).save(path)
     tracklets = [((path,) * num_frames, 0, 0, 0)]
     tracklets += [((path,) * 2, i, 0, 0) for i in range(1, SHORT_TRACKLETS)]
-    normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    transform = ClipTransform(64, 32, [], normalize, as_uint8=True)
-    clips = PlannedClips(tracklets, ClipPlan(SEQ_LEN, 'all'), transform)
-    loader = torch.utils.data.DataLoader(clips, batch_size, collate_fn=collate_clips)
     config = STMN.Config(backbone='resnet18')
     model = STMN(2, SEQ_LEN, config, pretrained=False).eval()
+    plan = ClipPlan(SEQ_LEN, 'all')
+    embedder = Embedder(model, plan, batch_size=batch_size, height=64, width=32, fold_bn=False)
     start = time.perf_counter()
-    batches = encode_clips(loader, model, normalize, False, 'extract', [])
-    features = pool_tracklets(batches, model, tracklets, every_frame=True)
+    features = embedder(tracklets)
     seconds = time.perf_counter() - start
     assert len(features.features) == SHORT_TRACKLETS
     frames = num_frames + 2 * (SHORT_TRACKLETS - 1)

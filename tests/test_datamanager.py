@@ -123,13 +123,13 @@ def test_bytes_finished_later_equal_floats_now(names, mars_root):
         assert torch.equal(as_bytes.normalize(clips), done['img'])
 
 
-@pytest.mark.parametrize(
-    'model', [STMN(2, 'resnet18', seq_len=4, pretrained=False), torch.nn.Linear(1, 1)], ids=type
-)
-def test_the_engine_finishes_what_the_loader_leaves_once(model, mars_root):
+@pytest.mark.parametrize('frames', [False, True])
+def test_the_engine_finishes_what_the_loader_leaves_once(frames, mars_root):
     options = {'transforms': ['random_flip', 'color_jitter'], 'batch_size_train': 4}
     as_bytes, as_floats = (manager(mars_root, as_uint8=b, **options) for b in (True, False))
     raw, done = next(iter(as_bytes.train_loader)), next(iter(as_floats.train_loader))
+    clips = STMN(2, 4, STMN.Config(backbone='resnet18'), pretrained=False)
+    model = torch.nn.Linear(1, 1) if frames else clips
     engine = VideoEngine(as_bytes, model, None, use_gpu=False)
     for batch in (raw, engine.trainer.batches.finish(raw)):  # as read, and as prefetched
         clips, _ = engine.parse_data_for_train(batch)

@@ -509,8 +509,7 @@ def test_features_extracted_by_many_are_those_of_one(frames, count, engine):
     engine.settings = TestSettings(plan=ClipPlan(L, frames), flip=True, batch_size=3)
 
     def features():
-        engine.set_model_mode('eval')
-        return [engine.extract_tracklets('mars', mode) for mode in ('query', 'gallery')]
+        return list(map(engine.embedder, engine.datamanager.fetch_test_loaders('mars')))
 
     alone, (parts, *others) = features(), on_processes(features, count=count)
     assert others == [[None, None]] * (count - 1)
@@ -524,10 +523,12 @@ def evaluated(engine, folder):
     rank = distributed.rank()
     for buffer in engine.model.buffers():
         buffer.add_(2 * rank)  # batch statistics of another part of the batches
-    engine.bad_frames.append(f'{rank}.jpg')
+    engine.record.bad_frames.append(f'{rank}.jpg')
     rank1 = engine.test(save_dir=str(folder))
     measured = ('seconds', 'peak_memory')
-    return rank1, [{k: v for k, v in e.items() if k not in measured} for e in engine.evaluations]
+    return rank1, [
+        {k: v for k, v in e.items() if k not in measured} for e in engine.record.evaluations
+    ]
 
 
 def test_every_process_learns_the_main_ones_evaluation(engine, tmp_path):

@@ -12,15 +12,21 @@ from stmn_plugin.evaluation.protocols import (
     PROTOCOLS,
     Evaluation,
     apply_protocol,
+    distances_in_rows,
     host_lines,
-    rank_tracklets,
     results_table,
 )
-from stmn_plugin.evaluation.ranking import Ranking
+from stmn_plugin.evaluation.ranking import Ranking, rank_rows
 from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.training.metric_files import read_evaluations, remove_metrics, write_metrics
 
 COSINE = TestOptions(dist_metric='cosine')
+
+
+def rank_tracklets(query, gallery, protocol, options):
+    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    rows = distances_in_rows(query, gallery, options)
+    return rank_rows(rows, *labels, protocol.average_precision, protocol.unmatched)
 
 
 def tracklets(count, num_ids, num_cameras, seed, dim=16, junk=0.0, noise=1.5):

@@ -27,20 +27,18 @@ from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, N
 from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
 from stmn_plugin.data.frames import read_frame
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.feature_store import FeatureStore
-from stmn_plugin.evaluation.features import (
-    ImageFrameModel,
-    encode_clips,
-    frame_model,
-    pool_tracklets,
-)
+from stmn_plugin.evaluation.embedder import Embedder
+from stmn_plugin.evaluation.feature_store import FeatureFolder, FeatureStore
+from stmn_plugin.evaluation.features import clips_of_vectors, mean_over_clips
 from stmn_plugin.evaluation.fingerprint import (
     FREE_IN_VECTORS,
     fingerprint,
     structure_digest,
     weights_digest,
 )
-from stmn_plugin.models import STMN
+from stmn_plugin.evaluation.frame_by_frame import FrameByFrame
+from stmn_plugin.labels import UNKNOWN
+from stmn_plugin.models import STMN, VideoModel
 
 LENGTH = 4  # L
 as_bytes = ClipTransform(32, 16, [], Normalize(IMAGENET_MEAN, IMAGENET_STD), as_uint8=True)
@@ -131,14 +129,25 @@ def stmn(temporal_mode='memory', spatial_mode='memory'):
     return model.eval()
 
 
-def extract(data, model, plan, flip=False, batch_size=3, mode='gallery', bad_frames=None):
-    model = frame_model(model)
-    loader = data.planned_clips(data.test_dataset['mars'][mode], plan, batch_size)
-    batches = encode_clips(
-        loader, model, data.normalize, flip, mode, [] if bad_frames is None else bad_frames
+def embedder(data, model, plan, flip=False, batch_size=3, **options):
+    return Embedder(
+        model if isinstance(model, VideoModel) else FrameByFrame(model, LENGTH),
+        plan,
+        flip=flip,
+        batch_size=batch_size,
+        height=data.height,
+        width=data.width,
+        skip_bad=data.skip_bad,
+        **options,
     )
-    tracklets = data.test_dataset['mars'][mode]
-    return pool_tracklets(batches, model, tracklets, plan.frames == 'all')
+
+
+def extract(data, model, plan, flip=False, batch_size=3, mode='gallery', bad_frames=None):
+    embed = embedder(data, model, plan, flip, batch_size)
+    features = embed(data.test_dataset['mars'][mode], mode)
+    if bad_frames is not None:
+        bad_frames.extend(embed.bad_frames)
+    return features
 
 
 @torch.no_grad()
@@ -193,7 +202,9 @@ def test_an_image_model_gets_the_mean_over_its_frames(data):
     torch.testing.assert_close(found.features, one_by_one, rtol=1e-5, atol=1e-6)
     rrs = slow_features(data, lambda n: [sample_rrs(n, LENGTH)], lambda c: model(c).mean(dim=0))
     torch.testing.assert_close(extract(data, model, data.plan).features, rrs, rtol=1e-5, atol=1e-6)
-    assert isinstance(frame_model(model), ImageFrameModel)
+    longest = slow_features(data, lambda n: [sample_rrs(n, LENGTH)], lambda c: model(c).amax(dim=0))
+    largest = extract(data, FrameByFrame(model, LENGTH, 'max'), data.plan).features
+    torch.testing.assert_close(largest, longest, rtol=1e-5, atol=1e-6)
 
 
 def test_every_frame_is_encoded_once_in_full_batches_of_bounded_size(data):
@@ -223,12 +234,22 @@ def store_for(data, model, folder, mode='gallery', **settings):
 
 
 def fill(store, data, model, flip=False, bad_frames=None):
-    bad_frames = [] if bad_frames is None else bad_frames
-    loader = data.planned_clips(
-        data.test_dataset['mars']['gallery'], ClipPlan(LENGTH, 'consecutive'), 3
-    )
-    batches = encode_clips(loader, frame_model(model), data.normalize, flip, 'x', bad_frames)
-    store.write(batches, bad_frames, LENGTH)
+    embed, plan = embedder(data, model, None, flip), ClipPlan(LENGTH, 'consecutive')
+    tracklets = data.test_dataset['mars']['gallery']
+    with torch.no_grad():
+        vectors = embed._vectors(embed._inference_model(), tracklets, plan, 'x')
+        store.write(vectors, embed.bad_frames, LENGTH)
+    if bad_frames is not None:
+        bad_frames.extend(embed.bad_frames)
+
+
+def of_store(store, model, plan, views, tracklets):
+    """Features from stored vectors."""
+    model = model if isinstance(model, VideoModel) else FrameByFrame(model, LENGTH)
+    every_frame = plan.frames == 'all' and model.weighs_frames
+    with torch.no_grad():
+        clips = clips_of_vectors(store.clips(plan, views, 4), model, every_frame)
+        return mean_over_clips(clips, tracklets).features
 
 
 @pytest.mark.parametrize('flip', [False, True])
@@ -242,9 +263,8 @@ def test_stored_vectors_give_every_strategy_without_encoding(data, tmp_path, fli
     plans = (ClipPlan(LENGTH, 'all'), data.plan, ClipPlan(LENGTH, 'rrs', 2))
     # what was stored with mirrored frames serves without them, too
     for plan, mirrored in [*((plan, flip) for plan in plans), (data.plan, False)]:
-        batches = store.clips(plan, 1 + mirrored, 4)
         tracklets = data.test_dataset['mars']['gallery']
-        found = pool_tracklets(batches, model, tracklets, plan.frames == 'all').features
+        found = of_store(store, model, plan, 1 + mirrored, tracklets)
         expected = extract(data, model, plan, mirrored).features
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -485,7 +505,7 @@ def test_a_bad_frame_is_raised_or_left_out_and_listed(damaged, tmp_path):
     store.open()
     assert store.unreadable_paths() == [path]
     tracklets = data.test_dataset['mars']['gallery']
-    kept = pool_tracklets(store.clips(plan, 1, 4), frame_model(model), tracklets, True).features
+    kept = of_store(store, model, plan, 1, tracklets)
     torch.testing.assert_close(kept[number], found, rtol=1e-5, atol=1e-6)
 
 
@@ -535,3 +555,78 @@ def test_weights_are_told_apart_and_known_again():
     assert weights_digest(torch.nn.DataParallel(model)) == weights_digest(model)
     model.running_mean[1] += 1e-6
     assert weights_digest(model) != weights_digest(other)
+
+
+# --- the embedder by itself ---
+
+
+class Differences(VideoModel):
+    """Frames meet before the first layer: a clip is no set of vectors of frames."""
+
+    def __init__(self, seq_len=LENGTH):
+        super().__init__(2, seq_len, None)
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(3 * 32 * 16, 5)
+
+    def backbone(self):
+        return self.layer
+
+    def forward(self, clips):
+        clips = self.as_clips(clips)
+        return self.layer((clips[:, 1:] - clips[:, :-1]).flatten(2)).tanh().mean(dim=1)
+
+    def finish(self, features):
+        return 1 + 2 * features
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('frames', ['all', 'rrs'])
+def test_a_model_of_whole_clips_sees_them_and_finishes_the_mean(frames, flip, data):
+    model, plan = Differences().eval(), ClipPlan(LENGTH, frames)
+    clips = clips_of_all if frames == 'all' else lambda n: [sample_rrs(n, LENGTH)]
+    mean = slow_features(data, clips, lambda clip: model(clip[None])[0], flip)
+    found = extract(data, model, plan, flip).features
+    torch.testing.assert_close(found, 1 + 2 * mean, rtol=1e-5, atol=1e-5)
+
+
+def test_vectors_of_whole_clips_cannot_be_kept(data, tmp_path):
+    with pytest.raises(InputError, match=r'test.features_dir: Differences encodes whole clips'):
+        embedder(data, Differences(), data.plan, store=FeatureFolder(str(tmp_path)))
+
+
+def test_bare_lists_of_paths_have_features_and_no_labels(data):
+    tracklets = data.test_dataset['mars']['gallery']
+    embed = embedder(data, stmn(), data.plan)
+    known, bare = embed(tracklets), embed([paths for paths, *_ in tracklets])
+    assert torch.equal(known.features, bare.features)
+    assert set(bare.pids.tolist()) == set(bare.camids.tolist()) == {UNKNOWN}
+
+
+def test_reading_is_by_the_models_own_spec(data):
+    model, tracklets = TinyImageModel().eval(), data.test_dataset['mars']['query']
+    model = FrameByFrame(model, LENGTH)
+    spec = {'height': 32, 'width': 16, 'norm_mean': [0.1, 0.2, 0.3], 'norm_std': [1, 2, 3]}
+    sizes = {'height': 32, 'width': 16, 'mean': [0.1, 0.2, 0.3], 'std': [1, 2, 3]}
+    expected = Embedder(model, data.plan, **sizes)(tracklets)
+    model.spec = SimpleNamespace(**spec)
+    assert torch.equal(Embedder(model, data.plan)(tracklets).features, expected.features)
+
+
+def test_a_store_is_made_once_and_follows_no_other_weights(data, tmp_path):
+    model, tracklets = stmn(), data.test_dataset['mars']['gallery']
+    embed = embedder(data, model, data.plan, store=FeatureFolder(str(tmp_path), {'a': 1}))
+    first = embed(tracklets, 'mars-gallery').features
+    times = [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())]
+    assert torch.equal(embed(tracklets, 'mars-gallery').features, first)
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == times
+    torch.testing.assert_close(first, extract(data, model, data.plan).features)
+    with torch.no_grad():
+        model.encoder.trunk[0].weight.mul_(2)
+    with pytest.raises(InputError, match='was made from other weights'):
+        embed(tracklets, 'mars-gallery')
+    again = embedder(data, model, data.plan)
+    features = again(tracklets).features
+    assert not torch.equal(features, first)  # of the weights of now
+    with torch.no_grad():
+        model.encoder.trunk[0].weight.div_(2)
+    torch.testing.assert_close(again(tracklets).features, first)

@@ -10,7 +10,6 @@ import pytest
 
 import stmn_plugin
 from stmn_plugin.evaluation.settings import TestOptions
-from stmn_plugin.evaluation.testing import TestingMixin
 from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.training.run_record import RunRecord
 
@@ -87,12 +86,14 @@ def test_positional_options_of_a_test_are_what_the_host_makes_of_them(monkeypatc
     class Found(Exception):
         pass
 
-    def take(self):
-        frame = inspect.currentframe().f_back
-        raise Found(frame.f_locals['options'])
+    def take(self, options):
+        raise Found(options)
 
-    monkeypatch.setattr(TestingMixin, 'complete_settings', take)
+    monkeypatch.setattr(VideoEngine, 'evaluator', take)
     engine = object.__new__(VideoEngine)
+    engine.model, engine.trainer = None, SimpleNamespace(epoch=None)
+    engine.datamanager = SimpleNamespace(width=1, height=2)
+    engine.set_model_mode = lambda mode: None
     with pytest.raises(Found) as caught:
         engine.test('cosine', True, False, 5, 'folder', False, [1, 2], True)
     assert caught.value.args[0] == TestOptions('cosine', True, False, 5, False, [1, 2], True)
@@ -100,7 +101,7 @@ def test_positional_options_of_a_test_are_what_the_host_makes_of_them(monkeypatc
 
 def test_positional_options_of_a_run_reach_the_test(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(TestingMixin, 'test', lambda self, **options: calls.append(options))
+    monkeypatch.setattr(VideoEngine, 'test', lambda self, **options: calls.append(options))
     engine = object.__new__(VideoEngine)
     engine.record, engine.trainer = RunRecord(), SimpleNamespace()
     folder = str(tmp_path)

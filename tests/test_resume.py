@@ -18,7 +18,7 @@ from stmn_plugin.config import get_default_config, load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.engine import VideoEngine
+from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
 from stmn_plugin.training.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
 from stmn_plugin.training.epoch_log import EpochLog
@@ -158,15 +158,14 @@ def test_a_run_interrupted_in_an_epoch_goes_on_with_the_next_batch(
 
 
 def test_an_interrupted_evaluation_is_made_up_for(train, straight, tmp_path, monkeypatch):
-    original = VideoEngine._test_target
+    original = Evaluator.features
 
-    def interrupted(self, *args):
-        if self.epoch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *args)
+    def interrupted(self, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(VideoEngine, '_test_target', interrupted)
+        patch.setattr(Evaluator, 'features', interrupted)
         assert train(tmp_path) == 143
     assert not (tmp_path / 'metrics.json').exists() and len(epoch_lines(tmp_path)) == 1
     assert train(tmp_path, 'model.resume', 'auto') == 0

@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from stmn_plugin.evaluation.protocols import (
-    PROTOCOLS,
-    Evaluation,
-    TrackletFeatures,
-    score_tracklets,
-    summarize,
-)
+from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.protocols import PROTOCOLS, Evaluation
+from stmn_plugin.evaluation.ranking import score_queries, summarize
+from stmn_plugin.evaluation.search import distance_rows
 from stmn_plugin.evaluation.searched import count_searched, is_collapsed
-from stmn_plugin.evaluation.settings import TestOptions
 
 
 def tracklet(folder, name, pid, camid, contents):
@@ -83,8 +79,10 @@ def evaluation_of(features, num_query=6):
     pids, camids = np.arange(len(features)) % 3, np.arange(len(features)) % 2
     query = TrackletFeatures(features[:num_query], pids[:num_query], camids[:num_query])
     gallery = TrackletFeatures(features[num_query:], pids[num_query:], camids[num_query:])
-    options, protocol = TestOptions(dist_metric='euclidean'), PROTOCOLS['torchreid']
-    scores = score_tracklets(query, gallery, protocol, options)
+    protocol = PROTOCOLS['torchreid']
+    rows = distance_rows(query.features, gallery.features, 'euclidean')
+    labels = query.pids, gallery.pids, query.camids, gallery.camids
+    scores = score_queries(rows, *labels)
     return Evaluation(
         dataset='mars',
         ranking=summarize(scores, len(gallery.pids)),

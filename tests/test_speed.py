@@ -352,7 +352,8 @@ def test_batches_that_make_a_step(accumulate, groups, engine):
         for batch in batches[done : done + group]:
             reference.zero_grad()
             images = trainer.batches.finish(batch)['img']
-            trainer.objective.criterion(reference(images), batch['pid']).total.backward()
+            losses = reference.losses(reference(images), batch['pid'], trainer.objective.recipe)
+            sum(losses.values()).backward()
             for name, p in reference.named_parameters():
                 total[name] = total.get(name, 0) + p.grad / group
         with torch.no_grad():

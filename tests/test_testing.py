@@ -3,52 +3,44 @@
 import contextlib
 import io
 import json
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import stmn_plugin
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.evaluator import Evaluator, Target
 from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.pair_scores import scored_rows
 from stmn_plugin.evaluation.searched import count_searched
-from stmn_plugin.evaluation.settings import TestSettings
-from stmn_plugin.evaluation.testing import TestingMixin
+from stmn_plugin.evaluation.settings import TestOptions, TestSettings
+from stmn_plugin.evaluation.testing import evaluate_targets
+from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.training.run_record import RunRecord
 
+LISTS = Target(
+    [(f'q{i}.jpg', i % 3, 0, 0) for i in range(6)], [(f'g{i}.jpg', i % 3, 1, 0) for i in range(9)]
+)
 
-class TwoTargets(TestingMixin):
-    """An engine of images with the targets 'one' and 'two', whose features are given."""
 
-    epoch, writer, use_gpu = None, None, False
+def evaluator(features, model=None, **options):
+    """Of images with the targets 'one' and 'two', whose features (15, D) are given."""
 
-    def __init__(self, features):
-        self.features = features
-        self.model = torch.nn.Linear(1, 1)
-        self.settings, self.record = TestSettings(protocol='torchreid'), RunRecord()
-        self.test_loader = {'one': None, 'two': None}
-        lists = {
-            'query': [(f'q{i}.jpg', i % 3, 0, 0) for i in range(6)],
-            'gallery': [(f'g{i}.jpg', i % 3, 1, 0) for i in range(9)],
-        }
-        self.datamanager = SimpleNamespace(
-            data_type='image',
-            test_dataset={'one': lists, 'two': lists},
-            fetch_test_loaders=lambda name: (lists['query'], lists['gallery']),
-            train_loader=SimpleNamespace(dataset=SimpleNamespace(train=lists['query'])),
-        )
+    def embed(tracklets, name):
+        target, _, split = name.partition('-')
+        if target not in features:
+            raise InputError(f'{target}: a frame cannot be read')
+        own = dict(zip(('query', 'gallery'), features[target].split([6, 9]), strict=True))[split]
+        pids, camids = (np.array([tracklet[i] for tracklet in tracklets]) for i in (1, 2))
+        return TrackletFeatures(own, pids, camids)
 
-    def set_model_mode(self, mode):
-        assert mode == 'eval'
-
-    def searched_features(self, name, options):
-        if name not in self.features:
-            raise InputError(f'{name}: a frame cannot be read')
-        features = self.features[name]
-        labels = ([item[1:3] for item in x] for x in self.datamanager.test_dataset[name].values())
-        parts = zip(features.split([6, 9]), map(torch.tensor, labels), strict=True)
-        return tuple(TrackletFeatures(x, y[:, 0].numpy(), y[:, 1].numpy()) for x, y in parts)
+    settings = TestSettings(protocol='torchreid')
+    targets = {'one': LISTS, 'two': LISTS}
+    model = nn.Linear(1, 1) if model is None else model
+    return Evaluator(model, embed, targets, settings, TestOptions(**options))
 
 
 def some_features(seed):
@@ -56,16 +48,15 @@ def some_features(seed):
 
 
 def test_what_a_target_gave_is_on_disk_when_the_next_one_fails(tmp_path, capsys):
-    engine = TwoTargets({'one': some_features(1)})
     with pytest.raises(InputError, match='two'):
-        engine.test(save_dir=str(tmp_path))
+        evaluate_targets(evaluator({'one': some_features(1)}), RunRecord(), str(tmp_path))
     kept = json.loads((tmp_path / 'metrics.json').read_text())
     assert [e['dataset'] for e in kept['evaluations']] == ['one'] and kept['bad_frames'] == []
     assert '##### one' in capsys.readouterr().out
 
 
 def test_results_are_on_disk_before_they_are_printed(tmp_path, monkeypatch):
-    engine = TwoTargets({'one': some_features(1), 'two': some_features(2)})
+    both, record = evaluator({'one': some_features(1), 'two': some_features(2)}), RunRecord()
     seen = []
 
     class Console(io.StringIO):
@@ -76,18 +67,18 @@ def test_results_are_on_disk_before_they_are_printed(tmp_path, monkeypatch):
             return len(text)
 
     with contextlib.redirect_stdout(Console()):
-        rank1 = engine.test(save_dir=str(tmp_path))
+        first, _ = evaluate_targets(both, record, str(tmp_path))
     for text, kept in seen:
         if 'one' in text:
             assert 'one' in kept
         if 'two' in text:
             assert kept == ['one', 'two']
-    assert rank1 == pytest.approx(engine.evaluations[0]['rank-1'], abs=1e-6)
+    assert first.ranking.rank(1) == pytest.approx(record.evaluations[0]['rank-1'], abs=1e-6)
 
 
 def test_a_collapsed_model_says_so(tmp_path, capsys):
-    engine = TwoTargets({'one': torch.ones(15, 4), 'two': some_features(2)})
-    engine.test(save_dir=str(tmp_path))
+    both = evaluator({'one': torch.ones(15, 4), 'two': some_features(2)})
+    evaluate_targets(both, RunRecord(), str(tmp_path))
     out = capsys.readouterr().out
     assert 'Warning: The features of all tracklets of one are equal: the model collapsed.' in out
     assert out.count('Warning') == 1
@@ -114,12 +105,56 @@ SEARCHED = {  # dataset, protocol → are the queries searched
 @pytest.mark.parametrize('name, protocol', list(SEARCHED), ids='-'.join)
 def test_it_is_told_from_the_data_whether_queries_are_searched(name, protocol, miniature_roots):
     stmn_plugin.register()
-    engine = TestingMixin()
-    engine.settings = TestSettings(protocol=protocol)
     with contextlib.redirect_stdout(io.StringIO()):
-        engine.datamanager = VideoDataManager(
+        data = VideoDataManager(
             miniature_roots[name], name, height=32, width=16, batch_size_train=2, workers=0
         )
-    queries, tracklets = engine.searched_tracklets(name)
+    model = nn.Linear(1, 1)
+    engine = VideoEngine(data, model, None, testing=TestSettings(protocol), use_gpu=False)
+    queries, tracklets = engine.evaluator().tracklets(name)
     expected = len(queries) if SEARCHED[name, protocol] else 0
     assert count_searched(queries, tracklets) == expected
+
+
+class Pairs(nn.Linear):
+    """Scores a pair by its inner product with a matrix that is not symmetric."""
+
+    def __init__(self):
+        super().__init__(4, 4, bias=False)
+        self.pairs = 0
+
+    def score_pairs(self, query, gallery):
+        pairs = query[:, None] * self(gallery)[None]  # (q, g, D)
+        self.pairs = max(self.pairs, len(query) * len(gallery))
+        return pairs.sum(dim=2)
+
+
+@pytest.mark.parametrize('limit', [1, 16 * 7, 16 * 24, 1 << 20])
+def test_pairs_are_scored_in_chunks_of_queries_and_gallery(limit):
+    torch.manual_seed(0)
+    model, query, gallery = Pairs(), torch.randn(5, 4), torch.randn(11, 4)
+    rows = torch.cat(list(scored_rows(query, gallery, model.score_pairs, limit=limit)))
+    expected = [[-float(q @ model.weight.detach() @ g) for g in gallery] for q in query]
+    torch.testing.assert_close(rows, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    assert model.pairs <= max(limit // 16, 1)  # of 4 numbers of 4 bytes
+
+
+def test_a_score_of_pairs_ranks_and_refuses_what_needs_distances():
+    torch.manual_seed(0)
+    model, features = Pairs(), some_features(1)
+    found = evaluator({'one': features}, model).evaluate('one', epoch=3)
+    aps = []
+    for row in range(6):  # its protocol leaves nothing out: the gallery has another camera
+        scores = [float(features[row] @ model.weight.detach() @ features[6 + g]) for g in range(9)]
+        order = sorted(range(9), key=lambda g, scores=scores: -scores[g])
+        hits = [place for place, g in enumerate(order, 1) if g % 3 == row % 3]
+        aps.append(sum((n + 1) / place for n, place in enumerate(hits)) / len(hits))
+    assert found.ranking.mean_ap == pytest.approx(sum(aps) / 6)
+    assert (found.dist_metric, found.epoch) == ('score_pairs', 3)
+    for option, word in (
+        ({'rerank': True}, 'test.rerank'),
+        ({'dist_metric': 'cosine'}, 'test.dist_metric cosine'),
+        ({'normalize_feature': True}, 'test.normalize_feature'),
+    ):
+        with pytest.raises(InputError, match=f'{word}: Pairs scores pairs of tracklets itself'):
+            evaluator({}, model, **option)

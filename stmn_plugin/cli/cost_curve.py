@@ -61,7 +61,7 @@ def measure(args):
         opts += ['test.frames', frames, 'test.clips_per_tracklet', str(clips)]
         engine = run(load_config(args.config_file, opts))
         plan = engine.settings.plan
-        for result in engine.evaluations[-len(engine.test_loader) :]:
+        for result in engine.record.evaluations[-len(engine.test_loader) :]:
             tracklets = [
                 tracklet
                 for mode in ('query', 'gallery')

@@ -1,14 +1,20 @@
 """A model and tracklets → features → distances → ranking, with the protocol of every number.
 
-``protocols.py`` says what is compared with what, ``ranking.py`` scores it, and ``feature_store.py``
-keeps the vectors of frames, so that other protocols need no second encoding.
+``embedder.py`` makes features of any tracklets, ``evaluator.py`` ranks a target; ``protocols.py``
+says what is compared with what, ``ranking.py`` scores it, and ``feature_store.py`` keeps the
+vectors of frames, so that other protocols need no second encoding.
 """
 
 import importlib
 
-_HOMES = {'evaluate_ranking': '.ranking', 'Ranking': '.ranking'}
+_HOMES = {
+    'Embedder': '.embedder',
+    'Evaluator': '.evaluator',
+    'Ranking': '.ranking',
+    'evaluate_ranking': '.ranking',
+}
 
-__all__ = ['Ranking', 'evaluate_ranking']  # noqa: F822, see below
+__all__ = ['Embedder', 'Evaluator', 'Ranking', 'evaluate_ranking']  # noqa: F822, see below
 
 
 def __getattr__(name):

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,13 @@ from stmn_plugin.whole_files import whole_file, write_json
 from .features import ClipVectors
 
 BLOCK = 1 << 24  # bytes per read of the check
+
+
+class FeatureFolder(NamedTuple):
+    """Where vectors of frames are kept, and the config that they depend on besides the model."""
+
+    path: str  # ``test.features_dir``
+    config: Mapping[str, Any] = {}  # key → value
 
 
 class FeatureStore:

@@ -50,6 +50,7 @@ CODE = (
     'models',
     'data/frames.py',
     'data/clips.py',
+    'evaluation/embedder.py',
     'evaluation/features.py',
     'training/speed.py',
 )

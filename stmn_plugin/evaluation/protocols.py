@@ -4,16 +4,11 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from tabulate import tabulate
-from tqdm import tqdm
-
-from stmn_plugin.errors import InputError
 
 from .doubts import doubt_word
 from .features import TrackletFeatures, join_tracklets
-from .ranking import Ranking, evaluate_ranking, score_queries, summarize
+from .ranking import Ranking, evaluate_ranking
 from .reranking import rerank
 from .search import distance_rows
 
@@ -23,7 +18,6 @@ __all__ = [
     'TrackletFeatures',
     'apply_protocol',
     'evaluate_ranking',
-    'extract_features',
     'results_table',
     'stored_table',
 ]
@@ -104,33 +98,6 @@ class Evaluation:
         return values
 
 
-@torch.no_grad()
-def extract_features(loader, extract, description):
-    """Features of every tracklet of a loader, in order.
-
-    Args:
-        loader (DataLoader): of the host's item dictionaries.
-        extract (callable): batch dictionary → features (B, D), pids (B,), camids (B,).
-        description (str): for the progress bar, which is quiet when stderr is no terminal.
-
-    Returns:
-        TrackletFeatures
-
-    Raises:
-        InputError: a feature is not finite.
-    """
-    features, pids, camids = [], [], []
-    for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None):
-        batch_features, batch_pids, batch_camids = extract(batch)
-        features.append(batch_features.float().cpu())
-        pids.extend(batch_pids.tolist())
-        camids.extend(batch_camids.tolist())
-    features = torch.cat(features)
-    if not torch.isfinite(features).all():
-        raise InputError(f'{description}: the model gives features that are NaN or infinite')
-    return TrackletFeatures(features, np.array(pids), np.array(camids))
-
-
 def apply_protocol(query, gallery, protocol, gallery_needs_queries):
     """The gallery that is searched.
 
@@ -152,19 +119,6 @@ def distances_in_rows(query, gallery, options):
     """Distances in chunks of queries (q, G); all of them are never held."""
     measure = rerank if options.rerank else distance_rows
     return measure(query.features, gallery.features, options.dist_metric)
-
-
-def score_tracklets(query, gallery, protocol, options):
-    """``QueryScores`` of a gallery that :func:`apply_protocol` made."""
-    labels = query.pids, gallery.pids, query.camids, gallery.camids
-    rows = distances_in_rows(query, gallery, options)
-    return score_queries(rows, *labels, protocol.average_precision)
-
-
-def rank_tracklets(query, gallery, protocol, options):
-    """Ranking of a gallery that :func:`apply_protocol` made."""
-    scores = score_tracklets(query, gallery, protocol, options)
-    return summarize(scores, len(gallery.pids), protocol.unmatched)
 
 
 def results_table(evaluations, ranks):

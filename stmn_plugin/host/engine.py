@@ -10,22 +10,28 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stmn_plugin.data.prepare import Prepare
-from stmn_plugin.distributed import gather
+from stmn_plugin.distributed import broadcast_buffers, gather
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.embedder import Embedder
+from stmn_plugin.evaluation.evaluator import Evaluator, Target
+from stmn_plugin.evaluation.feature_store import FeatureFolder
+from stmn_plugin.evaluation.frame_by_frame import FrameByFrame
+from stmn_plugin.evaluation.image_embedder import ImageEmbedder
 from stmn_plugin.evaluation.protocols import stored_table
-from stmn_plugin.evaluation.settings import TestSettings
-from stmn_plugin.evaluation.testing import TestingMixin
+from stmn_plugin.evaluation.settings import TestOptions, TestSettings
+from stmn_plugin.evaluation.testing import evaluate_targets
 from stmn_plugin.interrupt import Interruption
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import VideoModel
 from stmn_plugin.training.batches import EpochBatches
 from stmn_plugin.training.objective import ClipObjective, FrameObjective, Objective
+from stmn_plugin.training.provenance import config_digests, data_digests
 from stmn_plugin.training.run_record import Parts, RunRecord
 from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.trainer import Trainer
 
 
-class VideoEngine(TestingMixin, torchreid.engine.Engine):
+class VideoEngine(torchreid.engine.Engine):
     """Trains and tests any model: the host's interface to :class:`Trainer` and ``evaluation``.
 
     Args:
@@ -77,8 +83,11 @@ class VideoEngine(TestingMixin, torchreid.engine.Engine):
         parts = objective, optimizer, scheduler, batches, self.record
         self.trainer = Trainer(*parts, training, use_gpu)
         super().__init__(datamanager, use_gpu)
-        self.settings = testing
+        self.settings = testing or TestSettings()
+        if self.settings.plan is None and datamanager.data_type == 'video':
+            self.settings.plan = getattr(datamanager, 'plan', None)
         self.pooling_method = pooling_method
+        self._embedder = None
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model('model', model, optimizer, scheduler)
 
@@ -212,12 +221,115 @@ class VideoEngine(TestingMixin, torchreid.engine.Engine):
 
     # testing
 
+    def test(
+        self,
+        dist_metric='euclidean',
+        normalize_feature=False,
+        visrank=False,
+        visrank_topk=10,
+        save_dir='',
+        use_metric_cuhk03=False,
+        ranks=(1, 5, 10, 20),
+        rerank=False,
+    ):
+        """Evaluate on every target; arguments are those of the host's ``Engine.test``.
+
+        Returns:
+            float: rank-1 of the first target.
+
+        Raises:
+            InputError: features that are not finite, unreadable frames, files that cannot be
+                written.
+        """
+        options = TestOptions(
+            dist_metric=dist_metric,
+            normalize_feature=normalize_feature,
+            visrank=visrank,
+            visrank_topk=visrank_topk,
+            use_metric_cuhk03=use_metric_cuhk03,
+            ranks=ranks,
+            rerank=rerank,
+        )
+        self.set_model_mode('eval')
+        broadcast_buffers(self.model)  # batch statistics of training are those of each process
+        epoch = None if self.epoch is None else self.epoch + 1
+        size = self.datamanager.width, self.datamanager.height
+        results = evaluate_targets(self.evaluator(options), self.record, save_dir, epoch, size)
+        return results[0].ranking.rank(1)
+
+    def evaluator(self, options: TestOptions | None = None) -> Evaluator:
+        """Of the targets of the data manager, by the settings of the engine."""
+        data, config = self.datamanager, self.record.run.config
+        needs = getattr(data, 'gallery_needs_queries', {})
+        targets = {
+            name: Target(*data.fetch_test_loaders(name), needs.get(name, False))
+            for name in self.test_loader
+        }
+
+        def made_from(name):
+            return {**config_digests(config), **data_digests(data, name)}
+
+        return Evaluator(self.model, self.embedder, targets, self.settings, options, made_from)
+
+    @property
+    def embedder(self) -> Embedder | ImageEmbedder:
+        """Features of tracklets, by the settings of the engine; of images, by their lists."""
+        if self._embedder is None:
+            make = self._embedder_of_video if self._is_video else self._embedder_of_images
+            self._embedder = make()
+            self._embedder.bad_frames = self.record.bad_frames
+        return self._embedder
+
+    @property
+    def _is_video(self):
+        return self.datamanager.data_type == 'video'
+
+    def _embedder_of_video(self):
+        data, settings = self.datamanager, self.settings
+        store = None
+        if settings.features_dir:
+            store = FeatureFolder(settings.features_dir, self.record.run.config)
+        return Embedder(
+            self._video_model(),
+            settings.plan,
+            'cuda' if self.use_gpu else 'cpu',
+            settings.amp,
+            settings.flip,
+            settings.batch_size,
+            store,
+            height=data.height,
+            width=data.width,
+            mean=data.normalize.mean,
+            std=data.normalize.std,
+            workers=data.loader_options['workers'],
+            skip_bad=data.skip_bad,
+            fold_bn=settings.fold_bn,
+            compiled=settings.compiled,
+        )
+
+    def _video_model(self):
+        """The model as one of clips."""
+        if isinstance(self.model, VideoModel):
+            return self.model
+        return FrameByFrame(self.model, self.datamanager.plan.seq_len, self.pooling_method)
+
+    def _embedder_of_images(self):
+        loaders = {
+            f'{name}-{mode}': loader
+            for name, modes in self.test_loader.items()
+            for mode, loader in modes.items()
+        }
+        return ImageEmbedder(
+            self.model, loaders, self.prepare, self.settings.amp, self.settings.flip
+        )
+
+    def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Images on the device, finished; identities and cameras."""
+        return self.prepare(data['img']), data['pid'], data['camid']
+
     def extract_features(self, input: Tensor) -> Tensor:
         """Clips or images → features (B, D)."""
-        if not isinstance(self.trainer.objective, FrameObjective) or input.dim() == 4:
-            return self.model(input)
-        features = self.model(input.flatten(0, 1)).unflatten(0, input.shape[:2])  # (B, L, D)
-        return features.mean(dim=1) if self.pooling_method == 'avg' else features.amax(dim=1)
+        return self._video_model()(input) if input.dim() == 5 else self.model(input)
 
 
 def default_objective(datamanager, model, use_gpu, options):

@@ -72,7 +72,7 @@ def run(cfg):
         cfg (CfgNode): from :func:`stmn_plugin.config.load_config`.
 
     Returns:
-        Engine: after the run; ``.evaluations`` are its results.
+        Engine: after the run; ``.record.evaluations`` are its results.
 
     Raises:
         InputError: anything the user gave that cannot work.

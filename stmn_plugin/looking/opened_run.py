@@ -13,9 +13,9 @@ from stmn_plugin.config import load_config
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.evaluation.protocols import PROTOCOLS, Evaluation, Protocol
-from stmn_plugin.evaluation.ranking import QueryScores
+from stmn_plugin.evaluation.protocols import PROTOCOLS, Protocol
 from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models.explanations import check_explained
@@ -135,26 +135,12 @@ class OpenedRun:
 
     def features(self, target: str) -> tuple[TrackletFeatures, TrackletFeatures]:
         """Features of the queries and of the gallery of a target, as they are tested."""
-        query, gallery = (self.engine.extract_tracklets(target, x) for x in ('query', 'gallery'))
+        query, gallery = map(self.engine.embedder, self.tracklets(target))
         return query, gallery
 
-    def searched_features(
-        self, target: str, options: TestOptions
-    ) -> tuple[TrackletFeatures, TrackletFeatures]:
-        """Features of the queries and of what the protocol searches, added queries last."""
-        return self.engine.searched_features(target, options)
-
-    def evaluation(
-        self,
-        target: str,
-        scores: QueryScores,
-        query: TrackletFeatures,
-        searched: TrackletFeatures,
-        options: TestOptions,
-        seconds: dict[str, float],
-    ) -> Evaluation:
-        """Scores of the queries of a target with everything one must know to compare them."""
-        return self.engine.describe(target, scores, query, searched, options, seconds)
+    def evaluator(self, options: TestOptions) -> Evaluator:
+        """Ranks the queries of a target as the run does."""
+        return self.engine.evaluator(options)
 
 
 def open_run(cfg: CfgNode) -> OpenedRun:
@@ -169,7 +155,6 @@ def open_run(cfg: CfgNode) -> OpenedRun:
         raise InputError(f'data.type {cfg.data.type}: a run is shown on video data')
     set_tf32(cfg.train.tf32)
     engine, _ = prepare(cfg)
-    engine.complete_settings()
     engine.set_model_mode('eval')
     engine.epoch = None  # it is only tested
     size = cfg.video.seq_len, 3, cfg.data.height, cfg.data.width

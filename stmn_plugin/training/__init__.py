@@ -1,4 +1,5 @@
-"""A model and clips → trained weights: steps, epochs, checkpoints, and the run's files.
+"""A model and clips → trained weights, checkpoints, and the run's files.
 
-Whatever moment a run is killed at, it resumes bit by bit; nothing half-written looks like a result.
+Begin with ``trainer.py``: a run, an epoch and a step from top to bottom. Whatever moment a run is
+killed at, it resumes bit by bit; nothing half-written looks like a result.
 """

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.tracklets import Tracklet
-from stmn_plugin.evaluation.protocols import Evaluation, Stopwatch, distances_in_rows
+from stmn_plugin.evaluation.evaluator import Evaluator
+from stmn_plugin.evaluation.protocols import Evaluation, Stopwatch
 from stmn_plugin.evaluation.ranked_lists import rank_and_list
 from stmn_plugin.evaluation.settings import TestOptions
 
@@ -68,8 +69,9 @@ def rank_for_page(
         InputError: unreadable frames, or no query with a match.
     """
     shown, datasets, evaluations = _Tracklets(), [], []
+    evaluator = run.evaluator(options)
     for name in run.targets:
-        dataset, evaluation = _dataset(run, name, options, shown, top_k, max_queries)
+        dataset, evaluation = _dataset(evaluator, name, shown, top_k, max_queries)
         datasets.append(dataset)
         evaluations.append(evaluation.as_dict(options.ranks))
     plan = one_clip(run.plan)
@@ -108,21 +110,21 @@ def one_clip(plan: ClipPlan) -> ClipPlan:
 
 
 def _dataset(
-    run: OpenedRun,
+    evaluator: Evaluator,
     name: str,
-    options: TestOptions,
     shown: _Tracklets,
     top_k: int,
     max_queries: int | None,
 ) -> tuple[dict[str, Any], Evaluation]:
     """Plain values of a target's queries, and the Evaluation of all of them."""
     watch = Stopwatch()
-    query, searched = run.searched_features(name, options)
+    searched = evaluator.features(name)
+    assert searched is not None  # a single process
     seconds = {'extraction': watch()}
-    rows = distances_in_rows(query, searched, options)
-    lists = rank_and_list(rows, query, searched, top_k, run.protocol.average_precision)
+    rows, precision = evaluator.distances(searched), evaluator.protocol.average_precision
+    lists = rank_and_list(rows, *searched, top_k, precision)
     seconds['ranking'] = watch()
-    queries, gallery = run.tracklets(name)
+    queries, gallery, _ = evaluator.targets[name]
 
     def query_number(row: int) -> int:
         return shown.number((name, 'query', row), queries[row])
@@ -163,7 +165,7 @@ def _dataset(
             }
         )
     dataset = {'name': name, 'numQueries': len(queries), 'queries': values}
-    return dataset, run.evaluation(name, lists.scores, query, searched, options, seconds)
+    return dataset, evaluator.describe(name, lists.scores, searched, seconds)
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

@@ -1,0 +1,219 @@
+"""A trained model and tracklets → a feature of each: ``Embedder(model, plan)(tracklets)``.
+
+Frames are read, resized and normalised as the model wants them; no data manager, no training set.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stmn_plugin.data.clip_plans import ClipPlan, clip_loader
+from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from stmn_plugin.data.prepare import Prepare
+from stmn_plugin.data.tracklets import Frames, Tracklet, as_tracklets
+from stmn_plugin.distributed import gather_objects, is_main, shard
+from stmn_plugin.errors import InputError, resource_errors
+from stmn_plugin.models.base import VideoModel
+from stmn_plugin.training.speed import InferenceModel
+
+from .feature_store import FeatureFolder, FeatureStore
+from .features import (
+    ClipFeatures,
+    ClipVectors,
+    TrackletFeatures,
+    clips_of_vectors,
+    join_tracklets,
+    mean_over_clips,
+    mean_over_views,
+)
+from .fingerprint import fingerprint
+
+
+class Embedder:
+    """Features of tracklets.
+
+    A ``frame_once`` model encodes each frame once, however many clips it is in; any other encodes
+    clip by clip. A tracklet's feature is the mean over its clips, and over the mirrored ones, after
+    ``model.finish``.
+
+    Args:
+        model: on the device; it is put into eval mode.
+        plan: which frames make the clips of a tracklet; one clip by RRS by default.
+        device: 'cuda' or 'cpu'.
+        amp: precision in which frames are encoded: 'off', 'bf16' or 'fp16'.
+        flip: average with the mirrored clips.
+        batch_size: clips at a time.
+        store: where the vectors of frames are kept and read back.
+        height, width: of a frame, pixels; those of ``model.spec`` by default, and so the next.
+        mean, std: of the colours of frames from 0 to 1.
+        workers: processes that read; 0 reads in this one.
+        skip_bad: leave unreadable frames out instead of raising; :attr:`bad_frames` has them.
+        fold_bn: with batch norms of encoders folded into their convolutions.
+        compiled: the model is.
+
+    Raises:
+        InputError: a store for a model that has no vectors of frames.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        plan: ClipPlan | None = None,
+        device: str = 'cpu',
+        amp: str = 'off',
+        flip: bool = False,
+        batch_size: int = 32,
+        store: FeatureFolder | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        workers: int = 0,
+        skip_bad: bool = False,
+        fold_bn: bool = True,
+        compiled: bool = False,
+    ):
+        if store is not None and not model.frame_once:
+            raise InputError(
+                f'test.features_dir: {type(model).__name__} encodes whole clips, there are no '
+                'vectors of frames to keep'
+            )
+        spec = getattr(model, 'spec', None)
+        self.model = model.eval()
+        self.plan = plan or ClipPlan(model.seq_len)
+        self.device = device
+        self.amp = amp
+        self.flip = flip
+        self.batch_size = batch_size
+        self.store = store
+        self.height = height or (spec.height if spec else 256)
+        self.width = width or (spec.width if spec else 128)
+        self.mean = list(mean or (spec.norm_mean if spec else IMAGENET_MEAN))
+        self.std = list(std or (spec.norm_std if spec else IMAGENET_STD))
+        self.workers = workers
+        self.skip_bad = skip_bad
+        self.fold_bn = fold_bn
+        self.compiled = compiled
+        self.prepare = Prepare(device, Normalize(self.mean, self.std))
+        self.bad_frames: list[str] = []  # paths that were left out
+        self._inference: InferenceModel | None = None
+
+    def __call__(
+        self, tracklets: Iterable[Tracklet | Frames], name: str = 'tracklets'
+    ) -> TrackletFeatures | None:
+        """Features of tracklets, with the weights of now.
+
+        Of many processes each encodes a part.
+
+        Args:
+            tracklets: the host's 4-tuples, or only the paths of the frames of each.
+            name: for the progress bar, and of the files of the store.
+
+        Returns:
+            On the CPU; None in all processes but the main one.
+
+        Raises:
+            InputError: a frame that cannot be read, a feature that is not finite, a store of other
+                weights or frames, memory that does not suffice.
+        """
+        tracklets = as_tracklets(tracklets)
+        counts = [self.plan.count(len(paths)) for paths, *_ in tracklets]
+        own = tracklets[shard(counts)]
+        self.model.eval()
+        with torch.no_grad():
+            clips = self._clips(own, name)
+            features = mean_over_clips(clips, own, self._finished) if own else None
+        parts = [part for part in gather_objects(features) if part is not None]
+        return join_tracklets(parts) if is_main() else None
+
+    def _clips(self, tracklets, name) -> Iterator[ClipFeatures]:
+        """The features of every clip, batch by batch."""
+        model = self._inference_model()
+        if not self.model.frame_once:
+            yield from self._whole_clips(model, tracklets, name)
+            return
+        if self.store is None:
+            vectors = self._vectors(model, tracklets, self.plan, name)
+        else:
+            vectors = self._stored_vectors(model, tracklets, name)
+        every_frame = self.plan.frames == 'all' and self.model.weighs_frames
+        yield from clips_of_vectors(vectors, self.model, every_frame)
+
+    def _vectors(self, model, tracklets, plan, name) -> Iterator[ClipVectors]:
+        """Each frame once: what clips are put together from."""
+        for batch, views in self._read(tracklets, plan, name):
+            vectors = torch.stack([model.encode_frames(frames) for frames in views])
+            yield ClipVectors(vectors, batch.rows, batch.tracklets, batch.stand_ins)
+
+    def _whole_clips(self, model, tracklets, name) -> Iterator[ClipFeatures]:
+        for batch, views in self._read(tracklets, self.plan, name):
+            rows = batch.rows.to(self.device)  # (B, L)
+            features = mean_over_views([model.encode_clips(frames[rows]) for frames in views])
+            weights = torch.ones(len(rows), dtype=torch.float64)
+            yield ClipFeatures(features, weights, batch.tracklets, batch.stand_ins)
+
+    def _read(self, tracklets, plan, name):
+        """Batches of clips with their frames on the device, as they are and mirrored if asked."""
+        loader = clip_loader(
+            tracklets,
+            plan,
+            self.height,
+            self.width,
+            self.mean,
+            self.std,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            as_uint8=True,
+            skip_bad=self.skip_bad,
+            pin_memory=self.device == 'cuda',
+        )
+        quiet = None if is_main() else True  # None: when stderr is no terminal
+        # named here: the feature store takes a RuntimeError for a failed write
+        with resource_errors('test.batch_size'):
+            for batch in tqdm(loader, desc=name, unit='batch', leave=False, disable=quiet):
+                self.bad_frames.extend(batch.bad_frames)
+                frames = self.prepare(batch.frames)
+                yield batch, ([frames, frames.flip(-1)] if self.flip else [frames])
+
+    def _stored_vectors(self, model, tracklets, name):
+        """From the store, which is made first when it is not there."""
+        plan, known = self.plan._replace(frames='consecutive'), self.store
+        made_from = fingerprint(
+            self.model,
+            tracklets,
+            known.config,
+            size=[self.height, self.width],
+            normalisation=[self.mean, self.std],
+            amp=self.amp,
+        )
+        store = FeatureStore(known.path, name, made_from, tracklets)
+        if not store.exists():
+            vectors = self._vectors(model, tracklets, plan, name)
+            store.write(vectors, self.bad_frames, plan.seq_len)
+        views = 2 if self.flip else 1
+        store.open(views)
+        unreadable = store.unreadable_paths()
+        if unreadable and not self.skip_bad:
+            raise InputError(
+                f'{store.path} was made without {len(unreadable)} unreadable frames, first '
+                f'{unreadable[0]}: mend them, or set data.bad_frames skip'
+            )
+        self.bad_frames.extend(unreadable)
+        for batch in store.clips(self.plan, views, self.batch_size):
+            yield batch._replace(vectors=batch.vectors.to(self.device))
+
+    def _inference_model(self):
+        """As it was asked for, with the weights of now; kept, since compiling takes long."""
+        if self._inference is not None:
+            self._inference.refresh()
+        else:
+            options = self.amp, self.fold_bn, self.compiled
+            self._inference = InferenceModel(self.model, self.device, *options)
+        return self._inference
+
+    def _finished(self, features: Tensor) -> Tensor:
+        """Means over clips (G, D), in float32 on the CPU → the features of tracklets."""
+        return self.model.finish(features.to(self.device)).float().cpu()

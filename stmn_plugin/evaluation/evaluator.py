@@ -1,0 +1,184 @@
+"""A target and what gives features of its tracklets → one ranking, with all one must know of it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from stmn_plugin.data.tracklets import Tracklet
+from stmn_plugin.distributed import broadcast
+from stmn_plugin.peak_memory import peak_memory
+
+from .features import TrackletFeatures
+from .fingerprint import weights_digest
+from .pair_scores import refuse_pair_scores, scored_rows
+from .protocols import (
+    PROTOCOLS,
+    Evaluation,
+    Protocol,
+    Stopwatch,
+    apply_protocol,
+    distances_in_rows,
+)
+from .ranking import QueryScores, score_queries, summarize
+from .searched import count_searched, is_collapsed
+from .settings import TestOptions, TestSettings
+
+Embed = Callable[[Sequence[Tracklet], str], TrackletFeatures | None]
+
+
+class Target(NamedTuple):
+    """A dataset to test on."""
+
+    query: Sequence[Tracklet]
+    gallery: Sequence[Tracklet]
+    gallery_needs_queries: bool = False  # its official gallery holds the queries, this one not yet
+
+
+class Searched(NamedTuple):
+    """Features of a target; where the protocol adds the queries to the gallery, they come last."""
+
+    query: TrackletFeatures
+    gallery: TrackletFeatures
+
+
+class Evaluator:
+    """Evaluates a model on targets.
+
+    Args:
+        model: of the features.
+        embed: tracklets and a name → features, None in all processes but the main one: an
+            :class:`.embedder.Embedder`.
+        targets: by name.
+        settings: protocol, frames; those of the embedder.
+        options: metric, re-ranking.
+        made_from: name of a target → digests of config and data, for the evaluation.
+
+    Raises:
+        InputError: options for distances of vectors, and a model that scores pairs itself.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embed: Embed,
+        targets: Mapping[str, Target],
+        settings: TestSettings | None = None,
+        options: TestOptions | None = None,
+        made_from: Callable[[str], dict[str, str]] | None = None,
+    ):
+        self.model = model
+        self.embed = embed
+        self.targets = targets
+        self.settings = settings or TestSettings()
+        self.options = options or TestOptions()
+        self.made_from = made_from
+        if self.options.rerank:
+            refuse_pair_scores(model, 'test.rerank')
+        if self.options.dist_metric != TestOptions.dist_metric:
+            refuse_pair_scores(model, f'test.dist_metric {self.options.dist_metric}')
+        if self.options.normalize_feature:
+            refuse_pair_scores(model, 'test.normalize_feature')
+
+    @property
+    def protocol(self) -> Protocol:
+        return PROTOCOLS[self.settings.protocol]
+
+    def evaluate(self, name: str, epoch: int | None = None) -> Evaluation:
+        """Encode a target and rank its queries; all processes get the main one's evaluation.
+
+        Args:
+            name: of the target.
+            epoch: finished epochs, for the evaluation.
+
+        Raises:
+            InputError: features that are not finite, unreadable frames, no query with a match.
+        """
+        watch = Stopwatch()
+        return self.rank(name, self.features(name), watch(), epoch)
+
+    def rank(
+        self, name: str, searched: Searched | None, extraction: float, epoch: int | None = None
+    ) -> Evaluation:
+        """The evaluation of the features of a target, which took so many seconds to extract."""
+        watch, evaluation = Stopwatch(), None
+        if searched is not None:
+            count = len(self.targets[name].query) + len(self.targets[name].gallery)
+            seconds = {'extraction': extraction, 'per_tracklet': round(extraction / count, 6)}
+            scores = self.score(searched)
+            seconds['ranking'] = watch()
+            evaluation = self.describe(name, scores, searched, seconds, epoch)
+        return broadcast(evaluation)
+
+    def features(self, name: str) -> Searched | None:
+        """Features of a target's queries and of the gallery that the protocol searches."""
+        target = self.targets[name]
+        query = self.embed(target.query, f'{name}-query')
+        gallery = self.embed(target.gallery, f'{name}-gallery')
+        if query is None or gallery is None:
+            return None
+        if self.options.normalize_feature:
+            query, gallery = query.normalized(), gallery.normalized()
+        needs = target.gallery_needs_queries
+        return Searched(query, apply_protocol(query, gallery, self.protocol, needs))
+
+    def tracklets(self, name: str) -> tuple[list[Tracklet], list[Tracklet]]:
+        """A target's queries, and what the protocol searches, as :meth:`features` has them."""
+        target = self.targets[name]
+        queries, gallery = list(target.query), list(target.gallery)
+        adds = self.protocol.queries_searched and target.gallery_needs_queries
+        return queries, gallery + queries if adds else gallery
+
+    def distances(self, searched: Searched) -> Iterator[Tensor]:
+        """Distances in chunks of queries (q, G); all of them are never held."""
+        score_pairs = getattr(self.model, 'score_pairs', None)
+        if score_pairs is None:
+            return distances_in_rows(searched.query, searched.gallery, self.options)
+        device = next(self.model.parameters()).device
+        features = searched.query.features, searched.gallery.features
+        return scored_rows(*features, score_pairs, device)
+
+    def score(self, searched: Searched) -> QueryScores:
+        """How well every query is answered."""
+        query, gallery = searched
+        labels = query.pids, gallery.pids, query.camids, gallery.camids
+        return score_queries(self.distances(searched), *labels, self.protocol.average_precision)
+
+    def describe(
+        self,
+        name: str,
+        scores: QueryScores,
+        searched: Searched,
+        seconds: dict[str, float],
+        epoch: int | None = None,
+    ) -> Evaluation:
+        """The evaluation of the scores of a target."""
+        (query, gallery), settings, options = searched, self.settings, self.options
+        queries, tracklets = self.tracklets(name)
+        num_searched = count_searched(queries, tracklets)
+        scores_pairs = getattr(self.model, 'score_pairs', None) is not None
+        return Evaluation(
+            dataset=name,
+            ranking=summarize(scores, len(gallery.pids), self.protocol.unmatched),
+            protocol=settings.protocol,
+            queries_searched=num_searched == len(queries),
+            average_precision=self.protocol.average_precision,
+            unmatched=self.protocol.unmatched,
+            num_query_searched=num_searched,
+            num_query_tied=int(scores.tied.sum()),
+            collapsed=is_collapsed((query.features, gallery.features), options.dist_metric),
+            frames=settings.plan.title if settings.plan else 'image',
+            flip=settings.flip,
+            amp=settings.amp,
+            dist_metric='score_pairs' if scores_pairs else options.dist_metric,
+            reranked=options.rerank,
+            num_query=len(query.pids),
+            num_gallery=len(gallery.pids),
+            feature_dim=query.features.shape[1],
+            seconds=seconds,
+            normalize_feature=options.normalize_feature,
+            weights=weights_digest(self.model),
+            peak_memory=peak_memory(),
+            epoch=epoch,
+            made_from=self.made_from(name) if self.made_from else None,
+        )
