@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stmn_plugin.data.clip_plans import ClipPlan, clip_loader
+from stmn_plugin.data.clip_plans import ClipBatch, ClipPlan, clip_loader
 from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from stmn_plugin.data.prepare import Prepare
 from stmn_plugin.data.tracklets import Frames, Tracklet, as_tracklets
@@ -129,7 +129,7 @@ class Embedder:
         parts = [part for part in gather_objects(features) if part is not None]
         return join_tracklets(parts) if is_main() else None
 
-    def _clips(self, tracklets, name) -> Iterator[ClipFeatures]:
+    def _clips(self, tracklets: list[Tracklet], name: str) -> Iterator[ClipFeatures]:
         """The features of every clip, batch by batch."""
         model = self._inference_model()
         if not self.model.frame_once:
@@ -138,24 +138,30 @@ class Embedder:
         if self.store is None:
             vectors = self._vectors(model, tracklets, self.plan, name)
         else:
-            vectors = self._stored_vectors(model, tracklets, name)
+            vectors = self._stored_vectors(self.store, model, tracklets, name)
         every_frame = self.plan.frames == 'all' and self.model.weighs_frames
         yield from clips_of_vectors(vectors, self.model, every_frame)
 
-    def _vectors(self, model, tracklets, plan, name) -> Iterator[ClipVectors]:
+    def _vectors(
+        self, model: InferenceModel, tracklets: list[Tracklet], plan: ClipPlan, name: str
+    ) -> Iterator[ClipVectors]:
         """Each frame once: what clips are put together from."""
         for batch, views in self._read(tracklets, plan, name):
             vectors = torch.stack([model.encode_frames(frames) for frames in views])
             yield ClipVectors(vectors, batch.rows, batch.tracklets, batch.stand_ins)
 
-    def _whole_clips(self, model, tracklets, name) -> Iterator[ClipFeatures]:
+    def _whole_clips(
+        self, model: InferenceModel, tracklets: list[Tracklet], name: str
+    ) -> Iterator[ClipFeatures]:
         for batch, views in self._read(tracklets, self.plan, name):
             rows = batch.rows.to(self.device)  # (B, L)
             features = mean_over_views([model.encode_clips(frames[rows]) for frames in views])
             weights = torch.ones(len(rows), dtype=torch.float64)
             yield ClipFeatures(features, weights, batch.tracklets, batch.stand_ins)
 
-    def _read(self, tracklets, plan, name):
+    def _read(
+        self, tracklets: list[Tracklet], plan: ClipPlan, name: str
+    ) -> Iterator[tuple[ClipBatch, list[Tensor]]]:
         """Batches of clips with their frames on the device, as they are and mirrored if asked."""
         loader = clip_loader(
             tracklets,
@@ -178,18 +184,20 @@ class Embedder:
                 frames = self.prepare(batch.frames)
                 yield batch, ([frames, frames.flip(-1)] if self.flip else [frames])
 
-    def _stored_vectors(self, model, tracklets, name):
+    def _stored_vectors(
+        self, folder: FeatureFolder, model: InferenceModel, tracklets: list[Tracklet], name: str
+    ) -> Iterator[ClipVectors]:
         """From the store, which is made first when it is not there."""
-        plan, known = self.plan._replace(frames='consecutive'), self.store
+        plan = self.plan._replace(frames='consecutive')
         made_from = fingerprint(
             self.model,
             tracklets,
-            known.config,
+            folder.config,
             size=[self.height, self.width],
             normalisation=[self.mean, self.std],
             amp=self.amp,
         )
-        store = FeatureStore(known.path, name, made_from, tracklets)
+        store = FeatureStore(folder.path, name, made_from, tracklets)
         if not store.exists():
             vectors = self._vectors(model, tracklets, plan, name)
             store.write(vectors, self.bad_frames, plan.seq_len)
@@ -205,7 +213,7 @@ class Embedder:
         for batch in store.clips(self.plan, views, self.batch_size):
             yield batch._replace(vectors=batch.vectors.to(self.device))
 
-    def _inference_model(self):
+    def _inference_model(self) -> InferenceModel:
         """As it was asked for, with the weights of now; kept, since compiling takes long."""
         if self._inference is not None:
             self._inference.refresh()

@@ -48,19 +48,19 @@ class ImageEmbedder:
             InputError: a feature is not finite.
         """
         self.model.eval()
-        features, pids, camids = [], [], []
+        parts, pids, camids = [], [], []
         for batch in tqdm(self.loaders[name], desc=name, unit='batch', leave=False, disable=None):
-            features.append(self._features(self.prepare(batch['img'])).cpu())
+            parts.append(self._features(self.prepare(batch['img'])).cpu())
             pids.extend(batch['pid'].tolist())
             camids.extend(batch['camid'].tolist())
-        features = torch.cat(features)
+        features = torch.cat(parts)
         if not torch.isfinite(features).all():
             raise InputError(f'{name}: the model gives features that are NaN or infinite')
         return TrackletFeatures(features, np.array(pids), np.array(camids))
 
-    def _features(self, images):
+    def _features(self, images: Tensor) -> Tensor:
         with autocast(images.device.type, self.amp):
-            features = self.model(images).float()
+            features: Tensor = self.model(images).float()
             if self.flip:
                 features = (features + self.model(images.flip(-1)).float()) / 2
         return features

@@ -54,7 +54,7 @@ class VideoEngine(torchreid.engine.Engine):
         self,
         datamanager: Any,
         model: nn.Module,
-        optimizer: Optimizer | None,
+        optimizer: Any,
         scheduler: Any = None,
         use_gpu: bool = True,
         *,
@@ -87,22 +87,29 @@ class VideoEngine(torchreid.engine.Engine):
         if self.settings.plan is None and datamanager.data_type == 'video':
             self.settings.plan = getattr(datamanager, 'plan', None)
         self.pooling_method = pooling_method
-        self._embedder = None
+        self._embedder: Embedder | ImageEmbedder | None = None
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model('model', model, optimizer, scheduler)
 
-    def register_model(self, name='model', model=None, optim=None, sched=None):
+    def register_model(
+        self,
+        name: str = 'model',
+        model: Any = None,
+        optim: Optimizer | None = None,
+        sched: Any = None,
+    ) -> None:
+        """Add a model whose checkpoints are saved with the others."""
         super().register_model(name, model, optim, sched)
         self.record.parts[name] = Parts(model, optim, sched)
 
     # what the host keeps in the engine
 
     @property
-    def epoch(self) -> int | None:
+    def epoch(self) -> Any:
         return self.trainer.epoch
 
     @epoch.setter
-    def epoch(self, value):
+    def epoch(self, value: Any) -> None:
         self.trainer.epoch = value
 
     @property
@@ -110,38 +117,38 @@ class VideoEngine(torchreid.engine.Engine):
         return self.trainer.stop
 
     @max_epoch.setter
-    def max_epoch(self, value):
+    def max_epoch(self, value: int) -> None:
         self.trainer.stop = value
 
     @property
-    def writer(self):
+    def writer(self) -> Any:
         return self.record.curves
 
     @writer.setter
-    def writer(self, value):
+    def writer(self, value: Any) -> None:
         self.record.curves = value
 
     # training
 
     def run(
         self,
-        save_dir='log',
-        max_epoch=0,
-        start_epoch=0,
-        print_freq=10,
-        fixbase_epoch=0,
-        open_layers=None,
-        start_eval=0,
-        eval_freq=-1,
-        test_only=False,
-        dist_metric='euclidean',
-        normalize_feature=False,
-        visrank=False,
-        visrank_topk=10,
-        use_metric_cuhk03=False,
-        ranks=(1, 5, 10, 20),
-        rerank=False,
-    ):
+        save_dir: str = 'log',
+        max_epoch: int = 0,
+        start_epoch: int = 0,
+        print_freq: int = 10,
+        fixbase_epoch: int = 0,
+        open_layers: Sequence[str] | str | None = None,
+        start_eval: int = 0,
+        eval_freq: int = -1,
+        test_only: bool = False,
+        dist_metric: str = 'euclidean',
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> None:
         """Train and evaluate, or only evaluate; arguments are those of the host's ``Engine.run``.
 
         Writes checkpoints, TensorBoard events, ``metrics.json`` and ``metrics.jsonl`` into
@@ -152,7 +159,7 @@ class VideoEngine(torchreid.engine.Engine):
                 that does not suffice.
             Interrupted: a signal came and the state is saved.
         """
-        options = {
+        options: dict[str, Any] = {
             'dist_metric': dist_metric,
             'normalize_feature': normalize_feature,
             'visrank': visrank and test_only,  # the host leaves these two to testing, too
@@ -182,7 +189,7 @@ class VideoEngine(torchreid.engine.Engine):
         if start_epoch >= max_epoch and record.reached.unfinished is None:
             self._print_finished(start_epoch)
 
-    def _print_finished(self, done):
+    def _print_finished(self, done: int) -> None:
         print(f'Nothing to train: {done} of {self.max_epoch} epochs are done')
         last = [e for e in self.record.evaluations if e['epoch'] == done]
         print(stored_table(last) if last else f'metrics.json has no evaluation after epoch {done}')
@@ -223,19 +230,19 @@ class VideoEngine(torchreid.engine.Engine):
 
     def test(
         self,
-        dist_metric='euclidean',
-        normalize_feature=False,
-        visrank=False,
-        visrank_topk=10,
-        save_dir='',
-        use_metric_cuhk03=False,
-        ranks=(1, 5, 10, 20),
-        rerank=False,
-    ):
+        dist_metric: str = 'euclidean',
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        save_dir: str = '',
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> float:
         """Evaluate on every target; arguments are those of the host's ``Engine.test``.
 
         Returns:
-            float: rank-1 of the first target.
+            Rank-1 of the first target.
 
         Raises:
             InputError: features that are not finite, unreadable frames, files that cannot be
@@ -262,11 +269,12 @@ class VideoEngine(torchreid.engine.Engine):
         data, config = self.datamanager, self.record.run.config
         needs = getattr(data, 'gallery_needs_queries', {})
         targets = {
-            name: Target(*data.fetch_test_loaders(name), needs.get(name, False))
-            for name in self.test_loader
+            name: Target(splits['query'], splits['gallery'], needs.get(name, False))
+            for name, splits in data.test_dataset.items()
+            if name in self.test_loader
         }
 
-        def made_from(name):
+        def made_from(name: str) -> dict[str, str]:
             return {**config_digests(config), **data_digests(data, name)}
 
         return Evaluator(self.model, self.embedder, targets, self.settings, options, made_from)
@@ -275,16 +283,18 @@ class VideoEngine(torchreid.engine.Engine):
     def embedder(self) -> Embedder | ImageEmbedder:
         """Features of tracklets, by the settings of the engine; of images, by their lists."""
         if self._embedder is None:
-            make = self._embedder_of_video if self._is_video else self._embedder_of_images
-            self._embedder = make()
-            self._embedder.bad_frames = self.record.bad_frames
+            if self._is_video:
+                self._embedder = self._embedder_of_video()
+                self._embedder.bad_frames = self.record.bad_frames
+            else:
+                self._embedder = self._embedder_of_images()
         return self._embedder
 
     @property
-    def _is_video(self):
+    def _is_video(self) -> bool:
         return self.datamanager.data_type == 'video'
 
-    def _embedder_of_video(self):
+    def _embedder_of_video(self) -> Embedder:
         data, settings = self.datamanager, self.settings
         store = None
         if settings.features_dir:
@@ -307,13 +317,13 @@ class VideoEngine(torchreid.engine.Engine):
             compiled=settings.compiled,
         )
 
-    def _video_model(self):
+    def _video_model(self) -> VideoModel:
         """The model as one of clips."""
         if isinstance(self.model, VideoModel):
             return self.model
         return FrameByFrame(self.model, self.datamanager.plan.seq_len, self.pooling_method)
 
-    def _embedder_of_images(self):
+    def _embedder_of_images(self) -> ImageEmbedder:
         loaders = {
             f'{name}-{mode}': loader
             for name, modes in self.test_loader.items()
@@ -329,17 +339,21 @@ class VideoEngine(torchreid.engine.Engine):
 
     def extract_features(self, input: Tensor) -> Tensor:
         """Clips or images → features (B, D)."""
-        return self._video_model()(input) if input.dim() == 5 else self.model(input)
+        model = self._video_model() if input.dim() == 5 else self.model
+        features: Tensor = model(input)
+        return features
 
 
-def default_objective(datamanager, model, use_gpu, options):
+def default_objective(
+    datamanager: Any, model: nn.Module, use_gpu: bool, options: dict[str, Any]
+) -> Objective:
     """The losses of a clip model on clips, or the host's of an image model on frames."""
     if isinstance(model, VideoModel):
         return ClipObjective(model, Recipe(**options))
     return FrameObjective(model, datamanager.num_train_pids, use_gpu=use_gpu, **options)
 
 
-def check_clip_length(datamanager, model):
+def check_clip_length(datamanager: Any, model: Any) -> None:
     """InputError unless the clips of a data manager have the length that a model was built for."""
     served = getattr(getattr(datamanager, 'plan', None), 'seq_len', None)
     taken = getattr(model, 'seq_len', served)

@@ -83,3 +83,8 @@ class EpochBatches:
     @functools.cached_property
     def _side(self):
         return SideStream()  # one for all epochs: each stream keeps memory of its own
+
+
+def count_images(images: Tensor) -> int:
+    """Of a batch of clips (B, L, 3, H, W) or images (B, 3, H, W)."""
+    return images.shape[0] * (images.shape[1] if images.dim() == 5 else 1)

@@ -134,7 +134,7 @@ class RunRecord:
                 self.curves.close()
             self.curves = None
 
-    def _take_up(self, start):
+    def _take_up(self, start: int) -> None:
         log = self.reached.unfinished
         reported = start - (log is not None and log.trained)
         self.evaluations = [
@@ -147,7 +147,7 @@ class RunRecord:
         keep_lines(self.folder, reported)
         self._restore_best()
 
-    def _restore_best(self):
+    def _restore_best(self) -> None:
         """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""
         if self.best_map < 0:
             return
@@ -235,7 +235,9 @@ class RunRecord:
             self.last_checkpoint = path
             print(f'Checkpoint saved to "{printable(path)}"')
 
-    def _state(self, parts, epochs, log, scaler):
+    def _state(
+        self, parts: Parts, epochs: int, log: EpochLog | None, scaler: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         state = {
             'state_dict': parts.model.state_dict(),
             'epoch': epochs,

@@ -8,10 +8,9 @@ The parts have files of their own: what is differentiated (``objective.py``), ba
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-import torchreid
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,9 +19,10 @@ from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.interrupt import Interruption
 from stmn_plugin.nested import map_tensors
 
-from .batches import EpochBatches
+from .batches import EpochBatches, count_images
 from .epoch_log import EpochLog
 from .gradients import Arriving, Step, gradients_of, norms_of
+from .layers import choose_layers
 from .objective import Loss, Objective, in_float32
 from .precision import Precision
 from .progress import Progress
@@ -39,7 +39,7 @@ class Trainer:
 
     Args:
         objective: the model, on its device, and its losses.
-        optimizer: of the model; None for a model that is only tested.
+        optimizer: of the model.
         scheduler: of the learning rate, a step an epoch; None keeps it.
         batches: to train on.
         record: the run's files; says where the run starts.
@@ -124,7 +124,7 @@ class Trainer:
                 record.rank1 = evaluate()
             results, is_best = record.evaluations[known:], record.improved()
         record.add_line(log.as_line(results))
-        self._progress().print_epoch()
+        self._progress(log).print_epoch()
         self.log = None
         stopping = self.interruption.agreed()
         if evaluate is not None or stopping or (self.epoch + 1) % self.settings.save_freq == 0:
@@ -138,7 +138,7 @@ class Trainer:
         finished = self.epoch + (not within)
         self.record.save(finished, self.log, self.precision.state(), is_best)
 
-    def _interrupt(self, where):
+    def _interrupt(self, where: str) -> NoReturn:
         print(f'Interrupted {where}; model.resume auto goes on from there')
         self.interruption.stop()
 
@@ -152,7 +152,7 @@ class Trainer:
             InputError: out of memory, or a worker died; nothing is saved, as the step was cut.
         """
         self.model.train()
-        self._freeze()
+        choose_layers(self.model, self.epoch, self.settings)
         self.replica.refresh()
         if self.log is None or self.log.epoch != self.epoch + 1:
             self.log = EpochLog(self.epoch + 1)
@@ -163,7 +163,7 @@ class Trainer:
         errors = resource_errors(
             'train.batch_size', f'; last good checkpoint: {self.record.last_good}'
         )
-        with self._progress() as self.progress, errors, same_shapes():
+        with self._progress(log) as self.progress, errors, same_shapes():
             mark = time.perf_counter()
             for index, data, waited in self.batches.of_epoch(self.epoch, log.batches):
                 self.batch_idx = index
@@ -186,18 +186,9 @@ class Trainer:
         if self.scheduler is not None:
             self.scheduler.step()
 
-    def _freeze(self):
-        """Let all layers train, or in the first epochs of ``train.fixbase_epoch`` some only."""
-        layers = self.settings.open_layers
-        if self.epoch < self.settings.fixbase_epoch and layers is not None:
-            print(f'* Only train {layers} (epoch: {self.epoch + 1}/{self.settings.fixbase_epoch})')
-            torchreid.utils.open_specified_layers(self.model, layers)
-        else:
-            torchreid.utils.open_all_layers(self.model)
-
-    def _progress(self):
+    def _progress(self, log: EpochLog) -> Progress:
         options = self.num_batches, self.settings.print_freq, self.record.curves
-        return Progress(self.log, self.stop, *options)
+        return Progress(log, self.stop, *options)
 
     # a step
 
@@ -214,7 +205,8 @@ class Trainer:
             InputError: a term is NaN or infinite; the weights are those before the batch.
         """
         self.record.bad_frames.extend(data.get('bad_frames', ()))
-        self.group = self._batches_of_step()
+        left = self.num_batches - (self.batch_idx - self.accumulated)
+        self.group = min(self.settings.accumulate, left)
         if self.accumulated == 0:
             self.optimizer.zero_grad()
         loss = self.loss_of(data)
@@ -238,7 +230,7 @@ class Trainer:
         self._check_identities(pids)
         return self.objective(outputs, pids)
 
-    def _batches_of_step(self):
+    def _batches_of_step(self) -> int:
         """``train.accumulate``, or what is left of the epoch."""
         return min(self.settings.accumulate, self.num_batches - (self.batch_idx - self.accumulated))
 
@@ -278,12 +270,12 @@ class Trainer:
                     f'({broken[0]}) in {self._place(step.batch_idx)}'
                 )
 
-    def _check_finite(self, terms: dict[str, float]):
+    def _check_finite(self, terms: dict[str, float]) -> None:
         broken = [f'{name} {value}' for name, value in terms.items() if not math.isfinite(value)]
         if broken:
             self._fail(f'{", ".join(broken)} in {self._place(self.batch_idx)}')
 
-    def _check_identities(self, pids: Tensor):
+    def _check_identities(self, pids: Tensor) -> None:
         weight = self.objective.triplet_weight
         if weight > 0 and (pids == pids[0]).all():
             self._fail(
@@ -292,14 +284,9 @@ class Trainer:
                 'IdentityPassSampler and RandomIdentitySampler have them (sampler.train_sampler)'
             )
 
-    def _place(self, batch_idx):
+    def _place(self, batch_idx: int) -> str:
         return f'epoch {self.epoch + 1}, batch {batch_idx + 1}'
 
-    def _fail(self, why):
+    def _fail(self, why: str) -> NoReturn:
         kept = f'last good checkpoint: {self.record.last_good}'
         raise InputError(f'training stopped: {why}; {kept}')
-
-
-def count_images(images: Tensor) -> int:
-    """Of a batch of clips (B, L, 3, H, W) or images (B, 3, H, W)."""
-    return images.shape[0] * (images.shape[1] if images.dim() == 5 else 1)
