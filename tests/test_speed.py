@@ -37,6 +37,15 @@ def clips(dtype=torch.float32, count=4, seed=1):
     return torch.randn(count, 2, 3, *SIZE, generator=generator).to(dtype)
 
 
+def test_channels_last_is_for_2d_convolutions_and_takes_3d_ones():
+    both = torch.nn.ModuleList([torch.nn.Conv2d(3, 8, 3), torch.nn.Conv3d(3, 8, 3)])
+    flat, deep = both[0].weight, both[1].weight
+    values = flat.detach().clone()
+    speed.use_channels_last(both)
+    assert both[0].weight is flat and torch.equal(flat, values)
+    assert flat.stride() == (27, 1, 9, 3) and deep.is_contiguous()
+
+
 def gradients(model, batch):
     """Of every parameter, for a loss that uses every output."""
     model.zero_grad()

@@ -1,7 +1,8 @@
 """Files and words → one checked config → keyword arguments for everything else.
 
-``load.py`` merges defaults, a YAML file, flags and KEY VALUE words; nothing behind ``kwargs.py``
-reads a config.
+A setting is a field of a dataclass, a section: ``host_sections.py``, ``our_sections.py`` and the
+``Config`` of an architecture. ``load.py`` merges defaults, a YAML file, flags and KEY VALUE words;
+nothing behind ``kwargs.py`` reads a config.
 """
 
 from .checks import check_config, check_ranges, check_transforms

@@ -4,7 +4,6 @@ import difflib
 import pickle
 
 import gdown.exceptions
-import torch
 import torchreid
 
 from stmn_plugin.config.defaults import flatten
@@ -47,6 +46,7 @@ from stmn_plugin.training.speed import (
     compile_in_place,
     give_back_freed_memory,
     tf32,
+    use_channels_last,
     with_fused_steps,
 )
 
@@ -225,7 +225,7 @@ def speed_up(cfg, model):
     if cfg.use_gpu:
         model = model.cuda()
     if cfg.train.channels_last and cfg.model.name not in CONTIGUOUS_ONLY:
-        model = model.to(memory_format=torch.channels_last)
+        use_channels_last(model)
     if cfg.train.compile:
         compile_in_place(model)
     return model

@@ -52,6 +52,13 @@ def set_tf32(enabled):
     torch.backends.cudnn.allow_tf32 = enabled
 
 
+def use_channels_last(model: torch.nn.Module) -> None:
+    """Let 2D convolutions have ``channels_last`` weights; torch's own ``to`` refuses 3D ones."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
 @contextlib.contextmanager
 def same_shapes():
     """In the block every batch has one shape: cuDNN may try its algorithms and keep the fastest."""
