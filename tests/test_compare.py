@@ -16,7 +16,7 @@ import miniatures
 import numpy as np
 import pytest
 from PIL import Image
-from test_result_tables import alone, evaluation, write_run
+from written_runs import alone, evaluation, write_run
 
 from stmn_plugin.cli import compare, train
 from stmn_plugin.comparing import grid

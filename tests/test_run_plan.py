@@ -6,27 +6,18 @@ import os
 import re
 
 import pytest
-import yaml
-from test_result_tables import DATA, VIDEO, alone, evaluation, write_run
+from written_runs import AS_IT_IS, VIDEO, evaluation, planned, write_run
 
-from stmn_plugin.cli import compare
 from stmn_plugin.comparing.existing_runs import existing_runs
-from stmn_plugin.comparing.run_plan import TESTING, as_words, plan_runs
+from stmn_plugin.comparing.run_plan import plan_runs
 from stmn_plugin.comparing.run_queue import complete_runs, words_to_test, words_to_train
 from stmn_plugin.comparing.run_record import read_run
-from stmn_plugin.comparing.stored_results import stored_evaluations
 from stmn_plugin.comparing.variants import (
     Variant,
-    ablation_variants,
     arch_variants,
-    config_variants,
-    named_variants,
 )
 from stmn_plugin.config import load_config
-from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
-
-AS_IT_IS = Variant('As it is', 'as_it_is', {})
 
 
 def test_how_far_a_run_is(tmp_path):
@@ -58,71 +49,6 @@ def test_how_far_a_run_is(tmp_path):
     within = write_run(tmp_path / 'within', epochs=2, evaluations=[])
     os.rename(within.checkpoint(2), tmp_path / 'within' / 'model' / 'unfinished.pth.tar')
     assert state(within) == 'interrupted after epoch 2 of 3'
-
-
-@pytest.mark.parametrize(
-    'words',
-    [
-        'test.protocol matlab',
-        'test.frames all',
-        'test.clips_per_tracklet 2',
-        'test.flip True',
-        'test.dist_metric cosine',
-        'test.normalize_feature True',
-        'test.rerank True',
-        'test.ranks [1]',
-        'test.fold_bn False',
-        'data.bad_frames skip',
-        'data.height 64',
-        'video.rrs_chunks ceil',
-        '',
-    ],
-)
-def test_an_evaluation_is_reused_only_for_what_it_is_of(words, tmp_path):
-    cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
-    final, done = evaluation(epoch=3), alone(words.split())
-    run = write_run(tmp_path / 'run', evaluations=[final, done])
-    assert stored_evaluations(run, cfg) == ([] if words else [done])
-    asked = load_config('', [*VIDEO, *as_words({**TESTING}), *words.split()])
-    assert stored_evaluations(run, asked) == [done]
-    free = ['test.batch_size', '7', 'data.workers', '1', 'train.print_freq', '3']
-    assert stored_evaluations(run, load_config('', [*asked_words(words), *free])) == [done]
-
-
-def asked_words(words):
-    return [*VIDEO, *as_words({**TESTING}), *words.split()]
-
-
-@pytest.mark.parametrize(
-    'change',
-    [
-        {'weights': 'others'},
-        {'epoch': 3},
-        {'dataset': 'lsvid'},
-        {'data': {**DATA, 'query': 'another'}},
-        {'data': {**DATA, 'gallery': 'another'}},
-        {'made_from': None},  # an older one
-    ],
-)
-def test_an_evaluation_is_of_weights_a_target_and_data(change, tmp_path):
-    cfg = load_config('', [*VIDEO, *as_words({**TESTING})])
-    data = change.pop('data', DATA)
-    done = {**alone(data=data), **change}
-    run = write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), done])
-    assert stored_evaluations(run, cfg) == []
-
-
-def test_a_target_named_twice_counts_once(tmp_path):
-    cfg = load_config('', asked_words(''))
-    cfg.defrost()
-    cfg.data.targets = ['mars', 'mars']
-    run = write_run(tmp_path / 'run', evaluations=[evaluation(epoch=3), alone()])
-    assert len(stored_evaluations(run, cfg)) == 1
-
-
-def planned(words, output, variant=AS_IT_IS):
-    """The first run of a variant."""
-    return plan_runs([variant], 1, '', [*VIDEO, *words], str(output))[0]
 
 
 def test_a_folder_is_named_by_variant_recipe_and_seed(tmp_path):
@@ -194,84 +120,11 @@ def test_weights_to_start_from_are_known_by_what_they_hold(tmp_path):
     assert planned(['model.load_weights', str(copy)], tmp_path).folder != folders[0]
 
 
-def test_results_at_the_end_of_a_training_are_not_taken_for_those_of_another_test(tmp_path):
-    write_run(tmp_path / os.path.basename(planned([], tmp_path).folder))
-    for words, named in (
-        ([], ''),
-        (['test.features_dir', 'x', 'test.batch_size', '3'], ''),  # change no number
-        (['test.protocol', 'torchreid'], "test.protocol was 'official', is 'torchreid'"),
-        (['test.ranks', '[5]'], 'test.ranks was [1, 5, 10, 20], is [5]'),
-        (['test.flip', 'True'], 'test.flip was '),
-        (['data.bad_frames', 'skip'], "data.bad_frames was 'raise', is 'skip'"),
-    ):
-        (outcome,) = complete_runs([planned(words, tmp_path)], None, strategies=())
-        assert named in outcome.error and bool(outcome.error) == bool(named)
-
-
 def test_folder_names_are_short_and_of_plain_characters(tmp_path):
     run = planned([], tmp_path, Variant('long', 'a/b c' * 50, {}))
     name = os.path.basename(run.folder)
     assert os.path.dirname(run.folder) == str(tmp_path) and len(name) < 110
     assert re.fullmatch(r'[\w.=+,-]+-[0-9a-f]{8}-seed1', name)
-
-
-def test_rows_of_ones_own(tmp_path):
-    file = tmp_path / 'rows.yaml'
-    file.write_text("""
-'+ SM, scale 1.0': {stmn.temporal_mode: average, stmn: {similarity_scale: 1.0}}
-Full: {}
-""")
-    first, full = named_variants(str(file))
-    assert first == (
-        '+ SM, scale 1.0',
-        'sm-scale-1-0',
-        {'stmn.temporal_mode': 'average', 'stmn.similarity_scale': 1.0},
-    )
-    assert full == ('Full', 'full', {})
-    for text, part in (
-        ('Full: 3', "'Full' must hold keys"),
-        ('Full: {}\n+ full: {}', "'+ full' and 'Full' cannot name"),
-        ("'+': {}", "'+' cannot name"),
-        ('- Full', 'holds no config'),
-    ):
-        file.write_text(text)
-        with pytest.raises(InputError, match=re.escape(part)):
-            named_variants(str(file))
-
-
-def test_a_config_file_is_a_row(tmp_path):
-    file = tmp_path / 'osnet.yaml'
-    file.write_text("""
-_BASE_: ../nowhere.yaml
-model: {name: osnet_x0_25}
-video: {image_models: frames}
-data: {save_dir: log/osnet}
-""")
-    changes = {'model.name': 'osnet_x0_25', 'video.image_models': 'frames'}
-    assert config_variants({str(file): 'OSNet'}) == [Variant('OSNet', 'osnet', changes)]
-    with pytest.raises(InputError, match='missing.yaml'):
-        config_variants({str(tmp_path / 'missing.yaml'): 'Missing'})
-
-
-@pytest.mark.parametrize('config', ['stmn_mars.yaml', 'stmn_synthetic.yaml'])
-def test_the_ablation_is_a_delta_on_any_config(config, repository, tmp_path):
-    file = str(repository / 'configs' / config)
-    variants = ablation_variants(compare.ABLATION)
-    assert {f'{v.name.removeprefix("ablation-")}.yaml' for v in variants} == {
-        path.name for path in (repository / 'configs' / 'ablation').glob('*.yaml')
-    }
-    runs = plan_runs(variants, 1, file, [], str(tmp_path))
-    base = flatten(load_config(file))
-    for run, variant in zip(runs, variants, strict=True):
-        own = yaml.safe_load(
-            (repository / 'configs' / 'ablation' / f'{variant.name[9:]}.yaml').open()
-        )
-        own = {k: v for k, v in flatten(own).items() if k not in ('_BASE_', 'data.save_dir')}
-        values = flatten(run.cfg)
-        assert {k: v for k, v in values.items() if v != base[k]} == {
-            k: v for k, v in own.items() if v != base[k]
-        }
-    assert runs[0].cfg.stmn.spatial_mode == 'none' and runs[6].title == '+ SM + TM'
 
 
 def test_words_for_testing_are_for_the_tests(tmp_path):

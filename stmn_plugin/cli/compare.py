@@ -34,12 +34,14 @@ def parse_args(argv=None):
     names = {'nargs': '+', 'metavar': 'NAME'}
     parser.add_key_flag('data.sources', '-s', '--sources', help='train on these', **names)
     parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
-    parser.add_argument('--archs', help='stmn or any of the host', **names)
+    parser.add_argument('--archs', help='names of --list-archs of tools/main.py', **names)
     parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
     parser.add_argument(
         '--variants', metavar='FILE', help='YAML of title: {KEY: VALUE}, a row for each'
     )
-    parser.add_argument('--runs', nargs='+', metavar='FOLDER', help='trained runs, as they are')
+    parser.add_argument(
+        '--runs', nargs='+', metavar='FOLDER', help='trained runs in folders of any name'
+    )
     parser.add_argument(
         '--grid',
         action='store_true',
