@@ -152,7 +152,7 @@ def make_engine(root, *words):
     words = ['model.pretrained', 'False', *map(str, words)]
     overrides = {'data.root': root, 'data.sources': ['tracklets'], 'data.targets': ['tracklets']}
     with contextlib.redirect_stdout(io.StringIO()):
-        engine, _ = prepare(load_config(file, words, overrides))
+        engine = prepare(load_config(file, words, overrides))
     return engine
 
 

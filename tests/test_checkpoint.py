@@ -15,6 +15,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.models import STMN
 from stmn_plugin.models.weights import fitted_weights
 from stmn_plugin.training.checkpoint import (
+    count_classes,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -193,3 +194,15 @@ def test_resuming_needs_more_than_weights(saved, tmp_path):
     torch.save(model.state_dict(), tmp_path / 'weights')
     with pytest.raises(InputError, match='model.resume'):
         load_resumable(str(tmp_path / 'weights'))
+
+
+def test_classes_are_counted_by_the_largest_classifier(tmp_path):
+    for names, count in (
+        ({'classifier_clip.weight': (7, 2), 'classifier_frame.weight': (7, 2)}, 7),
+        ({'image_model.classifier.weight': (1, 9), 'classifier.weight': (5, 9)}, 5),
+        ({'module.classifier.2.weight': (4, 3), 'classifier.bias': (9,)}, 4),
+        ({'bn.weight': (8,)}, 1),
+    ):
+        state = {name: torch.zeros(shape) for name, shape in names.items()}
+        path = save_checkpoint({'state_dict': state, 'epoch': 1}, str(tmp_path), 1)
+        assert count_classes(path) == count

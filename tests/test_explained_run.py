@@ -54,10 +54,10 @@ def open_toy(repository, small_run, monkeypatch):
         prepare = opened_run.prepare
 
         def with_toy(cfg):
-            engine, start = prepare(cfg)
+            engine = prepare(cfg)
             engine.model = toy(3, L, None)
             engine.model.weight = torch.nn.Parameter(torch.ones(1))  # tells the device
-            return engine, start
+            return engine
 
         monkeypatch.setattr(opened_run, 'prepare', with_toy)
         words = ['data.root', str(root), 'test.evaluate', 'True', *small_run]

@@ -16,6 +16,7 @@ from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
+from stmn_plugin.host import runner
 from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.training.trainer import Trainer
 
@@ -116,8 +117,11 @@ def test_the_run_folder(run, folder):
     assert {'Train/spread_spatial', 'Train/spread_temporal', 'Test/mars/mAP'} <= {*scalars}
 
 
-def test_testing_gives_the_numbers_of_training_and_changes_nothing(run, folder, tmp_path):
+def test_testing_gives_the_numbers_of_training_and_changes_nothing(
+    run, folder, tmp_path, monkeypatch
+):
     _, out, _ = run(keys=['train.max_epoch', 2])
+    monkeypatch.setattr(runner, 'build_optimizer', None)  # none is made
     best = folder / 'model' / 'model-best.pth.tar'
     trained = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
     code, tested_out, _ = run(
@@ -127,7 +131,8 @@ def test_testing_gives_the_numbers_of_training_and_changes_nothing(run, folder, 
     tested = json.loads((tmp_path / 'test' / 'metrics.json').read_text())['evaluations'][-1]
     for key in ('mAP', 'mINP', 'rank-1', 'rank-5'):
         assert tested[key] == trained[key]
-    assert tested['epoch'] is None
+    assert tested['epoch'] is None and tested['weights'] == trained['weights']
+    assert tested['made_from']['train'] == trained['made_from']['train']
     names = os.listdir(tmp_path / 'test')
     assert sorted(n.split('-')[0] for n in names) == ['.lock', 'metrics.json', 'test.log']
 

@@ -308,7 +308,7 @@ def engine(repository, mars_root, small_run):
     def make(*words):
         config = str(repository / 'configs' / 'stmn_mars.yaml')
         with contextlib.redirect_stdout(io.StringIO()):
-            engine, _ = prepare(load_config(config, [*small_run, *words], {'data.root': mars_root}))
+            engine = prepare(load_config(config, [*small_run, *words], {'data.root': mars_root}))
         engine.trainer.num_batches = len(engine.train_loader)
         engine.set_model_mode('train')
         return engine

@@ -266,7 +266,7 @@ class VideoEngine(torchreid.engine.Engine):
 
     def evaluator(self, options: TestOptions | None = None) -> Evaluator:
         """Of the targets of the data manager, by the settings of the engine."""
-        data, config = self.datamanager, self.record.run.config
+        data, run = self.datamanager, self.record.run
         needs = getattr(data, 'gallery_needs_queries', {})
         targets = {
             name: Target(splits['query'], splits['gallery'], needs.get(name, False))
@@ -275,7 +275,9 @@ class VideoEngine(torchreid.engine.Engine):
         }
 
         def made_from(name: str) -> dict[str, str]:
-            return {**config_digests(config), **data_digests(data, name)}
+            # where only a test is made, the training set need not be there
+            known = {'train': run.trained_on} if run.trained_on else {}
+            return {**config_digests(run.config), **data_digests(data, name), **known}
 
         return Evaluator(self.model, self.embedder, targets, self.settings, options, made_from)
 

@@ -2,9 +2,12 @@
 
 import difflib
 import pickle
+from typing import Any
 
 import gdown.exceptions
 import torchreid
+from torch import nn
+from yacs.config import CfgNode
 
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import (
@@ -33,10 +36,10 @@ from stmn_plugin.models.encoder import checkpoint_activations
 from stmn_plugin.models.facts import check_batch, model_facts
 from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
 from stmn_plugin.randomness import deterministic_algorithms
-from stmn_plugin.training.checkpoint import load_weights
+from stmn_plugin.training.checkpoint import count_classes, load_weights
 from stmn_plugin.training.objective import ClipObjective, FrameObjective
 from stmn_plugin.training.provenance import training_digest
-from stmn_plugin.training.resuming import path_to_resume, resume_run
+from stmn_plugin.training.resuming import newest_of_run, path_to_resume, resume_run
 from stmn_plugin.training.run_folder import run_folder, write_config
 from stmn_plugin.training.run_record import RunRecord
 from stmn_plugin.training.run_state import Reached, RunFacts
@@ -65,14 +68,14 @@ NO_WEIGHTS = (
 )
 
 
-def run(cfg):
+def run(cfg: CfgNode) -> VideoEngine:
     """Train and evaluate, or only evaluate, as the config says; with the others under torchrun.
 
     Args:
-        cfg (CfgNode): from :func:`stmn_plugin.config.load_config`.
+        cfg: from :func:`stmn_plugin.config.load_config`.
 
     Returns:
-        Engine: after the run; ``.record.evaluations`` are its results.
+        The engine after the run; ``.record.evaluations`` are its results.
 
     Raises:
         InputError: anything the user gave that cannot work.
@@ -84,24 +87,24 @@ def run(cfg):
         deterministic_algorithms(cfg.train.deterministic),
         tf32(cfg.train.tf32),
     ):
-        engine, start_epoch = prepare(cfg)
+        engine = prepare(cfg)
+        reached = engine.record.reached
         if is_main() and not cfg.test.evaluate:
             # train.start_epoch is where counting starts: what is there is another run all the same
-            resumed = start_epoch if engine.record.reached.path else 0
+            resumed = reached.epochs if reached.path else 0
             batches = engine.trainer.batches
             batches.go_to(resumed)  # epochs may differ in length
             engine.record.make_way(cfg.data.save_dir, resumed, len(batches))
             write_config(cfg)
-        engine.run(start_epoch=start_epoch, **run_kwargs(cfg))
+        engine.run(start_epoch=reached.epochs, **run_kwargs(cfg))
     return engine
 
 
 @resource_errors('model.name')
-def prepare(cfg):
+def prepare(cfg: CfgNode) -> VideoEngine:
     """Everything up to the run: data, model with its weights, optimizer, settings.
 
-    Returns:
-        tuple: the engine, and the number of epochs that a resumed checkpoint has finished.
+    With ``test.evaluate`` no training set is read and no optimizer made.
 
     Raises:
         InputError: anything the user gave that cannot work, as a model beyond the memory.
@@ -112,32 +115,81 @@ def prepare(cfg):
     check_arch(cfg.model.name)
     check_processes(cfg)
     torchreid.utils.set_random_seed(cfg.train.seed)
+    return prepare_test(cfg) if cfg.test.evaluate else prepare_training(cfg)
+
+
+def prepare_training(cfg: CfgNode) -> VideoEngine:
+    """An engine that trains, at the start of its run or where a checkpoint left it."""
     with main_first():
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
-    facts = {**model_facts(cfg, model), 'device': device_name(cfg.use_gpu)}
     check_layers(cfg, model)
-    if not cfg.test.evaluate:
-        check_batch(cfg, model)
-    print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
+    check_batch(cfg, model)
+    facts = facts_of(cfg, model)
     if cfg.model.load_weights:
         load_weights(model, cfg.model.load_weights)
-    elif cfg.test.evaluate and not cfg.model.resume:
-        print('Testing the initial weights: model.load_weights is not set')
     model = speed_up(cfg, model)
-    optimizer, scheduler = build_optimizer(cfg, model)
+    parts = model, *build_optimizer(cfg, model)
     run = RunFacts(facts, flatten(cfg), training_digest(datamanager))
-    parts = (model, optimizer, scheduler)
     path = path_to_resume(cfg, *parts, run)
+    reached = Reached(epochs=cfg.train.start_epoch)
     if path:
-        reached = resume_run(path, *parts, run, cfg.train.allow_changed or cfg.test.evaluate)
-    else:
-        reached = Reached(epochs=cfg.train.start_epoch)
+        reached = resume_run(path, *parts, run, cfg.train.allow_changed)
     reached.auto = cfg.model.resume == AUTO
-    record = RunRecord(
-        run=run, reached=reached, keep_last=cfg.train.keep_last, overwrite=cfg.train.overwrite
+    return VideoEngine(
+        datamanager,
+        *parts,
+        cfg.use_gpu,
+        objective=build_objective(cfg, datamanager, model),
+        training=TrainingSettings(**training_kwargs(cfg)),
+        testing=test_settings(cfg),
+        record=RunRecord(
+            run=run, reached=reached, keep_last=cfg.train.keep_last, overwrite=cfg.train.overwrite
+        ),
+        pooling_method=cfg.video.pooling_method,
     )
-    return build_engine(cfg, datamanager, *parts, record), reached.epochs
+
+
+def prepare_test(cfg: CfgNode) -> VideoEngine:
+    """An engine that only tests the weights of ``model.load_weights`` or ``model.resume``."""
+    path = path_to_test(cfg)
+    with main_first():
+        datamanager = build_datamanager(cfg)
+        model = build_model(cfg, count_classes(path) if path else datamanager.num_train_pids or 1)
+    facts = facts_of(cfg, model)
+    checkpoint = load_weights(model, path) if path else {}
+    trained_on = str(checkpoint.get('trained_on', ''))
+    return VideoEngine(
+        datamanager,
+        speed_up(cfg, model),
+        None,
+        use_gpu=cfg.use_gpu,
+        testing=test_settings(cfg),
+        record=RunRecord(run=RunFacts(facts, flatten(cfg), trained_on)),
+        pooling_method=cfg.video.pooling_method,
+    )
+
+
+def path_to_test(cfg: CfgNode) -> str:
+    """The checkpoint that is tested; '' for the initial weights."""
+    resumed = newest_of_run(cfg) if cfg.model.resume == AUTO else cfg.model.resume
+    path = resumed or cfg.model.load_weights
+    if not path and not cfg.model.resume:
+        print('Testing the initial weights: model.load_weights is not set')
+    return path
+
+
+def facts_of(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """Size and cost of the model, and where it runs; printed."""
+    facts = {**model_facts(cfg, model), 'device': device_name(cfg.use_gpu)}
+    print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
+    return facts
+
+
+def test_settings(cfg: CfgNode) -> TestSettings:
+    """How the model is tested."""
+    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
+    return TestSettings(plan=plan, **testing_kwargs(cfg))
 
 
 def with_usable_device(cfg):
@@ -272,21 +324,4 @@ def build_objective(cfg, datamanager, model):
         label_smooth=cfg.loss.softmax.label_smooth,
         soft_margin=cfg.loss.name == 'stmn' and cfg.data.type == 'video',
         use_gpu=cfg.use_gpu,
-    )
-
-
-def build_engine(cfg, datamanager, model, optimizer, scheduler, record):
-    """The engine, which trains what :func:`build_objective` says."""
-    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
-    return VideoEngine(
-        datamanager,
-        model,
-        optimizer,
-        scheduler,
-        cfg.use_gpu,
-        objective=build_objective(cfg, datamanager, model),
-        training=TrainingSettings(**training_kwargs(cfg)),
-        testing=TestSettings(plan=plan, **testing_kwargs(cfg)),
-        record=record,
-        pooling_method=cfg.video.pooling_method,
     )

@@ -154,7 +154,7 @@ def open_run(cfg: CfgNode) -> OpenedRun:
     if cfg.data.type != 'video':
         raise InputError(f'data.type {cfg.data.type}: a run is shown on video data')
     set_tf32(cfg.train.tf32)
-    engine, _ = prepare(cfg)
+    engine = prepare(cfg)
     engine.set_model_mode('eval')
     engine.epoch = None  # it is only tested
     size = cfg.video.seq_len, 3, cfg.data.height, cfg.data.width

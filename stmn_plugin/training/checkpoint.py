@@ -22,6 +22,8 @@ BEST = 'model-best.pth.tar'
 UNFINISHED = 'unfinished.pth.tar'  # saved within an epoch
 NAME = re.compile(r'model\.pth\.tar-(0|[1-9][0-9]{0,8})')
 
+CLASSIFIER = re.compile(r'(^|\.)classifier[^.]*(\.\d+)?\.weight$')
+
 
 def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
     """Write ``folder/model.pth.tar-<epoch>``, the host's name and format.
@@ -120,6 +122,18 @@ def load_checkpoint(path):
     tensors = named_tensors(content, path)
     beside = content if isinstance(content, Mapping) and tensors.keys() != content.keys() else {}
     return {**beside, 'state_dict': tensors}
+
+
+def count_classes(path: str) -> int:
+    """Training identities of a checkpoint, by the largest of its classifiers; 1 without one.
+
+    Raises:
+        InputError: as :func:`load_checkpoint`.
+    """
+    path = os.path.expanduser(path)
+    tensors = named_tensors(read_weight_file(path, lazily=True), path)
+    rows = [len(tensor) for name, tensor in tensors.items() if CLASSIFIER.search(name)]
+    return max(rows, default=1)
 
 
 def load_weights(model, path):

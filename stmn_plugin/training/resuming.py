@@ -5,11 +5,12 @@ belongs to it until someone says otherwise here.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from yacs.config import CfgNode
 
 from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.config.ranges import AUTO
@@ -93,24 +94,36 @@ def changes_since(checkpoint: Mapping[str, Any], run: RunFacts) -> dict[str, tup
     return changes
 
 
-def path_to_resume(cfg, model: nn.Module, optimizer: Optimizer, scheduler, run: RunFacts) -> str:
+def path_to_resume(
+    cfg: CfgNode, model: nn.Module, optimizer: Optimizer, scheduler: Any, run: RunFacts
+) -> str:
     """``model.resume``; for ``auto`` the furthest checkpoint of the run folder, '' if none.
 
     Args:
-        cfg (CfgNode): of the run.
+        cfg: of the run.
         model, optimizer, scheduler: as at the start of a run.
         run: what the checkpoints of the run say.
     """
     if cfg.model.resume != AUTO:
         return os.path.expanduser(cfg.model.resume)
 
-    def check(path):
+    def check(path: str) -> None:
         checkpoint = load_resumable(path)
         if not changes_since(checkpoint, run):
             resume(checkpoint, path, model, optimizer, scheduler, dry=True)
 
+    return newest_of_run(cfg, check)
+
+
+def newest_of_run(cfg: CfgNode, check: Callable[[str], object] = load_resumable) -> str:
+    """The furthest checkpoint of the run folder, '' with a printed word if there is none.
+
+    Args:
+        cfg: of the run.
+        check: see :func:`.resumable.newest_checkpoint`.
+    """
     folder = os.path.join(cfg.data.save_dir, 'model')
-    path = broadcast(newest_checkpoint(folder, check) if is_main() else None)
+    path: str | None = broadcast(newest_checkpoint(folder, check) if is_main() else None)
     if path is None:
         then = 'testing the initial weights' if cfg.test.evaluate else 'starting from the beginning'
         print(f'model.resume auto: no checkpoint in {printable(folder)}, {then}')
@@ -121,7 +134,7 @@ def resume_run(
     path: str,
     model: nn.Module,
     optimizer: Optimizer,
-    scheduler,
+    scheduler: Any,
     run: RunFacts,
     allow_changed: bool = False,
 ) -> Reached:

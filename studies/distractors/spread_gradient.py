@@ -41,7 +41,7 @@ def parse_args():
 
 def norms(cfg, steps):
     """A line of JSON a step: terms of the loss, norms of their gradients by part."""
-    engine, _ = prepare(cfg)
+    engine = prepare(cfg)
     model, trainer = engine.model.train(), engine.trainer
     epochs = (batch for _ in itertools.count() for batch in engine.train_loader)
     for step, batch in enumerate(itertools.islice(epochs, steps)):
