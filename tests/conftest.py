@@ -1,7 +1,6 @@
 """Data that several test files use, made once per session."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import miniatures
@@ -10,7 +9,6 @@ import torch
 
 REPOSITORY = Path(__file__).parent.parent
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
-sys.path.insert(0, str(REPOSITORY / 'tools'))  # tools are scripts, not a package
 
 
 @pytest.fixture(scope='session')

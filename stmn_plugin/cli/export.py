@@ -4,9 +4,11 @@ A checkpoint also holds what training needs to go on, with Adam twice the size o
 config of the run, its epoch and the facts of the model stand in the header of the file, as JSON.
 """
 
+import argparse
 import functools
 import json
 import os
+from collections.abc import Sequence
 
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
@@ -18,7 +20,7 @@ SUFFIX = '.safetensors'
 BESIDE = ('config', 'epoch', 'facts', 'trained_on')  # what the header tells
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(
         takes_keys=False,
         description=__doc__.split('\n', 1)[0],
@@ -35,7 +37,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def export_weights(path, checkpoint):
+def export_weights(path: str, checkpoint: str) -> int:
     """Write the weights of a checkpoint into ``path``; returns its size in bytes.
 
     Raises:
@@ -54,7 +56,7 @@ def export_weights(path, checkpoint):
     return write_safetensors(path, content['state_dict'], {'stmn_plugin': __version__, **beside})
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     path, checkpoint = args.weights
     with exit_on_input_error(args.debug):
