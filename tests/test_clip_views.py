@@ -27,7 +27,7 @@ def open_with(repository, mars_root, small_run):
         config = str(repository / 'configs' / 'stmn_mars.yaml')
         words = ['data.root', mars_root, 'test.evaluate', 'True', *small_run, *words]
         run = open_run(load_config(config, words))
-        memory = getattr(run.engine.model, 'spatial_memory', None)
+        memory = getattr(run.model, 'spatial_memory', None)
         if memory is not None:
             torch.manual_seed(1)
             with torch.no_grad():
@@ -45,13 +45,13 @@ def softmax(x):
 
 def test_views_are_what_the_model_does(open_with):
     run = open_with()
-    tracklets = run.tracklets('mars')[0]
+    tracklets = run.targets['mars'].query
     views = list(view_clips(run, tracklets))
     assert [view.tracklet for view in views] == list(range(len(tracklets)))
-    features = run.features('mars')[0].features.numpy()
+    features = run.embedder(tracklets).features.numpy()
     assert np.stack([view['clip_feature'] for view in views]) == pytest.approx(features, abs=1e-5)
 
-    model, view = run.engine.model, views[3]
+    model, view = run.model, views[3]
     plan = run.plan
     assert view.frames.tolist() == plan.clip(len(tracklets[3][0]), 0).tolist()
     ((clips, _),) = run.clips(tracklets[3:4])
@@ -90,7 +90,7 @@ def test_views_are_what_the_model_does(open_with):
 
 def test_any_plan_has_views(open_with):
     run = open_with('test.batch_size', '3')
-    tracklets = run.tracklets('mars')[1][:6]
+    tracklets = run.targets['mars'].gallery[:6]
     views = list(view_clips(run, tracklets, ClipPlan(L, 'all')))
     for row, (paths, *_) in enumerate(tracklets):
         frames = [view.frames for view in views if view.tracklet == row]
@@ -100,7 +100,7 @@ def test_any_plan_has_views(open_with):
 
 def test_views_hold_the_names_that_the_model_explains(open_with):
     run = open_with('stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average')
-    tracklets = run.tracklets('mars')[0][:2]
+    tracklets = run.targets['mars'].query[:2]
     assert run.explains == {'frame_norms', 'frame_feature', 'clip_feature'}
     for view in view_clips(run, tracklets):
         assert view.explained.keys() == run.explains
@@ -113,7 +113,7 @@ def test_views_hold_the_names_that_the_model_explains(open_with):
 def test_a_model_of_the_host_explains_nothing(open_with):
     run = open_with('model.name', 'resnet18')
     assert run.explains == set()
-    (view,) = view_clips(run, run.tracklets('mars')[0][:1])
+    (view,) = view_clips(run, run.targets['mars'].query[:1])
     assert view.explained == {}
 
 

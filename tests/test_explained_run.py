@@ -6,7 +6,7 @@ import torch
 
 from stmn_plugin.config import load_config
 from stmn_plugin.evaluation.settings import TestOptions
-from stmn_plugin.looking import opened_run
+from stmn_plugin.host import runner
 from stmn_plugin.looking.explained_run import explain_run, open_on_target
 from stmn_plugin.looking.figure_parts import Options
 from stmn_plugin.looking.figures import FIGURES
@@ -18,32 +18,25 @@ L = 4
 
 
 class Brightness(VideoModel):
-    """Weighs frames by how bright they are: a toy that explains its attention alone."""
-
-    frame_once = True
+    """Weighs frames by how bright they are: a clip-wise toy that explains its attention alone."""
 
     def forward(self, clips):
-        return self.embed(self.vectors(self.as_clips(clips)))
+        clips = self.as_clips(clips)
+        return torch.einsum('bl,blc->bc', self.attention(clips), clips.mean(dim=(3, 4)))
 
-    def vectors(self, clips):
-        return self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-
-    def encode_frames(self, frames):
-        return frames.mean(dim=(2, 3))
-
-    def embed(self, vectors):
-        return torch.einsum('bl,blc->bc', self.attention(vectors), vectors)
-
-    def attention(self, vectors):
-        return torch.softmax(vectors.mean(dim=2), dim=1)
+    def attention(self, clips):
+        return torch.softmax(clips.mean(dim=(2, 3, 4)), dim=1)
 
     def explain(self, clips):
-        return {'attention': self.attention(self.vectors(clips))}
+        return {'attention': self.attention(clips)}
+
+    def backbone(self):
+        return self
 
 
 class Wrong(Brightness):
     def explain(self, clips):
-        return {'attention': super().explain(clips)['attention'][:, :, None]}
+        return {'attention': self.attention(clips)[:, :, None]}
 
 
 @pytest.fixture
@@ -51,15 +44,7 @@ def open_toy(repository, small_run, monkeypatch):
     """A run of a toy model on a folder of data."""
 
     def open_(toy, root, config='stmn_mars.yaml'):
-        prepare = opened_run.prepare
-
-        def with_toy(cfg):
-            engine = prepare(cfg)
-            engine.model = toy(3, L, None)
-            engine.model.weight = torch.nn.Parameter(torch.ones(1))  # tells the device
-            return engine
-
-        monkeypatch.setattr(opened_run, 'prepare', with_toy)
+        monkeypatch.setattr(runner, 'build_model', lambda cfg, count: toy(count, L, None))
         words = ['data.root', str(root), 'test.evaluate', 'True', *small_run]
         words += ['synthetic.preset', 'tiny'] if 'synthetic' in config else []
         cfg = load_config(str(repository / 'configs' / config), words)

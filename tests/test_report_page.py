@@ -69,7 +69,7 @@ def page(browser, mars_run):
 def truth(mars_run):
     """Distances and labels by hand, from the run that the folder holds."""
     run = open_run(config_of_run(str(mars_run)))
-    query, gallery = run.features('mars')
+    query, gallery = (run.embedder(x) for x in run.targets['mars'][:2])
     features = np.concatenate([gallery.features, query.features])  # 'official' adds the queries
     distances = pairwise_distances(query.features, query.features.new_tensor(features), 'cosine')
     labels = (
@@ -187,7 +187,7 @@ def test_right_and_wrong_differ_in_more_than_colour(page):
 def test_strips_show_the_tested_frames_and_bars_the_attention(page, truth):
     driver = page('tab=queries')
     run, *_ = truth
-    tracklets, _ = run.tracklets('mars')
+    tracklets = run.targets['mars'].query
     for view in view_clips(run, tracklets[:3]):
         assert texts(driver, '#detail .query .shares span') == [
             f'{round(100 * float(share))}%' for share in view['attention']
@@ -318,7 +318,7 @@ def test_memory_items_show_the_frames_and_clips_that_address_them_most(page, tru
     driver = page('tab=memory')
     run, *_ = truth
     data = json.loads(one(driver, '#data').get_attribute('textContent'))
-    tracklets = [t for split in run.tracklets('mars') for t in split]
+    tracklets = [t for split in run.targets['mars'][:2] for t in split]
     paths = {path: row for row, (frames, *_) in enumerate(tracklets) for path in frames}
     views = list(view_clips(run, tracklets))
     shown = []  # rows of the tracklets of the page
@@ -327,9 +327,7 @@ def test_memory_items_show_the_frames_and_clips_that_address_them_most(page, tru
     assert data['folder'] == 'data.root/mars/bbox_test' and len(set(shown)) == len(
         data['tracklets']
     )
-    M, N = (
-        len(x.keys) for x in (run.engine.model.spatial_memory, run.engine.model.temporal_memory)
-    )
+    M, N = (len(x.keys) for x in (run.model.spatial_memory, run.model.temporal_memory))
     articles = texts(driver, '#memory article')
     assert len(articles) == M + N
     for m in range(M):
@@ -338,7 +336,7 @@ def test_memory_items_show_the_frames_and_clips_that_address_them_most(page, tru
         )
         numbers = articles[m].split('\n')[2:]
         assert [float(n) for n in numbers] == [pytest.approx(b, abs=6e-3) for b in best[:10]]
-    stored = run.engine.model.temporal_memory.values.detach()
+    stored = run.model.temporal_memory.values.detach()
     for n in range(N):
         bars = texts(driver, f'#memory .items:last-child article:nth-child({n + 1}) .stored span')
         shares = [f'{round(100 * float(x))}%' for x in references.softmax(list(stored[n]))]

@@ -89,7 +89,7 @@ def make_report(args):
     run = open_run(cfg)
     with resource_errors('test.batch_size'):
         browser = report.rank_for_page(run, options, cfg.data.root, args.top_k, args.max_queries)
-    strips = film_strips(browser.clips, size, run.skip_bad)
+    strips = film_strips(browser.clips, size, run.embedder.skip_bad)
     weights = cfg.model.load_weights
     chosen = {'how_they_were_chosen': CHOSEN} if BEST in os.path.basename(weights) else {}
     overview = report.Overview(

@@ -87,8 +87,8 @@ def open_on_target(
         InputError: no such tracklet, or anything in the config that cannot work.
     """
     run = open_run(cfg)
-    target = run.targets[0]
-    united = unite_splits(*run.tracklets(target))
+    target = next(iter(run.targets))
+    united = unite_splits(run.targets[target].query, run.targets[target].gallery)
     return RunOnTarget(name, run, target, united, select_tracklets(united, tracklets, seed))
 
 

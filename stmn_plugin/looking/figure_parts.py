@@ -60,7 +60,7 @@ def shown_items(num_items: int, options: Options) -> list[int]:
 
 def thumbnail_of(run: ExplainedRun, row: int, frame: int) -> NDArray[np.uint8]:
     """The thumbnail of a frame of a tracklet."""
-    return thumbnail(run.tracklets.all[row][0][frame], run.run.skip_bad)
+    return thumbnail(run.tracklets.all[row][0][frame], run.run.embedder.skip_bad)
 
 
 def strip_of(run: ExplainedRun, row: int, frames: Iterable[int]) -> list[NDArray[np.uint8]]:

@@ -1,7 +1,7 @@
 """Run folder, or config with weights → a run that can be asked about clips. Writes nothing."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from stmn_plugin.config import load_config
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.clip_plans import ClipPlan, clip_loader
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.evaluator import Evaluator
-from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.evaluation.protocols import PROTOCOLS, Protocol
+from stmn_plugin.evaluation.embedder import Embedder
+from stmn_plugin.evaluation.evaluator import Evaluator, Target
 from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.host.runner import prepare
+from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.explanations import check_explained
 from stmn_plugin.training.speed import set_tf32
 
@@ -78,41 +78,20 @@ class OpenedRun:
     """A model in eval mode on its device, the targets of its run and how they are tested."""
 
     cfg: CfgNode
-    engine: Any
-    explains: frozenset[str]  # names that the model's ``explain`` gives
+    embedder: Embedder  # tracklets → features, as the run tests them
+    targets: Mapping[str, Target]  # by name, 'mars-validation' where identities are held out
+    facts: dict[str, Any]  # of the model: architecture, size, cost
+    explains: frozenset[str]  # names that ``model.explain`` gives
+    evaluator_with: Callable[[TestOptions], Evaluator]  # ranks the queries of a target
+
+    @property
+    def model(self) -> VideoModel:
+        return self.embedder.model
 
     @property
     def plan(self) -> ClipPlan:
         """Which frames of a tracklet are tested."""
-        return self.engine.settings.plan
-
-    @property
-    def protocol(self) -> Protocol:
-        return PROTOCOLS[self.cfg.test.protocol]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Of the model: architecture, size, cost."""
-        return self.engine.record.run.facts
-
-    @property
-    def skip_bad(self) -> bool:
-        """Whether unreadable frames are left out."""
-        return self.engine.datamanager.skip_bad
-
-    @property
-    def targets(self) -> list[str]:
-        """Names of the datasets, 'mars-validation' where identities are held out."""
-        return list(self.engine.test_loader)
-
-    def tracklets(self, target: str) -> tuple[list[Tracklet], list[Tracklet]]:
-        """Queries and gallery of a target."""
-        splits = self.engine.datamanager.test_dataset[target]
-        return splits['query'], splits['gallery']
-
-    def gallery_needs_queries(self, target: str) -> bool:
-        """Whether a protocol that searches the queries has to add them to the gallery."""
-        return self.engine.datamanager.gallery_needs_queries[target]
+        return self.embedder.plan
 
     def clips(
         self, tracklets: Sequence[Tracklet], plan: ClipPlan | None = None
@@ -122,29 +101,35 @@ class OpenedRun:
         Raises:
             InputError: a frame cannot be read.
         """
-        plan = plan or self.plan
-        batch_size = self.engine.settings.batch_size
-        for batch in self.engine.datamanager.planned_clips(tracklets, plan, batch_size):
-            frames = self.engine.prepare(batch.frames)  # (T, 3, H, W)
+        embedder = self.embedder
+        loader = clip_loader(
+            tracklets,
+            plan or self.plan,
+            embedder.height,
+            embedder.width,
+            embedder.mean,
+            embedder.std,
+            batch_size=embedder.batch_size,
+            workers=embedder.workers,
+            as_uint8=True,
+            skip_bad=embedder.skip_bad,
+        )
+        for batch in loader:
+            frames = embedder.prepare(batch.frames)  # (T, 3, H, W)
             yield frames[batch.rows.to(frames.device)], batch.tracklets
 
-    @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
         """What the model explains of clips (B, L, 3, H, W), in shapes as their names say."""
-        return explain(self.engine.model, clips)
+        return explain(self.model, clips)
 
-    def features(self, target: str) -> tuple[TrackletFeatures, TrackletFeatures]:
-        """Features of the queries and of the gallery of a target, as they are tested."""
-        query, gallery = map(self.engine.embedder, self.tracklets(target))
-        return query, gallery
-
-    def evaluator(self, options: TestOptions) -> Evaluator:
-        """Ranks the queries of a target as the run does."""
-        return self.engine.evaluator(options)
+    def evaluator(self) -> Evaluator:
+        """Ranks the queries of a target by the distances of the run, without re-ranking."""
+        cfg = self.cfg.test
+        return self.evaluator_with(TestOptions(cfg.dist_metric, cfg.normalize_feature))
 
 
 def open_run(cfg: CfgNode) -> OpenedRun:
-    """Load the model of a config and read its targets.
+    """Load the model of a config and list its targets: no training set, no optimizer.
 
     The precision of the run, ``train.tf32``, holds for the process from here on.
 
@@ -153,23 +138,33 @@ def open_run(cfg: CfgNode) -> OpenedRun:
     """
     if cfg.data.type != 'video':
         raise InputError(f'data.type {cfg.data.type}: a run is shown on video data')
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.test.evaluate = True
+    cfg.freeze()
     set_tf32(cfg.train.tf32)
     engine = prepare(cfg)
-    engine.set_model_mode('eval')
-    engine.epoch = None  # it is only tested
-    size = cfg.video.seq_len, 3, cfg.data.height, cfg.data.width
-    with torch.no_grad():
-        device = next(engine.model.parameters()).device
-        explained = explain(engine.model, torch.zeros(1, *size, device=device))
-    return OpenedRun(cfg, engine, frozenset(explained))
+    embedder = engine.embedder
+    assert isinstance(embedder, Embedder)  # of video
+    size = cfg.video.seq_len, 3, embedder.height, embedder.width
+    black = torch.zeros(1, *size, device=embedder.device)
+    return OpenedRun(
+        cfg,
+        embedder,
+        engine.evaluator().targets,
+        engine.record.run.facts,
+        frozenset(explain(embedder.model.eval(), black)),
+        engine.evaluator,
+    )
 
 
-def explain(model: Any, clips: Tensor) -> dict[str, Tensor]:
-    """``model.explain``, checked; nothing of a model that is no VideoModel.
+@torch.no_grad()
+def explain(model: VideoModel, clips: Tensor) -> dict[str, Tensor]:
+    """``model.explain``, checked.
 
     Raises:
         ValueError: the model gives a name that ``explanations.py`` knows in another shape.
     """
-    explained = model.explain(clips) if hasattr(model, 'explain') else {}
+    explained = model.explain(clips)
     check_explained(explained, *clips.shape[:2])
     return explained

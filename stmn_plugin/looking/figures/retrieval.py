@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
-from stmn_plugin.evaluation.features import TrackletFeatures
+from stmn_plugin.evaluation.evaluator import Evaluator, Searched
 from stmn_plugin.evaluation.protocols import apply_protocol, distances_in_rows
-from stmn_plugin.evaluation.ranked_lists import RankedLists, rank_and_list
+from stmn_plugin.evaluation.ranked_lists import rank_and_list
 from stmn_plugin.evaluation.ranking import summarize
-from stmn_plugin.evaluation.settings import TestOptions
 
 from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, thumbnail_of, tracklet_title
@@ -20,6 +20,7 @@ from .sheet import BLACK, BLUE, LINE, MARGIN, PAGE, VERMILLION, Sheet
 GAP = 0.06
 LABEL = 0.3
 TOP_FOUND = 10
+REFINED = {'frame_feature', 'refined_feature'}
 RIGHT, WRONG = '✓', '✗'
 
 
@@ -71,15 +72,19 @@ def draw(searches: Sequence[Search], caption: str) -> Figure:
 
 def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
     """Retrieval with the averages of fᵒ and of fˢ, or with the features of the model."""
-    protocol, metric = run.run.protocol, run.cfg.test.dist_metric
+    evaluator = run.run.evaluator()
+    target = run.run.targets[run.target]
     rows = run.tracklets.gallery  # of all tracklets, as searched
-    if protocol.queries_searched and run.run.gallery_needs_queries(run.target):
+    if evaluator.protocol.queries_searched and target.gallery_needs_queries:
         rows = np.concatenate([rows, run.tracklets.query])
     selected = run.selection.queries
     lists: dict[int, list[tuple[str, list[Found]]]] = {row: [] for row in selected}
     scores = []
-    for name, query, gallery in _features(run):
-        ranked, score = _search(run, query, gallery)
+    for name, searched, distances in _searches(run, evaluator):
+        precision = evaluator.protocol.average_precision
+        ranked = rank_and_list(distances, *searched, TOP_FOUND, precision)
+        size, unmatched = len(searched.gallery.pids), evaluator.protocol.unmatched
+        score = summarize(ranked.scores, size, unmatched).mean_ap
         scores.append(f'{score:.1%} with {name}' if name else f'{score:.1%}')
         for row in selected:
             place = run.tracklets.query.tolist().index(row)
@@ -100,42 +105,33 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
     features = (
         'features before (fᵒ) and after (fˢ) the refinement, both averaged over positions and '
         'frames'
-        if _is_refined(run)
+        if run.explains >= REFINED
         else 'features of the model'
     )
     caption = (
         f'Figure 8. The {TOP_FOUND} nearest tracklets by the {features}, first frames shown: blue '
         "and ✓ the query's person, orange and ✗ somebody else. Protocol "
-        f'{run.cfg.test.protocol}, distance {metric}, queries {run.selection.how}. '
+        f'{evaluator.settings.protocol}, distance {evaluator.options.dist_metric}, '
+        f'queries {run.selection.how}. '
         f'Over all queries mAP {", ".join(scores)}. {models_and_data(run)}'
     )
     return CaptionedFigure(draw(searches, caption), caption)
 
 
-def _is_refined(run: ExplainedRun) -> bool:
-    return run.explains >= {'frame_feature', 'refined_feature'}
-
-
-def _features(run: ExplainedRun) -> Iterator[tuple[str, TrackletFeatures, TrackletFeatures]]:
-    """What is searched by: a name, features of the queries, features of the gallery."""
-    if not _is_refined(run):
-        yield '', *run.run.features(run.target)
+def _searches(
+    run: ExplainedRun, evaluator: Evaluator
+) -> Iterator[tuple[str, Searched, Iterator[Tensor]]]:
+    """What is searched by: a name, features, distances in chunks of queries."""
+    if not run.explains >= REFINED:
+        searched = evaluator.features(run.target)
+        assert searched is not None  # a single process
+        yield '', searched, evaluator.distances(searched)
         return
+    needs_queries = run.run.targets[run.target].gallery_needs_queries
     for name, kind in (('fᵒ', 'frame_feature'), ('fˢ', 'refined_feature')):
-        yield name, *run.features(kind)
-
-
-def _search(
-    run: ExplainedRun, query: TrackletFeatures, gallery: TrackletFeatures
-) -> tuple[RankedLists, float]:
-    """The nearest tracklets of every query, and the mAP."""
-    protocol = run.run.protocol
-    if run.cfg.test.normalize_feature:
-        query, gallery = query.normalized(), gallery.normalized()
-    needs_queries = run.run.gallery_needs_queries(run.target)
-    searched = apply_protocol(query, gallery, protocol, needs_queries)
-    distances = distances_in_rows(
-        query, searched, TestOptions(dist_metric=run.cfg.test.dist_metric)
-    )
-    ranked = rank_and_list(distances, query, searched, TOP_FOUND, protocol.average_precision)
-    return ranked, summarize(ranked.scores, len(searched.pids), protocol.unmatched).mean_ap
+        query, gallery = run.features(kind)
+        if evaluator.options.normalize_feature:
+            query, gallery = query.normalized(), gallery.normalized()
+        gallery = apply_protocol(query, gallery, evaluator.protocol, needs_queries)
+        searched = Searched(query, gallery)
+        yield name, searched, distances_in_rows(query, gallery, evaluator.options)

@@ -69,7 +69,7 @@ def rank_for_page(
         InputError: unreadable frames, or no query with a match.
     """
     shown, datasets, evaluations = _Tracklets(), [], []
-    evaluator = run.evaluator(options)
+    evaluator = run.evaluator_with(options)
     for name in run.targets:
         dataset, evaluation = _dataset(evaluator, name, shown, top_k, max_queries)
         datasets.append(dataset)
