@@ -36,9 +36,8 @@ from stmn_plugin.evaluation.fingerprint import (
     structure_digest,
     weights_digest,
 )
-from stmn_plugin.evaluation.frame_by_frame import FrameByFrame
 from stmn_plugin.labels import UNKNOWN
-from stmn_plugin.models import STMN, VideoModel
+from stmn_plugin.models import STMN, FrameByFrame, VideoModel
 
 LENGTH = 4  # L
 as_bytes = ClipTransform(32, 16, [], Normalize(IMAGENET_MEAN, IMAGENET_STD), as_uint8=True)

@@ -68,7 +68,7 @@ def test_baselines_get_the_same_identification_loss_on_frames(run, monkeypatch):
         return original(self, **options)
 
     monkeypatch.setattr(VideoEngine, 'run', spy)
-    assert run('-a', 'osnet_x0_25')[0] == 0
+    assert run('-a', 'osnet_x0_25', keys=['video.image_models', 'frames'])[0] == 0
     (engine,) = seen
     objective = engine.trainer.objective
     assert (objective.weight_t, objective.weight_x, objective.cross_entropy.eps) == (1.0, 1.0, 0)
@@ -166,7 +166,7 @@ ALL_FRAMES = ['test.evaluate', True, 'test.frames', 'all', 'test.flip', True]
         ['-a', 'stmn', 'stmn.temporal_mode', 'mlp'],
         ['-a', 'stmn', 'stmn.spatial_mode', 'none', 'stmn.temporal_mode', 'average'],
         ['-a', 'resnet18'],
-        ['-a', 'osnet_x0_25'],
+        ['-a', 'osnet_x0_25', 'video.image_models', 'frames'],
     ],
     ids=' '.join,
 )
@@ -299,13 +299,11 @@ def test_image_data_runs_as_the_host_runs_it(arch, run, tmp_path):
     assert code == 0 and 'market1501' in out and 'mAP: ' in out
 
 
-def test_a_host_yaml_with_another_loss_trains_an_image_model(run):
+@pytest.mark.parametrize('way', ['clip', 'frames'])
+def test_a_host_yaml_with_another_loss_trains_an_image_model(way, run):
     for loss in ('softmax', 'triplet'):
-        code, out, _ = run(
-            '-a',
-            'resnet18',
-            keys=['loss.name', loss, 'video.sample_method', 'evenly', 'train.overwrite', True],
-        )
+        keys = ['loss.name', loss, 'video.sample_method', 'evenly', 'video.image_models', way]
+        code, out, _ = run('-a', 'resnet18', keys=[*keys, 'train.overwrite', True])
         assert code == 0 and 'mAP: ' in out
 
 

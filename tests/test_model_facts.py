@@ -14,6 +14,7 @@ from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 from stmn_plugin.host.registration import model_registry
 from stmn_plugin.host.runner import build_model, build_optimizer
+from stmn_plugin.models import STMN
 from stmn_plugin.models.facts import check_batch, model_facts
 
 
@@ -111,9 +112,10 @@ def test_a_batch_of_one_through_a_batch_norm_is_refused(norm, refused):
 def test_a_batch_of_one_clip_is_refused_for_stmn():
     words = ['loss.name', 'stmn', 'loss.triplet.weight_t', 0, 'loss.triplet.weight_x', 1]
     words += ['sampler.train_sampler', 'RandomSampler', 'train.batch_size']
-    check_batch(config(*words, 2, 'video.seq_len', 1, arch='stmn'), None)
+    model = STMN(3, 1, STMN.Config(backbone='resnet18'), pretrained=False).eval()
+    check_batch(config(*words, 2, 'video.seq_len', 1, arch='stmn'), model)
     with pytest.raises(InputError, match='train.batch_size 1.*stmn take two clips'):
-        check_batch(config(*words, 1, arch='stmn'), None)
+        check_batch(config(*words, 1, 'video.seq_len', 1, arch='stmn'), model)
 
 
 @pytest.mark.parametrize('error', [KeyError('layer5'), OSError('no such file'), TypeError('None')])

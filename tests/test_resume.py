@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2
 KEYS = (  # of a model whose checkpoints are small
     'model.name osnet_x0_25 stmn.backbone resnet18 model.pretrained False '
-    'data.type video data.height 64 data.width 32 '
+    'video.image_models frames data.type video data.height 64 data.width 32 '
     'data.workers 0 train.optim adam train.batch_size 4 sampler.num_instances 2 video.seq_len 2 '
     f'train.print_freq 1 train.max_epoch {EPOCHS} train.stepsize [2] test.eval_freq 2'
 ).split()

@@ -323,6 +323,7 @@ def weights_of(engine):
 @pytest.mark.parametrize('loss', ['triplet', 'softmax'])
 def test_our_step_of_an_image_model_is_the_hosts(loss, engine):
     words = ['model.name', 'osnet_x0_25', 'loss.name', loss, 'train.fused', 'False']
+    words += ['video.image_models', 'frames']
     words += ['loss.triplet.weight_t', '0.7', 'train.channels_last', 'False']
     words += ['loss.softmax.label_smooth', 'True']
     ours, hosts = engine(*words), engine(*words)

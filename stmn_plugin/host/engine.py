@@ -15,14 +15,13 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.evaluator import Evaluator, Target
 from stmn_plugin.evaluation.feature_store import FeatureFolder
-from stmn_plugin.evaluation.frame_by_frame import FrameByFrame
 from stmn_plugin.evaluation.image_embedder import ImageEmbedder
 from stmn_plugin.evaluation.protocols import stored_table
 from stmn_plugin.evaluation.settings import TestOptions, TestSettings
 from stmn_plugin.evaluation.testing import evaluate_targets
 from stmn_plugin.interrupt import Interruption
 from stmn_plugin.losses import Recipe
-from stmn_plugin.models import VideoModel
+from stmn_plugin.models import FrameByFrame, VideoModel
 from stmn_plugin.training.batches import EpochBatches
 from stmn_plugin.training.objective import ClipObjective, FrameObjective, Objective
 from stmn_plugin.training.provenance import config_digests, data_digests

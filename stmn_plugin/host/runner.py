@@ -1,10 +1,8 @@
 """A checked config → a run: folder, log, data, model, engine, results."""
 
 import difflib
-import pickle
 from typing import Any
 
-import gdown.exceptions
 import torchreid
 from torch import nn
 from yacs.config import CfgNode
@@ -31,9 +29,10 @@ from stmn_plugin.distributed import is_main, main_first, peer_errors, process_gr
 from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.evaluation.settings import TestSettings
 from stmn_plugin.losses import Recipe
-from stmn_plugin.models import VideoModel
+from stmn_plugin.models import FrameByFrame, ModelSpec, VideoModel, build_video_model
 from stmn_plugin.models.encoder import checkpoint_activations
 from stmn_plugin.models.facts import check_batch, model_facts
+from stmn_plugin.models.image_models import build_image_model
 from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
 from stmn_plugin.randomness import deterministic_algorithms
 from stmn_plugin.training.checkpoint import count_classes, load_weights
@@ -58,14 +57,6 @@ from .registration import model_registry, register
 
 # architectures whose code views maps as vectors, which channels_last maps are not
 CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
-# what it raises to download or read weights: network, disk, torch, its pickles, Google Drive
-NO_WEIGHTS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    gdown.exceptions.DownloadError,
-)
 
 
 def run(cfg: CfgNode) -> VideoEngine:
@@ -124,8 +115,8 @@ def prepare_training(cfg: CfgNode) -> VideoEngine:
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
     check_layers(cfg, model)
+    facts = facts_of(cfg, model)  # first: it names frames that a model cannot take
     check_batch(cfg, model)
-    facts = facts_of(cfg, model)
     if cfg.model.load_weights:
         load_weights(model, cfg.model.load_weights)
     model = speed_up(cfg, model)
@@ -240,29 +231,17 @@ def build_datamanager(cfg):
     return datamanager
 
 
-def build_model(cfg, num_classes):
-    """Any model of the factory; of an image model loss.name stmn wants features and logits."""
-    loss = 'triplet' if cfg.loss.name == 'stmn' else cfg.loss.name
-
-    def build(pretrained):
-        return torchreid.models.build_model(
-            cfg.model.name, num_classes, loss=loss, pretrained=pretrained, use_gpu=cfg.use_gpu
-        )
-
-    try:
-        return build(cfg.model.pretrained)
-    except NO_WEIGHTS as error:
-        if not cfg.model.pretrained:
-            raise
-        build(pretrained=False)  # what is wrong without weights, too, is another matter
-        reason = ' '.join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f'model.name {cfg.model.name}: its ImageNet weights cannot be downloaded or read '
-            f'({reason}): set model.pretrained False'
-        ) from error
+def build_model(cfg: CfgNode, num_classes: int) -> nn.Module:
+    """What is trained: a video model, or an image model of the host's factory by its own ways."""
+    spec = ModelSpec.from_config(flatten(cfg))
+    if cfg.data.type == 'image':
+        pretrained, use_gpu = cfg.model.pretrained, cfg.use_gpu
+        return build_image_model(spec.arch, num_classes, cfg.loss.name, pretrained, use_gpu)
+    model = build_video_model(spec, num_classes, cfg.model.pretrained, cfg.use_gpu)
+    return model.network if isinstance(model, FrameByFrame) else model
 
 
-def speed_up(cfg, model):
+def speed_up(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """The model on its device, with the memory layout, compilation and BNs of the config."""
     for key in ('train.amp', 'test.amp'):
         check_amp(flatten(cfg)[key], key, cfg.use_gpu)

@@ -5,7 +5,9 @@ Reading path: ``base.py`` (the protocol), ``encoder.py`` (Sec. 3.2), ``stmn/memo
 """
 
 from .base import VIDEO_MODELS, VideoModel, register_video_model
+from .building import ModelSpec, build_video_model
 from .encoder import BACKBONES, Encoder, EncoderConfig
+from .frame_pooling import FrameByFrame, FramePooling
 from .stmn import (
     STMN,
     SpatialMemory,
@@ -20,6 +22,9 @@ __all__ = [
     'BACKBONES',
     'Encoder',
     'EncoderConfig',
+    'FrameByFrame',
+    'FramePooling',
+    'ModelSpec',
     'STMN',
     'STMNConfig',
     'STMNOutput',
@@ -29,5 +34,6 @@ __all__ = [
     'TemporalMemory',
     'VIDEO_MODELS',
     'VideoModel',
+    'build_video_model',
     'register_video_model',
 ]

@@ -1,40 +1,45 @@
-"""A model of any architecture → its size and cost, and which frames and batches it can take."""
+"""A model of any architecture → its size and cost, and which batches it can take."""
+
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
+from yacs.config import CfgNode
 
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 
-NATURAL_SIZES = ((256, 128), (160, 64), (299, 299))  # some architecture is made for each
+from .base import VideoModel
+from .frame_pooling import FrameByFrame
+from .image_models import black_frame_feature, check_feature
 
 
-def model_facts(cfg, model):
+def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """Name, size and cost of the model at test time, for the log, metrics.json and checkpoints.
 
-    GFLOPs are those of convolutions and matrix products for one frame, a multiply-add being two.
+    Parameters are those of everything but classifiers. GFLOPs are those of convolutions and matrix
+    products for one frame, a multiply-add being two: where a clip is not put together from vectors
+    of frames, a clip's over its length.
 
     Raises:
         InputError: the model cannot take such frames, or takes clips, or gives no features. An
             error that it raises whatever it is given is its own, and goes on as it is.
     """
     size = sum(
-        p.numel() for name, p in model.named_parameters() if not name.startswith('classifier')
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not any(part.startswith('classifier') for part in name.split('.'))
     )
     model.eval()
     with FlopCounterMode(display=False) as counter:
-        feature = frame_feature(cfg, model)
-    if not isinstance(feature, torch.Tensor) or feature.dim() != 2:
-        found = tuple(feature.shape) if isinstance(feature, torch.Tensor) else type(feature)
-        raise InputError(
-            f'model.name {cfg.model.name}: in eval mode it must give features of shape (B, D), '
-            f'not {getattr(found, "__name__", found)}'
-        )
+        feature = check_feature(cfg.model.name, _black_feature(cfg, model))
+    flops = counter.get_total_flops() / (cfg.video.seq_len if _is_clip_wise(model) else 1)
     facts = {
         'arch': cfg.model.name,
         'parameters': size,
-        'gflops_per_frame': round(counter.get_total_flops() / 1e9, 4),
+        'gflops_per_frame': round(flops / 1e9, 4),
         'feature_dim': feature.shape[1],
     }
     if cfg.data.type == 'video':
@@ -42,81 +47,72 @@ def model_facts(cfg, model):
     return facts
 
 
-def frame_feature(cfg, model):
-    """What the model makes of a black frame."""
-    height, width = cfg.data.height, cfg.data.width
-    try:
-        return _forward(model, 1, 3, height, width)
-    except Exception as error:  # goes on unless it is shown to be of the frame
-        reason = ' '.join(str(error).split())[:200]
-        if any(_takes(model, 1, 3, *size) for size in NATURAL_SIZES):
-            raise InputError(
-                f'data.height, data.width: {cfg.model.name} cannot take frames of '
-                f'{height}x{width}: {reason}'
-            ) from error
-        if any(
-            _takes(model, 1, cfg.video.seq_len, 3, *size)
-            for size in ((height, width), *NATURAL_SIZES)
-        ):
-            raise InputError(
-                f'model.name {cfg.model.name} takes clips (B, L, 3, H, W), not frames '
-                '(B, 3, H, W): of such models stmn alone can be run'
-            ) from error
-        raise
+def _is_clip_wise(model: nn.Module) -> bool:
+    return isinstance(model, VideoModel) and not model.frame_once
 
 
 @torch.no_grad()
-def _forward(model, *shape):
-    return model(torch.zeros(shape))
+def _black_feature(cfg: CfgNode, model: nn.Module) -> Any:
+    """Of a clip of black frames; each distinct frame is encoded once where that is possible."""
+    size = cfg.data.height, cfg.data.width
+    if not isinstance(model, VideoModel) or isinstance(model, FrameByFrame):
+        network = model.network if isinstance(model, FrameByFrame) else model
+        return black_frame_feature(cfg.model.name, network, *size, cfg.video.seq_len)
+    if not model.frame_once:
+        return model(torch.zeros(1, cfg.video.seq_len, 3, *size))
+    vectors = model.encode_frames(torch.zeros(1, 3, *size))  # (1, V)
+    return model.embed(vectors.unsqueeze(1).expand(-1, cfg.video.seq_len, -1))
 
 
-def _takes(model, *shape):
-    try:
-        _forward(model, *shape)
-    except Exception:  # whatever it is
-        return False
-    return True
-
-
-def check_batch(cfg, model):
-    """InputError for batches of one through a batch norm, which normalises nothing then.
+def check_batch(cfg: CfgNode, model: nn.Module) -> None:
+    """InputError for a batch of which a batch norm sees one value a channel: it normalises nothing.
 
     Every batch of training has as many clips, so that this is known before the first.
+
+    It leaves the model in eval mode.
     """
-    clips = cfg.train.batch_size
-    if cfg.model.name == 'stmn':  # its BNNecks have the clips of all processes
-        if clips < 2:
-            raise InputError(
-                f'train.batch_size {clips}: the batch norms before the classifiers of stmn take '
-                'two clips or more'
-            )
-        return
-    synced = cfg.train.sync_bn or world_size() == 1
-    frames = (clips if synced else clips // world_size()) * (
-        cfg.video.seq_len if cfg.data.type == 'video' else 1
-    )
-    if frames < 2 and normalises_vectors(cfg, model):
-        length = f', video.seq_len {cfg.video.seq_len}' if cfg.data.type == 'video' else ''
+    clips, length, name = cfg.train.batch_size, cfg.video.seq_len, cfg.model.name
+    own = clips // world_size()  # of a process
+    if not isinstance(model, VideoModel):  # its inputs are frames
+        frames = length if cfg.data.type == 'video' else 1
+        seen = own * frames if not cfg.train.sync_bn else clips * frames
+        inside, outside = list(model.modules()), []
+        values = _values_per_channel(model, torch.zeros(1, 3, cfg.data.height, cfg.data.width))
+    else:
+        seen = clips if cfg.train.sync_bn else own
+        inside = list(model.backbone().modules())
+        shape = (1, length, 3, cfg.data.height, cfg.data.width)
+        values = _values_per_channel(model, torch.zeros(shape))
+        outside = [norm for norm in values if norm not in set(inside)]
+    if any(values[norm] * clips < 2 for norm in outside):  # synchronised always
+        raise InputError(
+            f'train.batch_size {clips}: the batch norms of {name} take two clips or more'
+        )
+    if any(values[norm] * seen < 2 for norm in inside if norm in values):
+        clip = f', video.seq_len {length}' if cfg.data.type == 'video' else ''
         where = '' if world_size() == 1 else f' in each of {world_size()} processes'
         raise InputError(
-            f'train.batch_size {clips}{length}: the batch norms of {cfg.model.name} take two '
-            f'frames or more{where}'
+            f'train.batch_size {clips}{clip}: the batch norms of {name} take two frames or '
+            f'more{where}'
         )
 
 
-def normalises_vectors(cfg, model):
-    """Whether a batch norm of the model sees a single value per channel of a frame."""
-    seen = []
+@torch.no_grad()
+def _values_per_channel(model: nn.Module, images: Tensor) -> dict[nn.Module, int]:
+    """Batch norm → how many values of each channel it gets at once, of what runs in eval mode."""
+    values: dict[nn.Module, int] = {}
+
+    def count(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        values[norm] = inputs[0].numel() // norm.num_features
+
     hooks = [
-        module.register_forward_pre_hook(
-            lambda module, inputs: seen.append(inputs[0].numel() == module.num_features)
-        )
+        module.register_forward_pre_hook(count)
         for module in model.modules()
         if isinstance(module, _BatchNorm)
     ]
     try:
-        _forward(model, 1, 3, cfg.data.height, cfg.data.width)
+        model.eval()(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return any(seen)
+    return values

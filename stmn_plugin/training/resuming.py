@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.config.ranges import AUTO
+from stmn_plugin.config.recorded import recorded_settings
 from stmn_plugin.distributed import broadcast, is_main
 from stmn_plugin.errors import InputError, printable
 
@@ -57,18 +57,6 @@ def is_recipe(key, config):
     if key == 'train.max_epoch':
         return config['train.lr_scheduler'] == 'cosine'  # other schedules do not know the end
     return key not in FREE_KEYS and not key.startswith('test.')
-
-
-def recorded_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that a run has recorded, with keys of later versions: they are at their default.
-
-    One is not: the first version trained image models frame by frame, whatever the default is now.
-    """
-    settings = {**flatten(get_default_config()), **config}
-    has_section = any(key.startswith(f'{settings["model.name"]}.') for key in settings)
-    if settings['data.type'] == 'video' and 'video.image_models' not in config and not has_section:
-        settings['video.image_models'] = 'frames'
-    return settings
 
 
 def changed_keys(before, now):
