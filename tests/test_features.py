@@ -452,6 +452,19 @@ def test_what_a_model_is_besides_its_weights_counts():
     assert fingerprint(TinyImageModel(), [])['model'] == structure_digest(TinyImageModel())
 
 
+def test_settings_of_a_model_count_unless_their_keys_are_free():
+    def digest(**settings):
+        torch.manual_seed(0)
+        config = STMN.Config(backbone='resnet18', **settings)
+        return structure_digest(STMN(2, LENGTH, config, pretrained=False))
+
+    assert digest() == digest(spatial_bn_scale=1.0) == digest(backbone_weights='elsewhere')
+    assert digest() != digest(similarity_scale=1.0)
+    network = TinyImageModel()
+    kinds = [FrameByFrame(network, LENGTH, pooling) for pooling in ('avg', 'max')]
+    assert structure_digest(kinds[0]) == structure_digest(kinds[1])
+
+
 def test_a_full_disk_leaves_no_store(data, tmp_path):
     resource = pytest.importorskip('resource')
     import signal

@@ -4,6 +4,7 @@ What counts is everything but an explicit list: a key, an attribute of a model o
 that is new counts until it is listed here, so none can be forgotten.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchreid
+
+from stmn_plugin.models import VIDEO_MODELS, FrameByFrame, VideoModel
 
 # keys that change no vector of a frame beyond rounding, given the weights and the frames
 FREE_KEYS = """
@@ -95,11 +98,25 @@ def structure_digest(model) -> str:
     for name, part in model.named_modules():
         own = {
             key: _described(value)
-            for key, value in vars(part).items()
+            for key, value in _attributes(part).items()
             if not hasattr(EMPTY, key) and key not in FREE_ATTRIBUTES
         }
         digest.update(repr((name, type(part).__qualname__, sorted(own.items()))).encode())
     return digest.hexdigest()
+
+
+def _attributes(part):
+    """What decides vectors of frames: not how they are pooled, nor settings that are free."""
+    if isinstance(part, FrameByFrame):
+        return {}
+    own = dict(vars(part))
+    if isinstance(part, VideoModel) and dataclasses.is_dataclass(own.get('config')):
+        own['config'] = {
+            one.name: getattr(part.config, one.name)
+            for one in dataclasses.fields(part.config)
+            if not any(f'{name}.{one.name}' in FREE_IN_VECTORS for name in VIDEO_MODELS)
+        }
+    return own
 
 
 def _described(value, holders=()):

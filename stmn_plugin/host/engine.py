@@ -341,7 +341,7 @@ class VideoEngine(torchreid.engine.Engine):
     def extract_features(self, input: Tensor) -> Tensor:
         """Clips or images → features (B, D)."""
         model = self._video_model() if input.dim() == 5 else self.model
-        features: Tensor = model(input)
+        features: Tensor = model.train(self.model.training)(input)
         return features
 
 
