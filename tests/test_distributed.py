@@ -27,7 +27,7 @@ from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.settings import TestSettings
 from stmn_plugin.host.engine import VideoEngine
-from stmn_plugin.host.runner import check_processes
+from stmn_plugin.host.parts import check_processes
 from stmn_plugin.interrupt import Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.models.heads import BNNeck

@@ -13,7 +13,7 @@ import stmn_plugin
 from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.runner import build_model
+from stmn_plugin.host.parts import build_model
 
 
 @pytest.fixture

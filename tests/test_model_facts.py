@@ -12,8 +12,8 @@ from stmn_plugin import device, distributed
 from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
+from stmn_plugin.host.parts import build_model, build_optimizer
 from stmn_plugin.host.registration import model_registry
-from stmn_plugin.host.runner import build_model, build_optimizer
 from stmn_plugin.models import STMN
 from stmn_plugin.models.facts import check_batch, model_facts
 
@@ -151,7 +151,7 @@ def test_numbers_that_an_optimizer_cannot_take_are_named_and_bugs_are_not(monkey
     def broken(optimizer):
         raise ValueError('a bug')
 
-    monkeypatch.setattr('stmn_plugin.host.runner.with_fused_steps', broken)
+    monkeypatch.setattr('stmn_plugin.host.parts.with_fused_steps', broken)
     with pytest.raises(ValueError, match='a bug') as caught:
         build_optimizer(config(), model)
     assert not isinstance(caught.value, InputError)

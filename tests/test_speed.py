@@ -11,7 +11,8 @@ import torchreid
 from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.runner import CONTIGUOUS_ONLY, prepare
+from stmn_plugin.host.parts import CONTIGUOUS_ONLY
+from stmn_plugin.host.runner import prepare
 from stmn_plugin.models import BACKBONES, STMN, Encoder
 from stmn_plugin.models.folding import conv_norm_pairs, fold_batch_norms, refold
 from stmn_plugin.training import speed

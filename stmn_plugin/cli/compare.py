@@ -164,8 +164,8 @@ def search_grid(args, words, execute):
 
 def check_variants(variants):
     """A mistyped architecture is an error now, not at its turn."""
+    from stmn_plugin.host.parts import check_arch
     from stmn_plugin.host.registration import register
-    from stmn_plugin.host.runner import check_arch
 
     register()
     for variant in variants:

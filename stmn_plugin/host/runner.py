@@ -1,6 +1,5 @@
-"""A checked config → a run: folder, log, data, model, engine, results."""
+"""A checked config → a run: folder, log, engine, results; its parts are in ``parts.py``."""
 
-import difflib
 from typing import Any
 
 import torchreid
@@ -9,34 +8,16 @@ from yacs.config import CfgNode
 
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import (
-    imagedata_kwargs,
-    lr_scheduler_kwargs,
-    optimizer_kwargs,
-    plan_kwargs,
-    recipe_kwargs,
     run_kwargs,
-    testing_kwargs,
     training_kwargs,
-    videodata_kwargs,
 )
 from stmn_plugin.config.ranges import AUTO
-from stmn_plugin.data.clip_plans import ClipPlan
-from stmn_plugin.data.datamanager import VideoDataManager
-from stmn_plugin.data.host_errors import host_errors_named
-from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
 from stmn_plugin.device import device_line, device_name, usable_gpu
-from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group, world_size
-from stmn_plugin.errors import InputError, resource_errors
-from stmn_plugin.evaluation.settings import TestSettings
-from stmn_plugin.losses import Recipe
-from stmn_plugin.models import FrameByFrame, ModelSpec, VideoModel, build_video_model
-from stmn_plugin.models.encoder import checkpoint_activations
+from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group
+from stmn_plugin.errors import resource_errors
 from stmn_plugin.models.facts import check_batch, model_facts
-from stmn_plugin.models.image_models import build_image_model
-from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
 from stmn_plugin.randomness import deterministic_algorithms
 from stmn_plugin.training.checkpoint import count_classes, load_weights
-from stmn_plugin.training.objective import ClipObjective, FrameObjective
 from stmn_plugin.training.provenance import training_digest
 from stmn_plugin.training.resuming import newest_of_run, path_to_resume, resume_run
 from stmn_plugin.training.run_folder import run_folder, write_config
@@ -44,19 +25,22 @@ from stmn_plugin.training.run_record import RunRecord
 from stmn_plugin.training.run_state import Reached, RunFacts
 from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.speed import (
-    check_amp,
-    compile_in_place,
-    give_back_freed_memory,
     tf32,
-    use_channels_last,
-    with_fused_steps,
 )
 
 from .engine import VideoEngine
-from .registration import model_registry, register
-
-# architectures whose code views maps as vectors, which channels_last maps are not
-CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
+from .parts import (
+    build_datamanager,
+    build_model,
+    build_objective,
+    build_optimizer,
+    check_arch,
+    check_layers,
+    check_processes,
+    speed_up,
+    test_settings,
+)
+from .registration import register
 
 
 def run(cfg: CfgNode) -> VideoEngine:
@@ -114,9 +98,9 @@ def prepare_training(cfg: CfgNode) -> VideoEngine:
     with main_first():
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
-    check_layers(cfg, model)
     facts = facts_of(cfg, model)  # first: it names frames that a model cannot take
-    check_batch(cfg, model)
+    check_layers(cfg, model)
+    check_batch(cfg, model)  # in eval mode
     if cfg.model.load_weights:
         load_weights(model, cfg.model.load_weights)
     model = speed_up(cfg, model)
@@ -177,130 +161,10 @@ def facts_of(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     return facts
 
 
-def test_settings(cfg: CfgNode) -> TestSettings:
-    """How the model is tested."""
-    plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
-    return TestSettings(plan=plan, **testing_kwargs(cfg))
-
-
-def with_usable_device(cfg):
+def with_usable_device(cfg: CfgNode) -> CfgNode:
     """The config, with ``use_gpu`` only where there is one."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.use_gpu = usable_gpu(cfg.use_gpu)
     cfg.freeze()
     return cfg
-
-
-def check_arch(name):
-    """InputError with the nearest name unless the model factory knows the name."""
-    known = list(model_registry())
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise InputError(
-            f'model.name: {name!r} is no architecture; the nearest is {nearest!r} '
-            '(--list-archs shows all, --import FILE.py adds one)'
-        )
-
-
-def check_processes(cfg):
-    """InputError for what needs a single process."""
-    if world_size() == 1:
-        return
-    if cfg.data.type == 'image':
-        raise InputError(f'data.type image is for a single process, these are {world_size()}')
-    if cfg.test.features_dir:
-        raise InputError(f'test.features_dir is for a single process, these are {world_size()}')
-
-
-def build_datamanager(cfg):
-    """Our video data manager, or the host's for images."""
-    if cfg.data.type == 'video':
-        return VideoDataManager(**videodata_kwargs(cfg))
-    with host_errors_named():
-        datamanager = torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
-    image_bytes = 4 * 3 * cfg.data.height * cfg.data.width
-    check_shared_memory(
-        cfg.data.workers,
-        {key: flatten(cfg)[key] * image_bytes for key in ('train.batch_size', 'test.batch_size')},
-    )
-    datamanager.train_loader = FrameLoader.like(datamanager.train_loader)
-    for loaders in datamanager.test_loader.values():
-        for mode, loader in loaders.items():
-            loaders[mode] = FrameLoader.like(loader)
-    return datamanager
-
-
-def build_model(cfg: CfgNode, num_classes: int) -> nn.Module:
-    """What is trained: a video model, or an image model of the host's factory by its own ways."""
-    spec = ModelSpec.from_config(flatten(cfg))
-    if cfg.data.type == 'image':
-        pretrained, use_gpu = cfg.model.pretrained, cfg.use_gpu
-        return build_image_model(spec.arch, num_classes, cfg.loss.name, pretrained, use_gpu)
-    model = build_video_model(spec, num_classes, cfg.model.pretrained, cfg.use_gpu)
-    return model.network if isinstance(model, FrameByFrame) else model
-
-
-def speed_up(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model on its device, with the memory layout, compilation and BNs of the config."""
-    for key in ('train.amp', 'test.amp'):
-        check_amp(flatten(cfg)[key], key, cfg.use_gpu)
-    if cfg.train.checkpoint_activations:
-        checkpoint_activations(model, cfg.model.name)
-        if not cfg.use_gpu:
-            give_back_freed_memory()
-    if cfg.train.sync_bn and world_size() > 1:
-        # of a video model the backbone: what follows sees the whole batch in any case
-        part = model.backbone() if isinstance(model, VideoModel) else model
-        synchronize_batch_norm(part, cfg.use_gpu)
-    if cfg.use_gpu:
-        model = model.cuda()
-    if cfg.train.channels_last and cfg.model.name not in CONTIGUOUS_ONLY:
-        use_channels_last(model)
-    if cfg.train.compile:
-        compile_in_place(model)
-    return model
-
-
-def build_optimizer(cfg, model):
-    """The host's optimizer and learning rate scheduler."""
-    options = optimizer_kwargs(cfg)
-    try:
-        optimizer = torchreid.optim.build_optimizer(model, **options)
-    except ValueError as error:  # torch's word for a number that cannot be
-        raise InputError(f'train.optim {cfg.train.optim}: {error}') from error
-    if cfg.train.fused:
-        optimizer = with_fused_steps(optimizer)
-    return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
-
-
-def check_layers(cfg, model):
-    """InputError for a layer that the model does not have; the host finds out late or never."""
-    names = [name for name, _ in model.named_children()]
-    wanted = []
-    if cfg.train.fixbase_epoch > 0:
-        wanted += [('train.open_layers', layer) for layer in cfg.train.open_layers]
-    if cfg.train.staged_lr:
-        wanted += [('train.new_layers', layer) for layer in cfg.train.new_layers]
-    for key, layer in wanted:
-        if layer not in names:
-            raise InputError(
-                f'{key}: {layer!r} is no layer of {cfg.model.name}; it has {", ".join(names)}'
-            )
-
-
-def build_objective(cfg, datamanager, model):
-    """The losses for the model, the loss and the data."""
-    if isinstance(model, VideoModel):
-        return ClipObjective(model, Recipe(**recipe_kwargs(cfg)))
-    weight_t = None if cfg.loss.name == 'softmax' else cfg.loss.triplet.weight_t
-    return FrameObjective(
-        model,
-        datamanager.num_train_pids,
-        margin=cfg.loss.triplet.margin,
-        weight_t=weight_t,
-        weight_x=cfg.loss.triplet.weight_x,
-        label_smooth=cfg.loss.softmax.label_smooth,
-        soft_margin=cfg.loss.name == 'stmn' and cfg.data.type == 'video',
-        use_gpu=cfg.use_gpu,
-    )
