@@ -1,5 +1,7 @@
 """Figures, measures and the page are offered by the names that a model explains, and no others."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from stmn_plugin.looking.figures import FIGURES
 from stmn_plugin.looking.measures.run_measures import MEASURES, measure_run
 from stmn_plugin.looking.report import rank_for_page
 from stmn_plugin.models import VideoModel
+from stmn_plugin.models.explanations import EXPLANATIONS
 
 L = 4
 
@@ -61,7 +64,7 @@ def test_attention_alone_has_its_figures_measures_and_page(open_toy, mars_root):
     assert missing[6] == 'the model has no spatial memory (spatial_probs)'
     run = explain_run(opened)
     for number in (8, 10):
-        caption = FIGURES[number].draw(run, None, Options()).caption
+        caption = FIGURES[number].make(run, None, Options()).caption
         assert caption.startswith(f'Figure {number}. ')
     measures = measure_run(run)
     assert measures.keys() == MEASURES.keys()
@@ -69,7 +72,7 @@ def test_attention_alone_has_its_figures_measures_and_page(open_toy, mars_root):
     assert measures['spatial_usage'].verdict == 'The model has no spatial memory (spatial_probs).'
     assert measures['attention_and_visibility'].verdict.startswith('No truth for this dataset')
 
-    browser = rank_for_page(opened.run, TestOptions())
+    browser = rank_for_page(run.opened, TestOptions())
     assert browser.data['memory'] is None
     for tracklet in browser.data['tracklets']:
         assert len(tracklet['attention']) == L
@@ -87,3 +90,28 @@ def test_attention_alone_is_measured_against_the_truth(open_toy, tmp_path):
 def test_a_model_that_explains_in_another_shape_is_told_at_once(open_toy, mars_root):
     with pytest.raises(ValueError, match=r'attention has shape \(1, 4, 1\), not \(1, 4\)'):
         open_toy(Wrong, mars_root)
+
+
+def run_that_explains(*names, queries=(0,)):
+    return SimpleNamespace(explains=frozenset(names), selection=SimpleNamespace(queries=queries))
+
+
+def test_figures_say_what_is_missing():
+    plain, spatial = run_that_explains('frame_norms'), run_that_explains('spatial_probs')
+    no_memory = 'no model has a spatial memory (spatial_probs) or temporal memory (temporal_probs)'
+    assert FIGURES[5].missing(plain, None) == FIGURES[5].missing(plain, plain) == no_memory
+    assert FIGURES[5].missing(plain, spatial) == FIGURES[5].missing(spatial, plain) == ''
+    # the other run cannot stand in for what this one is asked for
+    assert FIGURES[6].missing(plain, spatial) == 'the model has no spatial memory (spatial_probs)'
+    assert FIGURES[6].missing(spatial, None) == ''
+    assert (
+        FIGURES[7].missing(plain, None) == 'the model has no refined feature maps (refined_norms)'
+    )
+    without_queries = run_that_explains(queries=())
+    assert FIGURES[8].missing(without_queries, plain) == 'none of the tracklets is a query'
+    assert FIGURES[8].missing(run_that_explains(), None) == ''
+
+
+def test_every_figure_and_measure_needs_names_that_are_known():
+    for one in (*FIGURES.values(), *MEASURES.values()):
+        assert {*one.needs, *getattr(one, 'needs_any', ())} <= EXPLANATIONS.keys()

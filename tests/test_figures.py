@@ -13,7 +13,14 @@ from PIL import Image
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.clip_statistics import highest
 from stmn_plugin.looking.clip_views import ClipView
-from stmn_plugin.looking.figure_parts import Options, shown_items, tracklet_title
+from stmn_plugin.looking.figure_parts import (
+    HEIGHT,
+    WIDTH,
+    Options,
+    shown_items,
+    thumbnail,
+    tracklet_title,
+)
 from stmn_plugin.looking.figures import (
     attention_strips,
     item_frames,
@@ -24,7 +31,6 @@ from stmn_plugin.looking.figures import (
 )
 from stmn_plugin.looking.figures.probability_maps import at_place
 from stmn_plugin.looking.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
-from stmn_plugin.looking.thumbnails import HEIGHT, WIDTH, thumbnail
 from stmn_plugin.looking.tracklet_selection import (
     find_tracklet,
     select_tracklets,

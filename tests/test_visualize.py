@@ -8,8 +8,8 @@ import pytest
 from stmn_plugin.cli import visualize
 from stmn_plugin.cli.train import main
 from stmn_plugin.looking import explained_run
+from stmn_plugin.looking.figure_parts import thumbnail
 from stmn_plugin.looking.figures import retrieval
-from stmn_plugin.looking.thumbnails import thumbnail
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -92,7 +92,7 @@ def open_runs(args):
     lists = [[paths for paths, *_ in one.tracklets.all] for one in opened]
     if lists[-1] != lists[0]:
         raise InputError(f'--against {args.against}: its target has other tracklets')
-    plans = [one.run.plan._asdict() for one in opened]
+    plans = [one.opened.plan._asdict() for one in opened]
     for field, value in plans[0].items():
         if plans[-1][field] != value:
             raise InputError(
@@ -102,7 +102,7 @@ def open_runs(args):
     return opened
 
 
-def figures_to_draw(opened, args):
+def possible_figures(opened, args):
     """Numbers of the figures that the runs can have; says which they cannot."""
     from stmn_plugin.looking.figures import FIGURES
 
@@ -120,7 +120,7 @@ def pair(runs):
     return runs[0], (runs[1] if len(runs) > 1 else None)
 
 
-def draw(runs, numbers, args, folder):
+def write_figures(runs, numbers, args, folder):
     """Write the figures and their captions."""
     from stmn_plugin.looking.figure_parts import Options
     from stmn_plugin.looking.figures import FIGURES
@@ -128,7 +128,7 @@ def draw(runs, numbers, args, folder):
 
     options = Options(args.items, args.seed)
     for number in numbers:
-        figure, caption = FIGURES[number].draw(*pair(runs), options)
+        figure, caption = FIGURES[number].make(*pair(runs), options)
         paths = save_figure(figure, folder, f'figure-{number}', args.format)
         path = os.path.join(folder, f'figure-{number}.txt')
         write_text(path, caption + '\n')
@@ -143,14 +143,14 @@ def main(argv=None):
         from stmn_plugin.looking.measures.run_measures import measure_run, write_analysis
 
         opened = open_runs(args)
-        numbers = figures_to_draw(opened, args)
+        numbers = possible_figures(opened, args)
         with resource_errors('test.batch_size'):
             runs = [explain_run(one) for one in opened]
         folder = args.output or os.path.join(runs[0].name, 'figures')
         measured = [(run, measure_run(run, args.seed)) for run in runs]
         path = os.path.join(folder, 'analysis.json')
         write_analysis(path, measured)
-        draw(runs, numbers, args, folder)
+        write_figures(runs, numbers, args, folder)
         for run, measures in measured:
             print(f'\n{printable(run.name)} ({printable(run.weights)})')
             for name, one in measures.items():

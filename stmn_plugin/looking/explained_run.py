@@ -26,19 +26,19 @@ class RunOnTarget:
     """An opened run and what of its first target is shown; nothing is computed yet."""
 
     name: str  # of the run, for titles
-    run: OpenedRun
+    opened: OpenedRun
     target: str  # name of the dataset
     tracklets: TargetTracklets
     selection: Selection
 
     @property
     def cfg(self) -> CfgNode:
-        return self.run.cfg
+        return self.opened.cfg
 
     @property
     def explains(self) -> frozenset[str]:
         """Names that the model explains."""
-        return self.run.explains
+        return self.opened.explains
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ExplainedRun(RunOnTarget):
         """Dataset, tracklets and frames, for captions."""
         return (
             f'{self.target}, query and gallery, {len(self.tracklets.all)} tracklets, '
-            f'frames {self.run.plan.title}'
+            f'frames {self.opened.plan.title}'
         )
 
     def features(self, name: str) -> tuple[TrackletFeatures, TrackletFeatures]:
@@ -86,23 +86,23 @@ def open_on_target(
     Raises:
         InputError: no such tracklet, or anything in the config that cannot work.
     """
-    run = open_run(cfg)
-    target = next(iter(run.targets))
-    united = unite_splits(run.targets[target].query, run.targets[target].gallery)
-    return RunOnTarget(name, run, target, united, select_tracklets(united, tracklets, seed))
+    opened = open_run(cfg)
+    target = next(iter(opened.targets))
+    united = unite_splits(opened.targets[target].query, opened.targets[target].gallery)
+    return RunOnTarget(name, opened, target, united, select_tracklets(united, tracklets, seed))
 
 
-def explain_run(opened: RunOnTarget) -> ExplainedRun:
+def explain_run(run: RunOnTarget) -> ExplainedRun:
     """Ask the model about every clip of the target; no pass where it explains nothing.
 
     Raises:
         InputError: a frame cannot be read, or what the model explains is not finite.
     """
-    tracklets = opened.tracklets.all
+    tracklets = run.tracklets.all
     truth = find_truth(tracklets)
-    keep = {*opened.selection.probes.tolist(), *opened.selection.shown}
-    views = view_clips(opened.run, tracklets) if opened.explains else ()
-    keep_changes = truth is not None and opened.explains >= CHANGES
+    keep = {*run.selection.probes.tolist(), *run.selection.shown}
+    views = view_clips(run.opened, tracklets) if run.explains else ()
+    keep_changes = truth is not None and run.explains >= CHANGES
     statistics = reduce_clips(views, len(tracklets), keep, keep_changes)
     of_clips = None
     if truth is not None and statistics.kept:
@@ -113,7 +113,7 @@ def explain_run(opened: RunOnTarget) -> ExplainedRun:
             grid = height, width
         places = statistics.clip_tracklets, statistics.clip_frames
         of_clips = clip_truth(truth, tracklets, *places, grid)
-    return ExplainedRun(**vars(opened), statistics=statistics, truth=of_clips)
+    return ExplainedRun(**vars(run), statistics=statistics, truth=of_clips)
 
 
 def weights_in_words(cfg: CfgNode) -> str:

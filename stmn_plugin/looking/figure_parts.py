@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
+from stmn_plugin.data.frames import BadFrame, read_frame
 from stmn_plugin.models.explanations import EXPLANATIONS, missing_part
 
 from .explained_run import ExplainedRun, RunOnTarget
 from .hidden_folders import without_folders
-from .thumbnails import thumbnail
 
+HEIGHT, WIDTH = 128, 64  # pixels; enough for half an inch, and small in an SVG file
 BEST = 'model-best'
 CHOSEN = 'model-best is the epoch that did best on what its training run was tested on.'
 
@@ -32,7 +34,7 @@ class CaptionedFigure(NamedTuple):
 class PaperFigure(NamedTuple):
     """A figure of the paper, offered to the runs whose models explain what it needs."""
 
-    draw: Callable[[ExplainedRun, ExplainedRun | None, Options], CaptionedFigure]
+    make: Callable[[ExplainedRun, ExplainedRun | None, Options], CaptionedFigure]
     needs: tuple[str, ...] = ()  # names of ``models/explanations.py``, all of them
     needs_any: tuple[str, ...] = ()  # one of them, of the run or of that it is compared with
     shows_queries: bool = False
@@ -58,9 +60,32 @@ def shown_items(num_items: int, options: Options) -> list[int]:
     return sorted(rng.choice(num_items, size=options.items, replace=False).tolist())
 
 
+def thumbnail(path: str, skip_bad: bool = False) -> NDArray[np.uint8]:
+    """A frame, scaled down.
+
+    Args:
+        path: image file.
+        skip_bad: an unreadable frame becomes grey instead of an error.
+
+    Returns:
+        (HEIGHT, WIDTH, 3).
+
+    Raises:
+        InputError: the frame cannot be read; with ``skip_bad``, for the machine's fault.
+    """
+    try:
+        pixels = read_frame(path).permute(1, 2, 0).numpy()
+    except BadFrame:
+        if not skip_bad:
+            raise
+        return np.full((HEIGHT, WIDTH, 3), 127, dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
 def thumbnail_of(run: ExplainedRun, row: int, frame: int) -> NDArray[np.uint8]:
     """The thumbnail of a frame of a tracklet."""
-    return thumbnail(run.tracklets.all[row][0][frame], run.run.embedder.skip_bad)
+    return thumbnail(run.tracklets.all[row][0][frame], run.opened.embedder.skip_bad)
 
 
 def strip_of(run: ExplainedRun, row: int, frames: Iterable[int]) -> list[NDArray[np.uint8]]:

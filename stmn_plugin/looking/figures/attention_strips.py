@@ -126,4 +126,4 @@ def reordered_attention(
         paths, pid, camid, dsetid = run.tracklets.all[row]
         tracklets.append((tuple(paths[i] for i in chosen), pid, camid, dsetid))
     plan = ClipPlan(len(frames[0]), 'consecutive')  # all frames in order, here one clip
-    return np.stack([view['attention'] for view in view_clips(run.run, tracklets, plan)])
+    return np.stack([view['attention'] for view in view_clips(run.opened, tracklets, plan)])

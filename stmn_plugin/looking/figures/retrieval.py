@@ -72,8 +72,8 @@ def draw(searches: Sequence[Search], caption: str) -> Figure:
 
 def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
     """Retrieval with the averages of fᵒ and of fˢ, or with the features of the model."""
-    evaluator = run.run.evaluator()
-    target = run.run.targets[run.target]
+    evaluator = run.opened.evaluator()
+    target = run.opened.targets[run.target]
     rows = run.tracklets.gallery  # of all tracklets, as searched
     if evaluator.protocol.queries_searched and target.gallery_needs_queries:
         rows = np.concatenate([rows, run.tracklets.query])
@@ -127,7 +127,7 @@ def _searches(
         assert searched is not None  # a single process
         yield '', searched, evaluator.distances(searched)
         return
-    needs_queries = run.run.targets[run.target].gallery_needs_queries
+    needs_queries = run.opened.targets[run.target].gallery_needs_queries
     for name, kind in (('fᵒ', 'frame_feature'), ('fˢ', 'refined_feature')):
         query, gallery = run.features(kind)
         if evaluator.options.normalize_feature:

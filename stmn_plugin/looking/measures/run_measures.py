@@ -116,8 +116,8 @@ def write_analysis(path: str, measured: Sequence[tuple[ExplainedRun, dict[str, M
             'split': 'query and gallery, each tracklet once',
             'persons': len({pid for _, pid, _, _ in run.tracklets.all}),
             'tracklets': len(run.tracklets.all),
-            'clips': sum(run.run.plan.count(len(paths)) for paths, *_ in run.tracklets.all),
-            'frames': run.run.plan.title,
+            'clips': sum(run.opened.plan.count(len(paths)) for paths, *_ in run.tracklets.all),
+            'frames': run.opened.plan.title,
             'measures': {name: one.as_dict() for name, one in measures.items()},
         }
         for run, measures in measured
