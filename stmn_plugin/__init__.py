@@ -14,3 +14,10 @@ def register(cfg: Any = None, **model_options: Any) -> None:
     from .host.registration import register as register_with_host  # imports torch and torchreid
 
     register_with_host(cfg, **model_options)
+
+
+def load_model(path: Any, device: Any = 'cpu') -> Any:
+    """A trained network by itself; see :func:`stmn_plugin.models.loading.load_model`."""
+    from .models.loading import load_model as load  # imports torch
+
+    return load(path, device)

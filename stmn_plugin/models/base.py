@@ -34,6 +34,9 @@ class VideoModel(nn.Module):
     takes_any_length: bool = False
     """Whether clips may have another length than the ``seq_len`` that the model was built for."""
 
+    spec: Any = None
+    """Of a model of ``load_model``: a ``ModelSpec``, what one must know to use it."""
+
     def __init__(self, num_classes: int, seq_len: int, config: Any, pretrained: bool = True):
         super().__init__()
         self.num_classes = num_classes

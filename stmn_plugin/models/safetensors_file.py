@@ -67,3 +67,33 @@ def write_safetensors(
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
             file.write(flat.view(torch.uint8).numpy().tobytes())
     return 8 + len(text) + end
+
+
+def read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and the texts beside them, of a regular file that begins like the format.
+
+    Raises:
+        InputError: damaged.
+    """
+    with open(path, 'rb') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        text, content = file.read(size), bytearray(file.read())
+    try:
+        header = json.loads(text)
+        metadata = header.pop('__metadata__', {})
+        tensors = {name: _tensor(content, **entry) for name, entry in header.items()}
+    # of a header that is no JSON, or JSON of something else
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise InputError(f'{path} is damaged: no safetensors file ({reason})') from error
+    return tensors, {str(key): str(value) for key, value in metadata.items()}
+
+
+def _tensor(content: bytearray, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+    (kind,) = (kind for kind, name in DTYPES.items() if name == dtype)
+    start, end = data_offsets
+    if not 0 <= start <= end <= len(content):
+        raise ValueError(f'it ends before byte {end} of its data')
+    part = content[start:end]
+    flat = torch.frombuffer(part, dtype=kind) if part else torch.empty(0, dtype=kind)
+    return flat.reshape(shape)

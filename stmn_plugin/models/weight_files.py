@@ -1,6 +1,8 @@
 """A file of weights, whoever wrote it → tensors by name, running nothing, or what it is instead."""
 
 import codecs
+import contextlib
+import json
 import os
 import re
 import warnings
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
+
+from .safetensors_file import read_safetensors
 
 ZIP = b'PK\x03\x04'  # how files of torch.save begin
 OLD_TORCH = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19'  # and what older ones hold near their beginning
@@ -49,6 +53,9 @@ def read_weight_file(path: str, lazily: bool = False) -> Any:
     Raises:
         InputError: missing, damaged, or something else; says what.
     """
+    if _is_safetensors(path):
+        tensors, beside = read_safetensors(path)
+        return {'state_dict': tensors, **_plain_values(beside)}
     kind, is_zip = _kind(path)
     if kind:
         raise InputError(f'{path} holds no weights: it is {kind}')
@@ -68,6 +75,23 @@ def read_weight_file(path: str, lazily: bool = False) -> Any:
             else f'is damaged: torch cannot read it ({type(error).__name__})'
         )
         raise InputError(f'{path} {reason}') from error
+
+
+def _is_safetensors(path):
+    """Whether a file begins as that format does: the length of a JSON object, then the object."""
+    start = b''
+    with contextlib.suppress(OSError), open_regular(path) as file:  # what it is comes later
+        start = file.read(9)
+    return start[8:] == b'{' and int.from_bytes(start[:8], 'little') < 2**32
+
+
+def _plain_values(texts):
+    """What the header of a file of ours holds as JSON, by name; other texts are left out."""
+    values = {}
+    for key, text in texts.items():
+        with contextlib.suppress(ValueError):
+            values[key] = json.loads(text)
+    return values
 
 
 def _kind(path):
@@ -93,8 +117,6 @@ def _kind(path):
     known = [what for beginning, what in KINDS.items() if text.startswith(beginning)]
     if known:
         return known[0], False
-    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < 2**32:
-        return 'a safetensors file, write its tensors with torch.save first', False
     if start[257:262] == b'ustar':
         return 'a tar archive, unpack it first', False
     if start[:1] == b'\x80':

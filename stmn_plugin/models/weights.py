@@ -10,6 +10,7 @@ from stmn_plugin.errors import InputError
 
 from .weight_files import not_finite
 
+CLASSIFIER = re.compile(r'(^|\.)classifier[^.]*(\.\d+)?\.weight$')
 NOTHING = '$.'  # a pattern that no name has
 # parts of names that come and go as a model is wrapped: DataParallel and DDP, torch.compile, FSDP
 WRAPPERS = {'module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
@@ -46,6 +47,12 @@ def fitted_weights(
     converted = {key: tensor.detach().to(own[key].dtype) for key, tensor in fitting.items()}
     check_finite(converted, path)
     return {**own, **converted}
+
+
+def largest_classifier(tensors: Mapping[str, Tensor]) -> int:
+    """Training identities, by the largest classifier among tensors of a model; 1 without one."""
+    rows = [len(tensor) for name, tensor in tensors.items() if CLASSIFIER.search(name)]
+    return max(rows, default=1)
 
 
 def own_names(

@@ -9,7 +9,7 @@ import torch
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models.weight_files import named_tensors, not_finite, read_weight_file
-from stmn_plugin.models.weights import fitted_weights
+from stmn_plugin.models.weights import fitted_weights, largest_classifier
 from stmn_plugin.whole_files import (
     check_writable,
     link_or_copy,
@@ -21,8 +21,6 @@ from stmn_plugin.whole_files import (
 BEST = 'model-best.pth.tar'
 UNFINISHED = 'unfinished.pth.tar'  # saved within an epoch
 NAME = re.compile(r'model\.pth\.tar-(0|[1-9][0-9]{0,8})')
-
-CLASSIFIER = re.compile(r'(^|\.)classifier[^.]*(\.\d+)?\.weight$')
 
 
 def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
@@ -131,9 +129,7 @@ def count_classes(path: str) -> int:
         InputError: as :func:`load_checkpoint`.
     """
     path = os.path.expanduser(path)
-    tensors = named_tensors(read_weight_file(path, lazily=True), path)
-    rows = [len(tensor) for name, tensor in tensors.items() if CLASSIFIER.search(name)]
-    return max(rows, default=1)
+    return largest_classifier(named_tensors(read_weight_file(path, lazily=True), path))
 
 
 def load_weights(model, path):
