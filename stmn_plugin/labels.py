@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 JUNK_PID = -1
-UNKNOWN = -2  # person or camera of a tracklet that nobody labelled
+UNKNOWN = JUNK_PID  # person or camera of an unlabelled tracklet: neither right nor wrong
 NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 

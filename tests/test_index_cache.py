@@ -14,6 +14,7 @@ import pytest
 
 from stmn_plugin.datasets import index_cache
 from stmn_plugin.datasets.host_datasets import DukeMTMCVidReID, Mars
+from stmn_plugin.datasets.listing import SPLITS
 from stmn_plugin.datasets.lsvid import LSVID
 from stmn_plugin.datasets.tracklets import Tracklets, read_own_tracklets
 
@@ -289,7 +290,7 @@ def test_names_that_are_no_utf8(copy, cache):
 
 def save_often(root):
     folder = str(root / 'tracklets')
-    lists, sources, _ = index_cache._parse(folder, read_own_tracklets, None)
+    lists, sources, _ = index_cache._parse(folder, read_own_tracklets, SPLITS, None)
     for _ in range(100):
         place = index_cache.index_path(('tracklets',), folder)
         index_cache.save_index(place, folder, lists, sources)

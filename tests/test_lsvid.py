@@ -75,7 +75,8 @@ def test_split_id_1_searches_the_val_split(lsvid_root):
     val = expected(lsvid_root, 'val')
     assert dataset.query == dataset.data == [val[3], val[0]]
     assert dataset.gallery == [val[1], val[2], val[4]]
-    assert dataset.train == expected(lsvid_root, 'train')
+    assert dataset.train == []
+    assert build(lsvid_root, split_id=1).train == expected(lsvid_root, 'train')
     with pytest.raises(InputError, match='data.split_id: got 2'):
         build(lsvid_root, split_id=2)
 

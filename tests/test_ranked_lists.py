@@ -1,5 +1,9 @@
 """What is listed of every query, against loops over its sorted row."""
 
+import csv
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import references
@@ -10,7 +14,7 @@ from test_ranking import cases
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.evaluation.ranked_lists import rank_and_list
+from stmn_plugin.evaluation.ranked_lists import rank_and_list, write_ranked_list
 
 
 def tracklets(pids, camids):
@@ -67,3 +71,27 @@ def test_a_list_by_hand():
 def test_distances_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match='NaN'):
         rank(([[0.1, float('nan')]], [7], [7, 1], [0], [1, 1]), 1)
+
+
+def test_written_lists_equal_a_sort_of_every_row(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    distances = torch.rand(5, 7, generator=generator)
+    gallery = [((f'g{i}/0.jpg', f'g{i}/1.jpg'), -1, -1, 0) for i in range(7)]
+    queries = [((f'q{i}/0.jpg',), -1, -1, 0) for i in range(4)] + [gallery[2]]
+    paths = write_ranked_list(
+        str(tmp_path / 'ranked'), distances.split([2, 3]), queries, gallery, 3
+    )
+    lists = json.loads(Path(paths[0]).read_text())
+    expected = []
+    for row, (frames, *_) in enumerate(queries):
+        order = sorted(range(7), key=lambda column, row=row: distances[row, column].item())
+        order = [column for column in order if gallery[column][0] != frames][:3]
+        expected.append((frames[0], [f'g{column}/0.jpg' for column in order]))
+    assert [(x['query'], [y['tracklet'] for y in x['ranked']]) for x in lists] == expected
+    with open(paths[1], newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(r['query'], r['rank'], r['tracklet'], float(r['distance'])) for r in rows] == [
+        (x['query'], str(rank), y['tracklet'], y['distance'])
+        for x in lists
+        for rank, y in enumerate(x['ranked'], 1)
+    ]

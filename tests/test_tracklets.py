@@ -135,7 +135,7 @@ def test_combineall_labels_are_those_of_the_sorted_people(tmp_path):
 def test_parsed_once_until_a_frame_is_added(tmp_path):
     miniatures.make_tracklets(tmp_path)
     first, second = build(tmp_path), build(tmp_path, mode='query')
-    assert first.train[0] is second.train[0]
+    assert first.query[0] is second.query[0] and second.train == []
     paths = first.query[1][0]
     shutil.copy(paths[0], paths[0].replace('/1.jpeg', '/2.jpg'))
     assert len(build(tmp_path).query[1][0]) == 2

@@ -4,7 +4,10 @@ The host builds its datasets; their lists of tracklets are then served by our ``
 sums of sources, other start methods of workers and every host dataset work alike.
 """
 
+import contextlib
 import functools
+import io
+from collections.abc import Iterable, Sequence
 
 import torch
 import torchreid
@@ -12,7 +15,6 @@ import torchreid
 from stmn_plugin.config import check_ranges, check_transforms
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
-from stmn_plugin.labels import count_matchable
 
 from .clip_plans import ClipPlan, clip_loader
 from .clips import (
@@ -24,79 +26,76 @@ from .clips import (
     collate_items,
 )
 from .frame_samplers import FRAME_SAMPLERS
-from .host_errors import host_errors_named
+from .host_lists import hold_out_target, read_target, read_training, summary_table
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory
-from .sources import names_once, refuse_empty_tracklets, refuse_shared_frames
-from .validation import hold_out, validation_name
+from .sources import names_once
+from .tracklets import Frames, Tracklet
+from .validation import validation_name
+
+HostManager = torchreid.data.VideoDataManager  # registering puts ours in its place
 
 
-class VideoDataManager(torchreid.data.VideoDataManager):
+class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
     """The host's video data manager, serving clips.
 
     Arguments are the host's (see ``torchreid.data.VideoDataManager``), and by keyword:
 
     Args:
-        batch_size_train (int): of all processes together.
-        sample_method (str): frame sampler, one of FRAME_SAMPLERS: 'rrs' or one of the host's.
-        train_sampler (str): 'IdentityPassSampler' or one of the host's.
-        seed (int): batches and clips are a function of it and the epoch.
-        rrs_chunks (str): 'balanced' or 'ceil', see :func:`sample_rrs`.
-        skip_bad (bool): leave unreadable frames out; the batches list them in ``bad_frames``.
-        validation_ids (float): 0, or the share or number of training identities that are held out
-            and tested on instead of the targets, which are not looked at then; see
+        batch_size_train: of all processes together.
+        sample_method: frame sampler, one of FRAME_SAMPLERS: 'rrs' or one of the host's.
+        train_sampler: 'IdentityPassSampler' or one of the host's.
+        seed: batches and clips are a function of it and the epoch.
+        rrs_chunks: 'balanced' or 'ceil', see :func:`sample_rrs`.
+        skip_bad: leave unreadable frames out; the batches list them in ``bad_frames``.
+        validation_ids: 0, or the share or number of training identities that are held out and
+            tested on instead of the targets, which are not looked at then; see
             :func:`stmn_plugin.data.validation.hold_out`.
-        validation_seed (int): draws them.
-        test_only (bool): make no batches to train on, from however few tracklets.
-        as_uint8 (bool): batches are uint8, to be passed on the device through :attr:`augmentation`
+        validation_seed: draws them.
+        test_only: serve the targets alone. The sources are not read, and need not be there, unless
+            identities of theirs are held out to be tested on; there is no batch to train on, and
+            :attr:`num_train_pids` is None where nothing was read.
+        as_uint8: batches are uint8, to be passed on the device through :attr:`augmentation`
             with the batch's ``augmentation``, if it has that, and :attr:`normalize`; by default
             they are finished floats, as the host's engines want them.
 
     Raises:
         InputError: an unknown name; a missing or broken dataset; batches that cannot be made; a
-            target without any matchable query.
+            labelled target without any matchable query.
     """
 
     def __init__(
         self,
-        root='',
-        sources=None,
-        targets=None,
-        height=256,
-        width=128,
-        transforms='random_flip',
-        norm_mean=None,
-        norm_std=None,
-        use_gpu=True,
-        split_id=0,
-        combineall=False,
-        batch_size_train=3,
-        batch_size_test=3,
-        workers=4,
-        num_instances=4,
-        num_cams=1,
-        num_datasets=1,
-        train_sampler='RandomSampler',
-        seq_len=15,
-        sample_method='evenly',
+        root: str = '',
+        sources: str | list[str] | None = None,
+        targets: str | list[str] | None = None,
+        height: int = 256,
+        width: int = 128,
+        transforms: str | list[str] = 'random_flip',
+        norm_mean: Sequence[float] | None = None,
+        norm_std: Sequence[float] | None = None,
+        use_gpu: bool = True,
+        split_id: int = 0,
+        combineall: bool = False,
+        batch_size_train: int = 3,
+        batch_size_test: int = 3,
+        workers: int = 4,
+        num_instances: int = 4,
+        num_cams: int = 1,
+        num_datasets: int = 1,
+        train_sampler: str = 'RandomSampler',
+        seq_len: int = 15,
+        sample_method: str = 'evenly',
         *,
-        seed=1,
-        rrs_chunks='balanced',
-        skip_bad=False,
-        validation_ids=0,
-        validation_seed=0,
-        test_only=False,
-        as_uint8=False,
+        seed: int = 1,
+        rrs_chunks: str = 'balanced',
+        skip_bad: bool = False,
+        validation_ids: float = 0,
+        validation_seed: int = 0,
+        test_only: bool = False,
+        as_uint8: bool = False,
     ):
-        if sample_method not in FRAME_SAMPLERS:
-            raise InputError(
-                f'video.sample_method: {sample_method!r} is not one of {", ".join(FRAME_SAMPLERS)}'
-            )
-        if train_sampler not in TRAIN_SAMPLERS:
-            raise InputError(
-                f'sampler.train_sampler: {train_sampler!r} is not one of '
-                f'{", ".join(TRAIN_SAMPLERS)}'
-            )
+        _check_names(sample_method, train_sampler, transforms)
         check_ranges(
             {
                 'video.seq_len': seq_len,
@@ -105,50 +104,58 @@ class VideoDataManager(torchreid.data.VideoDataManager):
                 'test.batch_size': batch_size_test,
             }
         )
-        sources, targets = names_once('data.sources', sources), names_once('data.targets', targets)
         if batch_size_train % world_size() and not test_only:
             raise InputError(
                 f'train.batch_size {batch_size_train}, the clips of all processes together, '
                 f'cannot be dealt evenly to {world_size()} processes'
             )
-        check_transforms(transforms)
-        with host_errors_named():
-            super().__init__(
-                root=root,
-                sources=sources,
-                targets=[] if validation_ids else targets,
+        # past the host's own video data manager, which reads the sources in any case
+        with contextlib.redirect_stdout(io.StringIO()):  # a list of transforms that are not used
+            super(HostManager, self).__init__(
+                sources=names_once('data.sources', sources),
+                targets=names_once('data.targets', targets),
                 height=height,
                 width=width,
                 transforms=transforms,
                 norm_mean=norm_mean,
                 norm_std=norm_std,
                 use_gpu=use_gpu,
-                split_id=split_id,
-                combineall=combineall,
-                batch_size_train=1,
-                batch_size_test=1,
-                workers=0,
-                train_sampler='SequentialSampler',
-                seq_len=seq_len,
-                sample_method=sample_method,
             )
-        tracklets = self.train_loader.dataset.train
-        refuse_shared_frames(self.sources, tracklets)
-        refuse_empty_tracklets(tracklets)
         self.normalize = Normalize(norm_mean or IMAGENET_MEAN, norm_std or IMAGENET_STD)
+        self.plan = ClipPlan(seq_len, sample_method, rrs_chunks=rrs_chunks)
+        self.as_uint8, self.skip_bad = as_uint8, skip_bad
+        self.loader_options = {'workers': workers, 'pin_memory': self.use_gpu}
+
+        options = {'root': root, 'combineall': combineall, 'split_id': split_id}
+        options |= {'seq_len': seq_len, 'sample_method': sample_method}
+        training = None
+        if validation_ids or not test_only:
+            training = read_training(self.sources, options)
+        if training and validation_ids:
+            training, target = hold_out_target(training, validation_ids, validation_seed)
+            found = {validation_name(self.sources): target}
+        else:
+            found = {name: read_target(name, options) for name in self.targets}
+        self.targets = list(found)
+        self.test_dataset = {
+            name: {'query': target.query, 'gallery': target.gallery}
+            for name, target in found.items()
+        }
+        self.gallery_needs_queries = {  # target → does its official protocol search the queries?
+            name: target.gallery_needs_queries for name, target in found.items()
+        }
+        self._num_train_pids = training.num_pids if training else None
+        self._num_train_cams = training.num_cams if training else None
+        tracklets = training.tracklets if training else []
+        self._print_summary(tracklets)
+
         extra = {'chunks': rrs_chunks} if sample_method == 'rrs' else {}
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
-        self.plan = ClipPlan(seq_len, sample_method, rrs_chunks=rrs_chunks)
-        self.skip_bad = skip_bad
-        self.loader_options = {'workers': workers, 'pin_memory': self.use_gpu}
-        self.as_uint8 = as_uint8
 
-        def clips(tracklets, names):
+        def clips(tracklets: list[Tracklet], names: str | list[str]) -> ClipDataset:
             transform = ClipTransform(height, width, names, self.normalize, as_uint8)
             return ClipDataset(tracklets, sampler, transform, seed, skip_bad)
 
-        if validation_ids:
-            tracklets = self._hold_out(tracklets, validation_ids, validation_seed)
         draw = epoch_batches(
             tracklets,
             train_sampler,
@@ -173,19 +180,19 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             **self.loader_options,
         )
         self.augmentation = self.train_loader.dataset.transform.augmentation
-        self.gallery_needs_queries = {}  # target → does its official protocol search the queries?
-        for name, loaders in self.test_loader.items():
-            dataset = getattr(loaders['query'], 'dataset', None)  # None of the validation part
-            self.gallery_needs_queries[name] = getattr(dataset, 'gallery_needs_queries', False)
-            self._check_target(name)
-            for mode in ('query', 'gallery'):
-                loaders[mode] = FrameLoader(
-                    clips(self.test_dataset[name][mode], []),
+        self.test_loader = {
+            name: {
+                mode: FrameLoader(
+                    clips(part, []),
                     batch_size=batch_size_test,
                     collate_fn=collate_items,
                     generator=torch.Generator(),
                     **self.loader_options,
                 )
+                for mode, part in parts.items()
+            }
+            for name, parts in self.test_dataset.items()
+        }
         clip_bytes = seq_len * 3 * height * width * (1 if as_uint8 else 4)
         trained = 0 if test_only else batch_size_train // world_size()
         tested = min(batch_size_test, self._most_tested_frames())
@@ -194,7 +201,14 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             {'train.batch_size': trained * clip_bytes, 'test.batch_size': tested * clip_bytes},
         )
 
-    def planned_clips(self, tracklets, plan, batch_size):
+    @property
+    def num_train_pids(self) -> int | None:
+        """Identities trained on; None when no source was read."""
+        return self._num_train_pids
+
+    def planned_clips(
+        self, tracklets: Iterable[Tracklet | Frames], plan: ClipPlan, batch_size: int
+    ) -> FrameLoader:
         """:func:`.clip_plans.clip_loader` with the frame size and workers of this manager."""
         return clip_loader(
             tracklets,
@@ -209,41 +223,27 @@ class VideoDataManager(torchreid.data.VideoDataManager):
             **self.loader_options,
         )
 
-    def _hold_out(self, tracklets, validation_ids, seed):
-        """What is left to train on; the validation part becomes the only target."""
-        split = hold_out(tracklets, validation_ids, seed)
-        name = validation_name(self.sources)
-        self._num_train_pids = len({pid for _, pid, _, _ in split.train})
-        self.targets = [name]
-        self.test_dataset = {name: {'query': split.query, 'gallery': split.gallery}}
-        self.test_loader = {name: {'query': None, 'gallery': None}}
-        print(
-            f'Held out for validation: {len({pid for _, pid, _, _ in split.gallery})} identities, '
-            f'{len(split.gallery)} tracklets, {len(split.query)} of them queries; '
-            f'trained on: {self._num_train_pids} identities, {len(split.train)} tracklets'
-        )
-        return split.train
+    def _print_summary(self, tracklets: list[Tracklet]) -> None:
+        parts = [('+'.join(self.sources), 'train', tracklets)] if tracklets else []
+        for name, lists in self.test_dataset.items():
+            parts += [(name, mode, part) for mode, part in lists.items()]
+        print(summary_table(parts))
 
-    def _most_tested_frames(self):
+    def _most_tested_frames(self) -> int:
         """Frames of the largest list that is tested; a clip has at least one."""
         lists = [part for parts in self.test_dataset.values() for part in parts.values()]
         return max((sum(len(paths) for paths, *_ in part) for part in lists), default=0)
 
-    def _check_target(self, name):
-        query, gallery = self.test_dataset[name]['query'], self.test_dataset[name]['gallery']
-        refuse_empty_tracklets(query + gallery)
-        searched = gallery + query if self.gallery_needs_queries[name] else gallery
-        if not count_matchable(
-            [pid for _, pid, _, _ in query],
-            [pid for _, pid, _, _ in searched],
-            [camid for _, _, camid, _ in query],
-            [camid for _, _, camid, _ in searched],
-        ):
-            raise InputError(
-                f'data.targets {name}: none of the {len(query)} queries has a match in the '
-                'gallery (same person, another camera)'
-            )
+
+def _check_names(sample_method: str, train_sampler: str, transforms: str | list[str]) -> None:
+    for key, name, known in (
+        ('video.sample_method', sample_method, FRAME_SAMPLERS),
+        ('sampler.train_sampler', train_sampler, TRAIN_SAMPLERS),
+    ):
+        if name not in known:
+            raise InputError(f'{key}: {name!r} is not one of {", ".join(known)}')
+    check_transforms(transforms)
 
 
-def _no_batches(epoch):
+def _no_batches(epoch: int) -> list[list[int]]:
     return []

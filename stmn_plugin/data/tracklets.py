@@ -1,17 +1,44 @@
-"""What counts as a tracklet: the host's 4-tuple, or only the frames of one."""
+"""What counts as a tracklet, the host's 4-tuple or only its frames, and what is tested on."""
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.labels import UNKNOWN
+from stmn_plugin.labels import UNKNOWN, count_matchable
 
 Tracklet: TypeAlias = tuple[Sequence[str], int, int, int]
 """Paths of the frames in the order of time, person, camera, dataset: the host's 4-tuple."""
 
 Frames: TypeAlias = Sequence[str | os.PathLike[str]]
 """Paths of the frames of a tracklet whose person and camera are not known."""
+
+
+class Target(NamedTuple):
+    """A dataset to test on."""
+
+    query: Sequence[Tracklet]
+    gallery: Sequence[Tracklet]
+    gallery_needs_queries: bool = False  # its official gallery holds the queries, this one not yet
+
+    @property
+    def searched(self) -> Sequence[Tracklet]:
+        """What the official protocol searches."""
+        return [*self.gallery, *self.query] if self.gallery_needs_queries else self.gallery
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the person of every tracklet is known."""
+        return UNKNOWN not in {pid for _, pid, _, _ in [*self.query, *self.gallery]}
+
+    def count_matchable(self) -> int:
+        """How many queries have a match in what the official protocol searches."""
+        return count_matchable(
+            [pid for _, pid, _, _ in self.query],
+            [pid for _, pid, _, _ in self.searched],
+            [camid for _, _, camid, _ in self.query],
+            [camid for _, _, camid, _ in self.searched],
+        )
 
 
 def as_tracklets(tracklets: Iterable[Tracklet | Frames]) -> list[Tracklet]:

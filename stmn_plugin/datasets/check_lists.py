@@ -8,11 +8,10 @@ import os.path as osp
 import warnings
 from typing import NamedTuple
 
-from stmn_plugin.labels import count_matchable
+from stmn_plugin.labels import JUNK_PID, count_matchable
 
 from .host_datasets import (
     DUKE_NAME,
-    JUNK_PID,
     DukeMTMCVidReID,
     Mars,
     find_duke,
@@ -20,10 +19,9 @@ from .host_datasets import (
     read_duke,
     read_mars_tables,
 )
-from .listing import scan
+from .listing import SPLITS, scan
 from .lsvid import LSVID, find_list, find_lsvid, read_test_split, read_tracklets
 from .tracklets import (
-    SPLITS,
     Tracklets,
     find_source,
     read_own_tracklets,
@@ -146,7 +144,7 @@ def find_unmatched(name, contents, needs_queries, found):
 def _read_mars(folder, attempt):
     train, test, rows = [], [], []
     with attempt():
-        train, test, rows, _ = read_mars_tables(folder, attempt)
+        train, test, rows, _ = read_mars_tables(folder, attempt=attempt)
     query = [test[row] for row in rows if test[row] is not None]
     searched = set(range(len(test))) - set(rows)
     gallery = [test[row] for row in sorted(searched) if test[row] is not None]
@@ -173,7 +171,7 @@ def _read_own(source, attempt):
 def _three_splits(source, attempt, read):
     lists, sources = ([], [], []), ()
     with attempt():
-        lists, sources = read(source, attempt)
+        lists, sources = read(source, attempt=attempt)
     tracklets = dict(zip(SPLITS, lists, strict=True))
     trees = split_folders(source)
     if not osp.isdir(source):  # a CSV: only the folders that it names are looked at

@@ -1,28 +1,40 @@
 """MARS and DukeMTMC-VideoReID, the host's loaders repaired: a data root in, its lists out.
 
-The readers take ``attempt``, which makes a context around each tracklet: the default lets its
-complaint through, ``tools/check_data.py`` notes it and goes on with the next tracklet.
+The readers take the splits to read, and ``attempt``, see ``listing.Attempt``.
 """
 
 import contextlib
 import os.path as osp
 import re
 import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torchreid
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
-from stmn_plugin.labels import relabel
+from stmn_plugin.labels import JUNK_PID, relabel
 
 from .index_cache import parse_once
-from .listing import child_folders, data_root, first_existing, id_number, image_names, read_lines
+from .listing import (
+    SPLITS,
+    Attempt,
+    Lists,
+    TrackletDataset,
+    child_folders,
+    data_root,
+    first_existing,
+    id_number,
+    image_names,
+    read_lines,
+    splits_of,
+)
 from .tables import read_query_rows, read_table, starts_within_another
 from .two_cameras import PRID2011, iLIDSVID
 
 __all__ = ['PRID2011', 'DukeMTMCVidReID', 'Mars', 'iLIDSVID']
-
-JUNK_PID = -1  # of MARS
 
 # new 0001_C6_F0099_X30823.jpg, old 0001C6F0099X30823.jpg; D instead of X marks a distractor
 DUKE_NAME = re.compile(
@@ -30,7 +42,7 @@ DUKE_NAME = re.compile(
 )
 
 
-class Mars(torchreid.data.datasets.video.Mars):
+class Mars(TrackletDataset, torchreid.data.datasets.video.Mars):  # type: ignore[misc]
     """MARS with the host's split: queries out of the gallery, pid -1 dropped, pid 0 kept.
 
     The lists of names and the .mat tables are checked against each other; that the 1.2 million
@@ -39,88 +51,98 @@ class Mars(torchreid.data.datasets.video.Mars):
 
     gallery_needs_queries = True  # of 1,980 queries, 140 have all their matches among the queries
 
-    def __init__(self, root='', **kwargs):
+    def __init__(self, root: str = '', *, mode: str = 'train', **kwargs: Any):
         self.root = data_root(root)
         self.dataset_dir = find_mars(self.root)
         # no index on disk: its text lists are read in 0.9 s, an index of them in 0.5 s
-        lists = parse_once(('mars',), self.dataset_dir, read_mars, on_disk=False)
-        torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+        lists = parse_once(('mars',), self.dataset_dir, read_mars, splits_of(mode), on_disk=False)
+        super().__init__(*lists, mode=mode, **kwargs)
 
 
-def find_mars(root):
+def find_mars(root: str) -> str:
     """The MARS folder of a data root."""
     advice = 'place MARS there as bbox_train/, bbox_test/ and info/'
     return first_existing([osp.join(root, 'mars')], advice)
 
 
-def read_mars(folder):
+def read_mars(folder: str, splits: Sequence[str] = SPLITS) -> tuple[Lists, list[str]]:
     """The train, query and gallery lists of a MARS folder, and what they were read from."""
-    train, test, query_rows, sources = read_mars_tables(folder)
-    query = [test[row] for row in query_rows]
-    searched = sorted(set(range(len(test))) - set(query_rows))
+    tables = read_mars_tables(folder, splits)
+    train, test = ([t for t in rows if t is not None] for rows in (tables.train, tables.test))
+    query = [test[row] for row in tables.query_rows]
+    searched = sorted(set(range(len(test))) - set(tables.query_rows))
     gallery = [test[row] for row in searched if test[row][1] != JUNK_PID]
     train = relabel([tracklet for tracklet in train if tracklet[1] != JUNK_PID])
-    _refuse_empty(folder, train=train, query=query, gallery=gallery)
-    return (train, query, gallery), sources
+    _refuse_empty(folder, splits, (train, query, gallery))
+    return (train, query, gallery), tables.sources
 
 
-def read_mars_tables(folder, attempt=contextlib.nullcontext):
-    """All tracklets of MARS with raw pids, also junk.
+class MarsTables(NamedTuple):
+    """All tracklets of MARS with raw pids, also junk; None for a row that was refused."""
 
-    Args:
-        folder (str): the MARS folder.
-        attempt (callable): makes the context around each row.
+    train: list[Tracklet | None]
+    test: list[Tracklet | None]
+    query_rows: list[int]  # from 0, of ``test``
+    sources: list[str]  # the files and folders read
 
-    Returns:
-        tuple: train and test tracklets by row (None: refused by ``attempt``), 0-based rows of the
-        queries, the files and folders read.
-    """
-    names = ('train_name.txt', 'tracks_train_info.mat', 'test_name.txt', 'tracks_test_info.mat')
+
+def read_mars_tables(
+    folder: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
+) -> MarsTables:
+    """The tables of a MARS folder; the training one only if it is among the splits."""
+    trained = 'train' in splits
+    parts = ['train', 'test'] if trained else ['test']
+    names = [name for part in parts for name in (f'{part}_name.txt', f'tracks_{part}_info.mat')]
     files = [
         first_existing(
             [osp.join(folder, 'info', name)], 'it is part of the evaluation code of MARS'
         )
         for name in (*names, 'query_IDX.mat')
     ]
-    train_names, train_mat, test_names, test_mat, query_mat = files
     image_folders = [
-        first_existing([osp.join(folder, name)], 'place the frames of MARS there')
-        for name in ('bbox_train', 'bbox_test')
+        first_existing([osp.join(folder, f'bbox_{part}')], 'place the frames of MARS there')
+        for part in parts
     ]
-    train = read_mars_tracklets(
-        image_folders[0], train_names, train_mat, 'track_train_info', attempt
-    )
-    test = read_mars_tracklets(image_folders[1], test_names, test_mat, 'track_test_info', attempt)
-    query_rows = read_query_rows(query_mat, 'query_IDX', len(test)).tolist()
+    tracklets = [
+        read_mars_tracklets(images, *files[2 * i : 2 * i + 2], f'track_{part}_info', attempt)
+        for i, (part, images) in enumerate(zip(parts, image_folders, strict=True))
+    ]
+    test = tracklets[-1]
+    query_rows = read_query_rows(files[-1], 'query_IDX', len(test)).tolist()
     for row in query_rows:
         with attempt():
-            if test[row] is not None and test[row][1] == JUNK_PID:
+            query = test[row]
+            if query is not None and query[1] == JUNK_PID:
                 raise InputError(
-                    f'{query_mat}: query_IDX names row {row + 1}, a junk tracklet (pid -1)'
+                    f'{files[-1]}: query_IDX names row {row + 1}, a junk tracklet (pid -1)'
                 )
-    return train, test, query_rows, files + image_folders
+    return MarsTables(tracklets[0] if trained else [], test, query_rows, files + image_folders)
 
 
 def read_mars_tracklets(
-    image_folder, names_path, table_path, variable, attempt=contextlib.nullcontext
-):
+    image_folder: str,
+    names_path: str,
+    table_path: str,
+    variable: str,
+    attempt: Attempt = contextlib.nullcontext,
+) -> list[Tracklet | None]:
     """One tracklet per row of a MARS table; every row is checked, of junk (pid -1) less.
 
     Args:
-        image_folder (str): bbox_train or bbox_test.
-        names_path (str): list of the frames, ``0001C1T0001F001.jpg``: id, camera, tracklet, frame.
-        table_path (str): .mat file with rows ``start, end, pid, camera``, 1-based inclusive.
-        variable (str): name of the table in it.
-        attempt (callable): see :func:`read_mars_tables`.
+        image_folder: bbox_train or bbox_test.
+        names_path: list of the frames, ``0001C1T0001F001.jpg``: id, camera, tracklet, frame.
+        table_path: .mat file with rows ``start, end, pid, camera``, 1-based inclusive.
+        variable: name of the table in it.
+        attempt: see ``listing.Attempt``.
 
     Returns:
-        list of (img_paths, pid, camid, 0) in the order of the rows; None for a refused row.
+        (img_paths, pid, camid, 0) in the order of the rows; None for a refused row.
     """
     names = read_lines(names_path, 'it is part of the evaluation code of MARS')
     table = read_table(table_path, variable)
     start, end, pid, camera = table.T
 
-    def refuse(row, what):
+    def refuse(row: int, what: str) -> None:
         usable[row] = False
         with attempt():
             raise InputError(
@@ -161,7 +183,7 @@ def read_mars_tracklets(
             f'expected {str(wanted[first])!r}...',
         )
 
-    tracklets = [None] * len(table)
+    tracklets: list[Tracklet | None] = [None] * len(table)
     for row in np.flatnonzero(usable).tolist():
         first, last, person, cam = table[row].tolist()
         folder = osp.join(image_folder, names[first - 1][:4], '')
@@ -170,7 +192,9 @@ def read_mars_tracklets(
     return tracklets
 
 
-class DukeMTMCVidReID(torchreid.data.datasets.video.DukeMTMCVidReID):
+class DukeMTMCVidReID(  # type: ignore[misc]
+    TrackletDataset, torchreid.data.datasets.video.DukeMTMCVidReID
+):
     """DukeMTMC-VideoReID, every frame of every tracklet, labels in the order of the pids.
 
     The host looks frames up as F0001, F0002, ..., loses those behind a gap, and keeps absolute
@@ -179,18 +203,20 @@ class DukeMTMCVidReID(torchreid.data.datasets.video.DukeMTMCVidReID):
 
     gallery_needs_queries = False  # each query tracklet is in the gallery folder, too
 
-    def __init__(self, root='', min_seq_len=0, **kwargs):
+    def __init__(self, root: str = '', min_seq_len: int = 0, *, mode: str = 'train', **kwargs: Any):
         self.root = data_root(root)
         self.dataset_dir = find_duke(self.root)
         self.min_seq_len = min_seq_len
-        lists = parse_once(('duke',), self.dataset_dir, read_duke)
-        lists = [[t for t in tracklets if len(t[0]) >= min_seq_len] for tracklets in lists]
-        _refuse_empty(self.dataset_dir, train=lists[0], query=lists[1], gallery=lists[2])
-        lists[0] = relabel(lists[0])
-        torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+        splits = splits_of(mode)
+        lists = parse_once(('duke',), self.dataset_dir, read_duke, splits)
+        train, query, gallery = (
+            [t for t in tracklets if len(t[0]) >= min_seq_len] for tracklets in lists
+        )
+        _refuse_empty(self.dataset_dir, splits, (train, query, gallery))
+        super().__init__(relabel(train), query, gallery, mode=mode, **kwargs)
 
 
-def find_duke(root):
+def find_duke(root: str) -> str:
     """The DukeMTMC-VideoReID folder of a data root."""
     return first_existing(
         [
@@ -202,19 +228,24 @@ def find_duke(root):
     )
 
 
-def read_duke(folder, attempt=contextlib.nullcontext):
+def read_duke(
+    folder: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
+) -> tuple[Lists, list[str]]:
     """The three lists of a DukeMTMC-VideoReID folder with raw pids, and the folders read."""
-    lists, folders = [], []
-    for split in ('train', 'query', 'gallery'):
+    lists: Lists = [], [], []
+    folders = []
+    for split, tracklets in zip(SPLITS, lists, strict=True):
+        if split not in splits:
+            continue
         split_folder = first_existing([osp.join(folder, split)], 'the dataset has such a folder')
         folders.append(split_folder)
-        tracklets, person_folders = [], {}
+        person_folders: dict[int, str] = {}
         for pid in child_folders(split_folder, 'person'):
             pid_folder = osp.join(split_folder, pid)
             if id_number(pid) is None:
                 continue  # left out, and said so
             folders.append(pid_folder)
-            names = []
+            names: list[str] = []
             with attempt():
                 first = person_folders.setdefault(int(pid), pid_folder)
                 if first != pid_folder:
@@ -226,12 +257,11 @@ def read_duke(folder, attempt=contextlib.nullcontext):
                 with attempt():
                     paths, camid = read_duke_tracklet(tracklet_folder)
                     tracklets.append((paths, int(pid), camid, 0))
-        lists.append(tracklets)
-    _refuse_empty(folder, train=lists[0], query=lists[1], gallery=lists[2])
+    _refuse_empty(folder, splits, lists)
     return lists, folders
 
 
-def read_duke_tracklet(folder):
+def read_duke_tracklet(folder: str) -> tuple[tuple[str, ...], int]:
     """The frames of a tracklet folder in the order of their frame numbers, and its camera."""
     frames = []
     for name in image_names(folder):
@@ -250,7 +280,7 @@ def read_duke_tracklet(folder):
     return tuple(osp.join(folder, name) for _, _, name, _ in frames), cameras[0] - 1
 
 
-def _refuse_empty(folder, **splits):
-    for name, tracklets in splits.items():
-        if not tracklets:
-            raise InputError(f'{folder}: the {name} split has no tracklet')
+def _refuse_empty(folder: str, splits: Sequence[str], lists: Lists) -> None:
+    for split, tracklets in zip(SPLITS, lists, strict=True):
+        if split in splits and not tracklets:
+            raise InputError(f'{folder}: the {split} split has no tracklet')

@@ -10,19 +10,25 @@ a folder is far cheaper than listing it, and that is all that is saved.
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import os.path as osp
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import platformdirs
+from numpy.typing import NDArray
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.whole_files import whole_file
 
 from .left_out import find_left_out, left_out_line
-from .listing import listing_once
+from .listing import SPLITS, Lists, listing_once
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
 WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk
@@ -30,38 +36,65 @@ WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk
 SETTLED_NS = 3 * 10**9
 SEPARATOR = '\0'  # the one character that no path holds
 
-_PARSED = {}  # (kind, folder) → (the lists, [(path it was read from, stamp of that path)])
+Stamp: TypeAlias = tuple[int, int, int]
+Reader: TypeAlias = Callable[[str, tuple[str, ...]], tuple[Lists, Iterable[str]]]
 
 
-def parse_once(kind, folder, parse, on_disk=True):
+class Index(NamedTuple):
+    """What was read of a dataset."""
+
+    lists: Lists
+    sources: list[tuple[str, Stamp | None]]  # each path read, and its stamp then
+    left_out: str  # what lies beside it, in a line
+
+
+_PARSED: dict[tuple[tuple[str, ...], str, tuple[str, ...]], Index] = {}  # by kind, folder, splits
+
+
+def parse_once(
+    kind: tuple[str, ...],
+    folder: str,
+    read: Reader,
+    splits: tuple[str, ...] = SPLITS,
+    on_disk: bool = True,
+) -> Lists:
     """The lists of a dataset: the host's manager builds each dataset three times.
 
     Args:
-        kind (tuple of str): which reader, and what else than the folder its lists depend on.
-        folder (str): absolute path of the dataset, or of the file that describes it.
-        parse (callable): folder → (lists, the files and folders they were read from); called only
+        kind: which reader, and what else than the folder its lists depend on.
+        folder: absolute path of the dataset, or of the file that describes it.
+        read: (folder, splits) → (lists, the files and folders they were read from); called only
             when one of those changed.
-        on_disk (bool): also keep the lists for later processes, if they took long to read.
+        splits: those that are needed; the lists of others are empty.
+        on_disk: also keep the lists for later processes, if they took long to read.
 
     Returns:
-        list: copies of the lists (the tracklets themselves are shared).
+        Copies of the lists (the tracklets themselves are shared).
     """
-    key = (kind, folder)
-    lists, sources = _PARSED.get(key, (None, ()))
-    if lists is None or any(_stamp(path) != stamp for path, stamp in sources):
-        place = index_path(kind, folder) if on_disk else None
-        index = place and load_index(place, folder) or _parse(folder, parse, place)
-        lists, sources, left_out = index
-        if left_out:
-            print(f'{printable(folder)}: {left_out}')
-        _PARSED[key] = lists, sources
-    return [list(tracklets) for tracklets in lists]
+    for known in (SPLITS, splits):  # all of them are good for some of them, too
+        index = _PARSED.get((kind, folder, known))
+        if index is not None and all(_stamp(path) == stamp for path, stamp in index.sources):
+            break
+    else:
+        name = (*kind, *splits) if splits != SPLITS else kind
+        place = index_path(name, folder) if on_disk else None
+        index = (load_index(place, folder) if place else None) or _parse(
+            folder, read, splits, place
+        )
+        if index.left_out:
+            print(f'{printable(folder)}: {index.left_out}')
+        _PARSED[kind, folder, splits] = index
+    train, query, gallery = (
+        list(tracklets) if split in splits else []
+        for split, tracklets in zip(SPLITS, index.lists, strict=True)
+    )
+    return train, query, gallery
 
 
-def _parse(folder, parse, place):
+def _parse(folder: str, read: Reader, splits: tuple[str, ...], place: str | None) -> Index:
     begin = time.time_ns()
     with listing_once() as listings:
-        lists, paths = parse(folder)
+        lists, paths = read(folder, splits)
     left_out = left_out_line(_base(folder), find_left_out(listings, lists, paths))
     sources = [(path, _stamp(path)) for path in paths]
     slow = time.time_ns() - begin >= WORTH_SECONDS * 1e9
@@ -70,19 +103,17 @@ def _parse(folder, parse, place):
     if place and slow and all(_settled(stamp, begin) for _, stamp in sources):
         with contextlib.suppress(InputError, OSError):  # no space, no permission: no index
             save_index(place, folder, lists, sources, left_out)
-    return lists, sources, left_out
+    return Index(lists, sources, left_out)
 
 
-def index_path(kind, folder):
+def index_path(kind: tuple[str, ...], folder: str) -> str | None:
     """Where the index of a dataset belongs; None if it should or can have none."""
     if os.environ.get(NO_CACHE, '') not in ('', '0'):
         return None
-    home = os.environ.get('XDG_CACHE_HOME', '')
-    if not osp.isabs(home):  # the specification says so
-        home = osp.expanduser(osp.join('~', '.cache'))
+    home = platformdirs.user_cache_dir('stmn_plugin', appauthor=False)
     if not osp.isabs(home):  # nobody's home
         return None
-    cache = osp.join(osp.realpath(home), 'stmn_plugin')
+    cache = osp.realpath(home)
     real = osp.realpath(folder)
     if cache.startswith(osp.join(real if osp.isdir(real) else osp.dirname(real), '')):
         return None  # never in the dataset
@@ -90,7 +121,13 @@ def index_path(kind, folder):
     return osp.join(cache, f'{kind[0]}-{digest.hexdigest()[:24]}.npz')
 
 
-def save_index(place, folder, lists, sources, left_out=''):
+def save_index(
+    place: str,
+    folder: str,
+    lists: Lists,
+    sources: Sequence[tuple[str, Stamp | None]],
+    left_out: str = '',
+) -> None:
     """Write lists, stamps and the line on what was left out as an npz file, nothing pickled.
 
     Paths are kept relative to the folder of the dataset. Nothing is written if one lies elsewhere.
@@ -122,7 +159,7 @@ def save_index(place, folder, lists, sources, left_out=''):
         )
 
 
-def load_index(place, folder):
+def load_index(place: str, folder: str) -> Index | None:
     """What :func:`save_index` was given; None if missing, damaged or out of date."""
     base = _base(folder)
     try:
@@ -130,10 +167,8 @@ def load_index(place, folder):
             if index['code'].tobytes() != _code():
                 return None
             paths = [(base + path).rstrip('/') for path in _unpacked(index['sources'])]
-            sources = [
-                (path, tuple(stamp))
-                for path, stamp in zip(paths, index['stamps'].tolist(), strict=True)
-            ]
+            stamps: list[Stamp] = [tuple(stamp) for stamp in index['stamps'].tolist()]
+            sources: list[tuple[str, Stamp | None]] = list(zip(paths, stamps, strict=True))
             if any(_stamp(path) != stamp for path, stamp in sources):
                 return None
             numbers = index['numbers'].tolist()
@@ -142,21 +177,23 @@ def load_index(place, folder):
             left_out = ''.join(_unpacked(index['left_out']))
     except Exception:  # whatever bytes are there, reading the dataset anew is right
         return None
-    tracklets, end = [], 0
+    tracklets: list[Tracklet] = []
+    end = 0
     for (length, pid, camid, dsetid), head in zip(numbers, heads, strict=True):
         begin, end = end, end + length
         head = base + head
         tracklets.append((tuple([head + name for name in names[begin:end]]), pid, camid, dsetid))
     ends = np.cumsum([0, *counts]).tolist()
-    return [tracklets[a:b] for a, b in zip(ends, ends[1:], strict=False)], sources, left_out
+    train, query, gallery = (tracklets[a:b] for a, b in itertools.pairwise(ends))
+    return Index((train, query, gallery), sources, left_out)
 
 
-def _base(folder):
+def _base(folder: str) -> str:
     """What paths are relative to, with the slash: the dataset or the folder of its CSV."""
     return osp.join(folder if osp.isdir(folder) else osp.dirname(folder), '')
 
 
-def _head(paths, base):
+def _head(paths: Sequence[str], base: str) -> str | None:
     """The folder of a tracklet, or ``base`` if its frames lie in several; None if not below it."""
     for head in (osp.join(osp.dirname(paths[0]), ''), base):
         if head.startswith(base) and all(path.startswith(head) for path in paths):
@@ -164,16 +201,16 @@ def _head(paths, base):
     return None
 
 
-def _packed(texts):
+def _packed(texts: Iterable[str]) -> NDArray[np.uint8]:
     return np.frombuffer(os.fsencode(SEPARATOR.join(texts)), dtype=np.uint8)
 
 
-def _unpacked(array):
+def _unpacked(array: NDArray[Any]) -> list[str]:
     text = os.fsdecode(array.tobytes())
     return text.split(SEPARATOR) if text else []
 
 
-def _stamp(path):
+def _stamp(path: str) -> Stamp | None:
     """Times and size of a file or folder. The second time is that of its status: a backup program
     may set the first one back, not the second."""
     try:
@@ -183,13 +220,13 @@ def _stamp(path):
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
-def _settled(stamp, begin):
+def _settled(stamp: Stamp | None, begin: int) -> bool:
     """Whether a stamp is good for telling later changes; some object stores have none (0)."""
     return stamp is not None and 0 < stamp[0] and max(stamp[:2]) < begin - SETTLED_NS
 
 
 @functools.cache
-def _code():
+def _code() -> bytes:
     """Digest of the readers: an index of another version of them is not used."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]

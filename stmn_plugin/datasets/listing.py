@@ -4,10 +4,14 @@ import contextlib
 import copy
 import os
 import os.path as osp
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 import torchreid
 
 from stmn_plugin.data.frames import IMAGE_SUFFIXES
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.labels import natural_key
@@ -16,22 +20,34 @@ from stmn_plugin.labels import natural_key
 HIDDEN = ('.', '@eaDir', '__MACOSX', '$RECYCLE.BIN')
 HIDDEN_NAMES = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'lost+found', 'icon\r'}
 
-NOBODY = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
+SPLITS = ('train', 'query', 'gallery')
+TEST_SPLITS = ('query', 'gallery')
 
-_scans = None  # folder → its entries, inside listing_once()
+Lists: TypeAlias = tuple[list[Tracklet], list[Tracklet], list[Tracklet]]
+"""Train, query and gallery; a split that was not read is empty."""
+
+Attempt: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Makes the context around each tracklet: the default lets its complaint through,
+``tools/check_data.py`` notes it and goes on with the next one."""
+
+NOBODY: list[Tracklet] = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
+
+_scans: dict[str, list[tuple[str, bool]]] | None = (
+    None  # folder → its entries, inside listing_once()
+)
 
 
-def id_number(text):
+def id_number(text: str) -> int | None:
     """A person or camera in a name as a number; None if it is none that the host's batches hold."""
     return int(text) if text.isdecimal() and len(text) <= 9 else None
 
 
-def data_root(root):
+def data_root(root: str) -> str:
     """The data root as an absolute path, ``~`` expanded as the host does."""
     return osp.abspath(osp.expanduser(root))
 
 
-def first_existing(paths, advice):
+def first_existing(paths: Sequence[str], advice: str) -> str:
     """The first of these paths that exists; advice tells what to do when none does."""
     for path in paths:
         try:
@@ -44,7 +60,7 @@ def first_existing(paths, advice):
     raise InputError(f'{" or ".join(paths)}: not found; {advice}')
 
 
-def scan(folder):
+def scan(folder: str) -> list[tuple[str, bool]]:
     """The visible entries of a folder as (name, is it a folder), unsorted."""
     if _scans is not None and folder in _scans:
         return _scans[folder]
@@ -58,11 +74,11 @@ def scan(folder):
     return found
 
 
-def _is_hidden(name):
+def _is_hidden(name: str) -> bool:
     return name.startswith(HIDDEN) or name.lower() in HIDDEN_NAMES
 
 
-def _is_folder(entry):
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a loop of links: who reads it is told so
@@ -70,7 +86,7 @@ def _is_folder(entry):
 
 
 @contextlib.contextmanager
-def listing_once():
+def listing_once() -> Iterator[dict[str, list[tuple[str, bool]]]]:
     """Inside, no folder is listed twice, whoever asks; gives a dict folder → its entries."""
     global _scans
     _scans = {}
@@ -80,12 +96,12 @@ def listing_once():
         _scans = None
 
 
-def child_folders(folder, holding):
+def child_folders(folder: str, holding: str) -> list[str]:
     """Names of the folders in a folder, in natural order.
 
     Args:
-        folder (str): where to look.
-        holding (str): what each of them is, for the message when there is none.
+        folder: where to look.
+        holding: what each of them is, for the message when there is none.
     """
     entries = scan(folder)
     # an image at this level would be lost without a word: one level of folders is missing
@@ -98,12 +114,12 @@ def child_folders(folder, holding):
     return names
 
 
-def is_image(name):
+def is_image(name: str) -> bool:
     """Whether a file name ends like an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def image_names(folder):
+def image_names(folder: str) -> list[str]:
     """Names of the images of one tracklet folder in natural order; none at all is an error.
 
     Also what only has the name of an image (a pipe, a folder): reading it says what it is.
@@ -120,9 +136,9 @@ def image_names(folder):
     return names
 
 
-def refuse_twins(folder, names):
+def refuse_twins(folder: str, names: Sequence[str]) -> None:
     """InputError if two names differ in their suffixes only: one frame would count twice."""
-    stems = {}
+    stems: dict[str, str] = {}
     for name in names:
         twin = stems.setdefault(name.rpartition('.')[0], name)
         if twin is not name:
@@ -131,7 +147,7 @@ def refuse_twins(folder, names):
             )
 
 
-def read_lines(path, advice):
+def read_lines(path: str, advice: str) -> list[str]:
     """The lines of a text file that are not blank; CRLF and LF endings, a BOM is dropped."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
@@ -143,39 +159,49 @@ def read_lines(path, advice):
     return lines
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return getattr(error, 'strerror', None) or 'no text in UTF-8'
 
 
-class TrackletDataset(torchreid.data.VideoDataset):
+def splits_of(mode: str) -> tuple[str, ...]:
+    """The splits that a dataset is read for in one of the host's modes: a test needs no train."""
+    return TEST_SPLITS if mode in TEST_SPLITS else SPLITS
+
+
+class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the host has no types
     """The host's VideoDataset for lists of 4-tuples that may be empty where ``mode`` never looks.
 
     The host reads the first item of all three lists whatever the mode is; and its ``combineall``
     numbers people in the order of a set and fails on a query whose person is not in the gallery.
+    In the modes 'query' and 'gallery' the training list is not read, so it is empty.
     """
 
     gallery_needs_queries = False
+    """Whether the official protocol searches the queries, which ``gallery`` does not hold."""
 
     def __init__(
         self,
-        train,
-        query,
-        gallery,
-        seq_len=15,
-        sample_method='evenly',
+        train: list[Tracklet],
+        query: list[Tracklet],
+        gallery: list[Tracklet],
+        seq_len: int = 15,
+        sample_method: str = 'evenly',
         *,
-        mode='train',
-        combineall=False,
-        verbose=True,
-        **kwargs,
+        mode: str = 'train',
+        combineall: bool = False,
+        verbose: bool = True,
+        **kwargs: Any,
     ):
         if not {'train': train, 'query': query, 'gallery': gallery}.get(mode, True):
             raise InputError(f'{self.dataset_dir}: has no {mode} tracklets, which this run needs')
         some = (tracklets or NOBODY for tracklets in (train, query, gallery))
-        super().__init__(*some, seq_len, sample_method, mode=mode, verbose=False, **kwargs)
+        # not super(): repaired loaders have the host's own, which reads files, next in line
+        torchreid.data.VideoDataset.__init__(
+            self, *some, seq_len, sample_method, mode=mode, verbose=False, **kwargs
+        )
         self.train, self.query, self.gallery = train, query, gallery
         self.combineall, self.verbose = combineall, verbose
-        if combineall:
+        if combineall and mode not in TEST_SPLITS:
             self.combine_all()
         self.num_train_pids = self.get_num_pids(self.train)
         self.num_train_cams = self.get_num_cams(self.train)
@@ -184,13 +210,13 @@ class TrackletDataset(torchreid.data.VideoDataset):
         if verbose:
             self.show_summary()
 
-    def __add__(self, other):
+    def __add__(self, other: Any) -> Any:
         """The host's sum of train lists, a host dataset; our test lists may be empty in it."""
         summand = copy.copy(self)
         summand.query, summand.gallery = self.query or NOBODY, self.gallery or NOBODY
         return torchreid.data.VideoDataset.__add__(summand, other)
 
-    def combine_all(self):
+    def combine_all(self) -> None:
         """Append the query and gallery tracklets to the train list, their people as new classes."""
         test = self.query + self.gallery
         first = self.get_num_pids(self.train)

@@ -5,12 +5,21 @@ import functools
 import os
 import os.path as osp
 from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import natural_key, relabel
 
 from .index_cache import parse_once
 from .listing import (
+    SPLITS,
+    Attempt,
+    Lists,
     TrackletDataset,
     data_root,
     first_existing,
@@ -19,11 +28,15 @@ from .listing import (
     read_lines,
     refuse_twins,
     scan,
+    splits_of,
 )
 from .tables import read_query_rows, read_table
 
-TEST_SPLITS = ('test', 'val')  # data.split_id 0, 1
+PARTS = ('test', 'val')  # data.split_id 0, 1
 ADVICE = 'the authors of LS-VID send it after their release agreement is signed'
+
+Listings: TypeAlias = dict[str, list[str]]
+"""Folder of a person → sorted names of its images."""
 
 
 class LSVID(TrackletDataset):
@@ -33,51 +46,63 @@ class LSVID(TrackletDataset):
     1 the val split (for choosing hyperparameters). Every id is a person, also 0: no distractors.
 
     Args:
-        root (str): folder that holds ``LS-VID``.
-        split_id (int): 0 for test, 1 for val.
+        root: folder that holds ``LS-VID``.
+        split_id: 0 for test, 1 for val.
         **kwargs: the host's (mode, transform, seq_len, ...).
     """
 
     dataset_dir = 'LS-VID'
     gallery_needs_queries = True
 
-    def __init__(self, root='', split_id=0, **kwargs):
+    def __init__(self, root: str = '', split_id: int = 0, *, mode: str = 'train', **kwargs: Any):
         if split_id not in (0, 1):
             raise InputError(f'data.split_id: got {split_id}, LS-VID has 0 (test) and 1 (val)')
         self.root = data_root(root)
         self.dataset_dir = find_lsvid(self.root)
-        split = TEST_SPLITS[split_id]
+        split = PARTS[split_id]
         read = functools.partial(read_lsvid, test_split=split)
-        lists = parse_once(('lsvid', split), self.dataset_dir, read)
-        super().__init__(*lists, **kwargs)
+        lists = parse_once(('lsvid', split), self.dataset_dir, read, splits_of(mode))
+        super().__init__(*lists, mode=mode, **kwargs)
 
 
-def find_lsvid(root):
+def find_lsvid(root: str) -> str:
     """The LS-VID folder of a data root."""
     return first_existing([osp.join(root, 'LS-VID')], ADVICE)
 
 
-def read_lsvid(folder, test_split):
+def read_lsvid(
+    folder: str, splits: Sequence[str] = SPLITS, test_split: str = 'test'
+) -> tuple[Lists, list[str]]:
     """The train, query and gallery lists, and the files and folders that they were read from.
 
     Args:
-        folder (str): the LS-VID folder, as released or with its lists under ``info/``.
-        test_split (str): 'test' or 'val'.
+        folder: the LS-VID folder, as released or with its lists under ``info/``.
+        splits: without 'train' the test split alone is read.
+        test_split: 'test' or 'val'.
     """
-    listings = {}  # person folder → sorted names of its images
-    train_list = find_list(folder, 'train')
-    train = read_tracklets(folder, train_list, listings)
-    query, gallery, files = read_test_split(folder, test_split, listings)
-    return (relabel(train), query, gallery), [train_list, *files, *listings]
+    listings: Listings = {}
+    train: list[Tracklet] = []
+    files = []
+    if 'train' in splits:
+        files = [find_list(folder, 'train')]
+        train = _all(read_tracklets(folder, files[0], listings))
+    query, gallery, test_files = read_test_split(folder, test_split, listings)
+    return (relabel(train), query, gallery), [*files, *test_files, *listings]
 
 
-def find_list(folder, split):
+def _all(tracklets: Sequence[Tracklet | None]) -> list[Tracklet]:
+    return [tracklet for tracklet in tracklets if tracklet is not None]
+
+
+def find_list(folder: str, split: str) -> str:
     """The list of a split, where the release or a re-arranged copy has it."""
     name = f'list_sequence/list_seq_{split}.txt'
     return first_existing([osp.join(folder, name), osp.join(folder, 'info', name)], ADVICE)
 
 
-def read_test_split(folder, split, listings, attempt=contextlib.nullcontext):
+def read_test_split(
+    folder: str, split: str, listings: Listings, attempt: Attempt = contextlib.nullcontext
+) -> tuple[list[Tracklet], list[Tracklet], list[str]]:
     """Queries and gallery (without the queries) of 'test' or 'val', and the two files read.
 
     ``attempt`` and ``listings`` are those of :func:`read_tracklets`.
@@ -91,27 +116,27 @@ def read_test_split(folder, split, listings, attempt=contextlib.nullcontext):
     compare_with_table(test, list_path, table_path, read_table(table_path, 'info_test'), attempt)
     query_rows = read_query_rows(table_path, 'query', len(test)).tolist()
     gallery_rows = sorted(set(range(len(test))) - set(query_rows))
-    query, gallery = (
-        [test[row] for row in rows if test[row] is not None] for rows in (query_rows, gallery_rows)
-    )
+    query, gallery = (_all([test[row] for row in rows]) for rows in (query_rows, gallery_rows))
     return query, gallery, [list_path, table_path]
 
 
-def read_tracklets(folder, list_path, listings, attempt=contextlib.nullcontext):
+def read_tracklets(
+    folder: str, list_path: str, listings: Listings, attempt: Attempt = contextlib.nullcontext
+) -> list[Tracklet | None]:
     """One tracklet per list line ``<path prefix relative to the LS-VID folder> <pid>``.
 
     Args:
-        folder (str): the LS-VID folder.
-        list_path (str): list_seq_*.txt.
-        listings (dict): images of the folders seen so far, added to; each folder is read once.
-        attempt (callable): makes the context around each line; the default lets the first
-            complaint through, ``tools/check_data.py`` notes it and goes on.
+        folder: the LS-VID folder.
+        list_path: list_seq_*.txt.
+        listings: images of the folders seen so far, added to; each folder is read once.
+        attempt: makes the context around each line, see ``listing.Attempt``.
 
     Returns:
-        list of (img_paths, pid, camid, 0) with raw pids, in the order of the lines; None for a
+        (img_paths, pid, camid, 0) with raw pids, in the order of the lines; None for a
         line that ``attempt`` refused.
     """
-    tracklets, numbers = [], {}  # first frame → line
+    tracklets: list[Tracklet | None] = []
+    numbers: dict[str, int] = {}  # first frame → line
     for number, line in enumerate(read_lines(list_path, ADVICE), 1):
         tracklets.append(None)
         with attempt():
@@ -125,7 +150,7 @@ def read_tracklets(folder, list_path, listings, attempt=contextlib.nullcontext):
     return tracklets
 
 
-def _read_tracklet(folder, where, line, listings):
+def _read_tracklet(folder: str, where: str, line: str, listings: Listings) -> Tracklet:
     prefix, _, pid = line.rpartition(' ')
     if not prefix.strip() or id_number(pid) is None:
         raise InputError(f'{where}: expected "<path prefix> <pid>", got {line!r}')
@@ -140,7 +165,13 @@ def _read_tracklet(folder, where, line, listings):
     return tuple([f'{person_folder}{os.sep}{name}' for name in names]), int(pid), camera - 1, 0
 
 
-def compare_with_table(tracklets, list_path, table_path, table, attempt=contextlib.nullcontext):
+def compare_with_table(
+    tracklets: Sequence[Tracklet | None],
+    list_path: str,
+    table_path: str,
+    table: NDArray[np.int64],
+    attempt: Attempt = contextlib.nullcontext,
+) -> None:
     """Refuse a list and a table ``start, end, pid, camera`` that do not describe the same data."""
     if len(table) != len(tracklets):
         raise InputError(
@@ -165,25 +196,26 @@ def compare_with_table(tracklets, list_path, table_path, table, attempt=contextl
                     )
 
 
-def _sorted_images(folder):
+def _sorted_images(folder: str) -> list[str]:
     if not osp.isdir(folder):  # said by the list line that needs it
         return []
     return sorted(name for name, _ in scan(folder) if is_image(name))
 
 
-def _starting_with(names, stem):
+def _starting_with(names: list[str], stem: str) -> list[str]:
     """Those of the sorted names that start with ``stem_``: ``0005_01_1`` is not ``0005_01_12``."""
     after = chr(ord('_') + 1)
     return names[bisect_left(names, f'{stem}_') : bisect_left(names, f'{stem}{after}')]
 
 
-def _in_order(folder, names):
+def _in_order(folder: str, names: list[str]) -> tuple[list[str], int]:
     """The frames of a tracklet in the order of time, and its camera.
 
     A name has four fields, ``0005_01_12_0003.jpg``. The third is the camera; the fourth is the
     frame, sorted as a number, and after the numbers as text.
     """
-    cameras, frames = set(), []
+    cameras: set[int] = set()
+    frames: list[tuple[int, Any, str]] = []
     for name in names:
         fields = name.split('_')
         if len(fields) < 4 or not id_number(fields[2]):  # nor 0

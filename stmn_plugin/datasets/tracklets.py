@@ -2,24 +2,31 @@
 
 import contextlib
 import os.path as osp
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
-from stmn_plugin.labels import natural_key, number_labels, relabel
+from stmn_plugin.labels import UNKNOWN, natural_key, number_labels
 
 from .csv_rows import csv_rows
 from .index_cache import parse_once
 from .listing import (
     IMAGE_SUFFIXES,
+    SPLITS,
+    TEST_SPLITS,
+    Attempt,
+    Lists,
     TrackletDataset,
     child_folders,
     data_root,
     image_names,
     is_image,
     scan,
+    splits_of,
 )
 
-SPLITS = ('train', 'query', 'gallery')
+NOBODY_KNOWN = 'unknown'  # the pid of a query or gallery tracklet without a label
 COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
 ADVICE = (
     'give tracklets.csv with the columns ' + ','.join(COLUMNS) + ', or folders '
@@ -36,6 +43,10 @@ class TrackletName(NamedTuple):
     tracklet: str
 
 
+Images: TypeAlias = dict[tuple[str, str], tuple[int, TrackletName]]
+"""Split and real path of an image → the line of a CSV that has it, and its tracklet."""
+
+
 class Tracklets(TrackletDataset):
     """Your own tracklets.
 
@@ -44,25 +55,28 @@ class Tracklets(TrackletDataset):
     own folder, the frames of a tracklet are sorted by path.
 
     Pids and cameras are any text, numbered in natural order ('p2' before 'p10'): train pids for
-    themselves, query and gallery pids together, the cameras of all splits together. Names of
-    tracklets may start again for each person and camera. A split that the mode does not read
-    may be absent: train without test data, or test a model without training data.
+    themselves, query and gallery pids together, the cameras of query and gallery and after them
+    those of train alone. Names of tracklets may start again for each person and camera. A query or
+    gallery tracklet of the pid ``unknown`` has no label: it is neither right nor wrong. A split
+    that the mode does not read may be absent: train without test data, or test a model without
+    training data.
 
     Args:
-        root (str): see above.
+        root: see above.
         **kwargs: the host's (mode, transform, seq_len, ...).
     """
 
     gallery_needs_queries = False  # what is searched is what is in the gallery split
 
-    def __init__(self, root='', **kwargs):
+    def __init__(self, root: str = '', *, mode: str = 'train', **kwargs: Any):
         self.root = data_root(root)
         self.dataset_dir = find_source(self.root)
-        lists = parse_once(('tracklets',), self.dataset_dir, read_own_tracklets)
-        super().__init__(*lists, **kwargs)
+        splits = splits_of(mode)
+        lists = parse_once(('tracklets',), self.dataset_dir, read_own_tracklets, splits)
+        super().__init__(*lists, mode=mode, **kwargs)
 
 
-def find_source(root):
+def find_source(root: str) -> str:
     """The CSV, or the folder of split folders, that describes the data below ``root``."""
     inner = osp.join(root, 'tracklets')
     tables = [osp.join(folder, 'tracklets.csv') for folder in (root, inner)]
@@ -76,34 +90,40 @@ def find_source(root):
     raise InputError(f'{root}: no tracklets in it; {ADVICE}')
 
 
-def split_folders(folder):
+def split_folders(folder: str) -> list[str]:
     """Paths of the split folders in a folder."""
     paths = (osp.join(folder, split) for split in SPLITS)
     return [path for path in paths if osp.isdir(path)]
 
 
-def read_own_tracklets(source, attempt=contextlib.nullcontext):
+def read_own_tracklets(
+    source: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
+) -> tuple[Lists, list[str]]:
     """The three lists of a CSV or a folder, and what they were read from.
 
     Args:
-        source (str): what :func:`find_source` found.
-        attempt (callable): makes the context around each folder or row; the default lets the first
-            complaint through, ``tools/check_data.py`` notes it and goes on.
+        source: what :func:`find_source` found.
+        splits: those that are needed. Of others a CSV's rows are taken as they are.
+        attempt: makes the context around each folder or row, see ``listing.Attempt``.
     """
     read = read_folders if osp.isdir(source) else read_csv
-    return number_tracklets(*read(source, attempt))
+    frames, sources = read(source, splits, attempt)
+    return number_tracklets(frames), sources
 
 
-def read_folders(folder, attempt=contextlib.nullcontext):
+def read_folders(
+    folder: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
+) -> tuple[dict[TrackletName, tuple[str, ...]], list[str]]:
     """The frames of ``<split>/<pid>/<camid>/<tracklet>/*.jpg``.
 
     Args:
-        folder (str): holds the split folders; nothing else if it is called ``tracklets``, while
-            a data root may hold other datasets.
-        attempt (callable): see :func:`read_own_tracklets`.
+        folder: holds the split folders; nothing else if it is called ``tracklets``, while a data
+            root may hold other datasets.
+        splits: those that are read.
+        attempt: see :func:`read_own_tracklets`.
 
     Returns:
-        dict TrackletName → tuple of paths, and the folders read.
+        The paths of each tracklet, and the folders read.
     """
     if osp.basename(folder) == 'tracklets':
         found = [name for name, is_dir in scan(folder) if is_dir]
@@ -112,24 +132,31 @@ def read_folders(folder, attempt=contextlib.nullcontext):
             if unknown:
                 path = osp.join(folder, unknown[0])
                 raise InputError(f'{path}: unknown split, expected {SPLITS}')
-    frames, folders = {}, [folder]
+    frames: dict[TrackletName, tuple[str, ...]] = {}
+    folders = [folder]
     for split in (split for split in SPLITS if osp.isdir(osp.join(folder, split))):
+        if split not in splits:
+            folders.append(osp.join(folder, split))  # known, so it is not left out
+            continue
         levels = ('<pid>', '<camid>', '<tracklet>')
         for names, tracklet_folder in _descend(osp.join(folder, split), levels, folders, attempt):
             with attempt():
+                _check_person(tracklet_folder, split, names[0])
                 frames[TrackletName(split, *names)] = tuple(
                     osp.join(tracklet_folder, name) for name in image_names(tracklet_folder)
                 )
     return frames, folders
 
 
-def _descend(folder, levels, visited, attempt):
+def _descend(
+    folder: str, levels: Sequence[str], visited: list[str], attempt: Attempt
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Names on the way and path of every folder that lies ``len(levels)`` levels below another."""
     visited.append(folder)
     if not levels:
         yield (), folder
         return
-    children = []
+    children: list[str] = []
     with attempt():
         children = child_folders(folder, levels[0])
     for child in children:
@@ -137,20 +164,25 @@ def _descend(folder, levels, visited, attempt):
             yield (child, *names), path
 
 
-def read_csv(path, attempt=contextlib.nullcontext):
+def read_csv(
+    path: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
+) -> tuple[dict[TrackletName, tuple[str, ...]], list[str]]:
     """The frames of a CSV with the columns split, pid, camid, tracklet and path.
 
     Args:
-        path (str): the CSV.
-        attempt (callable): see :func:`read_own_tracklets`.
+        path: the CSV.
+        splits: those whose images must be there.
+        attempt: see :func:`read_own_tracklets`.
 
     Returns:
-        dict TrackletName → tuple of paths in natural order, and what was read.
+        The paths of each tracklet in natural order, and what was read.
     """
     home = osp.dirname(path)
-    frames = {}
-    seen = {}  # (split, real path of an image) → (line, TrackletName)
-    listings, real = {}, {}  # folder → names of its files; → where it lies
+    frames: dict[TrackletName, list[str]] = {}
+    seen: Images = {}
+    listings: dict[str, set[str]] = {}  # folder → names of its files
+    real: dict[str, str] = {}  # folder → where it lies
+    unchecked: set[str] = set()  # folders
     for line, cells in csv_rows(path, COLUMNS, attempt):
         with attempt():
             where = f'{path}:{line}'
@@ -158,6 +190,10 @@ def read_csv(path, attempt=contextlib.nullcontext):
             name = TrackletName(*(cells[column] for column in COLUMNS[:4]))
             image = osp.normpath(osp.join(home, cells['path']))
             folder, file_name = osp.split(image)
+            if name.split not in splits:
+                unchecked.add(folder)
+                frames.setdefault(name, []).append(image)
+                continue
             if folder not in listings:
                 listings[folder], real[folder] = _file_names(folder), osp.realpath(folder)
             if file_name not in listings[folder]:
@@ -169,49 +205,66 @@ def read_csv(path, attempt=contextlib.nullcontext):
             frames.setdefault(name, []).append(image)
     if not frames:
         raise InputError(f'{path}: lists no frame; {ADVICE}')
-    for folder in unused_splits(home, listings):
+    for folder in unused_splits(home, [*listings, *unchecked]):
         scan(folder)  # so that it is told what is left out
     with attempt():
         _check_copies(path, seen)
-    frames = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
-    return frames, [path, *listings]
+    in_order = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
+    return in_order, [path, *listings]
 
 
-def unused_splits(home, used):
+def unused_splits(home: str, used: Iterable[str]) -> list[str]:
     """Split folders beside a CSV, or in ``tracklets/`` there, none of whose folders are used."""
     folders = split_folders(home) + split_folders(osp.join(home, 'tracklets'))
     used = [osp.join(folder, '') for folder in used]
     return [f for f in folders if not any(one.startswith(osp.join(f, '')) for one in used)]
 
 
-def _file_names(folder):
+def _file_names(folder: str) -> set[str]:
     return {name for name, is_dir in scan(folder) if not is_dir} if osp.isdir(folder) else set()
 
 
-def number_tracklets(frames, sources):
-    """The three lists with numbers for pids and cameras, and what they were read from."""
+def number_tracklets(frames: Mapping[TrackletName, tuple[str, ...]]) -> Lists:
+    """The three lists with numbers for pids and cameras."""
     names = sorted(frames, key=lambda name: [natural_key(part) for part in name])
-    cameras = number_labels(name.camid for name in names)
-    test_pids = number_labels(name.pid for name in names if name.split != 'train')
-    lists = {split: [] for split in SPLITS}
+    tested = [name for name in names if name.split in TEST_SPLITS]
+    # tested ones first: a test has the same numbers whether or not train is read
+    cameras = number_labels(name.camid for name in tested)
+    for camera in number_labels(name.camid for name in names):
+        cameras.setdefault(camera, len(cameras))
+    people = {
+        'train': number_labels(name.pid for name in names if name.split == 'train'),
+        'test': {
+            **number_labels(name.pid for name in tested if name.pid != NOBODY_KNOWN),
+            NOBODY_KNOWN: UNKNOWN,
+        },
+    }
+    lists: dict[str, list[Tracklet]] = {split: [] for split in SPLITS}
     for name in names:
-        pid = name.pid if name.split == 'train' else test_pids[name.pid]
+        pid = people['train' if name.split == 'train' else 'test'][name.pid]
         lists[name.split].append((frames[name], pid, cameras[name.camid], 0))
-    return (relabel(lists['train']), lists['query'], lists['gallery']), sources
+    return lists['train'], lists['query'], lists['gallery']
 
 
-def _check_row(where, cells):
+def _check_person(where: str, split: str, pid: str) -> None:
+    if split == 'train' and pid == NOBODY_KNOWN:
+        raise InputError(f'{where}: a tracklet of person {pid!r} cannot be trained on')
+
+
+def _check_row(where: str, cells: Mapping[str, str]) -> None:
     if cells['split'] not in SPLITS:
         raise InputError(f'{where}: unknown split {cells["split"]!r}, expected {SPLITS}')
     empty = [column for column in COLUMNS if not cells[column]]
     if empty:
-        raise InputError(f'{where}: no {empty[0]} given')
+        more = f'; {NOBODY_KNOWN!r} stands for no label' if empty[0] == 'pid' else ''
+        raise InputError(f'{where}: no {empty[0]} given{more}')
+    _check_person(where, cells['split'], cells['pid'])
     if not is_image(cells['path']):
         suffixes = '/'.join(IMAGE_SUFFIXES)
         raise InputError(f'{where}: {cells["path"]} does not end in {suffixes}')
 
 
-def _check_copies(path, seen):
+def _check_copies(path: str, seen: Images) -> None:
     """A query image that is in the gallery, too, is the same person under the same camera there."""
     for (split, image), (line, name) in seen.items():
         if split == 'gallery' and ('query', image) in seen:

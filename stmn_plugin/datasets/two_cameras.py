@@ -4,34 +4,53 @@ import functools
 import json
 import os.path as osp
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import torchreid
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.labels import natural_key, number_labels
 
 from .index_cache import parse_once
-from .listing import data_root, first_existing, image_names, scan
+from .listing import (
+    SPLITS,
+    Lists,
+    TrackletDataset,
+    data_root,
+    first_existing,
+    image_names,
+    scan,
+    splits_of,
+)
 from .tables import read_table
 
+People: TypeAlias = dict[str, list[str]]
+"""Names of the people of 'train' and 'test'."""
 
-class iLIDSVID(torchreid.data.datasets.video.iLIDSVID):  # noqa: N801 (the host's name)
+
+class iLIDSVID(  # type: ignore[misc]  # noqa: N801 (the host's name)
+    TrackletDataset, torchreid.data.datasets.video.iLIDSVID
+):
     """iLIDS-VID, frames in the order of time; the splits are read, never written."""
 
-    gallery_needs_queries = False
-
-    def __init__(self, root='', split_id=0, **kwargs):
+    def __init__(self, root: str = '', split_id: int = 0, *, mode: str = 'train', **kwargs: Any):
         self.root = data_root(root)
         self.dataset_dir = first_existing(
             [osp.join(self.root, self.dataset_dir)], 'unpack iLIDS-VID.tar there'
         )
         read = functools.partial(read_ilids, split_id=split_id)
-        lists = parse_once(('ilidsvid', str(split_id)), self.dataset_dir, read, on_disk=False)
-        torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+        lists = parse_once(
+            ('ilidsvid', str(split_id)), self.dataset_dir, read, splits_of(mode), on_disk=False
+        )
+        super().__init__(*lists, mode=mode, **kwargs)
 
 
-def read_ilids(folder, split_id):
+def read_ilids(
+    folder: str, splits: Sequence[str] = SPLITS, split_id: int = 0
+) -> tuple[Lists, list[str]]:
     """The three lists of a split, and the files and folders that they were read from."""
     sequences = osp.join(folder, 'i-LIDS-VID', 'sequences')
     cameras = [osp.join(sequences, name) for name in ('cam1', 'cam2')]
@@ -41,11 +60,11 @@ def read_ilids(folder, split_id):
     else:
         source = osp.join(folder, 'train-test people splits', 'train_test_splits_ilidsvid.mat')
         split = read_ilids_split(source, cameras[0], split_id)
-    lists, folders = read_two_cameras(cameras, split)
+    lists, folders = read_two_cameras(cameras, split, splits)
     return lists, [source, *folders]
 
 
-def read_ilids_split(path, person_folder, split_id):
+def read_ilids_split(path: str, person_folder: str, split_id: int) -> People:
     """One row of the .mat: 1-based numbers of the sorted people, the first half for testing."""
     first_existing([path], 'it comes with iLIDS-VID.tar')
     people = sorted(name for name, is_dir in scan(person_folder) if is_dir)
@@ -59,48 +78,54 @@ def read_ilids_split(path, person_folder, split_id):
     return {'train': people[half:], 'test': people[:half]}
 
 
-class PRID2011(torchreid.data.datasets.video.PRID2011):
+class PRID2011(TrackletDataset, torchreid.data.datasets.video.PRID2011):  # type: ignore[misc]
     """PRID 2011, frames in the order of time."""
 
-    gallery_needs_queries = False
-
-    def __init__(self, root='', split_id=0, **kwargs):
+    def __init__(self, root: str = '', split_id: int = 0, *, mode: str = 'train', **kwargs: Any):
         self.root = data_root(root)
         self.dataset_dir = first_existing(
             [osp.join(self.root, self.dataset_dir)],
             'unpack prid_2011 there, beside splits_prid2011.json',
         )
         read = functools.partial(read_prid, split_id=split_id)
-        lists = parse_once(('prid2011', str(split_id)), self.dataset_dir, read, on_disk=False)
-        torchreid.data.VideoDataset.__init__(self, *lists, **kwargs)
+        lists = parse_once(
+            ('prid2011', str(split_id)), self.dataset_dir, read, splits_of(mode), on_disk=False
+        )
+        super().__init__(*lists, mode=mode, **kwargs)
 
 
-def read_prid(folder, split_id):
+def read_prid(
+    folder: str, splits: Sequence[str] = SPLITS, split_id: int = 0
+) -> tuple[Lists, list[str]]:
     """The three lists of a split, and the files and folders that they were read from."""
     shots = osp.join(folder, 'prid_2011', 'multi_shot')
     source = osp.join(folder, 'splits_prid2011.json')
     split = _read_split(source, split_id)
-    lists, folders = read_two_cameras([osp.join(shots, name) for name in ('cam_a', 'cam_b')], split)
+    cameras = [osp.join(shots, name) for name in ('cam_a', 'cam_b')]
+    lists, folders = read_two_cameras(cameras, split, splits)
     return lists, [source, *folders]
 
 
-def read_two_cameras(camera_folders, split):
+def read_two_cameras(
+    camera_folders: Sequence[str], split: People, splits: Sequence[str] = SPLITS
+) -> tuple[Lists, list[str]]:
     """Train on both cameras; search camera 2 for the people of camera 1.
 
     Args:
-        camera_folders (list): two folders of person folders of frames.
-        split (dict): names of the 'train' and the 'test' people.
+        camera_folders: two folders of person folders of frames.
+        split: names of the 'train' and the 'test' people.
+        splits: without 'train' the folders of the test people alone are read.
 
     Returns:
-        tuple: the train, query and gallery lists; the folders read.
+        The train, query and gallery lists; the folders read.
     """
     folders = list(camera_folders)
 
-    def all_frames(folder):
+    def all_frames(folder: str) -> tuple[str, ...]:
         folders.append(folder)
         return tuple(osp.join(folder, name) for name in image_names(folder))
 
-    def tracklets(people, camids):
+    def tracklets(people: list[str], camids: Iterable[int]) -> list[Tracklet]:
         pids = number_labels(people)
         return [
             (all_frames(osp.join(camera_folders[camid], person)), pids[person], camid, 0)
@@ -117,11 +142,11 @@ def read_two_cameras(camera_folders, split):
     twice = [person for person, count in everyone.items() if count > 1]
     if twice:
         raise InputError(f'{camera_folders[0]}: the split names {twice[0]} twice')
-    train, test = split['train'], split['test']
+    train, test = split['train'] if 'train' in splits else [], split['test']
     return (tracklets(train, [0, 1]), tracklets(test, [0]), tracklets(test, [1])), folders
 
 
-def _read_split(path, split_id):
+def _read_split(path: str, split_id: int) -> People:
     """The people of 'train' and 'test' in one of the splits of a JSON file."""
     first_existing([path], 'it lists the people of each split')
     try:
@@ -133,14 +158,14 @@ def _read_split(path, split_id):
         raise InputError(f'{path}: is no list of splits')
     _check_split_id(path, split_id, len(splits))
     split = splits[split_id] if isinstance(splits[split_id], dict) else {}
-    people = {name: split.get(name) for name in ('train', 'test')}
+    people: People = {name: split.get(name) for name in ('train', 'test')}
     for name, names in people.items():
         if not isinstance(names, list) or not all(isinstance(person, str) for person in names):
             raise InputError(f'{path}: {name} of split {split_id} is no list of names')
     return people
 
 
-def _check_split_id(path, split_id, num_splits):
+def _check_split_id(path: str, split_id: int, num_splits: int) -> None:
     if not isinstance(split_id, int) or not 0 <= split_id < num_splits:
         raise InputError(
             f'{path}: has splits 0 to {num_splits - 1}, data.split_id asks for {split_id}'

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from stmn_plugin.data.tracklets import Tracklet
+from stmn_plugin.data.tracklets import Target, Tracklet
 from stmn_plugin.distributed import broadcast
 from stmn_plugin.peak_memory import peak_memory
 
@@ -25,14 +25,6 @@ from .searched import count_searched, is_collapsed
 from .settings import TestOptions, TestSettings
 
 Embed = Callable[[Sequence[Tracklet], str], TrackletFeatures | None]
-
-
-class Target(NamedTuple):
-    """A dataset to test on."""
-
-    query: Sequence[Tracklet]
-    gallery: Sequence[Tracklet]
-    gallery_needs_queries: bool = False  # its official gallery holds the queries, this one not yet
 
 
 class Searched(NamedTuple):
@@ -83,6 +75,11 @@ class Evaluator:
     @property
     def protocol(self) -> Protocol:
         return PROTOCOLS[self.settings.protocol]
+
+    def can_score(self, name: str) -> bool:
+        """Whether a target has labels by which a query can be right; unlabelled ones have not."""
+        target = self.targets[name]
+        return target.is_labelled or target.count_matchable() > 0
 
     def evaluate(self, name: str, epoch: int | None = None) -> Evaluation:
         """Encode a target and rank its queries; all processes get the main one's evaluation.

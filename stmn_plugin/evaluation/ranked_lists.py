@@ -6,12 +6,18 @@ camera take no place.
 Letters: Q queries, G gallery tracklets, q rows of a chunk of queries.
 """
 
-from typing import NamedTuple
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.labels import JUNK_PID, comparable
+from stmn_plugin.whole_files import write_json, write_text
 
 from .ranking import QueryScores, score_queries
 from .search import nearest
@@ -80,3 +86,68 @@ def _list(rows, labels, some, k):
         first_distance,
     )
     return [x.cpu().numpy() for x in values]
+
+
+def write_ranked_list(
+    stem: str,
+    chunks: Iterable[Tensor],
+    queries: Sequence[Tracklet],
+    gallery: Sequence[Tracklet],
+    k: int = 20,
+) -> list[str]:
+    """Write the nearest tracklets of every query as ``<stem>.json`` and ``<stem>.csv``.
+
+    No label is looked at; only the query itself, the tracklet of the same frames, is left out. A
+    tracklet is named by its first frame.
+
+    Args:
+        stem: path without its suffix.
+        chunks: distances (q, G), the first queries first.
+        queries, gallery: Q and G tracklets.
+        k: how many of each.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    lists = list(_nearest_of_each(chunks, queries, gallery, k))
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator='\n')
+    rows.writerow(['query', 'rank', 'tracklet', 'distance'])
+    for one in lists:
+        for rank, found in enumerate(one['ranked'], 1):
+            rows.writerow([one['query'], rank, found['tracklet'], found['distance']])
+    paths = [f'{stem}.json', f'{stem}.csv']
+    write_json(paths[0], lists)
+    write_text(paths[1], table.getvalue())
+    return paths
+
+
+def _nearest_of_each(
+    chunks: Iterable[Tensor], queries: Sequence[Tracklet], gallery: Sequence[Tracklet], k: int
+) -> Iterator[dict[str, Any]]:
+    places: dict[tuple[str, ...], list[int]] = {}  # frames → columns
+    for column, (paths, *_) in enumerate(gallery):
+        places.setdefault(tuple(paths), []).append(column)
+    start = 0
+    for rows in chunks:
+        rows, some = rows.clone(), queries[start : start + len(rows)]
+        start += len(rows)
+        for row, (paths, *_) in enumerate(some):
+            rows[row, places.get(tuple(paths), [])] = torch.inf
+        found = nearest(rows, min(k, rows.shape[1]))
+        for (paths, *_), distances, indices in zip(
+            some, found.distances.tolist(), found.indices.tolist(), strict=True
+        ):
+            ranked = [
+                {'tracklet': _first(gallery[index][0]), 'distance': round(distance, 6)}
+                for distance, index in zip(distances, indices, strict=True)
+                if distance < np.inf
+            ]
+            yield {'query': _first(paths), 'ranked': ranked}
+
+
+def _first(paths: Sequence[str]) -> str:
+    return paths if isinstance(paths, str) else paths[0]  # of image data it is one path

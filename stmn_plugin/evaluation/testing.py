@@ -8,6 +8,7 @@ from stmn_plugin.training.run_record import RunRecord
 
 from .evaluator import Evaluator, Searched
 from .protocols import Evaluation, Stopwatch, host_lines, results_table
+from .ranked_lists import write_ranked_list
 from .ranked_pictures import draw_ranked_lists
 
 
@@ -18,7 +19,7 @@ def evaluate_targets(
     epoch: int | None = None,
     size: tuple[int, int] = (128, 256),
 ) -> list[Evaluation]:
-    """Evaluate on every target.
+    """Evaluate on every target; of one without labels a ranked list is written instead.
 
     Every process encodes its part of the tracklets, the main one does all the rest. The results of
     a target are in ``metrics.json`` before they are printed and before the next target.
@@ -38,6 +39,10 @@ def evaluate_targets(
         for name in evaluator.targets:
             watch = Stopwatch()
             searched = evaluator.features(name)
+            if not evaluator.can_score(name):
+                if searched is not None:
+                    _list(evaluator, name, searched, folder)
+                continue
             result = evaluator.rank(name, searched, watch(), epoch)
             record.add_evaluation(result.as_dict(ranks), folder)
             results.append(result)
@@ -45,7 +50,7 @@ def evaluate_targets(
                 _show(evaluator, result, record)
                 if evaluator.options.visrank:
                     _draw(evaluator, name, searched, folder, size)
-    if is_main():
+    if is_main() and results:
         print(results_table(results, ranks))
     bad_frames = record.all_bad_frames()
     if bad_frames:
@@ -64,6 +69,20 @@ def _show(evaluator: Evaluator, result: Evaluation, record: RunRecord) -> None:
         step = None if result.epoch is None else result.epoch - 1
         record.curves.add_scalar(f'Test/{name}/rank1', ranking.rank(1), step)
         record.curves.add_scalar(f'Test/{name}/mAP', ranking.mean_ap, step)
+
+
+def _list(evaluator: Evaluator, name: str, searched: Searched, folder: str) -> None:
+    """The nearest tracklets of every query in two files."""
+    target, where = evaluator.targets[name], ''
+    if folder:
+        paths = write_ranked_list(
+            os.path.join(folder, f'ranked-{name}'),
+            evaluator.distances(searched),
+            *evaluator.tracklets(name),
+            max(evaluator.options.ranks),
+        )
+        where = f'; the nearest tracklets of each are in {printable(" and ".join(paths))}'
+    print(f'{name}: no match of the {len(target.query)} queries is labelled, no score{where}')
 
 
 def _draw(

@@ -241,7 +241,7 @@ class VideoEngine(torchreid.engine.Engine):
         """Evaluate on every target; arguments are those of the host's ``Engine.test``.
 
         Returns:
-            Rank-1 of the first target.
+            Rank-1 of the first target that has labels, 0 where none has.
 
         Raises:
             InputError: features that are not finite, unreadable frames, files that cannot be
@@ -261,7 +261,7 @@ class VideoEngine(torchreid.engine.Engine):
         epoch = None if self.epoch is None else self.epoch + 1
         size = self.datamanager.width, self.datamanager.height
         results = evaluate_targets(self.evaluator(options), self.record, save_dir, epoch, size)
-        return results[0].ranking.rank(1)
+        return results[0].ranking.rank(1) if results else 0.0
 
     def evaluator(self, options: TestOptions | None = None) -> Evaluator:
         """Of the targets of the data manager, by the settings of the engine."""

@@ -121,9 +121,10 @@ def data_digests(datamanager: Any, name: str) -> dict[str, str]:
 
 
 def training_digest(datamanager: Any) -> str:
-    """'train' of :func:`data_digests`."""
+    """'train' of :func:`data_digests`; '' where no training data was read."""
     dataset = datamanager.train_loader.dataset
-    return _list_digest(dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train)
+    tracklets = dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train
+    return _list_digest(tracklets) if tracklets else ''
 
 
 def _list_digest(tracklets: Iterable[tuple[Any, ...]]) -> str:
