@@ -28,8 +28,10 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.settings import TestSettings
 from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.host.parts import check_processes
+from stmn_plugin.host.registration import model_registry
 from stmn_plugin.interrupt import Interrupted, Interruption
-from stmn_plugin.models import STMN
+from stmn_plugin.models import STMN, FramePooling
+from stmn_plugin.models.frame_pooling import ImageModelConfig
 from stmn_plugin.models.heads import BNNeck
 from stmn_plugin.models.sync_batch_norm import (
     SyncBatchNorm,
@@ -366,6 +368,13 @@ def test_two_processes_train_like_one(optimizer, stmn, batches):
         assert not torch.equal(weights[key], before), key
 
 
+def test_image_models_on_clips_do_too(monkeypatch, batches):
+    torch.manual_seed(5)
+    monkeypatch.setitem(model_registry(), 'mine', lambda **_: FeaturesInTesting(True))
+    model = FramePooling(CLASSES, L, ImageModelConfig('mine', 8, 6), pretrained=False).double()
+    assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
+
+
 @pytest.mark.parametrize('spatial, temporal', [('none', 'average'), ('memory', 'mlp')])
 def test_its_variants_do_too(spatial, temporal, narrow, batches):
     model = narrow(spatial_mode=spatial, temporal_mode=temporal)
@@ -417,6 +426,14 @@ class ImageModel(nn.Module):
         features = self.neck(self.backbone(images).mean(dim=(2, 3)))
         logits = self.classifier(features)
         return self.pair(logits, features) if self.with_features else logits
+
+
+class FeaturesInTesting(ImageModel):
+    """A model as the host's in full: features alone while its own flag says testing."""
+
+    def forward(self, images):
+        outputs = super().forward(images)
+        return outputs if self.training else outputs[1]
 
 
 class Named(NamedTuple):
