@@ -105,7 +105,8 @@ class Evaluator:
             scores = self.score(searched)
             seconds['ranking'] = watch()
             evaluation = self.describe(name, scores, searched, seconds, epoch)
-        return broadcast(evaluation)
+        result: Evaluation = broadcast(evaluation)
+        return result
 
     def features(self, name: str) -> Searched | None:
         """Features of a target's queries and of the gallery that the protocol searches."""
@@ -130,8 +131,9 @@ class Evaluator:
         """Distances in chunks of queries (q, G); all of them are never held."""
         score_pairs = getattr(self.model, 'score_pairs', None)
         if score_pairs is None:
-            return distances_in_rows(searched.query, searched.gallery, self.options)
-        device = next(self.model.parameters()).device
+            rows: Iterator[Tensor] = distances_in_rows(*searched, self.options)
+            return rows
+        device = next(self.model.parameters()).device.type
         features = searched.query.features, searched.gallery.features
         return scored_rows(*features, score_pairs, device)
 
@@ -139,7 +141,9 @@ class Evaluator:
         """How well every query is answered."""
         query, gallery = searched
         labels = query.pids, gallery.pids, query.camids, gallery.camids
-        return score_queries(self.distances(searched), *labels, self.protocol.average_precision)
+        precision = self.protocol.average_precision
+        scores: QueryScores = score_queries(self.distances(searched), *labels, precision)
+        return scores
 
     def describe(
         self,
@@ -163,7 +167,7 @@ class Evaluator:
             unmatched=self.protocol.unmatched,
             num_query_searched=num_searched,
             num_query_tied=int(scores.tied.sum()),
-            collapsed=is_collapsed((query.features, gallery.features), options.dist_metric),
+            collapsed=is_collapsed([query.features, gallery.features], options.dist_metric),
             frames=settings.plan.title if settings.plan else 'image',
             flip=settings.flip,
             amp=settings.amp,

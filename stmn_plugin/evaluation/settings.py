@@ -37,6 +37,6 @@ class TestOptions:
     ranks: Sequence[int] = (1, 5, 10, 20)
     rerank: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.use_metric_cuhk03:
             raise InputError('cuhk03.use_metric_cuhk03 is not supported: use the new split')

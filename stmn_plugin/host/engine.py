@@ -261,7 +261,7 @@ class VideoEngine(torchreid.engine.Engine):
         epoch = None if self.epoch is None else self.epoch + 1
         size = self.datamanager.width, self.datamanager.height
         results = evaluate_targets(self.evaluator(options), self.record, save_dir, epoch, size)
-        return results[0].ranking.rank(1) if results else 0.0
+        return float(results[0].ranking.rank(1)) if results else 0.0
 
     def evaluator(self, options: TestOptions | None = None) -> Evaluator:
         """Of the targets of the data manager, by the settings of the engine."""
@@ -293,7 +293,7 @@ class VideoEngine(torchreid.engine.Engine):
 
     @property
     def _is_video(self) -> bool:
-        return self.datamanager.data_type == 'video'
+        return bool(self.datamanager.data_type == 'video')
 
     def _embedder_of_video(self) -> Embedder:
         data, settings = self.datamanager, self.settings

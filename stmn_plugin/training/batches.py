@@ -4,7 +4,7 @@ What is random in a step depends on (seed, epoch, step) only, whatever was read 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from stmn_plugin.randomness import seed_everything
 
 
 class Batch(NamedTuple):
-    index: int  # in the epoch
+    number: int  # in the epoch, from 0
     data: dict[str, Any]  # of the loader; read ahead it is finished, see ``EpochBatches.finish``
     waited: float  # seconds blocked on the loader since the batch before
 
@@ -31,7 +31,14 @@ class EpochBatches:
         ahead: read one batch ahead, beside the step that works on the last; for a GPU.
     """
 
-    def __init__(self, loader, prepare, sampler=None, seed: int | None = None, ahead: bool = False):
+    def __init__(
+        self,
+        loader: Any,
+        prepare: Callable[..., Tensor],
+        sampler: Any = None,
+        seed: int | None = None,
+        ahead: bool = False,
+    ):
         self.loader = loader
         self.prepare = prepare
         self.sampler = sampler
@@ -55,7 +62,7 @@ class EpochBatches:
             self._seed(epoch, index + 1)  # whatever has been read since: the next batch, say
             yield Batch(index, data, reading.take_seconds())
 
-    def _read(self, epoch, first):
+    def _read(self, epoch: int, first: int) -> Iterator[dict[str, Any]]:
         count = len(self)
         self._seed(epoch, 0)  # the host's loaders draw their order here
         batches = iter(self.loader)
@@ -75,13 +82,13 @@ class EpochBatches:
         images: Tensor = self.prepare(data['img'], data.get('augmentation'))
         return {**data, 'img': images, 'pid': data['pid'].to(images.device, non_blocking=True)}
 
-    def _seed(self, epoch, step):
+    def _seed(self, epoch: int, step: int) -> None:
         """Data do not depend on these generators; dropout differs from process to process."""
         if self.seed is not None:
             seed_everything(self.seed, epoch, step, rank())
 
     @functools.cached_property
-    def _side(self):
+    def _side(self) -> SideStream:
         return SideStream()  # one for all epochs: each stream keeps memory of its own
 
 

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import nn
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models.weight_files import named_tensors, not_finite, read_weight_file
@@ -23,20 +25,26 @@ UNFINISHED = 'unfinished.pth.tar'  # saved within an epoch
 NAME = re.compile(r'model\.pth\.tar-(0|[1-9][0-9]{0,8})')
 
 
-def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
+def save_checkpoint(
+    state: Mapping[str, Any],
+    folder: str,
+    epoch: int,
+    keep_last: int | None = None,
+    is_best: bool = False,
+) -> str:
     """Write ``folder/model.pth.tar-<epoch>``, the host's name and format.
 
     What :func:`save_unfinished` has written is removed: training is beyond it.
 
     Args:
-        state (dict): tensors and plain values only; ``state_dict`` and ``epoch`` as the host has.
-        folder (str): made when missing.
-        epoch (int): finished epochs, from 1.
-        keep_last (int, optional): older checkpoints beyond that many are removed.
-        is_best (bool): also as ``model-best.pth.tar``.
+        state: tensors and plain values only; ``state_dict`` and ``epoch`` as the host has.
+        folder: made when missing.
+        epoch: finished epochs, from 1.
+        keep_last: older checkpoints beyond that many are removed.
+        is_best: also as ``model-best.pth.tar``.
 
     Returns:
-        str: the path.
+        The path.
 
     Raises:
         InputError: it could not be written, or a weight or moment is not finite.
@@ -52,17 +60,18 @@ def save_checkpoint(state, folder, epoch, keep_last=None, is_best=False):
     return path
 
 
-def save_unfinished(state, folder):
+def save_unfinished(state: Mapping[str, Any], folder: str) -> str:
     """Write ``folder/unfinished.pth.tar``, the state within an epoch; otherwise as above.
 
     It has a name of its own so that ``model.pth.tar-N`` stays what was evaluated after N epochs.
     """
     path = os.path.join(folder, UNFINISHED)
     with _written(state, path):
-        return path
+        pass
+    return path
 
 
-def check_folder(folder):
+def check_folder(folder: str) -> None:
     """Make the folder of checkpoints; InputError where none could be written into it."""
     with write_errors(folder):
         os.makedirs(folder, exist_ok=True)
@@ -70,7 +79,7 @@ def check_folder(folder):
 
 
 @contextlib.contextmanager
-def _written(state, path):
+def _written(state: Mapping[str, Any], path: str) -> Iterator[str]:
     """In the block the state lies in a temporary file, after it at its path."""
     tensors = dict(state.get('state_dict', {}))
     for index, moments in state.get('optimizer', {}).get('state', {}).items():
@@ -88,29 +97,29 @@ def _written(state, path):
         yield file.name
 
 
-def checkpoint_path(folder, epoch):
+def checkpoint_path(folder: str, epoch: int) -> str:
     """The host's name of a checkpoint."""
     return os.path.join(folder, f'model.pth.tar-{epoch}')
 
 
-def saved_epochs(folder):
+def saved_epochs(folder: str) -> list[int]:
     """Epochs of the checkpoints in a folder, by their names."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     names = [name for name in names if os.path.isfile(os.path.join(folder, name))]
     return [epoch for epoch in map(epoch_of_name, names) if epoch is not None]
 
 
-def epoch_of_name(name):
+def epoch_of_name(name: str) -> int | None:
     """3 of 'model.pth.tar-3'; None for a file called otherwise."""
     match = NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str) -> dict[str, Any]:
     """Read a checkpoint of ours, the host's or another program's, running nothing that it contains.
 
     Returns:
-        dict: with ``state_dict``, named tensors; what else the file holds beside them.
+        With ``state_dict``, named tensors; what else the file holds beside them.
 
     Raises:
         InputError: missing, damaged or no checkpoint.
@@ -132,18 +141,18 @@ def count_classes(path: str) -> int:
     return largest_classifier(named_tensors(read_weight_file(path, lazily=True), path))
 
 
-def load_weights(model, path):
+def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
     """Load the weights of a checkpoint into a model of the same architecture.
 
     Classifiers of another number of identities, or that are missing, keep their start, as testing
     on other data needs.
 
     Args:
-        model (nn.Module): any model of the factory.
-        path (str): checkpoint.
+        model: any model of the factory.
+        path: checkpoint.
 
     Returns:
-        dict: the checkpoint.
+        The checkpoint.
 
     Raises:
         InputError: as :func:`load_checkpoint`, or weights of another architecture or seq_len, or

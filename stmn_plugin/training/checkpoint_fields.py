@@ -1,6 +1,7 @@
 """Fields of a checkpoint → each of the kind that resuming takes, or one line names it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.plain_values import is_count, is_number, is_positive, is_setting, is_share, named
@@ -13,7 +14,7 @@ REQUIRED = ('epoch', 'optimizer', 'scheduler')
 SCALER = {'scale', 'growth_factor', 'backoff_factor', 'growth_interval', '_growth_tracker'}
 
 
-def is_optimizer_state(value):
+def is_optimizer_state(value: Any) -> bool:
     """What ``Optimizer.state_dict`` gives, as far as that is the same for all optimizers."""
     if not isinstance(value, Mapping):
         return False
@@ -30,7 +31,9 @@ def is_optimizer_state(value):
     )
 
 
-FIELDS = {  # name → (whether a value is one, what it is to be)
+FIELDS: dict[
+    str, tuple[Callable[[Any], bool], str]
+] = {  # name → (whether a value is one, what it is to be)
     'epoch': (lambda v: is_count(v) and v <= MOST_EPOCHS, 'a number of finished epochs'),
     'unfinished': (lambda v: v is None or is_epoch_log(v), 'how far an epoch is'),
     'optimizer': (is_optimizer_state, 'the state of an optimizer'),
@@ -50,7 +53,9 @@ FIELDS = {  # name → (whether a value is one, what it is to be)
 }
 
 
-def check_fields(checkpoint: Mapping, path: str, names=tuple(FIELDS)) -> None:
+def check_fields(
+    checkpoint: Mapping[str, Any], path: str, names: Sequence[str] = tuple(FIELDS)
+) -> None:
     """InputError unless fields are what training can go on with."""
     for name in names:
         if name not in checkpoint:
@@ -71,7 +76,7 @@ def check_fields(checkpoint: Mapping, path: str, names=tuple(FIELDS)) -> None:
         )
 
 
-def load_resumable(path: str) -> dict:
+def load_resumable(path: str) -> dict[str, Any]:
     """:func:`load_checkpoint` with every field that resuming reads checked.
 
     Raises:

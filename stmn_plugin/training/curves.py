@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -18,11 +19,11 @@ class Curves:
     """
 
     def __init__(self, folder: str, purge_step: int | None = None) -> None:
-        self._writer = None
+        self._writer: Any = None
         self._hook, threading.excepthook = threading.excepthook, self._in_thread
         self._attempt(self._open, folder, purge_step)
 
-    def _open(self, folder, purge_step):
+    def _open(self, folder: str, purge_step: int | None) -> None:
         self._writer = SummaryWriter(log_dir=folder, purge_step=purge_step)
 
     def add_scalar(self, name: str, value: Any, step: int | None = None) -> None:
@@ -35,7 +36,7 @@ class Curves:
         self._writer = None
         threading.excepthook = self._hook
 
-    def _attempt(self, action, *arguments):
+    def _attempt(self, action: Callable[..., Any], *arguments: Any) -> None:
         try:
             action(*arguments)
         except (OSError, UnicodeEncodeError) as error:  # the latter: a folder that is no UTF-8
@@ -45,7 +46,7 @@ class Curves:
             with contextlib.suppress(OSError, AttributeError):
                 writer.close()
 
-    def _in_thread(self, arguments):
+    def _in_thread(self, arguments: Any) -> None:
         """TensorBoard's thread, too, raises what ``add_scalar`` will: it needs no traceback."""
         own = type(arguments.thread).__module__.startswith('tensorboard')
         if not own or not isinstance(arguments.exc_value, OSError):

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import remove_file
@@ -43,7 +44,9 @@ class Start(NamedTuple):
 FRESH = Start()
 
 
-def check_nothing_is_lost(folder: str, start: Start = FRESH, models=('model',)) -> None:
+def check_nothing_is_lost(
+    folder: str, start: Start = FRESH, models: Sequence[str] = ('model',)
+) -> None:
     """InputError when a run would write over what is in its folder; says how to go on."""
     lost = _written_over(folder, start, models)
     if not lost:
@@ -69,7 +72,10 @@ def check_nothing_is_lost(folder: str, start: Start = FRESH, models=('model',)) 
 
 
 def remove_what_is_lost(
-    folder: str, start: Start = FRESH, models=('model',), needed: dict | None = None
+    folder: str,
+    start: Start = FRESH,
+    models: Sequence[str] = ('model',),
+    needed: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Remove what :func:`check_nothing_is_lost` names and what was made of it.
 
@@ -100,14 +106,14 @@ def remove_what_is_lost(
     return lost
 
 
-def _written_over(folder, start, models):
+def _written_over(folder: str, start: Start, models: Sequence[str]) -> list[str]:
     """Files that a run from a start would replace, remove or leave to be taken for its own."""
     if start.auto:
-        lost = not start.path and read_evaluations(folder)
-        return [os.path.join(folder, METRICS)] if lost else []
-    goes_on, lost = _goes_on(folder, start, models), []
+        has_results = not start.path and read_evaluations(folder)
+        return [os.path.join(folder, METRICS)] if has_results else []
+    goes_on, lost = _goes_on(folder, start, models), list[str]()
     for model in models:
-        weights = filter(_is_checkpoint, _files(os.path.join(folder, model)))
+        weights = [path for path in _files(os.path.join(folder, model)) if _is_checkpoint(path)]
         lost += [path for path in weights if not goes_on or _is_beyond(path, start)]
     if not goes_on:
         results = [os.path.join(folder, name) for name in (METRICS, EPOCHS)]
@@ -115,12 +121,12 @@ def _written_over(folder, start, models):
     return lost
 
 
-def _is_checkpoint(path):
+def _is_checkpoint(path: str) -> bool:
     name = os.path.basename(path)
     return name in (BEST, UNFINISHED) or epoch_of_name(name) is not None
 
 
-def _is_beyond(path, start):
+def _is_beyond(path: str, start: Start) -> bool:
     """Whether a checkpoint is of a later time in the run than where it is gone on from."""
     name = os.path.basename(path)
     if start.path and os.path.realpath(path) == os.path.realpath(start.path):
@@ -130,10 +136,10 @@ def _is_beyond(path, start):
             return position(path)[0] > start.epochs
         except InputError:  # a damaged one is of no epoch
             return True
-    return name == UNFINISHED or epoch_of_name(name) > start.epochs
+    return name == UNFINISHED or (epoch_of_name(name) or 0) > start.epochs
 
 
-def _goes_on(folder, start, models):
+def _goes_on(folder: str, start: Start, models: Sequence[str]) -> bool:
     """Whether a run starts where one in this folder is."""
     if not start.path:
         return start.epochs > 0
@@ -142,7 +148,7 @@ def _goes_on(folder, start, models):
     return bool(own & (places | {os.path.dirname(os.path.realpath(start.path))}))
 
 
-def _files(folder):
+def _files(folder: str) -> list[str]:
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     paths = [os.path.join(folder, name) for name in names]
     return [path for path in paths if os.path.isfile(path) or os.path.islink(path)]

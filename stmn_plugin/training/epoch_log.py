@@ -24,7 +24,13 @@ class EpochLog:
     largest_norm: float = 0.0
     trained: bool = False  # every batch is done; an evaluation is still to come
 
-    def add(self, losses, images, seconds, data_seconds):
+    def add(
+        self,
+        losses: Mapping[str, Any] | None,
+        images: int,
+        seconds: float,
+        data_seconds: float,
+    ) -> None:
         """One step. ``losses`` is what the host's ``forward_backward`` returns, a dict or None."""
         self.batches += 1
         self.images += images
@@ -35,7 +41,7 @@ class EpochLog:
             total[0] += float(value)
             total[1] += 1
 
-    def add_step(self, norm):
+    def add_step(self, norm: float | None) -> None:
         """A step of the optimizer by the norm of its gradients; None for one that is left out."""
         if norm is None:
             self.skipped_steps += 1
@@ -45,23 +51,23 @@ class EpochLog:
         self.largest_norm = max(self.largest_norm, norm)
 
     @property
-    def mean_norm(self):
+    def mean_norm(self) -> float:
         return self.gradient_norm / self.steps if self.steps else 0.0
 
     @property
-    def averages(self):
+    def averages(self) -> dict[str, float]:
         return {name: total / count for name, (total, count) in self.totals.items()}
 
     @property
-    def images_per_second(self):
+    def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
-    def data_wait(self):
+    def data_wait(self) -> float:
         """Share of the time spent waiting for data."""
         return self.data_seconds / self.seconds if self.seconds else 0.0
 
-    def as_line(self, evaluations):
+    def as_line(self, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
         """Plain values for ``metrics.jsonl``."""
         return {
             'epoch': self.epoch,
@@ -88,7 +94,7 @@ def is_epoch_log(value: Any) -> bool:
     )
 
 
-def _are_totals(value):
+def _are_totals(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(name, str)
         and isinstance(total, (list, tuple))

@@ -1,6 +1,6 @@
 """Gradients of a step → their norms, limited on the device, read on the host a step later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,7 @@ def gradients_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def norms_of(gradients: Sequence[Tensor], limit: float = 0.0) -> list[Tensor]:
+def norms_of(gradients: list[Tensor], limit: float = 0.0) -> list[Tensor]:
     """The norm of each gradient, as scalar tensors on their device: nothing waits for them.
 
     With a positive ``limit`` the gradients are scaled in place so that the norm of all together is

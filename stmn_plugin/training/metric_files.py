@@ -6,7 +6,7 @@ names it.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stmn_plugin.errors import InputError, printable
@@ -25,11 +25,11 @@ from stmn_plugin.whole_files import remove_file, write_json, write_text
 METRICS, EPOCHS = 'metrics.json', 'metrics.jsonl'
 
 
-def _is_list_of_text(value):
+def _is_list_of_text(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_text, value))
 
 
-def _is_positive_or_none(value):
+def _is_positive_or_none(value: Any) -> bool:
     return value is None or is_positive(value)
 
 
@@ -85,7 +85,9 @@ LINE = {
 NEEDED_OF_EVALUATION, NEEDED_OF_LINE = list(EVALUATION)[:11], list(LINE)[:3]
 
 
-def _check(values: Any, kinds: Mapping, needed=()) -> None:
+def _check(
+    values: Any, kinds: Mapping[str, Callable[[Any], bool]], needed: Sequence[str] = ()
+) -> None:
     """ValueError unless values are a dictionary in which each known key has its kind."""
     if not isinstance(values, dict):
         raise ValueError(f'{_short(values)} is no dictionary')
@@ -98,12 +100,12 @@ def _check(values: Any, kinds: Mapping, needed=()) -> None:
             raise ValueError(f'{key} is {_short(value)}')
 
 
-def _short(value):
+def _short(value: Any) -> str:
     large = isinstance(value, int) and not is_number(value)  # repr() may refuse it
     return 'a huge number' if large else repr(value)[:60]
 
 
-def _check_evaluations(evaluations):
+def _check_evaluations(evaluations: Any) -> None:
     if not isinstance(evaluations, list):
         raise ValueError(f'evaluations is {_short(evaluations)}')
     for number, evaluation in enumerate(evaluations, 1):
@@ -113,12 +115,12 @@ def _check_evaluations(evaluations):
             raise ValueError(f'{error} in number {number} of evaluations') from error
 
 
-def write_metrics(folder: str, evaluations: list, facts: dict) -> None:
+def write_metrics(folder: str, evaluations: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Write ``metrics.json``: the facts of the run and every evaluation as plain values."""
     write_json(os.path.join(folder, METRICS), {**facts, 'evaluations': evaluations})
 
 
-def read_metrics(folder: str) -> dict:
+def read_metrics(folder: str) -> dict[str, Any]:
     """What :func:`write_metrics` has written; no evaluation and no fact when nothing is there.
 
     Raises:
@@ -127,7 +129,7 @@ def read_metrics(folder: str) -> dict:
     path = os.path.join(folder, METRICS)
     try:
         with open_regular(path, encoding='utf-8') as file:
-            content = json.load(file)
+            content: dict[str, Any] = json.load(file)
         _check(content, FACTS, ['evaluations'])
         _check_evaluations(content['evaluations'])
     except FileNotFoundError:
@@ -139,9 +141,10 @@ def read_metrics(folder: str) -> dict:
     return content
 
 
-def read_evaluations(folder: str) -> list:
+def read_evaluations(folder: str) -> list[dict[str, Any]]:
     """The evaluations that an interrupted run has written so far; [] when there are none."""
-    return read_metrics(folder)['evaluations']
+    evaluations: list[dict[str, Any]] = read_metrics(folder)['evaluations']
+    return evaluations
 
 
 def remove_metrics(folder: str) -> None:
@@ -149,7 +152,7 @@ def remove_metrics(folder: str) -> None:
     remove_file(os.path.join(folder, METRICS))
 
 
-def append_line(folder: str, values: dict) -> None:
+def append_line(folder: str, values: dict[str, Any]) -> None:
     """Add a line to ``metrics.jsonl``, in one write, so that a reader sees it whole or not.
 
     Raises:
@@ -167,7 +170,7 @@ def append_line(folder: str, values: dict) -> None:
         raise InputError(f'cannot write {path}: {error.strerror}') from error
 
 
-def read_lines(folder: str, say=print) -> list:
+def read_lines(folder: str, say: Callable[[str], object] = print) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; [] when there is no such file.
 
     Args:

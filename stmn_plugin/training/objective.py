@@ -5,7 +5,7 @@ the whole batch, in float32 at least.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torchreid
@@ -15,6 +15,8 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses import BatchHardTripletLoss
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models.base import VideoModel
+
+Outputs: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
 class Loss(NamedTuple):
@@ -59,9 +61,9 @@ class ClipObjective(Objective):
         super().__init__(model, recipe.triplet_weight)
         self.recipe = recipe
 
-    def __call__(self, outputs, pids):
+    def __call__(self, outputs: Any, pids: Tensor) -> Loss:
         losses = self.model.losses(outputs, pids, self.recipe)
-        total = sum(losses.values())
+        total = torch.as_tensor(sum(losses.values()))
         acc = accuracy(self.model.logits(outputs), pids)
         return Loss(total, {'loss': total, **losses, 'acc': acc})
 
@@ -102,18 +104,18 @@ class FrameObjective(Objective):
         self.triplet = BatchHardTripletLoss() if soft_margin else hinge
 
     @property
-    def ddp_options(self):
+    def ddp_options(self) -> Mapping[str, Any]:
         if self.weight_t == 0 or self.weight_x == 0:  # no loss needs the features, or the logits
             return {'find_unused_parameters': True}
         return {'static_graph': True}
 
-    def inputs(self, images, pids):
+    def inputs(self, images: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
         if images.dim() == 5:
             pids = pids.repeat_interleave(images.shape[1])
             images = images.flatten(0, 1)  # (B*L, 3, H, W)
         return images, pids
 
-    def __call__(self, outputs, pids):
+    def __call__(self, outputs: Any, pids: Tensor) -> Loss:
         if not isinstance(outputs, (Tensor, tuple, list)):
             raise InputError(
                 f'model.name: in training the model gives a {type(outputs).__name__}; logits, '
@@ -128,7 +130,8 @@ class FrameObjective(Objective):
                 f'model.name: the triplet loss wants logits and features, the model gives {found}'
             )
         logits, features = outputs
-        total, terms = 0, {}
+        total: Any = 0
+        terms: dict[str, Tensor] = {}
         if self.weight_t > 0:
             terms['loss_t'] = averaged(self.triplet, features, pids)
             total = total + self.weight_t * terms['loss_t']
@@ -139,14 +142,14 @@ class FrameObjective(Objective):
         return Loss(total, terms)
 
 
-def averaged(criterion, outputs: Tensor | tuple | list, pids: Tensor) -> Tensor:
+def averaged(criterion: Any, outputs: Outputs, pids: Tensor) -> Any:
     """A criterion of one output, or its mean over several (the host's deep supervision)."""
     if isinstance(outputs, (tuple, list)):
         return torchreid.losses.DeepSupervision(criterion, outputs, pids)
     return criterion(outputs, pids)
 
 
-def accuracy(outputs: Tensor | tuple | list, pids: Tensor) -> Tensor:
+def accuracy(outputs: Outputs, pids: Tensor) -> Tensor:
     """Per cent of the largest logits that are the right ones; of the first of several outputs."""
     logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
     return 100 * (logits.argmax(dim=1) == pids).float().mean()

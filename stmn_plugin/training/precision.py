@@ -37,7 +37,8 @@ class Precision:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The block in which the model runs; losses are computed outside."""
-        return autocast(self.device_type, self.amp)
+        block: contextlib.AbstractContextManager[Any] = autocast(self.device_type, self.amp)
+        return block
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()

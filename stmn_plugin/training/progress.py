@@ -30,7 +30,7 @@ class Progress:
         self.print_freq = print_freq
         self.curves = curves
 
-    def __enter__(self):
+    def __enter__(self) -> 'Progress':
         self.bar = tqdm(
             total=self.num_batches,
             initial=self.log.batches,
@@ -41,10 +41,12 @@ class Progress:
         )
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def batch_done(self, index: int, losses: dict[str, float], seconds: float, waited: float):
+    def batch_done(
+        self, index: int, losses: dict[str, float], seconds: float, waited: float
+    ) -> None:
         """Show a batch that ``log`` holds already."""
         log, averages = self.log, self.log.averages
         mean_seconds, mean_waited = log.seconds / log.batches, log.data_seconds / log.batches
@@ -68,13 +70,13 @@ class Progress:
         scalars = {'time': mean_seconds, 'data': mean_waited, **averages, 'lr': log.learning_rate}
         self._add(index, scalars)
 
-    def step_done(self, index: int, norm: float | None):
+    def step_done(self, index: int, norm: float | None) -> None:
         """Log the norm of the gradients of the step after a batch; None: it was left out."""
         self.log.add_step(norm)
         if norm is not None:
             self._add(index, {'gradient_norm': norm})
 
-    def _add(self, index, scalars):
+    def _add(self, index: int, scalars: dict[str, float]) -> None:
         if self.curves is not None:
             step = (self.log.epoch - 1) * self.num_batches + index
             for name, value in scalars.items():
@@ -87,7 +89,7 @@ class Progress:
         seconds = batches * log.seconds / log.batches if log.batches else 0
         return datetime.timedelta(seconds=int(max(seconds, 0)))
 
-    def print_epoch(self):
+    def print_epoch(self) -> None:
         """Print one line at the end of an epoch."""
         log = self.log
         losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())

@@ -6,6 +6,7 @@ Files are damaged, edited and mixed up: what one holds is checked whole before a
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,11 +66,11 @@ def position(path: str) -> tuple[int, int]:
 
 
 def resume(
-    checkpoint: dict,
+    checkpoint: Mapping[str, Any],
     path: str,
     model: nn.Module,
     optimizer: Optimizer,
-    scheduler,
+    scheduler: Any,
     new_schedule: bool = False,
     keep_moments: bool = True,
     dry: bool = False,
@@ -109,7 +110,9 @@ def resume(
             scheduler.step()
 
 
-def _fitted_optimizer(saved, path, optimizer, own_settings):
+def _fitted_optimizer(
+    saved: Mapping[str, Any], path: str, optimizer: Optimizer, own_settings: bool
+) -> dict[str, Any]:
     """The state to load into an optimizer: saved moments, saved settings or its own."""
     groups = [
         {key: value for key, value in group.items() if key != 'params'}
@@ -144,7 +147,7 @@ def _fitted_optimizer(saved, path, optimizer, own_settings):
     return {'state': saved['state'], 'param_groups': filled}
 
 
-def _example_state(optimizer):
+def _example_state(optimizer: Optimizer) -> dict[str, Any]:
     """What an optimizer of this kind keeps of a weight, after a step."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
@@ -156,7 +159,12 @@ def _example_state(optimizer):
     return dict(twin.state[parameter])
 
 
-def _check_moments(state, parameters, example, path):
+def _check_moments(
+    state: Mapping[int, Any],
+    parameters: Mapping[int, Tensor],
+    example: Mapping[str, Any],
+    path: str,
+) -> None:
     """InputError unless every weight that was moved has moments as the optimizer makes them."""
     tensors = {}
     for index, entry in state.items():
@@ -174,7 +182,7 @@ def _check_moments(state, parameters, example, path):
     check_finite(tensors, path)
 
 
-def _fitted_scheduler(saved, path, scheduler):
+def _fitted_scheduler(saved: Mapping[str, Any], path: str, scheduler: Any) -> dict[str, Any]:
     """The state to load into a scheduler: its own keys, saved values of the same kinds."""
     own = scheduler.state_dict()
     for key in own.keys() & saved.keys():
@@ -185,7 +193,7 @@ def _fitted_scheduler(saved, path, scheduler):
     return {key: saved.get(key, value) for key, value in own.items()}
 
 
-def _lay_out_like_weights(optimizer):
+def _lay_out_like_weights(optimizer: Optimizer) -> None:
     """Put moments into the memory layout of their weights, which may be another than was saved.
 
     Fused steps walk through weights, gradients and moments as they lie in memory.

@@ -52,14 +52,14 @@ FREE_KEYS = {
 }
 
 
-def is_recipe(key, config):
+def is_recipe(key: str, config: Mapping[str, Any]) -> bool:
     """Whether the weights at the end depend on a key of a config (key → value)."""
     if key == 'train.max_epoch':
-        return config['train.lr_scheduler'] == 'cosine'  # other schedules do not know the end
+        return bool(config['train.lr_scheduler'] == 'cosine')  # other schedules do not know the end
     return key not in FREE_KEYS and not key.startswith('test.')
 
 
-def changed_keys(before, now):
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys of the recipe that differ between two configs → (value before, value now).
 
     What ``before`` does not know is as :func:`recorded_settings` says.
@@ -93,7 +93,7 @@ def path_to_resume(
         run: what the checkpoints of the run say.
     """
     if cfg.model.resume != AUTO:
-        return os.path.expanduser(cfg.model.resume)
+        return os.path.expanduser(str(cfg.model.resume))
 
     def check(path: str) -> None:
         checkpoint = load_resumable(path)

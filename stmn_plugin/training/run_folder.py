@@ -4,8 +4,11 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
+from typing import TextIO
 
 from filelock import FileLock, Timeout
+from yacs.config import CfgNode
 
 from stmn_plugin.console import lasting_console
 from stmn_plugin.distributed import is_main
@@ -19,7 +22,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system wi
 
 
 @contextlib.contextmanager
-def run_folder(cfg):
+def run_folder(cfg: CfgNode) -> Iterator[None]:
     """``data.save_dir`` with a log of everything that the main process prints in the block.
 
     Raises:
@@ -50,7 +53,7 @@ def run_folder(cfg):
 
 
 @contextlib.contextmanager
-def _nothing_lost(cfg):
+def _nothing_lost(cfg: CfgNode) -> Iterator[None]:
     """What a new run would write over is found before data and weights are loaded."""
     new = not (cfg.test.evaluate or cfg.model.resume)  # whatever train.start_epoch counts from
     if new and not cfg.train.overwrite:
@@ -59,7 +62,7 @@ def _nothing_lost(cfg):
 
 
 @contextlib.contextmanager
-def _held(folder):
+def _held(folder: str) -> Iterator[None]:
     """Keep other processes out until the block ends or this process is gone.
 
     The lock is the process's alone: workers that outlive it do not keep it.
@@ -79,7 +82,7 @@ def _held(folder):
         lock.release()
 
 
-def _log(path):
+def _log(path: str) -> TextIO:
     """A text file, written line by line: a worker that is forked has no part of one to write."""
     try:
         return open(path, 'w', encoding='utf-8', errors='backslashreplace', buffering=1)
@@ -87,7 +90,7 @@ def _log(path):
         raise InputError(f'data.save_dir: cannot write {path}: {error.strerror}') from error
 
 
-def write_config(cfg):
+def write_config(cfg: CfgNode) -> None:
     """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
     cfg = cfg.clone()
     cfg.defrost()

@@ -91,9 +91,8 @@ class Trainer:
             evaluate: adds to ``record.evaluations`` and returns rank-1.
 
         Raises:
-            InputError: a loss, gradient or feature that is not finite, a file that cannot be
-                written, memory that does not suffice.
-            Interrupted: a signal came and the state is saved.
+            InputError: a loss, gradient or feature is not finite, a file cannot be written, or as
+                :meth:`train_epoch`.
         """
         self.start()
         self.stop, self.num_batches = stop, len(self.batches)
@@ -198,9 +197,6 @@ class Trainer:
         Args:
             data: of the host's loaders: ``img``, ``pid``.
 
-        Returns:
-            Terms of the objective by name.
-
         Raises:
             InputError: a term is NaN or infinite; the weights are those before the batch.
         """
@@ -235,10 +231,7 @@ class Trainer:
         return min(self.settings.accumulate, self.num_batches - (self.batch_idx - self.accumulated))
 
     def update_weights(self) -> None:
-        """Move the weights by the mean of the gradients that have been accumulated.
-
-        Gradients that are not finite leave them where they are; :meth:`check_steps` says so.
-        """
+        """Move the weights by the mean of the accumulated gradients, if those are finite."""
         self.precision.unscale(self.optimizer)
         gradients = gradients_of(self.model, self.optimizer)
         if self.accumulated < self.group:  # fewer batches came than were to be averaged
@@ -252,9 +245,8 @@ class Trainer:
         """Log the norms of the gradients of the steps so far, but for the last few.
 
         Raises:
-            InputError: a gradient was NaN or infinite; the weights are those before that step. In
-                fp16 that is common while the scale of the loss is too high: such a step is left
-                out, and the scale halved. Or its norm is beyond float32, after the step.
+            InputError: one is NaN or infinite, and not for the scale of the loss in fp16, which
+                leaves the step out and is halved; the weights are those before that step.
         """
         while len(self.taken) > but:
             step = self.taken.pop(0)
