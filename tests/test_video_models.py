@@ -1,0 +1,316 @@
+"""An architecture is one file: two toys, defined here, go through all that the plugin offers.
+
+``--import`` of this very file registers them for a command that runs by itself.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stmn_plugin.config.rules import Number, Whole
+from stmn_plugin.config.settings import setting
+from stmn_plugin.losses.recipe import Recipe
+from stmn_plugin.models.base import VIDEO_MODELS, VideoModel, register_video_model
+from stmn_plugin.models.encoder import Encoder, EncoderConfig
+from stmn_plugin.models.heads import BNNeck, bias_free_classifier
+
+TOYS = {}
+
+
+def toy(name):
+    def keep(model):
+        TOYS[name] = model
+        return model
+
+    return keep
+
+
+class ClipwiseOutput(NamedTuple):
+    feature: Tensor  # (B, D)
+    logits: Tensor  # (B, num_classes)
+
+
+@toy('toy_clipwise')
+class ToyClipwise(VideoModel):
+    """Frames meet in the trunk: a convolution over three frames."""
+
+    @dataclass(frozen=True)
+    class Config:
+        channels: int = setting(8, Whole(1, 64), 'channels of the trunk')
+        drop: float = setting(0.0, Number(0, 1, below=True), 'dropout of the feature')
+
+    def __init__(self, num_classes, seq_len, config, pretrained=True):
+        super().__init__(num_classes, seq_len, config, pretrained)
+        dim = config.channels
+        self.trunk = nn.Sequential(
+            nn.Conv3d(3, dim, 3, stride=(1, 4, 4), padding=1), nn.BatchNorm3d(dim), nn.ReLU()
+        )
+        self.drop = nn.Dropout(config.drop)
+        self.bnneck = BNNeck(dim)
+        self.classifier = bias_free_classifier(dim, num_classes)
+
+    def forward(self, clips):
+        maps = self.trunk(self.as_clips(clips).transpose(1, 2))  # (B, D, L, h, w)
+        feature = self.drop(maps.mean(dim=(2, 3, 4)))
+        neck = self.bnneck(feature)
+        return ClipwiseOutput(feature, self.classifier(neck)) if self.training else neck
+
+    def losses(self, outputs, pids, recipe: Recipe):
+        return {
+            'identity': recipe.cross_entropy(outputs.logits, pids),
+            'triplet': recipe.triplet(outputs.feature, pids),
+        }
+
+    def backbone(self):
+        return self.trunk
+
+
+class VectorsOutput(NamedTuple):
+    feature: Tensor
+    class_logits: Tensor
+    attention: Tensor  # (B, L)
+
+
+@toy('toy_vectors')
+class ToyVectors(VideoModel):
+    """Vectors of frames, weighted by a learned attention, and a centre for every identity."""
+
+    frame_once = True
+    takes_any_length = True
+
+    @dataclass(frozen=True)
+    class Config(EncoderConfig):
+        centre_weight: float = setting(0.01, Number(0, 10), 'of the loss to the centres')
+
+    def __init__(self, num_classes, seq_len, config, pretrained=True):
+        super().__init__(num_classes, seq_len, config, pretrained)
+        self.encoder = Encoder(
+            config.backbone,
+            spatial=False,
+            temporal=False,
+            pretrained=pretrained,
+            weights=config.backbone_weights,
+            sha256=config.backbone_sha256,
+            section='toy_vectors',
+        )
+        dim = self.encoder.dim
+        self.attend = nn.Sequential(nn.BatchNorm1d(dim), nn.Linear(dim, 1))
+        self.bnneck = BNNeck(dim)
+        self.classifier = bias_free_classifier(dim, num_classes)
+        self.centres = nn.Parameter(torch.zeros(num_classes, dim))  # of the loss alone
+
+    def forward(self, clips):
+        clips = self.as_clips(clips)
+        vectors = self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        if not self.training:
+            return self.embed(vectors)
+        attention = self.attention(vectors)
+        feature = self.pool(vectors, attention)
+        return VectorsOutput(feature, self.classifier(self.bnneck(feature)), attention)
+
+    def attention(self, vectors):
+        scores = self.attend(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
+        return scores.squeeze(2).softmax(dim=1)
+
+    def pool(self, vectors, attention):
+        return (attention.unsqueeze(2) * vectors).sum(dim=1)
+
+    def losses(self, outputs, pids, recipe: Recipe):
+        away = (outputs.feature - self.centres[pids]).square().sum(dim=1).mean()
+        return {
+            'identity': recipe.cross_entropy(outputs.class_logits, pids),
+            'triplet': recipe.triplet(outputs.feature, pids),
+            'centre': self.config.centre_weight * away,
+        }
+
+    def logits(self, outputs):
+        return outputs.class_logits
+
+    def backbone(self):
+        return self.encoder
+
+    def encode_frames(self, frames):
+        return self.encoder(frames).frame_features.mean(dim=(2, 3))
+
+    def embed(self, vectors):
+        return self.bnneck(self.pool(vectors, self.attention(vectors)))
+
+    def explain(self, clips):
+        vectors = self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return {'attention': self.attention(vectors)}
+
+
+if __name__ != 'test_video_models':  # by --import
+    for name, model in TOYS.items():
+        register_video_model(name)(model)
+
+slow = pytest.mark.slow
+WORDS = {
+    'toy_clipwise': ['toy_clipwise.channels', '12'],
+    'toy_vectors': ['toy_vectors.backbone', 'resnet18'],
+}
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """The toys are known, and afterwards not: other tests list what there is."""
+    from stmn_plugin.config.sections import SECTIONS
+    from stmn_plugin.host.registration import model_registry
+
+    for name, model in TOYS.items():
+        register_video_model(name)(model)
+    yield
+    for name in TOYS:
+        VIDEO_MODELS.pop(name)
+        SECTIONS.pop(name)
+        model_registry().pop(name, None)
+
+
+@pytest.fixture
+def yaml(tmp_path, repository):
+    """Write the one YAML of a toy → its path."""
+
+    def write(name):
+        path = tmp_path / f'{name}.yaml'
+        path.write_text(
+            f'_BASE_: {repository / "configs" / "stmn_mars.yaml"}\nmodel: {{name: {name}}}\n'
+        )
+        return path
+
+    return write
+
+
+def command(module, *words):
+    """Run a command in this process → exit code."""
+    try:
+        module.main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def train_words(name, yaml, mars_root, small_run):
+    return ['--config-file', yaml(name), '--root', mars_root, *small_run, *WORDS[name]]
+
+
+@pytest.mark.parametrize('name', ['toy_clipwise', pytest.param('toy_vectors', marks=slow)])
+def test_a_toy_is_trained_tested_resumed_reported_and_exported(
+    name, yaml, mars_root, small_run, tmp_path, capsys
+):
+    from stmn_plugin.cli import cost_curve, export, report, train
+
+    run = tmp_path / 'run'
+    words = train_words(name, yaml, mars_root, small_run)
+    assert command(train, *words, 'train.max_epoch', 2) == 0
+    metrics = json.loads((run / 'metrics.json').read_text())
+    assert metrics['arch'] == name and metrics['evaluations'][0]['frames'] == 'rrs'
+    lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+    own = {
+        'toy_clipwise': {'identity', 'triplet'},
+        'toy_vectors': {'identity', 'triplet', 'centre'},
+    }
+    assert own[name] <= set(lines[-1]['losses'])
+
+    # one epoch, then the other: the same weights bit by bit
+    parts = tmp_path / 'parts'
+    both = [*words, 'data.save_dir', parts]
+    assert command(train, *both, 'train.max_epoch', 1) == 0
+    assert command(train, *both, 'train.max_epoch', 2, 'model.resume', 'auto') == 0
+    checkpoint = run / 'model' / 'model.pth.tar-2'
+    states = [
+        torch.load(folder / 'model' / 'model.pth.tar-2', weights_only=True)['state_dict']
+        for folder in (run, parts)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+    # all frames, from the checkpoint alone and by hand
+    test = ['test.evaluate', True, 'test.frames', 'all', 'model.load_weights', checkpoint]
+    assert command(train, *words, 'data.save_dir', tmp_path / 'all', *test) == 0
+    metrics = json.loads((tmp_path / 'all' / 'metrics.json').read_text())
+    assert metrics['evaluations'][-1]['frames'].startswith('all')
+    capsys.readouterr()
+    kept = ['test.features_dir', tmp_path / 'kept']
+    code = command(train, *words, 'data.save_dir', tmp_path / 'kept-run', *test, *kept)
+    if TOYS[name].frame_once:
+        assert code == 0
+        loaded = ['model.load_weights', checkpoint, 'data.save_dir', tmp_path / 'cost']
+        assert command(cost_curve, *words, '--clips', 1, 'all', *loaded) == 0
+    else:
+        assert code == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith('error: test.features_dir: ') and 'clips' in error
+
+    from stmn_plugin import load_model
+
+    # by itself, and as a file of weights only
+    weights = tmp_path / 'weights.safetensors'
+    assert command(export, '--weights', weights, checkpoint) == 0
+    clips = torch.randn(2, 4, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    features = [load_model(str(path))(clips) for path in (checkpoint, weights)]
+    assert torch.equal(*features) and features[0].shape[0] == 2
+    assert features[0].isfinite().all()
+
+    # the page, and the figures of what it explains
+    assert command(report, '--run', run) == 0
+    assert (run / 'report.html').stat().st_size > 10_000
+    assert 'attention' in (run / 'report.html').read_text() or not TOYS[name].frame_once
+
+
+@pytest.mark.parametrize('name', TOYS)
+@pytest.mark.parametrize(
+    'keys',
+    ['train.amp bf16', 'train.accumulate 2', 'test.flip True', 'loss.name softmax'],
+)
+def test_a_toy_takes_every_switch(name, keys, yaml, mars_root, small_run):
+    from stmn_plugin.cli import train
+
+    assert command(train, *train_words(name, yaml, mars_root, small_run), *keys.split()) == 0
+
+
+def test_activation_checkpoints_are_of_encoders(yaml, mars_root, small_run, capsys):
+    from stmn_plugin.cli import train
+
+    keys = ['train.checkpoint_activations', True]
+    words = {name: train_words(name, yaml, mars_root, small_run) for name in TOYS}
+    assert command(train, *words['toy_vectors'], *keys) == 0
+    capsys.readouterr()
+    assert command(train, *words['toy_clipwise'], *keys, 'train.overwrite', True) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: train.checkpoint_activations: toy_clipwise')
+
+
+@pytest.mark.parametrize('name', TOYS)
+def test_two_processes_train_a_toy_like_one(name, monkeypatch):
+    import torchvision
+    from test_distributed import CLASSES, CLIPS, L, assert_like_one_process, narrow_resnet
+
+    monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
+    torch.manual_seed(3)
+    kind = TOYS[name]
+    model = kind(CLASSES, L, kind.Config(), pretrained=False).double()
+    pids = torch.arange(CLASSES).repeat_interleave(CLIPS // CLASSES)
+    clips = torch.randn(3, CLIPS, L, 3, 8, 6, dtype=torch.float64) + pids.view(-1, 1, 1, 1, 1) / 4
+    batches = [{'img': batch, 'pid': pids} for batch in clips]
+    assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
+
+
+@slow
+def test_a_file_is_imported_by_a_command(yaml, mars_root, small_run, repository, tmp_path):
+    words = [
+        *(sys.executable, '-m', 'stmn_plugin', 'train', '--import', __file__),
+        *map(str, train_words('toy_clipwise', yaml, mars_root, small_run)),
+    ]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'mAP: ' in done.stdout
+    words = [word for word in words if word not in ('--import', __file__, *WORDS['toy_clipwise'])]
+    words += ['data.save_dir', str(tmp_path / 'other')]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2 and '--import' in done.stderr
