@@ -6,6 +6,7 @@ vectors of frames, so that other protocols need no second encoding.
 """
 
 import importlib
+from typing import Any
 
 _HOMES = {
     'Embedder': '.embedder',
@@ -17,7 +18,7 @@ _HOMES = {
 __all__ = ['Embedder', 'Evaluator', 'Ranking', 'evaluate_ranking']  # noqa: F822, see below
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import on first use: torch is slow to import."""
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,6 +1,7 @@
 """Words that stand beside a score where ``Evaluation.doubt`` says why it is none of the model."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 NAMED = 3  # runs or epochs; more are counted
 NOTE = (
@@ -9,7 +10,7 @@ NOTE = (
 )
 
 
-def doubt_word(evaluation: Mapping) -> str:
+def doubt_word(evaluation: Mapping[str, Any]) -> str:
     """The word for one evaluation as ``metrics.json`` holds it; '' without a doubt.
 
     >>> doubt_word({'collapsed': True, 'doubt': 'The features of all tracklets are equal ...'})
@@ -20,19 +21,19 @@ def doubt_word(evaluation: Mapping) -> str:
     return 'ties' if evaluation.get('doubt') else ''
 
 
-def doubt_words(evaluations: Iterable[tuple[object, Mapping]], unit: str) -> str:
+def doubt_words(evaluations: Iterable[tuple[object, Mapping[str, Any]]], unit: str) -> str:
     """The words for several, each with its number; '' without a doubt.
 
     >>> doubt_words([(1, {'collapsed': True}), (2, {}), (3, {'collapsed': True})], 'seed')
     'collapsed (seed 1, 3)'
     """
-    numbers = {}
+    numbers: dict[str, list[str]] = {}
     for number, evaluation in evaluations:
         if word := doubt_word(evaluation):
             numbers.setdefault(word, []).append(str(number))
     return '; '.join(f'{word} ({unit} {_listed(own)})' for word, own in numbers.items())
 
 
-def _listed(numbers):
+def _listed(numbers: list[str]) -> str:
     more = len(numbers) - NAMED
     return ', '.join(numbers[:NAMED]) + (f' and {more} more' if more > 0 else '')

@@ -11,13 +11,16 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.frames import readable_clip
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.plain_values import is_count, named
@@ -39,13 +42,15 @@ class FeatureStore:
     """The stored vectors of one list of tracklets.
 
     Args:
-        folder (str): ``test.features_dir``.
-        name (str): of the files, e.g. ``mars-query``.
-        made_from (dict): of the model, config and frames at hand, see ``fingerprint.py``.
-        tracklets (list): the host's 4-tuples.
+        folder: ``test.features_dir``.
+        name: of the files, e.g. ``mars-query``.
+        made_from: of the model, config and frames at hand, see ``fingerprint.py``.
+        tracklets: the host's 4-tuples.
     """
 
-    def __init__(self, folder, name, made_from, tracklets):
+    def __init__(
+        self, folder: str, name: str, made_from: Mapping[str, Any], tracklets: Sequence[Tracklet]
+    ):
         self.path = os.path.join(os.path.expanduser(folder), f'{name}.npy')
         self.record_path = os.path.join(os.path.expanduser(folder), f'{name}.json')
         self.made_from = made_from
@@ -53,16 +58,18 @@ class FeatureStore:
         self.starts = np.cumsum([0, *lengths])  # (G + 1,) rows of each tracklet
         self.tracklets = tracklets
 
-    def exists(self):
+    def exists(self) -> bool:
         return os.path.exists(self.record_path) and os.path.exists(self.path)
 
-    def write(self, batches, bad_frames, seq_len):
+    def write(
+        self, batches: Iterable[ClipVectors], bad_frames: Collection[str], seq_len: int
+    ) -> None:
         """Keep the vectors of all frames.
 
         Args:
-            batches (iterable): ClipVectors of the plan 'consecutive', in order.
-            bad_frames (list): paths that ``batches`` leaves out, filled while they are taken.
-            seq_len (int): L of the plan.
+            batches: ClipVectors of the plan 'consecutive', in order.
+            bad_frames: paths that ``batches`` leaves out, filled while they are taken.
+            seq_len: L of the plan.
 
         Raises:
             InputError: the disk is full or the folder cannot be written; nothing remains.
@@ -87,7 +94,9 @@ class FeatureStore:
         }
         write_json(self.record_path, {**record, 'sha256': _digest(record)})
 
-    def _in_order(self, batches, seq_len):
+    def _in_order(
+        self, batches: Iterable[ClipVectors], seq_len: int
+    ) -> Iterator[NDArray[np.float32]]:
         """Vectors (n, views, V) of frame after frame, without the repeats that fill last clips."""
         lengths = (
             min(seq_len, len(paths) - start)
@@ -98,11 +107,11 @@ class FeatureStore:
             wanted = torch.cat([row[: next(lengths)] for row in rows])
             yield vectors[:, wanted.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
 
-    def open(self, views=1):
+    def open(self, views: int = 1) -> None:
         """Map the vectors into memory, after checking where they come from and every byte.
 
         Args:
-            views (int): that will be wanted: 1, or 2 with the mirrored frames.
+            views: that will be wanted: 1, or 2 with the mirrored frames.
 
         Raises:
             InputError: stale (says what differs) or damaged.
@@ -117,11 +126,11 @@ class FeatureStore:
         self.readable = np.ones(len(self.vectors), dtype=bool)
         self.readable[record['unreadable']] = False
 
-    def _read_record(self):
+    def _read_record(self) -> dict[str, Any]:
         """The content of the json file, whole and of the right types."""
         try:
             with open_regular(self.record_path, encoding='utf-8') as file:
-                record = json.load(file)
+                record: dict[str, Any] = json.load(file)
             digest = record.pop('sha256')
             if digest != _digest(record):
                 raise ValueError('its content is not what was written')
@@ -133,7 +142,7 @@ class FeatureStore:
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(self.record_path, error) from error
 
-    def _check_made_from(self, made_from, stored_views, views):
+    def _check_made_from(self, made_from: Mapping[str, Any], stored_views: int, views: int) -> None:
         keys = dict.fromkeys([*self.made_from, *made_from])  # in their order
         differing = [key for key in keys if made_from.get(key) != self.made_from.get(key)]
         if stored_views < views:
@@ -144,7 +153,7 @@ class FeatureStore:
                 'another test.features_dir'
             )
 
-    def _map(self, offset, shape, crc):
+    def _map(self, offset: int, shape: Sequence[int], crc: int) -> NDArray[np.float32]:
         """The vectors of the file, which is read without regard to what its header says."""
         with open_regular(self.path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -157,20 +166,20 @@ class FeatureStore:
                 raise _damaged(self.path, 'its bytes are not those written')
             return np.memmap(file, '<f4', 'r', offset, tuple(shape))
 
-    def unreadable_paths(self):
+    def unreadable_paths(self) -> list[str]:
         """Paths of the frames that could not be read when the vectors were made."""
         if self.readable.all():
             return []
         frames = (path for paths, _, _, _ in self.tracklets for path in paths)
         return [path for path, readable in zip(frames, self.readable, strict=True) if not readable]
 
-    def clips(self, plan, views, batch_size):
+    def clips(self, plan: ClipPlan, views: int, batch_size: int) -> Iterator[ClipVectors]:
         """ClipVectors of any plan, as :func:`.features.encode_clips` gives them.
 
         Args:
-            plan (ClipPlan): how tracklets are cut.
-            views (int): 1, or 2 with the mirrored frames.
-            batch_size (int): clips at a time.
+            plan: how tracklets are cut.
+            views: 1, or 2 with the mirrored frames.
+            batch_size: clips at a time.
         """
         batch = []
         for tracklet, (paths, _, _, _) in enumerate(self.tracklets):
@@ -182,7 +191,7 @@ class FeatureStore:
         if batch:
             yield self._read(batch, views)
 
-    def _read(self, batch, views):
+    def _read(self, batch: Sequence[tuple[int, NDArray[np.int64]]], views: int) -> ClipVectors:
         frames, stand_ins = [], []
         for tracklet, chosen in batch:
             start, end = self.starts[tracklet : tracklet + 2]
@@ -199,19 +208,19 @@ class FeatureStore:
         )
 
 
-def _header(shape):
+def _header(shape: Sequence[int]) -> bytes:
     file = io.BytesIO()
     header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
     np.lib.format.write_array_header_1_0(file, header)
     return file.getvalue()
 
 
-def _digest(record):
+def _digest(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_record(record):
+def _check_record(record: Mapping[str, Any]) -> None:
     """ValueError unless every value of a record has its kind."""
     shape, unreadable = record['shape'], record['unreadable']
     right = (
@@ -225,5 +234,5 @@ def _check_record(record):
         raise ValueError('its values cannot be')
 
 
-def _damaged(path, reason):
+def _damaged(path: str, reason: object) -> InputError:
     return InputError(f'{path} is damaged, remove it: {reason}')

@@ -5,7 +5,7 @@ feature.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ STAND_IN_WEIGHT = 1e-12
 
 class TrackletFeatures(NamedTuple):
     features: Tensor  # (G, D) on the CPU
-    pids: NDArray  # (G,)
-    camids: NDArray  # (G,)
+    pids: NDArray[Any]  # (G,)
+    camids: NDArray[Any]  # (G,)
 
     def normalized(self) -> 'TrackletFeatures':
         """With features of length 1."""

@@ -10,11 +10,16 @@ import hashlib
 import json
 import os
 import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torchreid
+from torch import nn
+
+from stmn_plugin.data.tracklets import Tracklet
 
 from stmn_plugin.models import VIDEO_MODELS, FrameByFrame, VideoModel
 
@@ -44,10 +49,10 @@ FREE_KEYS = """
 """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
 FREE_ATTRIBUTES = {'training', 'checkpoint_activations'}
-EMPTY = torch.nn.Module()  # what it has is torch's own
+EMPTY = nn.Module()  # what it has is torch's own
 PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device
 ARRAYS = torch.Tensor | np.ndarray | np.generic
-NAMED = torch.nn.Module | torch.nn.Parameter | type | types.ModuleType  # say no more than that
+NAMED = nn.Module | nn.Parameter | type | types.ModuleType  # say no more than that
 PACKAGE = Path(__file__).parents[1]
 CODE = (
     'models',
@@ -59,14 +64,19 @@ CODE = (
 )
 
 
-def fingerprint(model, tracklets, config=None, **settings) -> dict:
+def fingerprint(
+    model: nn.Module,
+    tracklets: Iterable[Tracklet],
+    config: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
     """What vectors depend on, by name, so that a mismatch can be named.
 
     Args:
-        model (nn.Module): its weights and buffers, and what it is besides.
-        tracklets (list): the host's 4-tuples; names, sizes and times of their files count, the
+        model: its weights and buffers, and what it is besides.
+        tracklets: the host's 4-tuples; names, sizes and times of their files count, the
             folder they lie in does not.
-        config (dict): key → plain value.
+        config: key → plain value.
         **settings: anything else, plain values.
     """
     counting = {k: v for k, v in (config or {}).items() if k not in FREE_IN_VECTORS}
@@ -78,10 +88,11 @@ def fingerprint(model, tracklets, config=None, **settings) -> dict:
         **counting,
         **settings,
     }
-    return json.loads(json.dumps(made_from, default=str))  # as a file gives it back
+    as_of_a_file: dict[str, Any] = json.loads(json.dumps(made_from, default=str))
+    return as_of_a_file
 
 
-def weights_digest(model) -> str:
+def weights_digest(model: nn.Module) -> str:
     """SHA-256 of a model's weights and buffers, the same with and without DataParallel."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
@@ -90,9 +101,9 @@ def weights_digest(model) -> str:
     return digest.hexdigest()
 
 
-def structure_digest(model) -> str:
+def structure_digest(model: nn.Module) -> str:
     """SHA-256 of the classes of a model's parts and of all their attributes but the weights."""
-    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     digest = hashlib.sha256()
     for name, part in model.named_modules():
@@ -105,7 +116,7 @@ def structure_digest(model) -> str:
     return digest.hexdigest()
 
 
-def _attributes(part):
+def _attributes(part: nn.Module) -> dict[str, Any]:
     """What decides vectors of frames: not how they are pooled, nor settings that are free."""
     if isinstance(part, FrameByFrame):
         return {}
@@ -119,15 +130,15 @@ def _attributes(part):
     return own
 
 
-def _described(value, holders=()):
+def _described(value: Any, holders: tuple[int, ...] = ()) -> str | list[Any]:
     """Nested lists of texts and numbers, the same in every process.
 
     Args:
-        holders (tuple): ids of what holds the value; a way back into them ends there.
+        holders: ids of what holds the value; a way back into them ends there.
     """
     if value is None or isinstance(value, PLAIN):
         return repr(value)
-    if isinstance(value, ARRAYS) and not isinstance(value, torch.nn.Parameter):
+    if isinstance(value, ARRAYS) and not isinstance(value, nn.Parameter):
         return [str(value.dtype), value.tolist()]
     name = getattr(value, '__qualname__', type(value).__qualname__)
     # parameters, which an LSTM also lists, are in the other digest
@@ -144,13 +155,13 @@ def _described(value, holders=()):
     return [name, [[_described(x, holders) for x in item] for item in items]]
 
 
-def _slots(value):
+def _slots(value: object) -> dict[str, Any]:
     slots = (vars(kind).get('__slots__', ()) for kind in type(value).__mro__)
     names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _frames_digest(tracklets):
+def _frames_digest(tracklets: Iterable[Tracklet]) -> str:
     frames = hashlib.sha256()
     for paths, _, _, _ in tracklets:
         for path in paths:
@@ -165,7 +176,7 @@ def _frames_digest(tracklets):
 
 
 @functools.cache
-def _code_digest():
+def _code_digest() -> str:
     """SHA-256 of the code that makes vectors, and the version of the host."""
     digest = hashlib.sha256(getattr(torchreid, '__version__', '').encode())
     for name in CODE:

@@ -20,7 +20,7 @@ def scored_rows(
     query: Tensor,
     gallery: Tensor,
     score_pairs: ScorePairs,
-    device: str = 'cpu',
+    device: str | torch.device = 'cpu',
     limit: int = PAIRS_LIMIT,
 ) -> Iterator[Tensor]:
     """Rows of negative scores in chunks of queries; pairs are scored in chunks of both.

@@ -1,16 +1,19 @@
 """Loaders and a model → tracklet features → distances → ranking, written down with its protocol."""
 
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
+from torch import Tensor
 
 from .doubts import doubt_word
 from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking
 from .reranking import rerank
 from .search import distance_rows
+from .settings import TestOptions
 
 __all__ = [
     'Evaluation',
@@ -61,19 +64,19 @@ class Evaluation:
     num_query: int
     num_gallery: int
     feature_dim: int
-    seconds: dict  # 'extraction', 'per_tracklet' of it, 'ranking'
+    seconds: dict[str, float]  # 'extraction', 'per_tracklet' of it, 'ranking'
     normalize_feature: bool = False
     weights: str = ''  # digest of the tested weights
-    peak_memory: dict | None = None  # see ``peak_memory``: of the process up to here
+    peak_memory: dict[str, int] | None = None  # see ``peak_memory``: of the process up to here
     amp: str = 'off'  # precision in which frames were encoded
     num_query_searched: int = 0  # query tracklets that are among the searched ones
     num_query_tied: int = 0  # a match is as far as another person: the gallery's order decides
     collapsed: bool = False  # all features are equal
     epoch: int | None = None  # finished epochs; None when only tested
-    made_from: dict | None = None  # digests of config and data, see ``provenance``
+    made_from: dict[str, str] | None = None  # digests of config and data, see ``provenance``
 
     @property
-    def doubt(self):
+    def doubt(self) -> str:
         """Why the score says nothing of the model, as a sentence; '' when it does."""
         if self.collapsed:
             return (
@@ -87,7 +90,7 @@ class Evaluation:
             )
         return ''
 
-    def as_dict(self, ranks):
+    def as_dict(self, ranks: Iterable[int]) -> dict[str, Any]:
         """Plain values for ``metrics.json``; rates are fractions."""
         values = {key: value for key, value in vars(self).items() if key != 'ranking'}
         values['num_query_with_match'] = self.ranking.num_valid
@@ -98,35 +101,39 @@ class Evaluation:
         return values
 
 
-def apply_protocol(query, gallery, protocol, gallery_needs_queries):
+def apply_protocol(
+    query: TrackletFeatures,
+    gallery: TrackletFeatures,
+    protocol: Protocol,
+    gallery_needs_queries: bool,
+) -> TrackletFeatures:
     """The gallery that is searched.
 
     Args:
-        query, gallery (TrackletFeatures): of a dataset, as the host splits it.
-        protocol (Protocol): whether the queries are searched.
-        gallery_needs_queries (bool): the dataset's official gallery holds the query tracklets and
+        query, gallery: of a dataset, as the host splits it.
+        protocol: whether the queries are searched.
+        gallery_needs_queries: the dataset's official gallery holds the query tracklets and
             ``gallery`` does not yet.
-
-    Returns:
-        TrackletFeatures
     """
     if not protocol.queries_searched or not gallery_needs_queries:
         return gallery
     return join_tracklets([gallery, query])
 
 
-def distances_in_rows(query, gallery, options):
+def distances_in_rows(
+    query: TrackletFeatures, gallery: TrackletFeatures, options: TestOptions
+) -> Iterator[Tensor]:
     """Distances in chunks of queries (q, G); all of them are never held."""
     measure = rerank if options.rerank else distance_rows
     return measure(query.features, gallery.features, options.dist_metric)
 
 
-def results_table(evaluations, ranks):
+def results_table(evaluations: Iterable[Evaluation], ranks: Sequence[int]) -> str:
     """Results as text, one row per dataset, in percent; the protocol stands beside the numbers."""
     return stored_table([evaluation.as_dict(ranks) for evaluation in evaluations])
 
 
-def stored_table(evaluations):
+def stored_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
     """:func:`results_table` of evaluations as ``metrics.json`` holds them."""
     rows = [
         {
@@ -142,10 +149,11 @@ def stored_table(evaluations):
         }
         for e in evaluations
     ]
-    return tabulate(rows, headers='keys', floatfmt='.1f')
+    table: str = tabulate(rows, headers='keys', floatfmt='.1f')
+    return table
 
 
-def host_lines(ranking, ranks):
+def host_lines(ranking: Ranking, ranks: Iterable[int]) -> str:
     """The lines that scripts around torchreid look for."""
     lines = [f'mAP: {ranking.mean_ap:.1%}', 'CMC curve']
     return '\n'.join(lines + [f'Rank-{r:<3}: {ranking.rank(r):.1%}' for r in ranks])
@@ -154,10 +162,10 @@ def host_lines(ranking, ranks):
 class Stopwatch:
     """Seconds since it was made or last read."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.start = time.perf_counter()
 
-    def __call__(self):
+    def __call__(self) -> float:
         now = time.perf_counter()
         elapsed, self.start = now - self.start, now
         return round(elapsed, 3)

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.labels import JUNK_PID, comparable
 from stmn_plugin.whole_files import write_json, write_text
 
+from .features import TrackletFeatures
 from .ranking import QueryScores, score_queries
 from .search import nearest
 
@@ -26,26 +28,29 @@ from .search import nearest
 class RankedLists(NamedTuple):
     """What was found for every query; a place that nothing takes has the distance infinity."""
 
-    indices: np.ndarray  # (Q, k) int64 into the gallery, nearest first
-    distances: np.ndarray  # (Q, k) float32
-    is_match: np.ndarray  # (Q, k) bool, the query's person
-    first_match: np.ndarray  # (Q,) int64 into the gallery, the nearest match; -1 where none is
-    first_distance: np.ndarray  # (Q,) float32 its distance
+    indices: NDArray[np.int64]  # (Q, k) into the gallery, nearest first
+    distances: NDArray[np.float32]  # (Q, k)
+    is_match: NDArray[np.bool_]  # (Q, k) the query's person
+    first_match: NDArray[np.int64]  # (Q,) into the gallery, the nearest match; -1 where none is
+    first_distance: NDArray[np.float32]  # (Q,) its distance
     scores: QueryScores
 
 
-def rank_and_list(chunks, query, gallery, k, average_precision='rectangle'):
+def rank_and_list(
+    chunks: Iterable[Tensor],
+    query: TrackletFeatures,
+    gallery: TrackletFeatures,
+    k: int,
+    average_precision: str = 'rectangle',
+) -> RankedLists:
     """The k nearest tracklets that count, and the scores, of every query.
 
     Args:
-        chunks (iterable of torch.Tensor): distances (q, G), the first queries first, as
+        chunks: distances (q, G), the first queries first, as
             ``evaluation.distances_in_rows`` gives them.
-        query, gallery (TrackletFeatures): Q queries, and the gallery that the protocol searches.
-        k (int): how many, at least 1; a smaller gallery is listed as a whole.
-        average_precision (str): 'rectangle' or 'trapezoid', see ``ranking.evaluate_ranking``.
-
-    Returns:
-        RankedLists
+        query, gallery: Q queries, and the gallery that the protocol searches.
+        k: how many, at least 1; a smaller gallery is listed as a whole.
+        average_precision: 'rectangle' or 'trapezoid', see ``ranking.evaluate_ranking``.
 
     Raises:
         ValueError: distances that do not fit.
@@ -53,9 +58,10 @@ def rank_and_list(chunks, query, gallery, k, average_precision='rectangle'):
     """
     pids = comparable(query.pids, gallery.pids, 'pids')
     labels = *pids, *comparable(query.camids, gallery.camids, 'camids')
-    parts, start = [], 0
+    parts: list[list[NDArray[Any]]] = []
+    start = 0
 
-    def listed():
+    def listed() -> Iterator[Tensor]:
         nonlocal start
         for rows in chunks:
             some = slice(start, start + len(rows))
@@ -64,10 +70,12 @@ def rank_and_list(chunks, query, gallery, k, average_precision='rectangle'):
             yield rows
 
     scores = score_queries(listed(), *labels, average_precision)
-    return RankedLists(*map(np.concatenate, zip(*parts, strict=True)), scores)
+    return RankedLists._make([*map(np.concatenate, zip(*parts, strict=True)), scores])
 
 
-def _list(rows, labels, some, k):
+def _list(
+    rows: Tensor, labels: Iterable[NDArray[np.int64]], some: slice, k: int
+) -> list[NDArray[Any]]:
     """The fields of RankedLists but the scores, for rows (q, G) of the queries ``some``."""
     query_pids, gallery_pids, query_camids, gallery_camids = (
         torch.as_tensor(x, device=rows.device) for x in labels

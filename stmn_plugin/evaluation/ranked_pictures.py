@@ -7,19 +7,24 @@ several queries can share, and needs all distances at once. What is written with
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from stmn_plugin.data.frames import read_frame
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.whole_files import whole_file, whole_folder, write_errors
 
 from .features import TrackletFeatures
 from .ranked_lists import rank_and_list
+
+Found: TypeAlias = tuple[Sequence[str], bool]
+"""Paths of a tracklet, or the one of an image, and whether the person is right."""
 
 UNSAFE = re.compile(r'[^\w.-]+')
 LONGEST, SUFFIX = 150, 10  # characters of a name, of the 255 that file systems take
@@ -32,7 +37,7 @@ def draw_ranked_lists(
     chunks: Iterable[Tensor],
     query: TrackletFeatures,
     searched: TrackletFeatures,
-    tracklets: tuple[list, list],
+    tracklets: tuple[Sequence[Tracklet], Sequence[Tracklet]],
     folder: str,
     k: int,
     size: tuple[int, int],
@@ -65,8 +70,11 @@ def draw_ranked_lists(
             )
             if np.isfinite(distance)  # a small gallery has no more that count
         ]
-        write = _write_sheet if isinstance(queries[row][0], str) else _write_folder
-        write(Path(folder) / name, queries[row][0], found, size)
+        paths, target = queries[row][0], Path(folder) / name
+        if isinstance(paths, str):
+            _write_sheet(target, paths, found, size)
+        else:
+            _write_folder(target, paths, found)
 
 
 def distinct_names(titles: list[str]) -> list[str]:
@@ -75,7 +83,8 @@ def distinct_names(titles: list[str]) -> list[str]:
     >>> distinct_names(['a/b', 'a b', 'A_B', 'c'])
     ['a_b', 'a_b-2', 'A_B-3', 'c']
     """
-    names, taken = [], set()
+    names: list[str] = []
+    taken: set[str] = set()
     for title in titles:
         safe = UNSAFE.sub('_', title).encode('ascii', 'replace').decode().replace('?', '_')
         stem, suffix = os.path.splitext(safe.lstrip('.') or '_')
@@ -89,12 +98,12 @@ def distinct_names(titles: list[str]) -> list[str]:
     return names
 
 
-def _title(paths, pid, camid):
+def _title(paths: Sequence[str], pid: int, camid: int) -> str:
     first = Path(paths if isinstance(paths, str) else paths[0])
     return f'person{pid}_camera{camid}_{first.parent.name[:50]}_{first.stem[:50]}'
 
 
-def _write_folder(folder, frames, found, size):
+def _write_folder(folder: Path, frames: Sequence[str], found: list[Found]) -> None:
     with write_errors(folder):
         if (folder / QUERY).is_dir():
             shutil.rmtree(folder)
@@ -105,7 +114,7 @@ def _write_folder(folder, frames, found, size):
                 _copy(paths, temporary / f'gallery_top{rank:03}_{right}')
 
 
-def _copy(paths, folder):
+def _copy(paths: Sequence[str], folder: Path) -> None:
     folder.mkdir()
     for path, name in zip(paths, distinct_names(list(map(os.path.basename, paths))), strict=True):
         try:
@@ -116,10 +125,10 @@ def _copy(paths, folder):
             shutil.copyfileobj(source, target)
 
 
-def _write_sheet(path, image, found, size):
+def _write_sheet(path: Path, image: str, found: list[Found], size: tuple[int, int]) -> None:
     width, height = size
     sheet = Image.new('RGB', ((width + SPACING) * (1 + len(found)), height), WHITE)
-    shown = [(image, BLACK), *((other, GREEN if right else RED) for other, right in found)]
+    shown = [(image, BLACK), *((str(other), GREEN if right else RED) for other, right in found)]
     for place, (other, colour) in enumerate(shown):
         picture = Image.fromarray(read_frame(other).permute(1, 2, 0).numpy())
         inner = picture.resize((width - 2 * BORDER, height - 2 * BORDER))

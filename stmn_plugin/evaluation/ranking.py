@@ -11,16 +11,24 @@ Letters: Q queries, G gallery tracklets, q rows of a chunk, p pairs of a query a
 tracklet that have the same pid.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import JUNK_PID, comparable
 
-from .search import NOT_FINITE, distance_rows
+from .search import NOT_FINITE, Features, distance_rows
 from .sorting import nth_of_row, places_of, sortable
+
+Labels: TypeAlias = Any
+"""Identities or cameras, a sequence, array or tensor of what ``labels.comparable`` takes."""
+
+Numbers: TypeAlias = NDArray[np.int64]
 
 AVERAGE_PRECISIONS = ('rectangle', 'trapezoid')
 UNMATCHED = ('skip', 'zero')
@@ -30,21 +38,21 @@ SORTED_AT_ONCE = 1 << 22  # distances; a copy that stays in the cache
 class QueryScores(NamedTuple):
     """A number for every query."""
 
-    first_ranks: np.ndarray  # (Q,) int64 rank of its first match, from 1; 0 where it has none
-    aps: np.ndarray  # (Q,) average precision; NaN where it has no match
-    inps: np.ndarray  # (Q,) matches / rank of the last; NaN where it has no match
-    tied: np.ndarray  # (Q,) bool a match is as far as another person: the gallery's order decides
+    first_ranks: Numbers  # (Q,) rank of its first match, from 1; 0 where it has none
+    aps: NDArray[np.float64]  # (Q,) average precision; NaN where it has no match
+    inps: NDArray[np.float64]  # (Q,) matches / rank of the last; NaN where it has no match
+    tied: NDArray[np.bool_]  # (Q,) a match is as far as another person: the gallery's order decides
 
 
 class Ranking(NamedTuple):
     """Fractions in 0..1, over the queries that have a match or (unmatched='zero') over all."""
 
-    cmc: np.ndarray  # (G,) cmc[r - 1] is rank-r
+    cmc: NDArray[np.float64]  # (G,) cmc[r - 1] is rank-r
     mean_ap: float
     mean_inp: float
     num_valid: int  # queries with at least one match in the gallery
 
-    def rank(self, r):
+    def rank(self, r: int) -> float:
         """Rank-r matching rate; beyond the end of a small gallery that of its last rank.
 
         Raises:
@@ -56,34 +64,31 @@ class Ranking(NamedTuple):
 
 
 def evaluate_ranking(
-    distances,
-    query_pids,
-    gallery_pids,
-    query_camids,
-    gallery_camids,
-    average_precision='rectangle',
-    chunk_size=256,
-    unmatched='skip',
-):
+    distances: Any,
+    query_pids: Labels,
+    gallery_pids: Labels,
+    query_camids: Labels,
+    gallery_camids: Labels,
+    average_precision: str = 'rectangle',
+    chunk_size: int = 256,
+    unmatched: str = 'skip',
+) -> Ranking:
     """CMC, mAP and mINP of a distance matrix.
 
     Equal distances keep the order of the gallery. mINP is the mean over queries of
     (number of matches) / (rank of the last match) (Ye et al., TPAMI 2021).
 
     Args:
-        distances (array): shape (Q, G), NumPy or torch.
-        query_pids, gallery_pids (array): identities, shapes (Q,) and (G,); whole numbers, texts
+        distances: shape (Q, G), NumPy or torch.
+        query_pids, gallery_pids: identities, shapes (Q,) and (G,); whole numbers, texts
             or bytes, both of one kind, see :func:`stmn_plugin.labels.comparable`.
-        query_camids, gallery_camids (array): cameras, shapes (Q,) and (G,), likewise.
-        average_precision (str): 'rectangle', the precision at each match averaged (host, most
+        query_camids, gallery_camids: cameras, shapes (Q,) and (G,), likewise.
+        average_precision: 'rectangle', the precision at each match averaged (host, most
             papers), or 'trapezoid', the area under the interpolated curve (the official MATLAB
             code of MARS).
-        chunk_size (int): queries at a time; changes memory and speed, not the result.
-        unmatched (str): a query without a match is left out ('skip') or counts as 0 ('zero', as
+        chunk_size: queries at a time; changes memory and speed, not the result.
+        unmatched: a query without a match is left out ('skip') or counts as 0 ('zero', as
             in the official code of LS-VID).
-
-    Returns:
-        Ranking
 
     Raises:
         ValueError: shapes that do not fit, an unknown ``average_precision`` or ``unmatched``.
@@ -98,25 +103,25 @@ def evaluate_ranking(
 
 
 def rank_features(
-    query_features,
-    gallery_features,
-    query_pids,
-    gallery_pids,
-    query_camids,
-    gallery_camids,
-    dist_metric='cosine',
-    average_precision='rectangle',
-    unmatched='skip',
-    memory_limit=None,
-):
+    query_features: Tensor,
+    gallery_features: Features,
+    query_pids: Labels,
+    gallery_pids: Labels,
+    query_camids: Labels,
+    gallery_camids: Labels,
+    dist_metric: str = 'cosine',
+    average_precision: str = 'rectangle',
+    unmatched: str = 'skip',
+    memory_limit: int | None = None,
+) -> Ranking:
     """``evaluate_ranking`` of features: the distances are made and used chunk by chunk.
 
     Args:
-        query_features (torch.Tensor): shape (Q, D); its device is where the work is done.
-        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), any float type, may lie
+        query_features: shape (Q, D); its device is where the work is done.
+        gallery_features: shape (G, D), any float type, may lie
             on another device or in a file (``numpy.memmap``).
-        dist_metric (str): 'cosine' or 'euclidean'.
-        memory_limit (int): bytes of the distances held, see ``search.distance_rows``.
+        dist_metric: 'cosine' or 'euclidean'.
+        memory_limit: bytes of the distances held, see ``search.distance_rows``.
 
     The others, the result and the errors are those of ``evaluate_ranking``.
     """
@@ -127,18 +132,18 @@ def rank_features(
 
 
 def rank_rows(
-    chunks,
-    query_pids,
-    gallery_pids,
-    query_camids,
-    gallery_camids,
-    average_precision='rectangle',
-    unmatched='skip',
-):
+    chunks: Iterable[object],
+    query_pids: Labels,
+    gallery_pids: Labels,
+    query_camids: Labels,
+    gallery_camids: Labels,
+    average_precision: str = 'rectangle',
+    unmatched: str = 'skip',
+) -> Ranking:
     """``evaluate_ranking`` of distances that come in chunks of queries.
 
     Args:
-        chunks (iterable of torch.Tensor): rows (q, G), the first queries first, Q rows in all.
+        chunks: rows (q, G), the first queries first, Q rows in all.
     """
     if unmatched not in UNMATCHED:
         raise ValueError(f'expected one of {UNMATCHED}, got unmatched {unmatched!r}')
@@ -147,7 +152,7 @@ def rank_rows(
     return summarize(scores, len(gallery_pids), unmatched)
 
 
-def summarize(scores, num_gallery, unmatched='skip'):
+def summarize(scores: QueryScores, num_gallery: int, unmatched: str = 'skip') -> Ranking:
     """``Ranking`` of the scores of queries; raises InputError when no query has a match."""
     matched = scores.first_ranks > 0
     num_valid = int(matched.sum())
@@ -164,13 +169,13 @@ def summarize(scores, num_gallery, unmatched='skip'):
 
 
 def score_queries(
-    chunks,
-    query_pids,
-    gallery_pids,
-    query_camids,
-    gallery_camids,
-    average_precision='rectangle',
-):
+    chunks: Iterable[object],
+    query_pids: Labels,
+    gallery_pids: Labels,
+    query_camids: Labels,
+    gallery_camids: Labels,
+    average_precision: str = 'rectangle',
+) -> QueryScores:
     """``QueryScores`` of distances that come in chunks of queries, as ``rank_rows`` takes them.
 
     Raises:
@@ -186,9 +191,9 @@ def score_queries(
     searched = np.flatnonzero(gallery_pids != JUNK_PID)
     gallery_pids, gallery_camids = gallery_pids[searched], gallery_camids[searched]
     by_pid = np.argsort(gallery_pids, kind='stable')
-    numbers = np.full((2, num_query), np.nan)
+    aps, inps = np.full((2, num_query), np.nan)
     first_ranks, tied = np.zeros(num_query, dtype=np.int64), np.zeros(num_query, dtype=bool)
-    scores, start = QueryScores(first_ranks, *numbers, tied), 0
+    scores, start = QueryScores(first_ranks, aps, inps, tied), 0
     for rows in _pieces(chunks):
         stop = start + len(rows)
         if rows.shape[1] != num_gallery or stop > num_query:
@@ -208,7 +213,13 @@ def score_queries(
     return scores
 
 
-def _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids):
+def _labels(
+    shape: Sequence[int],
+    query_pids: Labels,
+    gallery_pids: Labels,
+    query_camids: Labels,
+    gallery_camids: Labels,
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
     """Pids of queries and gallery, camids of both: int64 arrays that fit distances of the shape."""
     labels = (
         *comparable(query_pids, gallery_pids, 'pids'),
@@ -220,7 +231,7 @@ def _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids):
     return labels
 
 
-def _pieces(chunks):
+def _pieces(chunks: Iterable[object]) -> Iterator[Tensor]:
     """The chunks as tensors of at most SORTED_AT_ONCE distances (or one row), all finite."""
     for chunk in map(sortable, chunks):
         for rows in chunk.split(max(SORTED_AT_ONCE // max(chunk.shape[1], 1), 1)):
@@ -229,18 +240,20 @@ def _pieces(chunks):
             yield rows
 
 
-def _same_pid(query_pids, gallery_pids, by_pid):
+def _same_pid(
+    query_pids: Numbers, gallery_pids: Numbers, by_pid: Numbers
+) -> tuple[Numbers, Numbers]:
     """Row and column, both (p,), of every pair with the same pid; row by row, columns ascending.
 
     Args:
-        by_pid (numpy.ndarray): the stable order of ``gallery_pids`` (G,).
+        by_pid: the stable order of ``gallery_pids`` (G,).
     """
     first, end = (np.searchsorted(gallery_pids, query_pids, s, by_pid) for s in ('left', 'right'))
     row = np.repeat(np.arange(len(query_pids)), end - first)
     return row, by_pid[first[row] + nth_of_row(row)]
 
 
-def _with_others(row, nearer, equal):
+def _with_others(row: Numbers, nearer: Numbers, equal: Numbers) -> NDArray[np.bool_]:
     """Pairs (p,) at whose distance there is a tracklet of another pid, too."""
     others = equal > 1
     tied = np.flatnonzero(others)
@@ -250,12 +263,14 @@ def _with_others(row, nearer, equal):
     return others
 
 
-def _score(row, position, is_match, average_precision):
+def _score(
+    row: Numbers, position: Numbers, is_match: NDArray[np.bool_], average_precision: str
+) -> tuple[Numbers, Numbers, NDArray[np.float64], NDArray[np.float64]]:
     """Those queries that have a match, and of each the rank of the first (from 1), AP and INP.
 
     Args:
-        row, position (numpy.ndarray): the pairs with the same pid, shape (p,), row by row.
-        is_match (numpy.ndarray): shape (p,); the others, of the query's camera, take no rank.
+        row, position: the pairs with the same pid, shape (p,), row by row.
+        is_match: shape (p,); the others, of the query's camera, take no rank.
     """
     order = np.lexsort((position, row))
     row, position, is_match = row[order], position[order], is_match[order]

@@ -15,41 +15,45 @@ already (factors do not matter, every row is divided by its maximum).
 Letters: Q queries, G gallery tracklets, N = Q + G, D channels, q rows of a chunk of queries.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 from stmn_plugin.errors import InputError
 
-from .search import NOT_FINITE, distance_rows, nearest, pair_distances
+from .search import NOT_FINITE, Features, distance_rows, nearest, pair_distances
 
 CHUNK = 64  # queries whose Jaccard distances are computed together
 
 
 def rerank(
-    query_features,
-    gallery_features,
-    dist_metric='cosine',
-    k1=20,
-    k2=6,
-    lambda_value=0.3,
-    memory_limit=None,
-):
+    query_features: Tensor,
+    gallery_features: Features,
+    dist_metric: str = 'cosine',
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    memory_limit: int | None = None,
+) -> Iterator[Tensor]:
     """Final distances in chunks of queries, for ``ranking.rank_rows``.
 
     Neighbours at equal distances are taken in the order queries, gallery. The neighbour search and
     the encoding are done before this returns; what it returns can be iterated once.
 
     Args:
-        query_features, gallery_features (torch.Tensor): shapes (Q, D) and (G, D).
-        dist_metric (str): 'cosine' or 'euclidean'.
-        k1 (int): neighbours that must have each other as neighbours.
-        k2 (int): nearest tracklets (with itself) whose encodings are averaged; 1 averages none.
-        lambda_value (float): weight of the original distance, in 0..1.
-        memory_limit (int): bytes of the distances held, see ``search.distance_rows``.
+        query_features, gallery_features: shapes (Q, D) and (G, D).
+        dist_metric: 'cosine' or 'euclidean'.
+        k1: neighbours that must have each other as neighbours.
+        k2: nearest tracklets (with itself) whose encodings are averaged; 1 averages none.
+        lambda_value: weight of the original distance, in 0..1.
+        memory_limit: bytes of the distances held, see ``search.distance_rows``.
 
     Returns:
-        iterator of torch.Tensor: rows (q, G), float32 on the CPU, the first queries first.
+        Rows (q, G), float32 on the CPU, the first queries first.
 
     Raises:
         ValueError: shapes, a metric or a parameter that does not fit.
@@ -69,13 +73,19 @@ def rerank(
     return _final_rows(original, farthest, encoding, len(query_features), lambda_value)
 
 
-def k_reciprocal_encoding(features, neighbours, farthest, dist_metric, k1):
+def k_reciprocal_encoding(
+    features: Tensor,
+    neighbours: NDArray[np.int64],
+    farthest: NDArray[np.float32],
+    dist_metric: str,
+    k1: int,
+) -> sparse.csr_matrix:
     """Encoding of every tracklet, CSR (N, N): Gaussian weights of its expanded neighbours, sum 1.
 
     Args:
-        features (torch.Tensor): shape (N, D).
-        neighbours (numpy.ndarray): shape (N, k1 + 1), the nearest first, usually itself.
-        farthest (numpy.ndarray): shape (N,), divides the distances of a row.
+        features: shape (N, D).
+        neighbours: shape (N, k1 + 1), the nearest first, usually itself.
+        farthest: shape (N,), divides the distances of a row.
     """
     reciprocal = _reciprocal(neighbours)  # R(i, k1)
     half = _reciprocal(neighbours[:, : int(np.around(k1 / 2)) + 1])  # R(i, k1 / 2)
@@ -92,7 +102,7 @@ def k_reciprocal_encoding(features, neighbours, farthest, dist_metric, k1):
     return sparse.csr_matrix(weights.multiply(1 / np.maximum(total, np.finfo(total.dtype).tiny)))
 
 
-def expand_queries(encoding, neighbours):
+def expand_queries(encoding: sparse.csr_matrix, neighbours: NDArray[np.int64]) -> sparse.csr_matrix:
     """Local query expansion: the mean of the encodings of the nearest k2, CSR (N, N)."""
     count, k2 = neighbours.shape
     weight = np.full(count * k2, 1 / k2, dtype=np.float32)
@@ -100,20 +110,22 @@ def expand_queries(encoding, neighbours):
     return sparse.csr_matrix((weight, neighbours.ravel(), row_starts), (count, count)) @ encoding
 
 
-def _neighbours(features, dist_metric, k, memory_limit):
+def _neighbours(
+    features: Tensor, dist_metric: str, k: int, memory_limit: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k nearest of every tracklet, (N, k), and its largest distance, (N,)."""
-    indices, farthest = [], []
+    indices, largest_of_rows = [], []
     for rows in distance_rows(features, features, dist_metric, memory_limit):
         largest = rows.amax(dim=1)
         if not torch.isfinite(largest).all():
             raise InputError(NOT_FINITE)
         indices.append(nearest(rows.clamp_min_(0), min(k, len(features))).indices.cpu())
-        farthest.append(largest.cpu())
-    farthest = torch.cat(farthest).numpy()
+        largest_of_rows.append(largest.cpu())
+    farthest = torch.cat(largest_of_rows).numpy()
     return torch.cat(indices).numpy(), np.where(farthest > 0, farthest, 1)
 
 
-def _reciprocal(neighbours):
+def _reciprocal(neighbours: NDArray[np.int64]) -> sparse.csr_matrix:
     """CSR (N, N) of ones where both have the other among their neighbours (N, k)."""
     count, k = neighbours.shape
     ones = np.ones(count * k, dtype=np.float32)
@@ -122,7 +134,13 @@ def _reciprocal(neighbours):
     return forward.multiply(forward.T).tocsr()
 
 
-def _final_rows(original, farthest, encoding, num_query, lambda_value):
+def _final_rows(
+    original: Iterable[Tensor],
+    farthest: NDArray[np.float32],
+    encoding: sparse.csr_matrix,
+    num_query: int,
+    lambda_value: float,
+) -> Iterator[Tensor]:
     """Yields lambda * original + (1 - lambda) * Jaccard for chunks of queries."""
     gallery = encoding[num_query:].tocsc()  # by what is encoded: who has it, and how much
     start = 0
@@ -136,12 +154,12 @@ def _final_rows(original, farthest, encoding, num_query, lambda_value):
             start = stop
 
 
-def _common(query, gallery):
+def _common(query: sparse.csr_matrix, gallery: sparse.csc_matrix) -> NDArray[np.float32]:
     """Sum over what is encoded of the smaller weight, float32 (q, G).
 
     Args:
-        query: CSR (q, N).
-        gallery: CSC (G, N).
+        query: (q, N).
+        gallery: (G, N).
     """
     shape = query.shape[0], gallery.shape[0]
     row = np.repeat(np.arange(shape[0]), np.diff(query.indptr))

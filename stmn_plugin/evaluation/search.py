@@ -8,18 +8,24 @@ Letters: Q queries, G gallery tracklets, D channels, q rows of a chunk of querie
 
 import itertools
 import mmap
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
 from stmn_plugin.errors import InputError
 
 try:
     import faiss
 except ImportError:  # an extra; torch finds the same
-    faiss = None
+    faiss = None  # type: ignore[assignment]
+
+Features: TypeAlias = Tensor | NDArray[Any]
+"""Vectors (n, D) of any float type; a ``numpy.memmap`` stays on disk."""
 
 DIST_METRICS = ('cosine', 'euclidean')
 BACKENDS = ('faiss', 'torch')
@@ -36,11 +42,13 @@ NOT_FINITE = 'distances hold NaN or infinity: features that are broken, or too l
 
 
 class Nearest(NamedTuple):
-    distances: torch.Tensor  # (Q, k) ascending
-    indices: torch.Tensor  # (Q, k) into the gallery; equal distances keep its order
+    distances: Tensor  # (Q, k) ascending
+    indices: Tensor  # (Q, k) into the gallery; equal distances keep its order
 
 
-def pairwise_distances(query_features, gallery_features, dist_metric='cosine'):
+def pairwise_distances(
+    query_features: Tensor, gallery_features: Features, dist_metric: str = 'cosine'
+) -> Tensor:
     """Distances (Q, G) with the host's values, in float32 on the device of the queries.
 
     'cosine' is 1 - cos, 'euclidean' is the *squared* Euclidean distance, as in torchreid. Rounding
@@ -52,11 +60,13 @@ def pairwise_distances(query_features, gallery_features, dist_metric='cosine'):
     return _distances(query, _prepare(gallery_features, dist_metric, device), dist_metric)
 
 
-def pair_distances(features, row, column, dist_metric='cosine'):
+def pair_distances(
+    features: Tensor, row: NDArray[np.int64], column: NDArray[np.int64], dist_metric: str = 'cosine'
+) -> NDArray[np.float32]:
     """Distances (p,) of chosen pairs of one set of features (N, D), as a NumPy array, float32.
 
     Args:
-        row, column (numpy.ndarray): indices into the features, shape (p,), rows ascending.
+        row, column: indices into the features, shape (p,), rows ascending.
     """
     features = _prepare(features, dist_metric, features.device)
     squares = features.square().sum(dim=1).cpu().numpy()  # (N,)
@@ -75,20 +85,26 @@ def pair_distances(features, row, column, dist_metric='cosine'):
         products[part] = torch.bmm(right, left.unsqueeze(2)).squeeze(2).cpu().numpy()[at]
     if dist_metric == 'cosine':
         return np.maximum(1 - products, 0)
-    return np.maximum(squares[row] + squares[column] - 2 * products, 0)
+    distances: NDArray[np.float32] = squares[row] + squares[column] - 2 * products
+    return np.maximum(distances, 0)
 
 
-def distance_rows(query_features, gallery_features, dist_metric='cosine', memory_limit=None):
+def distance_rows(
+    query_features: Tensor,
+    gallery_features: Features,
+    dist_metric: str = 'cosine',
+    memory_limit: int | None = None,
+) -> Iterator[Tensor]:
     """``pairwise_distances`` in chunks of queries: yields rows (q, G), the first queries first.
 
     The gallery is read once per chunk, in blocks.
 
     Args:
-        query_features (torch.Tensor): shape (Q, D); its device is where the work is done.
-        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), any float type; a
+        query_features: shape (Q, D); its device is where the work is done.
+        gallery_features: shape (G, D), any float type; a
             ``numpy.memmap`` stays on disk.
-        dist_metric (str): 'cosine' or 'euclidean'.
-        memory_limit (int): bytes that two chunks may take (one in use, the next in the making);
+        dist_metric: 'cosine' or 'euclidean'.
+        memory_limit: bytes that two chunks may take (one in use, the next in the making);
             MEMORY_LIMIT by default. No less than one row is held. What of the gallery is being
             worked on takes no more than half of it besides.
     """
@@ -98,7 +114,7 @@ def distance_rows(query_features, gallery_features, dist_metric='cosine', memory
     return _distance_rows(query_features, gallery_features, dist_metric, chunk, limit // 2)
 
 
-def nearest(distances, k):
+def nearest(distances: Tensor, k: int) -> Nearest:
     """The k smallest of every row (q, G): ``Nearest``, equal distances in the order of columns."""
     candidates = min(k + 1, distances.shape[1])  # one more shows a tie across the k-th place
     values, indices = distances.topk(candidates, dim=1, largest=False)
@@ -111,7 +127,7 @@ def nearest(distances, k):
     return result
 
 
-def _first_of_ties(distances, kth, k):
+def _first_of_ties(distances: Tensor, kth: Tensor, k: int) -> Nearest:
     """``nearest`` of rows (q, G) whose k-th smallest value ``kth`` (q,) more columns have."""
     nearer, equal = distances < kth[:, None], distances == kth[:, None]
     missing = k - nearer.sum(dim=1, keepdim=True)
@@ -120,19 +136,25 @@ def _first_of_ties(distances, kth, k):
     return _in_order(distances.gather(1, indices), indices)
 
 
-def top_k(query_features, gallery_features, k, dist_metric='cosine', backend=None):
+def top_k(
+    query_features: Tensor,
+    gallery_features: Features,
+    k: int,
+    dist_metric: str = 'cosine',
+    backend: str | None = None,
+) -> Nearest:
     """The k nearest gallery tracklets of every query, by comparing with all of them.
 
     Args:
-        query_features (torch.Tensor): shape (Q, D).
-        gallery_features (torch.Tensor or numpy.ndarray): shape (G, D), as in ``distance_rows``.
-        k (int): between 1 and G.
-        dist_metric (str): 'cosine' or 'euclidean' (squared); distances below 0 become 0.
-        backend (str): 'faiss' or 'torch'; by default faiss when it is installed and the queries
+        query_features: shape (Q, D).
+        gallery_features: shape (G, D), as in ``distance_rows``.
+        k: between 1 and G.
+        dist_metric: 'cosine' or 'euclidean' (squared); distances below 0 become 0.
+        backend: 'faiss' or 'torch'; by default faiss when it is installed and the queries
             are on the CPU. Both find the same up to the rounding of their matrix products.
 
     Returns:
-        Nearest: distances and indices, both (Q, k).
+        Distances and indices, both (Q, k).
 
     Raises:
         ValueError: shapes, k or a name that does not fit.
@@ -147,7 +169,7 @@ def top_k(query_features, gallery_features, k, dist_metric='cosine', backend=Non
         raise ValueError(f'k must lie between 1 and {len(gallery_features)}, got {k}')
     query = _prepare(query_features, dist_metric, query_features.device)
     search = _block_nearest_faiss if backend == 'faiss' else _block_nearest
-    best = None
+    best: Nearest | None = None
     for start, gallery in _blocks(gallery_features, dist_metric, query.device, TOP_K_BLOCK):
         found = search(query, gallery, min(k, len(gallery)), dist_metric)
         found = Nearest(found.distances, found.indices + start)
@@ -155,10 +177,11 @@ def top_k(query_features, gallery_features, k, dist_metric='cosine', backend=Non
             joined = Nearest(*(torch.cat(pair, dim=1) for pair in zip(best, found, strict=True)))
             found = Nearest(*(x[:, :k] for x in _in_order(*joined)))
         best = found
+    assert best is not None  # k says that there is a block
     return best
 
 
-def _check(query, gallery, dist_metric):
+def _check(query: Features, gallery: Features, dist_metric: str) -> None:
     if dist_metric not in DIST_METRICS:
         raise ValueError(f'dist_metric must be one of {DIST_METRICS}, got {dist_metric!r}')
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
@@ -166,13 +189,13 @@ def _check(query, gallery, dist_metric):
         raise ValueError(f'expected features of shapes (Q, D) and (G, D), got {shapes}')
 
 
-def unit_vectors(features):
+def unit_vectors(features: Tensor) -> Tensor:
     """Features (n, D) of any float type with length 1, float32; a vector of zeros stays one.
 
     Lengths whose squares float32 cannot hold (above 1.8e19, or tiny) are brought into reach first.
     """
     vectors = features.float()
-    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     vectors = vectors / lengths.clamp_min(SHORTEST)
     out_of_reach = ~(torch.isfinite(lengths) & (lengths > SHORTEST)).flatten()
     if out_of_reach.any():
@@ -183,7 +206,7 @@ def unit_vectors(features):
     return vectors
 
 
-def _prepare(features, dist_metric, device):
+def _prepare(features: Features, dist_metric: str, device: torch.device) -> Tensor:
     """Features as float32 on the device, of length 1 for the cosine."""
     if isinstance(features, np.ndarray):
         features = torch.from_numpy(np.array(features))  # a copy: mapped files are not writable
@@ -196,7 +219,7 @@ def _prepare(features, dist_metric, device):
     return vectors
 
 
-def _distances(query, gallery, dist_metric):
+def _distances(query: Tensor, gallery: Tensor, dist_metric: str) -> Tensor:
     """Distances (q, g) of prepared features."""
     if dist_metric == 'cosine':
         return torch.mm(query, gallery.t()).neg_().add_(1)
@@ -205,32 +228,37 @@ def _distances(query, gallery, dist_metric):
     return squares.addmm_(query, gallery.t(), alpha=-2)
 
 
-def _squared_lengths(query, gallery):
+def _squared_lengths(query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     """Of prepared features, (q,) and (g,); InputError when all of them are next to nothing."""
     squares = [features.square().sum(dim=1) for features in (query, gallery)]
     largest = max((float(x.max()) for x in squares if len(x)), default=0.0)
     if largest < SMALLEST_SQUARE and (query.any() or gallery.any()):
         raise InputError(TOO_SMALL)
-    return squares
+    return squares[0], squares[1]
 
 
-def _blocks(features, dist_metric, device, length):
+def _blocks(
+    features: Features, dist_metric: str, device: torch.device, length: int
+) -> Iterator[tuple[int, Tensor]]:
     """Yields the first index and the prepared vectors of every block of the gallery."""
     for start in range(0, len(features), length):
         yield start, _prepare(features[start : start + length], dist_metric, device)
         _release(features)
 
 
-def _release(features):
+def _release(features: Features) -> None:
     """Give the pages of a mapped file back: they count as memory of the process once read."""
     if isinstance(features, np.memmap) and features.mode == 'r':
-        while isinstance(features, np.ndarray):
-            features = features.base
-        if isinstance(features, mmap.mmap) and hasattr(features, 'madvise'):
-            features.madvise(mmap.MADV_DONTNEED)
+        base: object = features
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(base, 'madvise'):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
-def _distance_rows(query_features, gallery_features, dist_metric, chunk, num_bytes):
+def _distance_rows(
+    query_features: Tensor, gallery_features: Features, dist_metric: str, chunk: int, num_bytes: int
+) -> Iterator[Tensor]:
     device = query_features.device
     block = max(num_bytes // (8 * query_features.shape[1]), 1)  # as it is and prepared: 8 bytes
     whole = None
@@ -245,14 +273,14 @@ def _distance_rows(query_features, gallery_features, dist_metric, chunk, num_byt
         yield rows
 
 
-def _in_order(distances, indices):
+def _in_order(distances: Tensor, indices: Tensor) -> Nearest:
     """Rows of neighbours by distance, then by index."""
     indices, order = indices.sort(dim=1)
     distances, by_distance = distances.gather(1, order).sort(dim=1, stable=True)
     return Nearest(distances, indices.gather(1, by_distance))
 
 
-def _block_nearest(query, gallery, k, dist_metric):
+def _block_nearest(query: Tensor, gallery: Tensor, k: int, dist_metric: str) -> Nearest:
     parts = []
     for rows in query.split(MAX_CHUNK):
         distances = _distances(rows, gallery, dist_metric).clamp_min_(0)
@@ -262,7 +290,7 @@ def _block_nearest(query, gallery, k, dist_metric):
     return Nearest(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _block_nearest_faiss(query, gallery, k, dist_metric):
+def _block_nearest_faiss(query: Tensor, gallery: Tensor, k: int, dist_metric: str) -> Nearest:
     if not (torch.isfinite(query).all() and torch.isfinite(gallery).all()):
         raise InputError(NOT_FINITE)
     if dist_metric == 'euclidean':

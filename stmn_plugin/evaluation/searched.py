@@ -1,8 +1,13 @@
 """What was searched and how far its features differ: facts that a score is read by."""
 
+import functools
 import itertools
 import os
+from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.input_files import open_regular
 
 from .search import unit_vectors
@@ -13,16 +18,16 @@ ROWS = 4096  # features whose spread is taken together
 ROUNDING = 1e-6
 
 
-def count_searched(queries: list, searched: list) -> int:
+def count_searched(queries: Iterable[Tracklet], searched: Iterable[Tracklet]) -> int:
     """How many query tracklets are among the searched ones, wherever a dataset keeps them.
 
     The same one has the same person, camera and number of frames, and the same bytes in its first
     and last frame: DukeMTMC-VideoReID has copies of its queries in its gallery.
 
     Args:
-        queries, searched (list): the host's tuples (paths or path, pid, camid, ...).
+        queries, searched: images have one path in place of paths.
     """
-    alike = {}
+    alike: dict[tuple[int, int, int], list[Sequence[str]]] = {}
     for paths, pid, camid, *_ in searched:
         alike.setdefault((pid, camid, len(_frames(paths))), []).append(_frames(paths))
     return sum(
@@ -34,37 +39,37 @@ def count_searched(queries: list, searched: list) -> int:
     )
 
 
-def _frames(paths):
+def _frames(paths: str | Sequence[str]) -> Sequence[str]:
     return [paths] if isinstance(paths, str) else paths  # image data
 
 
-def _same(frames, others):
+def _same(frames: Sequence[str], others: Sequence[str]) -> bool:
     return all(a == b or _same_bytes(a, b) for a, b in ((frames[i], others[i]) for i in (0, -1)))
 
 
-def _same_bytes(a, b):
+def _same_bytes(a: str, b: str) -> bool:
     try:
         if os.path.getsize(a) != os.path.getsize(b):
             return False
         with open_regular(a) as one, open_regular(b) as other:
-            blocks = (iter(lambda file=file: file.read(BLOCK), b'') for file in (one, other))
+            blocks = (iter(functools.partial(file.read, BLOCK), b'') for file in (one, other))
             return all(x == y for x, y in itertools.zip_longest(*blocks))
     except OSError:  # a frame that cannot be read is left out or named where it is encoded
         return False
 
 
-def is_collapsed(features: list, dist_metric: str) -> bool:
+def is_collapsed(features: Sequence[Tensor], dist_metric: str) -> bool:
     """Whether all features are equal, by a metric, as far as float32 can tell their distances.
 
     Args:
-        features (list of torch.Tensor): shapes (n, D), of queries and gallery.
+        features: shapes (n, D), of queries and gallery.
     """
     blocks = [block for part in features for block in part.split(ROWS)]
     scale = max(float(block.abs().max()) for block in blocks)
     if scale == 0:
         return True
 
-    def prepared(block):
+    def prepared(block: Tensor) -> Tensor:
         return unit_vectors(block) if dist_metric == 'cosine' else block.double() / scale
 
     count = sum(map(len, blocks))

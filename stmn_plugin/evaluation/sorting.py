@@ -18,12 +18,12 @@ ORDERED_AT_ONCE = 1 << 17  # values whose columns are sorted together
 class Places(NamedTuple):
     """Where an entry stands in its row."""
 
-    place: NDArray  # (p,) int64 from 1
-    nearer: NDArray  # (p,) int64 entries of the row with smaller values
-    equal: NDArray  # (p,) int64 entries of the row with the same value, itself among them
+    place: NDArray[np.int64]  # (p,) from 1
+    nearer: NDArray[np.int64]  # (p,) entries of the row with smaller values
+    equal: NDArray[np.int64]  # (p,) entries of the row with the same value, itself among them
 
 
-def sortable(distances) -> Tensor:
+def sortable(distances: object) -> Tensor:
     """An array or tensor of any real type as a float32, float64 or int64 one in the same order.
 
     Raises:
@@ -44,12 +44,12 @@ def sortable(distances) -> Tensor:
     return sortable(torch.from_numpy(array.astype(array.dtype.newbyteorder('='), copy=False)))
 
 
-def nth_of_row(row: NDArray) -> NDArray:
+def nth_of_row(row: NDArray[np.int64]) -> NDArray[np.int64]:
     """0-based number of every entry among those of its row; ``row`` (p,) ascends."""
     return np.arange(len(row)) - np.searchsorted(row, row)
 
 
-def places_of(distances: Tensor, row: NDArray, column: NDArray) -> Places:
+def places_of(distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int64]) -> Places:
     """Places of chosen entries in the stable order of their rows.
 
     Sorting values alone is some times faster than sorting columns by them, and tells all but how
@@ -57,7 +57,7 @@ def places_of(distances: Tensor, row: NDArray, column: NDArray) -> Places:
 
     Args:
         distances: (q, G), as :func:`sortable` gives them.
-        row, column: int64 (p,), the rows ascending.
+        row, column: (p,), the rows ascending.
     """
     if len(row) == 0:
         return Places(*(np.empty(0, dtype=np.int64),) * 3)
@@ -80,7 +80,9 @@ def places_of(distances: Tensor, row: NDArray, column: NDArray) -> Places:
     return Places(place, nearer, equal)
 
 
-def _stable_places(distances, row, column):
+def _stable_places(
+    distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """The places (p,) of :func:`places_of`, some rows at a time: their orders stay in the cache."""
     some, own = np.unique(row, return_inverse=True)
     places = []
@@ -95,7 +97,7 @@ def _stable_places(distances, row, column):
     return np.concatenate(places)
 
 
-def stable_order(distances: Tensor) -> NDArray:
+def stable_order(distances: Tensor) -> NDArray[np.int64]:
     """Columns of each row (q, G) by value, equal ones as they stand.
 
     On a CPU by 16 bits at a time, the lowest first: NumPy's sort of those is a radix sort, and two

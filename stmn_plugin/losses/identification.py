@@ -2,23 +2,23 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
-def batch_hard_triplet_loss(features, pids, margin=None):
+def batch_hard_triplet_loss(features: Tensor, pids: Tensor, margin: float | None = None) -> Tensor:
     """Batch-hard triplet loss with Euclidean distances (Hermans et al., used in Sec. 3.3).
 
     For every anchor: its farthest positive against its nearest negative. The anchor counts as its
     own positive (distance 0), so an identity with one sample contributes its negative alone.
 
     Args:
-        features (torch.Tensor): shape (B, D).
-        pids (torch.Tensor): identities, shape (B,).
-        margin (float, optional): ``None`` is the soft margin, softplus(positive - negative), of the
+        features: shape (B, D).
+        pids: identities, shape (B,).
+        margin: ``None`` is the soft margin, softplus(positive - negative), of the
             authors' recipe; a number is the hinge.
 
     Returns:
-        torch.Tensor: scalar, the mean over anchors.
+        Scalar, the mean over anchors.
 
     Raises:
         ValueError: shapes that do not fit, or a batch with fewer than two identities.
@@ -47,9 +47,9 @@ def batch_hard_triplet_loss(features, pids, margin=None):
 class BatchHardTripletLoss(nn.Module):
     """:func:`batch_hard_triplet_loss` with its margin kept."""
 
-    def __init__(self, margin=None):
+    def __init__(self, margin: float | None = None):
         super().__init__()
         self.margin = margin
 
-    def forward(self, features, pids):
+    def forward(self, features: Tensor, pids: Tensor) -> Tensor:
         return batch_hard_triplet_loss(features, pids, self.margin)

@@ -1,24 +1,24 @@
 """Matching probabilities of a memory → how far its items are from being used at all (Eq. 9)."""
 
-from torch import nn
+from torch import Tensor, nn
 
 REDUCTIONS = ('sum', 'mean')
 
 
-def memory_spread_loss(probs, margin=0.3, reduction='sum'):
+def memory_spread_loss(probs: Tensor, margin: float = 0.3, reduction: str = 'sum') -> Tensor:
     """Memory spread loss of one memory (Eq. 9).
 
     Each item's smallest and largest matching probability over all accesses of the mini-batch
     should differ by at least the margin alpha, so that no item is always or never addressed.
 
     Args:
-        probs (torch.Tensor): matching probabilities A, shape (P, items): P = B*L*K accesses of the
+        probs: matching probabilities A, shape (P, items): P = B*L*K accesses of the
             spatial memory, P = B of the temporal one.
-        margin (float): alpha.
-        reduction (str): 'sum' over items is Eq. 9, 'mean' is what the authors' code does.
+        margin: alpha.
+        reduction: 'sum' over items is Eq. 9, 'mean' is what the authors' code does.
 
     Returns:
-        torch.Tensor: scalar.
+        Scalar.
 
     Raises:
         ValueError: probs are not two-dimensional or empty, or an unknown reduction.
@@ -36,12 +36,12 @@ def memory_spread_loss(probs, margin=0.3, reduction='sum'):
 class MemorySpreadLoss(nn.Module):
     """:func:`memory_spread_loss` with its settings kept."""
 
-    def __init__(self, margin=0.3, reduction='sum'):
+    def __init__(self, margin: float = 0.3, reduction: str = 'sum'):
         super().__init__()
         if reduction not in REDUCTIONS:
             raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
         self.margin = margin
         self.reduction = reduction
 
-    def forward(self, probs):
+    def forward(self, probs: Tensor) -> Tensor:
         return memory_spread_loss(probs, self.margin, self.reduction)

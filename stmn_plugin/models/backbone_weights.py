@@ -6,6 +6,7 @@ import tempfile
 
 import torch
 import torchvision
+from torch import nn
 
 from stmn_plugin.errors import InputError
 
@@ -13,15 +14,17 @@ from .weight_files import named_tensors, read_weight_file
 from .weights import fitted_weights
 
 
-def load_backbone_weights(resnet, backbone, source='', sha256='', section='stmn'):
+def load_backbone_weights(
+    resnet: nn.Module, backbone: str, source: str = '', sha256: str = '', section: str = 'stmn'
+) -> None:
     """Load ImageNet weights into a torchvision ResNet.
 
     Args:
-        resnet (nn.Module): torchvision's model.
-        backbone (str): its name.
-        source (str): local file or http(s)/Google Drive link; '' is torchvision's own download.
-        sha256 (str): expected digest of the file, checked when given.
-        section (str): of the config, for errors.
+        resnet: torchvision's model.
+        backbone: its name.
+        source: local file or http(s)/Google Drive link; '' is torchvision's own download.
+        sha256: expected digest of the file, checked when given.
+        section: of the config, for errors.
 
     Raises:
         InputError: no network, missing or damaged file, wrong digest, weights of another network.
@@ -56,7 +59,7 @@ def load_backbone_weights(resnet, backbone, source='', sha256='', section='stmn'
     resnet.load_state_dict(state)
 
 
-def _download(link, folder, section):
+def _download(link: str, folder: str, section: str) -> str:
     """Fetch a link into a folder: gdown knows Google Drive's pages and takes plain links too."""
     import gdown  # slow to import, and needed for links only
 
@@ -66,17 +69,17 @@ def _download(link, folder, section):
         raise InputError(
             f'{section}.backbone_weights: cannot fetch {link} ({_short(error)})'
         ) from error
-    if path is None:
+    if not isinstance(path, str):
         raise InputError(f'{section}.backbone_weights: cannot fetch {link}')
     return path
 
 
-def _sha256(path):
+def _sha256(path: str) -> str:
     with open(path, 'rb') as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _short(error):
+def _short(error: Exception) -> str:
     last = str(error).strip().splitlines()[-1:]
     # torch's advice to run what a file contains is not passed on
     advice = not last or 'weights_only' in str(error)

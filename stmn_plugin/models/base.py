@@ -64,7 +64,8 @@ class VideoModel(nn.Module):
 
     def logits(self, outputs: Any) -> Tensor:
         """Which logits (B, identities) of the outputs the logged accuracy is of."""
-        return outputs.logits
+        logits: Tensor = outputs.logits
+        return logits
 
     def backbone(self) -> nn.Module:
         """The part that is compiled and, with ``train.sync_bn``, synchronised."""

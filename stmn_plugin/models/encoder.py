@@ -7,19 +7,24 @@ weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 po
 import contextlib
 import copy
 import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from stmn_plugin.config.rules import OneOf, Text
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 
 from .backbone_weights import load_backbone_weights
+
+Block: TypeAlias = BasicBlock | Bottleneck
 
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 
@@ -40,9 +45,9 @@ class EncoderConfig:
 
 
 class FrameMaps(NamedTuple):
-    frame_features: torch.Tensor  # (T, D, H, W) f^o, not negative
-    spatial_queries: torch.Tensor | None  # (T, D, H, W) q^s
-    temporal_queries: torch.Tensor | None  # (T, D) GAP(q^t), all that Eq. 4 needs of q^t
+    frame_features: Tensor  # (T, D, H, W) f^o, not negative
+    spatial_queries: Tensor | None  # (T, D, H, W) q^s
+    temporal_queries: Tensor | None  # (T, D) GAP(q^t), all that Eq. 4 needs of q^t
 
 
 class Encoder(nn.Module):
@@ -53,13 +58,13 @@ class Encoder(nn.Module):
     more time.
 
     Args:
-        backbone (str): one of BACKBONES.
-        spatial (bool): has a head for q^s.
-        temporal (bool): has a head for q^t.
-        pretrained (bool): start from ImageNet weights, torchvision's own or ``weights``.
-        weights (str): a file or link with a torchvision ResNet's weights instead of torchvision's.
-        sha256 (str): expected digest of ``weights``.
-        section (str): of the config, for errors.
+        backbone: one of BACKBONES.
+        spatial: has a head for q^s.
+        temporal: has a head for q^t.
+        pretrained: start from ImageNet weights, torchvision's own or ``weights``.
+        weights: a file or link with a torchvision ResNet's weights instead of torchvision's.
+        sha256: expected digest of ``weights``.
+        section: of the config, for errors.
 
     Raises:
         InputError: unknown backbone, weights that cannot be had or do not fit.
@@ -67,13 +72,13 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        backbone,
-        spatial=True,
-        temporal=True,
-        pretrained=True,
-        weights='',
-        sha256='',
-        section='stmn',
+        backbone: str,
+        spatial: bool = True,
+        temporal: bool = True,
+        pretrained: bool = True,
+        weights: str = '',
+        sha256: str = '',
+        section: str = 'stmn',
     ):
         super().__init__()
         if backbone not in BACKBONES:
@@ -97,10 +102,10 @@ class Encoder(nn.Module):
         self.temporal_head = copy.deepcopy(self.frame_head) if temporal else None
         self.checkpoint_activations = False
 
-    def forward(self, frames):
+    def forward(self, frames: Tensor) -> FrameMaps:
         """
         Args:
-            frames (torch.Tensor): normalised images, shape (T, 3, height, width).
+            frames: normalised images, shape (T, 3, height, width).
 
         Returns:
             FrameMaps: an output whose head does not exist is None.
@@ -112,22 +117,27 @@ class Encoder(nn.Module):
             self._run_query_head(self.temporal_head, maps, pooled_query_block),
         )
 
-    def _trunk_parts(self):
+    def _trunk_parts(self) -> Iterator[nn.Module]:
         """The trunk in parts whose activations weigh about the same."""
-        stem, conv2, conv3, conv4 = self.trunk[:4], *self.trunk[4:]
-        yield nn.Sequential(stem, conv2[0])
+        conv2, conv3, conv4 = (cast(nn.Sequential, layer) for layer in self.trunk[4:])
+        yield nn.Sequential(self.trunk[:4], conv2[0])
         yield from conv2[1:]
         for blocks, size in ((conv3, 2), (conv4, 3)):  # of half the height and width each
             for start in range(0, len(blocks), size):
                 yield blocks[start : start + size]
 
-    def _run_query_head(self, head, maps, last_block):
+    def _run_query_head(
+        self,
+        head: nn.Sequential | None,
+        maps: Tensor,
+        last_block: Callable[[Block, Tensor], Tensor],
+    ) -> Tensor | None:
         if head is None:
             return None
         *blocks, last = head
         return self._run([*blocks, functools.partial(last_block, last)], maps)
 
-    def _run(self, layers, maps):
+    def _run(self, layers: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
         for layer in layers:
             if self.checkpoint_activations and self.training:
                 maps = checkpoint(
@@ -137,7 +147,9 @@ class Encoder(nn.Module):
                 maps = layer(maps)
         return maps
 
-    def _recomputation_contexts(self):
+    def _recomputation_contexts(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Of the first computation, and of the second: BN has counted this batch already."""
         return contextlib.nullcontext(), still_statistics(self)
 
@@ -162,12 +174,13 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
 
 
 @contextlib.contextmanager
-def still_statistics(module):
+def still_statistics(module: nn.Module) -> Iterator[None]:
     """In the block the BNs of a module leave their running statistics alone."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, before, strict=True):
-        norm.momentum, norm.num_batches_tracked = 0.0, count.clone()  # one to throw away
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()  # one to throw away
     try:
         yield
     finally:
@@ -175,7 +188,7 @@ def still_statistics(module):
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def with_stride_one(conv5):
+def with_stride_one(conv5: nn.Sequential) -> nn.Sequential:
     """Set the stride of a ResNet's ``layer4`` to 1, in place."""
     for module in conv5.modules():
         if isinstance(module, nn.Conv2d):
@@ -183,12 +196,12 @@ def with_stride_one(conv5):
     return conv5
 
 
-def query_block(block, maps):
+def query_block(block: Block, maps: Tensor) -> Tensor:
     """A residual block without its last ReLU, so that queries can be negative."""
     return _before_last_relu(block, maps)
 
 
-def pooled_query_block(block, maps):
+def pooled_query_block(block: Block, maps: Tensor) -> Tensor:
     """GAP of :func:`query_block`, (T, D).
 
     After the block's last but one ReLU everything is linear in eval mode, where BN is fixed, so
@@ -197,8 +210,8 @@ def pooled_query_block(block, maps):
     return global_average(_before_last_relu(block, maps, pool_early=not block.training))
 
 
-def _before_last_relu(block, maps, pool_early=False):
-    residual = block.bn1(block.conv1(maps))
+def _before_last_relu(block: Block, maps: Tensor, pool_early: bool = False) -> Tensor:
+    residual: Tensor = block.bn1(block.conv1(maps))
     if hasattr(block, 'conv3'):  # Bottleneck
         residual = block.relu(block.bn2(block.conv2(block.relu(residual))))
         if pool_early:
@@ -209,12 +222,12 @@ def _before_last_relu(block, maps, pool_early=False):
     return residual + (maps if block.downsample is None else block.downsample(maps))
 
 
-def global_average(maps):
+def global_average(maps: Tensor) -> Tensor:
     """GAP: (T, D, H, W) → (T, D), at least in float32."""
     return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
-def full_precision(device_type):
+def full_precision(device_type: str) -> AbstractContextManager[object]:
     """A block that a surrounding ``torch.autocast`` does not reach."""
     if not torch.amp.is_autocast_available(device_type):
         return contextlib.nullcontext()

@@ -6,10 +6,12 @@ the same features up to float32 rounding, and nothing reads and writes a map a s
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .encoder import Encoder
@@ -31,7 +33,7 @@ class FoldedEncoders:
         for _, _, encoder, folded in self.places:
             refold(folded, encoder)
 
-    def compile(self, backend) -> None:
+    def compile(self, backend: str | Callable[..., Any]) -> None:
         """Compile each, in place."""
         for *_, folded in self.places:
             folded.compile(backend=backend)
@@ -48,18 +50,18 @@ class FoldedEncoders:
                 setattr(parent, name, encoder)
 
 
-def fold_batch_norms(encoder):
+def fold_batch_norms(encoder: Encoder) -> Encoder:
     """A copy of an encoder, in eval mode, without batch norms.
 
     Args:
-        encoder (Encoder): with the ResNet's layers of torchvision.
+        encoder: with the ResNet's layers of torchvision.
 
     Returns:
-        Encoder: of the same device and memory format; :func:`refold` brings it up to date.
+        Of the same device and memory format; :func:`refold` brings it up to date.
     """
     folded = copy.deepcopy(encoder).eval().requires_grad_(False)
     for conv_name, norm_name in conv_norm_pairs(folded):
-        conv = folded.get_submodule(conv_name)
+        conv = cast(nn.Conv2d, folded.get_submodule(conv_name))
         conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
         parent, _, name = norm_name.rpartition('.')
         setattr(folded.get_submodule(parent), name, nn.Identity())
@@ -68,10 +70,13 @@ def fold_batch_norms(encoder):
 
 
 @torch.no_grad()
-def refold(folded, encoder):
+def refold(folded: Encoder, encoder: Encoder) -> None:
     """Give the result of :func:`fold_batch_norms` the weights and statistics of now, in place."""
     for conv_name, norm_name in conv_norm_pairs(encoder):
-        conv, norm = encoder.get_submodule(conv_name), encoder.get_submodule(norm_name)
+        conv = cast(nn.Conv2d, encoder.get_submodule(conv_name))
+        norm = cast(_BatchNorm, encoder.get_submodule(norm_name))
+        target = cast(nn.Conv2d, folded.get_submodule(conv_name))
+        assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
@@ -81,20 +86,20 @@ def refold(folded, encoder):
             norm.weight,
             norm.bias,
         )
-        target = folded.get_submodule(conv_name)
         target.weight.copy_(weight)
+        assert target.bias is not None
         target.bias.copy_(bias)
 
 
-def conv_norm_pairs(encoder):
+def conv_norm_pairs(encoder: nn.Module) -> list[tuple[str, str]]:
     """Names of every convolution and of the batch norm behind it.
 
     In torchvision's ResNet they are registered one after the other, and nowhere else is a batch
     norm behind a convolution; a test folds every backbone.
     """
-    names, last = [], None
+    names, last = [], ''
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BatchNorm):
             names.append((last, name))
         if isinstance(module, nn.Conv2d):
             last = name

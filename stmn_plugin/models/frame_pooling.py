@@ -1,7 +1,7 @@
 """Any image model of the host on clips: trained on the mean over the frames, or frame by frame."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,8 @@ class FramePooling(VideoModel):
     def embed(self, vectors: Tensor) -> Tensor:
         """(B, L, D) → the BNNeck of their mean, (B, D)."""
         with full_precision(vectors.device.type):
-            return self.bnneck(vectors.mean(dim=1))
+            features: Tensor = self.bnneck(vectors.mean(dim=1))
+        return features
 
     def _features(self, frames: Tensor) -> Tensor:
         # the host's models give logits while the flag of the model itself is set; its layers have
@@ -145,6 +146,6 @@ class FrameByFrame(VideoModel):
 def features_of(image_model: nn.Module, frames: Tensor) -> Tensor:
     """Features (T, D), at least in float32."""
     if hasattr(image_model, 'use_gpu'):  # HACNN makes tensors where it was told that it will run
-        image_model.use_gpu = frames.is_cuda
-    features: Any = image_model(frames)
+        image_model.use_gpu = frames.is_cuda  # type: ignore[assignment]
+    features: Tensor = image_model(frames)
     return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -25,10 +25,11 @@ def build_image_model(
     """
     import torchreid  # slow to import, and not needed by the architectures of this package
 
-    def build(pretrained: bool) -> Any:
-        return torchreid.models.build_model(
+    def build(pretrained: bool) -> nn.Module:
+        model: nn.Module = torchreid.models.build_model(
             name, num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu
         )
+        return model
 
     try:
         return build(pretrained)

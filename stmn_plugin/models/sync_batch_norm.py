@@ -4,7 +4,7 @@ torch has it for GPUs; the one for CPUs is here. Names in state dicts stay what 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stmn_plugin.distributed import total
@@ -15,11 +15,11 @@ from .base import VideoModel
 class SyncBatchNorm(_BatchNorm):
     """As ``nn.SyncBatchNorm``, in plain operations, on any device; input (N, C) or (N, C, ...)."""
 
-    def _check_input_dim(self, input):
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f'expected input of shape (N, C, ...), got {tuple(input.shape)}')
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
@@ -39,19 +39,21 @@ class SyncBatchNorm(_BatchNorm):
         return output.to(input.dtype)
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean, var):
+    def _update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(var, momentum)
 
 
-def synchronize_batch_norm(module, use_gpu):
+def synchronize_batch_norm(module: nn.Module, use_gpu: bool) -> None:
     """Make every batch normalisation inside a module one over all processes, in place.
 
     Args:
-        module (nn.Module): parameters and buffers are kept.
-        use_gpu (bool): it will run there.
+        module: parameters and buffers are kept.
+        use_gpu: it will run there.
     """
     for name, child in module.named_children():
         if not isinstance(child, _BatchNorm):
@@ -75,7 +77,7 @@ def synchronize_outside_backbone(model: VideoModel) -> None:
                 setattr(parent, name, _synchronized(child))
 
 
-def _synchronized(norm):
+def _synchronized(norm: _BatchNorm) -> SyncBatchNorm:
     synced = SyncBatchNorm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )

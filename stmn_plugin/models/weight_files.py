@@ -77,7 +77,7 @@ def read_weight_file(path: str, lazily: bool = False) -> Any:
         raise InputError(f'{path} {reason}') from error
 
 
-def _is_safetensors(path):
+def _is_safetensors(path: str) -> bool:
     """Whether a file begins as that format does: the length of a JSON object, then the object."""
     start = b''
     with contextlib.suppress(OSError), open_regular(path) as file:  # what it is comes later
@@ -85,7 +85,7 @@ def _is_safetensors(path):
     return start[8:] == b'{' and int.from_bytes(start[:8], 'little') < 2**32
 
 
-def _plain_values(texts):
+def _plain_values(texts: Mapping[str, str]) -> dict[str, Any]:
     """What the header of a file of ours holds as JSON, by name; other texts are left out."""
     values = {}
     for key, text in texts.items():
@@ -94,7 +94,7 @@ def _plain_values(texts):
     return values
 
 
-def _kind(path):
+def _kind(path: str) -> tuple[str, bool]:
     """What a file is that torch did not write, or ''; and whether it is a zip archive."""
     try:
         if os.path.isdir(path):
@@ -125,7 +125,7 @@ def _kind(path):
     return 'a text file' if is_text else 'damaged, or of a format unknown here', False
 
 
-def _check_archive(path, sums):
+def _check_archive(path: str, sums: bool) -> None:
     """InputError unless a zip archive is torch's and every byte is what was written.
 
     Torch itself does not look at the checksums.
@@ -145,9 +145,9 @@ def _check_archive(path, sums):
         raise InputError(f'{path} is damaged: wrong checksum of {broken}')
 
 
-def allow_numpy_scalars():
+def allow_numpy_scalars() -> None:
     """Let torch's safe loader read the one numpy scalar, ``rank1``, of the host's checkpoints."""
-    core = np._core if int(np.__version__.split('.')[0]) >= 2 else np.core
+    core: Any = np._core if int(np.__version__.split('.')[0]) >= 2 else np.core  # type: ignore[attr-defined]
     dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
     torch.serialization.add_safe_globals(
         [core.multiarray.scalar, np.dtype, *dtypes, codecs.encode]  # the last by numpy 1 only

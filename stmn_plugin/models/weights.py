@@ -66,7 +66,7 @@ def own_names(
     plain = {_unwrapped(key): key for key in own}
     if len(plain) < len(own):  # two of its names differ by what a wrapper is called
         return dict(tensors)
-    named = {}
+    named: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if named.setdefault(_unwrapped(key), tensor) is not tensor:
             raise InputError(f'{path} holds {_unwrapped(key)} twice, with and without a wrapper')
@@ -78,11 +78,13 @@ def own_names(
     return {plain.get(key, key): tensor for key, tensor in named.items()}
 
 
-def _unwrapped(key):
+def _unwrapped(key: str) -> str:
     return '.'.join(part for part in key.split('.') if part not in WRAPPERS)
 
 
-def _check_settings(model, given, own, path):
+def _check_settings(
+    model: nn.Module, given: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
+) -> None:
     """InputError for a setting that the model says its tensors' shapes tell, if it differs."""
     for setting, places in getattr(model, 'settings_in_shapes', {}).items():
         for key, dimension in places.items():
@@ -94,7 +96,7 @@ def _check_settings(model, given, own, path):
                     )
 
 
-def _fits(tensor, like):
+def _fits(tensor: Tensor, like: Tensor) -> bool:
     """Whether a tensor can take another's place: any precision of the same kind of number."""
     return is_dense(tensor) and tensor.shape == like.shape and _kind(tensor) == _kind(like)
 
@@ -109,7 +111,7 @@ def is_dense(value: object) -> bool:
     )
 
 
-def _kind(tensor):
+def _kind(tensor: Tensor) -> torch.dtype | str:
     if tensor.dtype == torch.bool or tensor.is_complex():
         return tensor.dtype
     return 'real' if tensor.is_floating_point() else 'whole'

@@ -17,28 +17,28 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from stmn_plugin.distributed import total, world_size
 
 from ..encoder import global_average
 
 
-def auto_scale(dim, num_items):
+def auto_scale(dim: int, num_items: int) -> float:
     """The default similarity scale, sqrt(D / items)."""
     return math.sqrt(dim / num_items)
 
 
-def cosine_probs(queries, keys, scale):
+def cosine_probs(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
     """Matching probabilities of Eq. 1 and Eq. 5.
 
     Args:
-        queries (torch.Tensor): shape (..., D).
-        keys (torch.Tensor): shape (items, D).
-        scale (float): factor of the cosine before the softmax.
+        queries: shape (..., D).
+        keys: shape (items, D).
+        scale: factor of the cosine before the softmax.
 
     Returns:
-        torch.Tensor: shape (..., items), rows sum to 1. A query of zeros matches all alike.
+        Shape (..., items), rows sum to 1. A query of zeros matches all alike.
     """
     # (q.k) / |q||k| without a normalised copy of the queries, the largest tensor around
     query_norms = torch.linalg.vector_norm(queries, dim=-1, keepdim=True).clamp(min=1e-12)
@@ -47,22 +47,22 @@ def cosine_probs(queries, keys, scale):
 
 
 class SpatialMemoryOutput(NamedTuple):
-    output: torch.Tensor  # (T, D) GAP(f^s), the refined features pooled over positions
-    probs: torch.Tensor  # (T*H*W, M) A^s, frames in order, positions row by row
+    output: Tensor  # (T, D) GAP(f^s), the refined features pooled over positions
+    probs: Tensor  # (T*H*W, M) A^s, frames in order, positions row by row
 
 
 class SpatialMemory(nn.Module):
     """Spatial memory (Sec. 3.2, Eq. 1-3): what distracts at a position is read and subtracted.
 
     Args:
-        dim (int): D.
-        num_items (int): M.
-        scale (float, optional): similarity scale; None is :func:`auto_scale`.
-        bn_scale (float): where the scale of Eq. 3's BN starts. With 0 training starts from the
+        dim: D.
+        num_items: M.
+        scale: similarity scale; None is :func:`auto_scale`.
+        bn_scale: where the scale of Eq. 3's BN starts. With 0 training starts from the
             plain encoder, and L_ID teaches keys, values and queries nothing until it has grown.
     """
 
-    def __init__(self, dim, num_items, scale=None, bn_scale=0.0):
+    def __init__(self, dim: int, num_items: int, scale: float | None = None, bn_scale: float = 0.0):
         super().__init__()
         self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
         self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^s
@@ -70,7 +70,7 @@ class SpatialMemory(nn.Module):
         self.bn = nn.BatchNorm1d(dim)
         nn.init.constant_(self.bn.weight, bn_scale)
 
-    def forward(self, frame_features, spatial_queries):
+    def forward(self, frame_features: Tensor, spatial_queries: Tensor) -> SpatialMemoryOutput:
         """Refine and pool, without ever building the (T*K, D) read-out.
 
         What follows the spatial memory needs only GAP(f^s), the read-out is linear in the
@@ -79,11 +79,8 @@ class SpatialMemory(nn.Module):
         step by step, on full maps.
 
         Args:
-            frame_features (torch.Tensor): f^o, shape (T, D, H, W).
-            spatial_queries (torch.Tensor): q^s, shape (T, D, H, W).
-
-        Returns:
-            SpatialMemoryOutput
+            frame_features: f^o, shape (T, D, H, W).
+            spatial_queries: q^s, shape (T, D, H, W).
 
         Raises:
             ValueError: the two shapes differ.
@@ -94,26 +91,27 @@ class SpatialMemory(nn.Module):
             mean, var = self._batch_statistics(probs)
             self._update_running_statistics(mean, var, len(probs) * world_size())
         else:
+            assert self.bn.running_mean is not None and self.bn.running_var is not None
             mean, var = self.bn.running_mean, self.bn.running_var
         factor = self.bn.weight * torch.rsqrt(var + self.bn.eps)  # (D,)
         distraction = (pooled @ self.values - mean) * factor + self.bn.bias  # (T, D) GAP(BN(o^s))
         return SpatialMemoryOutput(global_average(frame_features) - distraction, probs)
 
-    def refine(self, frame_features, spatial_queries):
+    def refine(self, frame_features: Tensor, spatial_queries: Tensor) -> Tensor:
         """f^s at every position (Eq. 3), for figures and analysis; shapes as in :meth:`forward`.
 
         In training mode this, too, updates the running statistics of the BN.
 
         Returns:
-            torch.Tensor: shape (T, D, H, W).
+            Shape (T, D, H, W).
         """
         probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
-        readout = self.bn(probs @ self.values)  # (T*K, D), Eq. 2
+        readout: Tensor = self.bn(probs @ self.values)  # (T*K, D), Eq. 2
         num_frames, dim, height, width = frame_features.shape
         readout = readout.view(num_frames, height, width, dim).permute(0, 3, 1, 2)  # (T, D, H, W)
         return frame_features - readout
 
-    def _probs(self, frame_features, spatial_queries):
+    def _probs(self, frame_features: Tensor, spatial_queries: Tensor) -> Tensor:
         if frame_features.dim() != 4 or frame_features.shape != spatial_queries.shape:
             raise ValueError(
                 'expected frame_features and spatial_queries of one shape (T, D, H, W), '
@@ -124,7 +122,7 @@ class SpatialMemory(nn.Module):
         rows = rows.to(torch.promote_types(rows.dtype, self.keys.dtype))  # of a bf16 encoder
         return cosine_probs(rows, self.keys, self.scale)
 
-    def _batch_statistics(self, probs):
+    def _batch_statistics(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance, each (D,), of the read-out over all accesses.
 
         Those of all processes, each of which has as many: the one place where this network knows of
@@ -142,10 +140,13 @@ class SpatialMemory(nn.Module):
         return mean.to(self.values.dtype), var.to(self.values.dtype)
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean, var, count):
-        self.bn.num_batches_tracked += 1
-        self.bn.running_mean.lerp_(mean, self.bn.momentum)
-        self.bn.running_var.lerp_(var * (count / max(count - 1, 1)), self.bn.momentum)
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
+        bn = self.bn
+        assert bn.running_mean is not None and bn.running_var is not None
+        assert bn.num_batches_tracked is not None and bn.momentum is not None
+        bn.num_batches_tracked += 1
+        bn.running_mean.lerp_(mean, bn.momentum)
+        bn.running_var.lerp_(var * (count / max(count - 1, 1)), bn.momentum)
 
 
 class TemporalOutput(NamedTuple):
@@ -154,7 +155,7 @@ class TemporalOutput(NamedTuple):
     attention: torch.Tensor  # (B, L) o-hat^t, sums to 1 over the frames
 
 
-def attend(frame_vectors, attention):
+def attend(frame_vectors: Tensor, attention: Tensor) -> Tensor:
     """Weighted sum over the frames (Eq. 7): (B, L, D) and (B, L) → (B, D)."""
     return torch.einsum('bl,bld->bd', attention, frame_vectors)
 
@@ -163,27 +164,24 @@ class TemporalMemory(nn.Module):
     """Temporal memory (Sec. 3.2, Eq. 4-7): a clip's pattern addresses stored attentions.
 
     Args:
-        dim (int): D.
-        num_items (int): N.
-        seq_len (int): L, the length of the stored attentions.
-        scale (float, optional): similarity scale; None is :func:`auto_scale`.
+        dim: D.
+        num_items: N.
+        seq_len: L, the length of the stored attentions.
+        scale: similarity scale; None is :func:`auto_scale`.
     """
 
-    def __init__(self, dim, num_items, seq_len, scale=None):
+    def __init__(self, dim: int, num_items: int, seq_len: int, scale: float | None = None):
         super().__init__()
         self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^t
         self.values = nn.Parameter(torch.rand(num_items, seq_len))  # v^t
 
-    def forward(self, clip_queries, frame_vectors):
+    def forward(self, clip_queries: Tensor, frame_vectors: Tensor) -> TemporalOutput:
         """
         Args:
-            clip_queries (torch.Tensor): GAP(q^t) of every frame, shape (B, L, D).
-            frame_vectors (torch.Tensor): GAP(f^s) of every frame, shape (B, L, D).
-
-        Returns:
-            TemporalOutput
+            clip_queries: GAP(q^t) of every frame, shape (B, L, D).
+            frame_vectors: GAP(f^s) of every frame, shape (B, L, D).
 
         Raises:
             ValueError: shapes that differ, or clips of another length than the stored attentions.
@@ -202,13 +200,13 @@ class TemporalMLP(nn.Module):
     As many parameters as the memory with the same N; ``num_items=512`` is the paper's larger one.
     """
 
-    def __init__(self, dim, num_items, seq_len):
+    def __init__(self, dim: int, num_items: int, seq_len: int):
         super().__init__()
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         self.hidden = nn.Linear(dim, num_items, bias=False)
         self.regress = nn.Linear(num_items, seq_len, bias=False)
 
-    def forward(self, clip_queries, frame_vectors):
+    def forward(self, clip_queries: Tensor, frame_vectors: Tensor) -> TemporalOutput:
         """As :meth:`TemporalMemory.forward`; ``probs`` is None."""
         _check_clips(clip_queries, frame_vectors, self.regress.out_features)
         pattern = encode_pattern(self.lstm, clip_queries)  # (B, D)
@@ -219,20 +217,21 @@ class TemporalMLP(nn.Module):
 class TemporalAverage(nn.Module):
     """Temporal average pooling, the baseline of Table 1; takes clips of any length."""
 
-    def forward(self, clip_queries, frame_vectors):
+    def forward(self, clip_queries: Tensor | None, frame_vectors: Tensor) -> TemporalOutput:
         """As :meth:`TemporalMemory.forward`; ``clip_queries`` is not used and may be None."""
         num_clips, seq_len, _ = frame_vectors.shape
         attention = frame_vectors.new_full((num_clips, seq_len), 1 / seq_len)
         return TemporalOutput(frame_vectors.mean(dim=1), None, attention)
 
 
-def encode_pattern(lstm, clip_queries):
+def encode_pattern(lstm: nn.LSTM, clip_queries: Tensor) -> Tensor:
     """The temporal context q^t of each clip (Eq. 4): the last hidden state, (B, L, D) → (B, D)."""
+    hidden: Tensor
     _, (hidden, _) = lstm(clip_queries)  # hidden (1, B, D)
     return hidden[0]
 
 
-def _check_clips(clip_queries, frame_vectors, seq_len):
+def _check_clips(clip_queries: Tensor, frame_vectors: Tensor, seq_len: int) -> None:
     if frame_vectors.dim() != 3 or clip_queries.shape != frame_vectors.shape:
         raise ValueError(
             'expected clip_queries and frame_vectors of one shape (B, L, D), '

@@ -4,8 +4,9 @@ Clips → one feature per clip. The parts stand in ``encoder.py`` and ``memory.p
 whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -118,11 +119,12 @@ class STMN(VideoModel):
             if has_memory
             else None
         )
-        self.temporal_memory = {
+        temporal: dict[str, Callable[[], TemporalMemory | TemporalMLP | TemporalAverage]] = {
             'memory': lambda: TemporalMemory(dim, config.temporal_items, seq_len, scale),
             'mlp': lambda: TemporalMLP(dim, config.temporal_items, seq_len),
             'average': TemporalAverage,
-        }[config.temporal_mode]()
+        }
+        self.temporal_memory = temporal[config.temporal_mode]()
         self.bnneck_clip = BNNeck(dim)
         self.bnneck_frame = BNNeck(dim)
         self.classifier_clip = bias_free_classifier(dim, num_classes)
@@ -192,7 +194,8 @@ class STMN(VideoModel):
         refined = vectors[..., : self.feature_dim]  # (B, L, D)
         queries = vectors[..., self.feature_dim :]  # (B, L, D), empty with the average
         with full_precision(vectors.device.type):
-            return self.bnneck_clip(self.temporal_memory(queries, refined).output)
+            features: Tensor = self.bnneck_clip(self.temporal_memory(queries, refined).output)
+        return features
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
@@ -229,7 +232,7 @@ class STMN(VideoModel):
             if queries is not None:
                 explained['attention'] = clip.attention
             if clip.probs is not None:
-                values = self.temporal_memory.values
+                values = cast(TemporalMemory, self.temporal_memory).values
                 explained |= {
                     'temporal_probs': clip.probs,
                     'temporal_values': values.expand(len(clips), *values.shape),
@@ -239,7 +242,7 @@ class STMN(VideoModel):
 
     def _frame_parts(self, frames: Tensor) -> FrameParts:
         """Everything that needs one frame at a time; frames (T, 3, H, W)."""
-        dtype = self.bnneck_clip.weight.dtype
+        dtype: torch.dtype = self.bnneck_clip.weight.dtype
         if dtype.itemsize < 4:
             raise ValueError(
                 f'the weights of STMN are {dtype}: they stay in float32, in which memories and '
@@ -258,4 +261,5 @@ class STMN(VideoModel):
         """(T, ...) → (B, L, ...); an image stands for all L frames."""
         if clips.dim() == 4:
             return vectors.unsqueeze(1).expand(-1, self.seq_len, -1)
-        return vectors.unflatten(0, clips.shape[:2])
+        of_clips: Tensor = vectors.unflatten(0, clips.shape[:2])
+        return of_clips
