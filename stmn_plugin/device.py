@@ -30,7 +30,7 @@ def device_line(wanted: bool) -> str:
 def gpu_problem() -> str:
     """Why torch has no GPU here: its build is without CUDA, there is no driver or no device."""
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
     except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
         return str(error).split('. ')[0].splitlines()[0]
     return 'torch.cuda.is_available() is False'

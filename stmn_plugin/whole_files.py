@@ -15,18 +15,23 @@ import secrets
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from filelock import FileLock
 
 from .errors import InputError
+
+Name: TypeAlias = str | os.PathLike[str]
+AnyName = TypeVar('AnyName', str, Path)
 
 LEFTOVER_LOCK = re.compile(r'\..+\.tmp-[0-9a-f]{8}\.lock')
 LOCK_SECONDS = 5  # for a lock of a name that is new: somebody who cleans up may look at it
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: Name) -> Iterator[str]:
     """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
 
     A link is followed, a device is written to as it is, and the permissions of an older file stay.
@@ -38,7 +43,7 @@ def atomic_path(path):
     with write_errors(path):
         target, status = _target(path)
     if status is not None and stat.S_ISCHR(status.st_mode):
-        yield path
+        yield os.fspath(path)
         return
     with contextlib.ExitStack() as stack:
         with write_errors(path):
@@ -53,7 +58,7 @@ def atomic_path(path):
             _sync_folder(target.parent)
 
 
-def check_writable(path):
+def check_writable(path: Name) -> None:
     """InputError for a path that cannot be written, before there is work whose result goes there.
 
     Its folder must be there.
@@ -65,7 +70,7 @@ def check_writable(path):
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path: Name) -> Iterator[BinaryIO]:
     """A binary file to write ``path`` through; what it refuses is an InputError that names it.
 
     The ``name`` of the file is that of its temporary, as in :func:`atomic_path`.
@@ -82,14 +87,14 @@ def whole_file(path):
             raise
 
 
-def write_bytes(path, content):
+def write_bytes(path: AnyName, content: bytes) -> AnyName:
     """Write a file, whole, and return its path; InputError as :func:`atomic_path`."""
     with whole_file(path) as file:
         file.write(content)
     return path
 
 
-def write_text(path, text):
+def write_text(path: AnyName, text: str) -> AnyName:
     """Write a file in UTF-8, whole, and return its path; InputError as :func:`atomic_path`.
 
     Bytes of a file name that are no UTF-8 are escaped.
@@ -97,7 +102,7 @@ def write_text(path, text):
     return write_bytes(path, text.encode('utf-8', 'backslashreplace'))
 
 
-def write_json(path, content):
+def write_json(path: AnyName, content: object) -> AnyName:
     """Write plain values as :func:`write_text` writes text, and return the path.
 
     In ASCII: a file name that is no UTF-8 is read back as it was.
@@ -105,7 +110,7 @@ def write_json(path, content):
     return write_text(path, json.dumps(content, indent=2) + '\n')
 
 
-def link_or_copy(source, path):
+def link_or_copy(source: Name, path: Name) -> None:
     """A second name for a file, whole; file systems without links get a copy."""
     with atomic_path(path) as temporary, write_errors(path):
         try:
@@ -114,7 +119,7 @@ def link_or_copy(source, path):
             shutil.copyfile(source, temporary)
 
 
-def remove_file(path):
+def remove_file(path: Name) -> None:
     """Remove a file, if there is one; InputError where that cannot be done."""
     try:
         os.unlink(path)
@@ -125,8 +130,8 @@ def remove_file(path):
 
 
 @contextlib.contextmanager
-def whole_folder(folder):
-    """An empty temporary folder that becomes ``folder`` (Path) on success and goes on an error.
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty temporary folder that becomes ``folder`` on success and goes on an error.
 
     If another process made ``folder`` meanwhile, that one stays: look at what is there.
 
@@ -148,7 +153,7 @@ def whole_folder(folder):
 
 
 @contextlib.contextmanager
-def write_errors(path):
+def write_errors(path: Name) -> Iterator[None]:
     """Name ``path`` in what the system says against a write in the block."""
     try:
         yield
@@ -156,7 +161,7 @@ def write_errors(path):
         raise InputError(f'cannot write {path}: {error.strerror or error}') from error
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: Name) -> None:
     """Remove what writers that are dead have left half written in a folder."""
     folder = Path(folder)
     for name in os.listdir(folder) if folder.is_dir() else []:
@@ -173,7 +178,7 @@ _clean_once = functools.cache(remove_leftovers)  # at the first write of this pr
 
 
 @contextlib.contextmanager
-def _temporary_beside(target):
+def _temporary_beside(target: Path) -> Iterator[Path]:
     """A free name in the folder of ``target``; whatever has it when the block ends is removed."""
     _clean_once(target.parent)
     temporary = target.with_name(f'.{target.name}.tmp-{secrets.token_hex(4)}')
@@ -188,7 +193,7 @@ def _temporary_beside(target):
         _remove(Path(lock.lock_file))
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -196,7 +201,7 @@ def _remove(path):
             path.unlink()
 
 
-def _target(path):
+def _target(path: Name) -> tuple[Path, os.stat_result | None]:
     """Where a write to ``path`` goes, and the status of what is there, None for nothing.
 
     Raises:
@@ -211,7 +216,7 @@ def _target(path):
     return Path(os.path.realpath(path)), status
 
 
-def _keep_owner_and_mode(path, status):
+def _keep_owner_and_mode(path: Path, status: os.stat_result) -> None:
     if hasattr(os, 'chown'):
         with contextlib.suppress(OSError):  # only root may give files away
             os.chown(path, status.st_uid, status.st_gid)
@@ -219,12 +224,12 @@ def _keep_owner_and_mode(path, status):
         os.chmod(path, stat.S_IMODE(status.st_mode))
 
 
-def _sync(path):
+def _sync(path: Path) -> None:
     with open(path, 'rb+') as file:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path):
+def _sync_folder(path: Path) -> None:
     """Make a renaming last; systems that open no folders do so by themselves."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
@@ -237,11 +242,12 @@ def _sync_folder(path):
 class _NamedWriter(io.FileIO):
     """Raises InputError for ``path`` at the one call that meets a full disk."""
 
-    def __init__(self, temporary, path):
+    def __init__(self, temporary: str, path: Name):
         super().__init__(temporary, 'w')
-        self.path, self.refused = path, None
+        self.path = path
+        self.refused: InputError | None = None
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         try:
             with write_errors(self.path):
                 return super().write(data)

@@ -20,7 +20,6 @@ import torchreid
 from torch import nn
 
 from stmn_plugin.data.tracklets import Tracklet
-
 from stmn_plugin.models import VIDEO_MODELS, FrameByFrame, VideoModel
 
 # keys that change no vector of a frame beyond rounding, given the weights and the frames

@@ -30,7 +30,7 @@ from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.trainer import Trainer
 
 
-class VideoEngine(torchreid.engine.Engine):
+class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host has no types
     """Trains and tests any model: the host's interface to :class:`Trainer` and ``evaluation``.
 
     Args:

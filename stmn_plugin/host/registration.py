@@ -9,10 +9,14 @@ the package, so attributes are all that is used.
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import gdown
 import torchreid
+from torch import nn
+from yacs.config import CfgNode
 
 from stmn_plugin.config import get_default_config
 from stmn_plugin.config.kwargs import synthetic_kwargs
@@ -25,20 +29,20 @@ from stmn_plugin.datasets.lsvid import LSVID
 from stmn_plugin.datasets.synthetic_dataset import Synthetic
 from stmn_plugin.datasets.tracklets import Tracklets
 from stmn_plugin.losses import MemorySpreadLoss
-from stmn_plugin.models import VIDEO_MODELS
+from stmn_plugin.models import VIDEO_MODELS, VideoModel
 from stmn_plugin.models.weight_files import allow_numpy_scalars
 
 from .engine import VideoEngine
 
 
-def register(cfg=None, **model_options):
+def register(cfg: CfgNode | None = None, **model_options: Any) -> None:
     """Add to torchreid: video models, datasets, data manager with ``rrs``, loss and engine.
 
     Registering again, with another config, rebinds what is ours. The host fetches a missing dataset
     only with ``data.download`` from then on.
 
     Args:
-        cfg (CfgNode, optional): settings of the models and the synthetic data; defaults otherwise.
+        cfg: settings of the models and the synthetic data; defaults otherwise.
         **model_options: ``seq_len`` and settings of architectures in place of the config's, such as
             ``backbone='resnet18'``; of every architecture that has them.
 
@@ -72,7 +76,7 @@ def register(cfg=None, **model_options):
     allow_numpy_scalars()
 
 
-def _register_models(cfg, options):
+def _register_models(cfg: CfgNode, options: Mapping[str, Any]) -> None:
     """Every video model under its name in the host's factory."""
     configs = {name: section_of(cfg, name) for name in VIDEO_MODELS}
     names = {name: [field.name for field in dataclasses.fields(c)] for name, c in configs.items()}
@@ -90,21 +94,28 @@ def _register_models(cfg, options):
 
 
 def build_registered(
-    kind, num_classes, loss='softmax', pretrained=True, use_gpu=True, *, seq_len, config
-):
+    kind: type[VideoModel],
+    num_classes: int,
+    loss: str = 'softmax',
+    pretrained: bool = True,
+    use_gpu: bool = True,
+    *,
+    seq_len: int,
+    config: Any,
+) -> VideoModel:
     """A video model with the arguments of the host's factory; it needs no loss nor device."""
     return kind(num_classes, seq_len, config, pretrained)
 
 
-def _guard_downloads(allowed):
+def _guard_downloads(allowed: bool) -> None:
     """Let no downloader of the host's run unasked."""
 
-    def fetch_archive(url, path):
+    def fetch_archive(url: str, path: str) -> None:
         folder = os.path.dirname(path)
         fetch = torchreid.utils.download_url
         fetch_dataset(url, path, folder, allowed=allowed, fetch=fetch)
 
-    def fetch_from_drive(url, path, **options):
+    def fetch_from_drive(url: str, path: str, **options: Any) -> None:
         folder = path.removesuffix('data.zip')  # the file lies beside the folder
         fetch_dataset(url, path, folder, allowed=allowed, fetch=gdown.download, **options)
 
@@ -120,17 +131,19 @@ def _guard_downloads(allowed):
             names['model_zoo'] = SimpleNamespace(load_url=fetch_weights)
 
 
-def model_registry():
+def model_registry() -> dict[str, Callable[..., nn.Module]]:
     """The host's model factory, name → callable."""
-    return vars(torchreid.models)['__model_factory']
+    registry: dict[str, Callable[..., nn.Module]] = vars(torchreid.models)['__model_factory']
+    return registry
 
 
-def dataset_registry():
+def dataset_registry() -> dict[str, Callable[..., Any]]:
     """The host's video datasets, name → class."""
-    return vars(torchreid.data.datasets)['__video_datasets']
+    registry: dict[str, Callable[..., Any]] = vars(torchreid.data.datasets)['__video_datasets']
+    return registry
 
 
-def _bind(registry, name, value, replaces_host=False):
+def _bind(registry: dict[str, Any], name: str, value: object, replaces_host: bool = False) -> None:
     taken_by = _origin(registry[name]) if name in registry else None
     allowed = {None, 'stmn_plugin'} | ({'torchreid'} if replaces_host else set())
     if taken_by not in allowed:
@@ -138,7 +151,8 @@ def _bind(registry, name, value, replaces_host=False):
     registry[name] = value
 
 
-def _origin(entry):
+def _origin(entry: object) -> str:
     """The top package that an entry of a registry comes from."""
     entry = getattr(entry, 'func', entry)  # of a functools.partial
-    return getattr(entry, '__module__', type(entry).__module__).split('.')[0]
+    module: str = getattr(entry, '__module__', type(entry).__module__)
+    return module.split('.')[0]
