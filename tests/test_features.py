@@ -38,6 +38,7 @@ from stmn_plugin.evaluation.fingerprint import (
 )
 from stmn_plugin.labels import UNKNOWN
 from stmn_plugin.models import STMN, FrameByFrame, VideoModel
+from stmn_plugin.training.checkpoint import save_checkpoint
 
 LENGTH = 4  # L
 as_bytes = ClipTransform(32, 16, [], Normalize(IMAGENET_MEAN, IMAGENET_STD), as_uint8=True)
@@ -642,3 +643,15 @@ def test_a_store_is_made_once_and_follows_no_other_weights(data, tmp_path):
     with torch.no_grad():
         model.encoder.trunk[0].weight.div_(2)
     torch.testing.assert_close(again(tracklets).features, first)
+
+
+def test_a_checkpoint_and_lists_of_paths_are_all_that_is_needed(data, tmp_path):
+    model = stmn()
+    config = {**flatten(get_default_config()), 'data.height': 32, 'data.width': 16}
+    config |= {'model.name': 'stmn', 'data.type': 'video', 'loss.name': 'stmn'}
+    config |= {'stmn.backbone': 'resnet18', 'video.seq_len': LENGTH}
+    state = {'state_dict': model.state_dict(), 'epoch': 1, 'config': config}
+    loaded = stmn_plugin.load_model(save_checkpoint(state, str(tmp_path), 1))
+    tracklets = data.test_dataset['mars']['gallery']
+    found = Embedder(loaded)([paths for paths, *_ in tracklets]).features
+    torch.testing.assert_close(found, extract(data, model, ClipPlan(LENGTH, 'rrs')).features)
