@@ -1,7 +1,9 @@
 """Figures, measures and the page are offered by the names that a model explains, and no others."""
 
+import shutil
 from types import SimpleNamespace
 
+import miniatures
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,14 @@ def test_attention_alone_is_measured_against_the_truth(open_toy, tmp_path):
     measured = {name for name, one in measure_run(run).items() if one.values}
     assert measured == {'temporal_attention', 'attention_and_visibility'}
     assert np.isfinite(run.statistics.attention).all()
+
+
+def test_no_training_set_is_needed(open_toy, tmp_path):
+    root = miniatures.make_mars(tmp_path)
+    shutil.rmtree(root / 'mars' / 'bbox_train')
+    opened = open_toy(Brightness, root)
+    assert measure_run(explain_run(opened))['temporal_attention'].values
+    assert rank_for_page(opened.opened, TestOptions()).data['tracklets']
 
 
 def test_a_model_that_explains_in_another_shape_is_told_at_once(open_toy, mars_root):
