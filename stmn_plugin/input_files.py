@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from pathlib import Path
 from typing import IO, Any
 
 # neither exists on Windows, where there is nothing to wait for
@@ -18,7 +17,7 @@ KINDS = {
 
 
 def open_regular(
-    path: str | Path, encoding: str | None = None, newline: str | None = None
+    path: str | os.PathLike[str], encoding: str | None = None, newline: str | None = None
 ) -> IO[Any]:
     """``open(path)`` for reading that refuses everything but a regular file, at once.
 

@@ -6,27 +6,42 @@ changed where that is cheap. Letters: B clips, L frames, H W pixels.
 
 import math
 import random
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torchreid
 import torchvision.transforms.v2.functional as TF
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from stmn_plugin.config import check_transforms
 
 
 class Draws(NamedTuple):
-    """What is random about a clip; collated, tensors with B in front. A step that is not asked for
-    draws nothing and leaves the values that change nothing."""
+    """What is random about a clip. A step that is not asked for draws nothing and leaves the values
+    that change nothing."""
 
-    boxes: np.ndarray  # (L, 4) top, left, height, width of what is erased; 0: nothing
+    boxes: NDArray[np.int64]  # (L, 4) top, left, height, width of what is erased; 0: nothing
     flip: bool = False
-    offset: tuple = (-1, -1)  # top, left of the crop in the enlarged clip; -1: as it is
+    offset: tuple[int, int] = (-1, -1)  # top, left of the crop in the enlarged clip; -1: as it is
     patch_seed: int = 0
     brightness: float = 1.0
     contrast: float = 1.0
+
+
+class BatchDraws(Protocol):
+    """:class:`Draws` of the clips of a batch, collated."""
+
+    boxes: Tensor  # (B, L, 4)
+    flip: Tensor  # (B,) bool
+    offset: Sequence[Tensor]  # two (B,)
+    patch_seed: Tensor  # (B,)
+    brightness: Tensor  # (B,)
+    contrast: Tensor  # (B,)
 
 
 class Augmentation:
@@ -37,15 +52,15 @@ class Augmentation:
     pixels take the mean colour (0 after normalising).
 
     Args:
-        names (list): of ``data.transforms``, case as you like.
-        height, width (int): of the clips, in pixels.
-        mean (list): three numbers from 0 to 1, the colour of erased boxes.
+        names: of ``data.transforms``, case as you like.
+        height, width: of the clips, in pixels.
+        mean: three numbers from 0 to 1, the colour of erased boxes.
 
     Raises:
         InputError: unknown name.
     """
 
-    def __init__(self, names, height, width, mean):
+    def __init__(self, names: str | Sequence[str], height: int, width: int, mean: Iterable[float]):
         self.names = check_transforms(names)
         self.height, self.width = height, width
         self.fill = [min(max(round(255 * value), 0), 255) for value in mean]
@@ -55,11 +70,11 @@ class Augmentation:
         )
 
     @property
-    def batched(self):
+    def batched(self) -> bool:
         """Whether there is anything to do, and all of it can be done on the device."""
         return bool(self.names) and self.patches is None
 
-    def draw(self, num_frames, rng):
+    def draw(self, num_frames: int, rng: np.random.Generator) -> Draws:
         """Draw for one clip of ``num_frames`` frames from a ``numpy.random.Generator``."""
         draws = Draws(boxes=np.zeros((num_frames, 4), int))
         if 'random_flip' in self.names:
@@ -79,14 +94,14 @@ class Augmentation:
                     box[:] = erasing_box(self.height, self.width, rng) or 0
         return draws
 
-    def apply(self, clips, draws):
+    def apply(self, clips: Tensor, draws: BatchDraws) -> Tensor:
         """
         Args:
-            clips (torch.Tensor): uint8, shape (B, L, 3, H, W), on any device; is not changed.
-            draws (Draws): collated, on the CPU. (Nothing here makes a GPU wait for the CPU.)
+            clips: uint8, shape (B, L, 3, H, W), on any device; is not changed.
+            draws: on the CPU. (Nothing here makes a GPU wait for the CPU.)
 
         Returns:
-            torch.Tensor: as ``clips``; the same tensor when there is nothing to do.
+            As ``clips``; the same tensor when there is nothing to do.
 
         Raises:
             ValueError: no batch of clips.
@@ -108,23 +123,23 @@ class Augmentation:
             clips = erase_boxes(clips, draws.boxes, self.fill)
         return clips
 
-    def apply_to_clip(self, clip, draws):
+    def apply_to_clip(self, clip: Tensor, draws: Draws) -> Tensor:
         """The same for one clip (L, 3, H, W) and its draws as drawn."""
         return self.apply(clip[None], default_collate([draws]))[0]
 
 
-def flip_clips(clips, flip):
+def flip_clips(clips: Tensor, flip: Tensor) -> Tensor:
     """Mirror the clips (B, L, 3, H, W) for which ``flip`` (B,) is true."""
     flip = flip.to(clips.device, non_blocking=True).view(-1, 1, 1, 1, 1)
     return choose(byte_mask(flip), clips.flip(-1), clips)
 
 
-def enlarged(height, width):
+def enlarged(height: int, width: int) -> tuple[int, int]:
     """Size out of which the host's random crop cuts the old one."""
     return round(height * 1.125), round(width * 1.125)
 
 
-def shift_clips(clips, offset):
+def shift_clips(clips: Tensor, offset: Sequence[Tensor]) -> Tensor:
     """Enlarge by an eighth and cut the size out at ``offset``, two (B,) on the CPU; not at -1."""
     height, width = clips.shape[-2:]
     size = enlarged(height, width)
@@ -137,7 +152,9 @@ def shift_clips(clips, offset):
     return shifted
 
 
-def paste_patches(clips, seeds, patches):
+def paste_patches(
+    clips: Tensor, seeds: Tensor, patches: Callable[[Image.Image], Image.Image]
+) -> Tensor:
     """The host's own RandomPatch on each frame, its generator seeded for each clip."""
     state, pasted = random.getstate(), []
     try:
@@ -150,7 +167,7 @@ def paste_patches(clips, seeds, patches):
     return torch.stack(pasted)
 
 
-def recolour_clips(clips, brightness, contrast):
+def recolour_clips(clips: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
     """Scale the grey levels of clips (B, L, 3, H, W), then their distance to the mean luma of their
     frame, by factors (B,); bytes in between, as in the host's transform."""
     brightness, contrast = (
@@ -165,7 +182,7 @@ def recolour_clips(clips, brightness, contrast):
     return clips.clamp_(0, 255).to(torch.uint8)
 
 
-def erase_boxes(clips, boxes, fill):
+def erase_boxes(clips: Tensor, boxes: Tensor, fill: Iterable[int]) -> Tensor:
     """Paint a box (top, left, height, width) of each frame, ``boxes`` (B, L, 4), in a colour."""
     height, width = clips.shape[-2:]
     boxes = boxes.to(clips.device, non_blocking=True)
@@ -180,17 +197,19 @@ def erase_boxes(clips, boxes, fill):
     return choose(inside.unsqueeze(2), colour, clips)
 
 
-def byte_mask(condition):
+def byte_mask(condition: Tensor) -> Tensor:
     """255 where it is true, 0 elsewhere."""
     return condition.to(torch.uint8).mul_(255)
 
 
-def choose(mask, yes, no):
+def choose(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """``torch.where`` for bytes, whose own takes many times as long on a CPU."""
     return (yes ^ no).bitwise_and_(mask).bitwise_xor_(no)
 
 
-def erasing_box(height, width, rng, attempts=100):
+def erasing_box(
+    height: int, width: int, rng: np.random.Generator, attempts: int = 100
+) -> tuple[int, int, int, int] | None:
     """A random box (top, left, height, width) of 2 to 40 % of the area and aspect 0.3 to 1/0.3
     (random erasing, Zhong et al. 2017); None when none fits in ``attempts`` draws."""
     for _ in range(attempts):

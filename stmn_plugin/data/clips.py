@@ -4,17 +4,21 @@ Everything random about a clip is drawn from a generator of (seed, epoch, positi
 so it does not depend on the number of workers.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from stmn_plugin.errors import InputError
 
-from .augmentation import Augmentation
+from .augmentation import Augmentation, Draws
 from .frames import read_clip
+from .tracklets import Tracklet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,20 +26,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ClipRequest(NamedTuple):
     """What a batch sampler asks for: a tracklet, and what its randomness depends on."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     epoch: int
     position: int  # of the clip in the epoch
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Dataset[dict[str, Any]]):
     """Clips of tracklets.
 
     Args:
-        tracklets (list): the host's 4-tuples (img_paths, pid, camid, dsetid).
-        frame_sampler (callable): number of frames and generator → frame indices.
-        transform (ClipTransform): frames and generator → clip.
-        seed (int): of all randomness.
-        skip_bad (bool): leave unreadable frames out instead of raising.
+        tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
+        frame_sampler: number of frames and generator → frame indices.
+        transform: frames and generator → clip.
+        seed: of all randomness.
+        skip_bad: leave unreadable frames out instead of raising.
 
     An item is the host's dictionary ``img`` (L, 3, H, W), ``pid``, ``camid``, ``dsetid``, and
     ``bad_frames``, the paths left out; ``augmentation``, its :class:`Draws`, when the transform
@@ -43,17 +47,24 @@ class ClipDataset(Dataset):
     index (testing: nothing is random).
     """
 
-    def __init__(self, tracklets, frame_sampler, transform, seed=0, skip_bad=False):
+    def __init__(
+        self,
+        tracklets: Sequence[Tracklet],
+        frame_sampler: Callable[..., NDArray[np.int64]],
+        transform: 'ClipTransform',
+        seed: int = 0,
+        skip_bad: bool = False,
+    ):
         self.tracklets = tracklets
         self.frame_sampler = frame_sampler
         self.transform = transform
         self.seed = seed
         self.skip_bad = skip_bad
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tracklets)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: ClipRequest | int) -> dict[str, Any]:
         if isinstance(key, ClipRequest):
             # + 1: numpy pads seeds with zeros, and (seed, epoch) draws the batches
             index = key.index
@@ -78,7 +89,7 @@ class ClipDataset(Dataset):
         return item
 
 
-def collate_items(items):
+def collate_items(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Items → a batch as the host's loaders make it; ``bad_frames`` become one list."""
     bad_frames = [path for item in items for path in item.pop('bad_frames')]
     return {**default_collate(items), 'bad_frames': bad_frames}
@@ -88,35 +99,42 @@ class ClipTransform:
     """Resize a clip; augment and normalise it unless that is left to the device.
 
     Args:
-        height, width (int): of the output, in pixels.
-        names (list): of ``data.transforms``, see :class:`Augmentation`; [] only resizes.
-        normalize (Normalize): float conversion and its mean, which also fills erased boxes.
-        as_uint8 (bool): leave the clip uint8, a quarter of the bytes; the caller augments (see
+        height, width: of the output, in pixels.
+        names: of ``data.transforms``, see :class:`Augmentation`; [] only resizes.
+        normalize: float conversion and its mean, which also fills erased boxes.
+        as_uint8: leave the clip uint8, a quarter of the bytes; the caller augments (see
             :attr:`leaves_augmentation`) and normalises.
 
     Raises:
         InputError: unknown name.
     """
 
-    def __init__(self, height, width, names, normalize, as_uint8=False):
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        names: str | Sequence[str],
+        normalize: 'Normalize',
+        as_uint8: bool = False,
+    ):
         self.size = (height, width)
         self.augmentation = Augmentation(names, height, width, normalize.mean)
         self.normalize = normalize
         self.as_uint8 = as_uint8
 
     @property
-    def leaves_augmentation(self):
+    def leaves_augmentation(self) -> bool:
         """Whether the draws have to travel with the clip and be applied by the caller."""
         return self.as_uint8 and self.augmentation.batched
 
-    def __call__(self, frames, draws=None):
+    def __call__(self, frames: list[Tensor], draws: Draws | None = None) -> Tensor:
         """
         Args:
-            frames (list): uint8 tensors (3, h, w), sizes may differ.
-            draws (Draws, optional): of ``augmentation``; None leaves it out.
+            frames: uint8 tensors (3, h, w), sizes may differ.
+            draws: of ``augmentation``; None leaves it out.
 
         Returns:
-            torch.Tensor: shape (L, 3, H, W), float32, or uint8 with ``as_uint8``.
+            Shape (L, 3, H, W), float32, or uint8 with ``as_uint8``.
         """
         if len({frame.shape for frame in frames}) == 1:
             clip = self._resize(torch.stack(frames))
@@ -126,20 +144,21 @@ class ClipTransform:
             clip = self.augmentation.apply_to_clip(clip, draws)
         return clip if self.as_uint8 else self.normalize(clip)
 
-    def _resize(self, frames):
+    def _resize(self, frames: Tensor) -> Tensor:
         if tuple(frames.shape[-2:]) == self.size:
             return frames
-        return TF.resize(frames, self.size, antialias=True)  # bilinear
+        resized: Tensor = TF.resize(frames, self.size, antialias=True)  # bilinear
+        return resized
 
 
 class Normalize:
     """uint8 (..., 3, H, W) → float32, (x / 255 - mean) / std, on whatever device x is."""
 
-    def __init__(self, mean, std):
+    def __init__(self, mean: Iterable[float], std: Iterable[float]):
         self.mean = [float(value) for value in mean]
         self.std = [float(value) for value in std]
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> Tensor:
         images = images.float()
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
             # numbers: making a tensor of them would let the GPU's queue run empty

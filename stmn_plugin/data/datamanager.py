@@ -8,6 +8,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 import torchreid
@@ -33,7 +34,7 @@ from .sources import names_once
 from .tracklets import Frames, Tracklet
 from .validation import validation_name
 
-HostManager = torchreid.data.VideoDataManager  # registering puts ours in its place
+HostManager: TypeAlias = torchreid.data.VideoDataManager  # registering puts ours in its place
 
 
 class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
@@ -136,7 +137,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
             found = {validation_name(self.sources): target}
         else:
             found = {name: read_target(name, options) for name in self.targets}
-        self.targets = list(found)
+        self.targets: list[str] = list(found)
         self.test_dataset = {
             name: {'query': target.query, 'gallery': target.gallery}
             for name, target in found.items()
@@ -152,7 +153,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         extra = {'chunks': rrs_chunks} if sample_method == 'rrs' else {}
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
 
-        def clips(tracklets: list[Tracklet], names: str | list[str]) -> ClipDataset:
+        def clips(tracklets: Sequence[Tracklet], names: str | list[str]) -> ClipDataset:
             transform = ClipTransform(height, width, names, self.normalize, as_uint8)
             return ClipDataset(tracklets, sampler, transform, seed, skip_bad)
 
@@ -171,15 +172,16 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
                 f'train.batch_size: no batch of {batch_size_train} can be made from '
                 f'{len(tracklets)} training tracklets'
             )
+        trained_clips = clips(tracklets, transforms)
         self.train_loader = FrameLoader(
-            clips(tracklets, transforms),
+            trained_clips,
             batch_sampler=self.batch_sampler,
             collate_fn=collate_items,
             generator=torch.Generator(),
             persistent_workers=workers > 0,
             **self.loader_options,
         )
-        self.augmentation = self.train_loader.dataset.transform.augmentation
+        self.augmentation = trained_clips.transform.augmentation
         self.test_loader = {
             name: {
                 mode: FrameLoader(
@@ -224,7 +226,9 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         )
 
     def _print_summary(self, tracklets: list[Tracklet]) -> None:
-        parts = [('+'.join(self.sources), 'train', tracklets)] if tracklets else []
+        parts: list[tuple[str, str, Sequence[Tracklet]]] = []
+        if tracklets:
+            parts.append(('+'.join(self.sources), 'train', tracklets))
         for name, lists in self.test_dataset.items():
             parts += [(name, mode, part) for mode, part in lists.items()]
         print(summary_table(parts))

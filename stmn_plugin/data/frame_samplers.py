@@ -5,12 +5,22 @@ training draws one frame of each chunk, testing takes the first frame of each. `
 ``random`` and ``all`` are the host's. F below is the number of frames, L is ``seq_len``.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Indices: TypeAlias = NDArray[np.int64]
+"""Of frames."""
 
 RRS_CHUNKS = ('balanced', 'ceil')
 
 
-def sample_rrs(num_frames, seq_len, rng=None, chunks='balanced'):
+def sample_rrs(
+    num_frames: int, seq_len: int, rng: Generator | None = None, chunks: str = 'balanced'
+) -> Indices:
     """Restricted random sampling of a tracklet.
 
     Corner cases, with ``chunks='balanced'`` (edges floor(i*F/L)): chunk sizes differ by at most
@@ -19,14 +29,14 @@ def sample_rrs(num_frames, seq_len, rng=None, chunks='balanced'):
     last frame filling up; trailing chunks may hold nothing else (F=7, L=6: 0 2 4 6 6 6).
 
     Args:
-        num_frames (int): F >= 1.
-        seq_len (int): L >= 1.
-        rng (numpy.random.Generator, optional): draws one frame per chunk; ``None`` is the test
+        num_frames: F >= 1.
+        seq_len: L >= 1.
+        rng: draws one frame per chunk; ``None`` is the test
             protocol, the first frame of each chunk.
-        chunks (str): 'balanced' or 'ceil'.
+        chunks: 'balanced' or 'ceil'.
 
     Returns:
-        numpy.ndarray: int64 frame indices in temporal order, shape (L,).
+        Frame indices in temporal order, shape (L,).
 
     Raises:
         ValueError: num_frames or seq_len below 1, or an unknown ``chunks``.
@@ -45,7 +55,7 @@ def sample_rrs(num_frames, seq_len, rng=None, chunks='balanced'):
     return np.minimum(drawn, num_frames - 1)
 
 
-def sample_evenly(num_frames, seq_len, rng=None):
+def sample_evenly(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
     """The host's 'evenly': every floor(F/L)-th frame (the remainder is never seen); with F < L
     the last frame repeats. ``rng`` is not used."""
     _check(num_frames, seq_len)
@@ -53,7 +63,7 @@ def sample_evenly(num_frames, seq_len, rng=None):
     return np.minimum(np.arange(seq_len, dtype=np.int64) * step, num_frames - 1)
 
 
-def sample_random(num_frames, seq_len, rng=None):
+def sample_random(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
     """The host's 'random': L sorted frames, with replacement only when F < L.
 
     ``rng=None`` (testing) draws from a fixed generator, so that an evaluation repeats.
@@ -64,19 +74,19 @@ def sample_random(num_frames, seq_len, rng=None):
     return np.sort(drawn).astype(np.int64)
 
 
-def sample_all(num_frames, seq_len, rng=None):
+def sample_all(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
     """Every frame in order; needs a batch of one tracklet. ``seq_len`` and ``rng`` are not used."""
     _check(num_frames, seq_len)
     return np.arange(num_frames, dtype=np.int64)
 
 
-def count_clips(num_frames, seq_len):
+def count_clips(num_frames: int, seq_len: int) -> int:
     """Clips that hold all frames of a tracklet once: ceil(F / L)."""
     _check(num_frames, seq_len)
     return -(-num_frames // seq_len)
 
 
-def interleaved_clip(num_frames, seq_len, index):
+def interleaved_clip(num_frames: int, seq_len: int, index: int) -> Indices:
     """Clip ``index`` of the ceil(F / L) that all-frames testing cuts a tracklet into.
 
     Clip i of n holds the frames i, i + n, i + 2n, ...: frames are as far apart as in training, and
@@ -85,24 +95,26 @@ def interleaved_clip(num_frames, seq_len, index):
     counts of any two frames of a tracklet differ by at most one.
 
     Returns:
-        numpy.ndarray: int64 frame indices, shape (L,).
+        Frame indices, shape (L,).
     """
     frames = np.arange(index, num_frames, count_clips(num_frames, seq_len), dtype=np.int64)
     return frames[(np.arange(1, seq_len + 1) * len(frames) - 1) // seq_len]
 
 
-def dealt_clip(num_frames, seq_len, num_clips, index, chunks='balanced'):
+def dealt_clip(
+    num_frames: int, seq_len: int, num_clips: int, index: int, chunks: str = 'balanced'
+) -> Indices:
     """Clip ``index`` of ``num_clips`` that share RRS of num_clips * L frames in turns.
 
     With one clip this is RRS; with ceil(F / L) every frame is used.
 
     Returns:
-        numpy.ndarray: int64 frame indices, shape (L,).
+        Frame indices, shape (L,).
     """
     return sample_rrs(num_frames, num_clips * seq_len, chunks=chunks)[index::num_clips]
 
 
-FRAME_SAMPLERS = {
+FRAME_SAMPLERS: dict[str, Callable[..., Indices]] = {
     'rrs': sample_rrs,
     'evenly': sample_evenly,
     'random': sample_random,
@@ -110,7 +122,7 @@ FRAME_SAMPLERS = {
 }
 
 
-def _check(num_frames, seq_len):
+def _check(num_frames: int, seq_len: int) -> None:
     if num_frames < 1:
         raise ValueError(f'a tracklet needs at least one frame, got {num_frames}')
     if seq_len < 1:

@@ -1,11 +1,16 @@
 """Path of a frame → uint8 image; a bad file is one clear error, never a hang (the host's loops)."""
 
 import errno
+import os
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
@@ -35,7 +40,7 @@ OF_THE_MACHINE = {
 }
 
 ORIENTATION = 0x0112  # tag of EXIF and TIFF, 1 to 8
-UPRIGHT = {
+UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -54,7 +59,7 @@ class BadFrame(InputError):
     """A file that holds no frame, which may be left out; not one that cannot be read right now."""
 
 
-def read_frame(path):
+def read_frame(path: str | os.PathLike[str]) -> Tensor:
     """Read and decode one image with Pillow.
 
     The orientation that EXIF gives is applied (the host does not). Grey, palettes and CMYK become
@@ -62,10 +67,10 @@ def read_frame(path):
     since 0.29; OpenCV returns half a picture for a truncated file.)
 
     Args:
-        path (str): image file.
+        path: image file.
 
     Returns:
-        torch.Tensor: uint8, shape (3, height, width).
+        RGB uint8, (3, height, width).
 
     Raises:
         BadFrame: the file is missing, no regular file, unreadable, truncated, none of FORMATS,
@@ -86,14 +91,15 @@ def read_frame(path):
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order='C'))
 
 
-def read_image(path):
+def read_image(path: str) -> Image.Image:
     """:func:`read_frame` as the host's image datasets want it, whose own tries again for ever."""
     return Image.fromarray(read_frame(path).permute(1, 2, 0).numpy())
 
 
-def _decode(file):
+def _decode(file: IO[bytes]) -> NDArray[np.uint8]:
     """The upright RGB pixels (h, w, 3) of an open file; whatever Pillow raises on bad bytes."""
-    with Image.open(file, formats=NAMES) as image:
+    with Image.open(file, formats=NAMES) as opened:
+        image: Image.Image = opened
         _refuse_before_decoding(image)
         image.load()
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION))  # TIFF is turned by Pillow
@@ -104,7 +110,7 @@ def _decode(file):
         return np.asarray(image if turn is None else image.transpose(turn))
 
 
-def _refuse_before_decoding(image):
+def _refuse_before_decoding(image: Image.Image) -> None:
     """ValueError for what is too large, or would become wrong pixels without a word."""
     tags = getattr(image, 'tag_v2', {})  # of TIFF, whose tiles are unpacked whole
     tile = tags.get(TIFF_TILE[0], 0) * tags.get(TIFF_TILE[1], 0)
@@ -120,18 +126,18 @@ def _refuse_before_decoding(image):
             raise ValueError(f'has grey values without a known range (mode {image.mode})')
 
 
-def _has_16_bits(image):
+def _has_16_bits(image: Image.Image) -> bool:
     # Pillow stretches the values of PPM files to 16 bits, and gives them a mode of 32
     return image.mode.startswith('I;16') or (image.format, image.mode) == ('PPM', 'I')
 
 
-def _refusal(path, error, reason):
+def _refusal(path: object, error: Exception, reason: object) -> InputError:
     innocent = isinstance(error, MemoryError) or getattr(error, 'errno', None) in OF_THE_MACHINE
     return (InputError if innocent else BadFrame)(f'cannot read frame {path}: {reason}')
 
 
-def _reason(error):
-    if isinstance(error, Image.UnidentifiedImageError):
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
         return f'cannot identify image as one of {", ".join(FORMATS)}'
     words = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:300]
     plain = OSError, SyntaxError, ValueError, Image.DecompressionBombError
@@ -140,17 +146,19 @@ def _reason(error):
     return f'damaged ({type(error).__name__}{": " if words else ""}{words})'
 
 
-def read_clip(paths, chosen, skip_bad=False):
+def read_clip(
+    paths: Sequence[str], chosen: NDArray[np.int64], skip_bad: bool = False
+) -> tuple[list[Tensor], NDArray[np.int64], list[str], bool]:
     """Read the frames of a clip, each distinct one once.
 
     Args:
-        paths (tuple): all frames of the tracklet.
-        chosen (numpy.ndarray): indices of the clip's frames, shape (L,); may repeat.
-        skip_bad (bool): a frame that cannot be read leaves its place to the nearest one of the
+        paths: all frames of the tracklet.
+        chosen: indices of the clip's frames, shape (L,); may repeat.
+        skip_bad: a frame that cannot be read leaves its place to the nearest one of the
             clip; when none can, to the first readable frame of the tracklet.
 
     Returns:
-        tuple: list of uint8 frames (3, h, w); rows of that list that make the clip, int64 (L,);
+        List of uint8 frames (3, h, w); rows of that list that make the clip, int64 (L,);
         list of the paths that were left out; whether the clip had no readable frame of its own.
 
     Raises:
@@ -158,7 +166,9 @@ def read_clip(paths, chosen, skip_bad=False):
             for the machine's fault.
     """
     distinct, rows = np.unique(chosen, return_inverse=True)
-    frames, kept, bad_frames = [], [], []
+    frames: list[Tensor] = []
+    kept: list[int] = []
+    bad_frames: list[str] = []
     for place, index in enumerate(distinct):
         try:
             frames.append(read_frame(paths[index]))
@@ -174,15 +184,17 @@ def read_clip(paths, chosen, skip_bad=False):
     return frames, _nearest(rows, np.array(kept)), bad_frames, False
 
 
-def readable_clip(chosen, readable):
+def readable_clip(
+    chosen: NDArray[np.int64], readable: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], bool]:
     """Frame indices that :func:`read_clip` takes, when it is known which can be read.
 
     Args:
-        chosen (numpy.ndarray): indices of the clip's frames, shape (L,).
-        readable (numpy.ndarray): bool for every frame of the tracklet, shape (F,).
+        chosen: indices of the clip's frames, shape (L,).
+        readable: for every frame of the tracklet, shape (F,).
 
     Returns:
-        tuple: the indices (L,), and whether none of ``chosen`` can be read.
+        The indices (L,), and whether none of ``chosen`` can be read.
     """
     distinct, rows = np.unique(chosen, return_inverse=True)
     kept = np.flatnonzero(readable[distinct])
@@ -191,14 +203,15 @@ def readable_clip(chosen, readable):
     return distinct[kept][_nearest(rows, kept)], False
 
 
-def _nearest(rows, kept):
+def _nearest(rows: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows of ``kept`` that are nearest to each of ``rows``; the earlier of two."""
-    return np.abs(rows[:, None] - kept).argmin(axis=1)
+    nearest: NDArray[np.int64] = np.abs(rows[:, None] - kept).argmin(axis=1)
+    return nearest
 
 
-def _first_readable(paths, last):
+def _first_readable(paths: Iterable[str], last: BadFrame) -> tuple[Tensor, list[str]]:
     """A frame and the paths before it; InputError with the last error when all have one."""
-    bad_frames = []
+    bad_frames: list[str] = []
     for path in paths:
         try:
             return read_frame(path), bad_frames

@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+from collections.abc import Iterator
 
 from stmn_plugin.errors import InputError
 
@@ -9,14 +10,14 @@ COMPLAINTS = (RuntimeError, AssertionError, OSError, ValueError, LookupError, Im
 
 
 @contextlib.contextmanager
-def host_errors_named(what='dataset cannot be loaded', unsaid=''):
+def host_errors_named(what: str = 'dataset cannot be loaded', unsaid: str = '') -> Iterator[None]:
     """The host's own complaints, of many types, as one InputError each.
 
     The host calls readers and samplers of ours in between; what those raise is a bug.
 
     Args:
-        what (str): begins the line.
-        unsaid (str): the reason, where the host gives none.
+        what: begins the line.
+        unsaid: the reason, where the host gives none.
     """
     try:
         yield
@@ -29,7 +30,7 @@ def host_errors_named(what='dataset cannot be loaded', unsaid=''):
         raise InputError(f'{what}: {reason}') from error
 
 
-def _raised_by_host(error):
+def _raised_by_host(error: Exception) -> bool:
     """Whether the innermost frame of the two packages is the host's."""
     modules = [
         frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)

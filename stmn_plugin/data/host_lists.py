@@ -99,4 +99,5 @@ def summary_table(parts: Iterable[tuple[str, str, Sequence[Tracklet]]]) -> str:
     if not any(row['unlabelled'] for row in rows):
         for row in rows:
             del row['unlabelled']
-    return tabulate(rows, headers='keys')
+    table: str = tabulate(rows, headers='keys')
+    return table

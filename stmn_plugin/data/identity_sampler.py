@@ -1,5 +1,8 @@
 """Training tracklets → the batches of an epoch, a function of (seed, epoch)."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
+
 import numpy as np
 import torchreid
 from torch.utils.data import Sampler
@@ -10,6 +13,10 @@ from stmn_plugin.randomness import seeded
 
 from .clips import ClipRequest
 from .host_errors import host_errors_named
+from .tracklets import Tracklet
+
+Draw: TypeAlias = Callable[[int], list[list[int]]]
+"""Epoch → batches of indices."""
 
 IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over the identities
 HOST_IDENTITIES = 'RandomIdentitySampler'
@@ -17,23 +24,32 @@ HOST_SAMPLERS = tuple(torchreid.data.sampler.AVAI_SAMPLERS)
 TRAIN_SAMPLERS = (IDENTITY_PASS, *HOST_SAMPLERS)
 
 
-def epoch_batches(tracklets, name, batch_size, *, num_instances, num_cams, num_datasets, seed):
+def epoch_batches(
+    tracklets: Sequence[Tracklet],
+    name: str,
+    batch_size: int,
+    *,
+    num_instances: int,
+    num_cams: int,
+    num_datasets: int,
+    seed: int,
+) -> Draw:
     """The function epoch → batches of the chosen sampler.
 
     Args:
-        tracklets (list): the host's 4-tuples (img_paths, pid, camid, dsetid).
-        name (str): one of TRAIN_SAMPLERS.
-        batch_size (int): tracklets in a batch.
-        num_instances (int): tracklets of each identity in a batch.
-        num_cams (int), num_datasets (int): of the host's RandomDomain- and RandomDatasetSampler.
-        seed (int): see :func:`identity_batches`.
+        tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
+        name: one of TRAIN_SAMPLERS.
+        batch_size: tracklets in a batch.
+        num_instances: tracklets of each identity in a batch.
+        num_cams, num_datasets: of the host's RandomDomain- and RandomDatasetSampler.
+        seed: see :func:`identity_batches`.
 
     Returns:
-        callable: epoch → list of batches; InputError where the tracklets give none of this size.
+        Epoch → batches; InputError where the tracklets give none of this size.
     """
-    sampler = None
+    sampler: Iterable[int] | None = None
 
-    def draw(epoch):
+    def draw(epoch: int) -> list[list[int]]:
         nonlocal sampler
         if name in (IDENTITY_PASS, HOST_IDENTITIES) and batch_size % num_instances:
             raise InputError(
@@ -61,7 +77,9 @@ def epoch_batches(tracklets, name, batch_size, *, num_instances, num_cams, num_d
     return draw
 
 
-def identity_batches(pids, num_ids, num_instances, seed, epoch):
+def identity_batches(
+    pids: Iterable[int], num_ids: int, num_instances: int, seed: int, epoch: int
+) -> list[list[int]]:
     """P x K batches; an epoch is one pass over the identities (Sec. 4.1).
 
     Corner cases: an identity with fewer than K tracklets is drawn with replacement, one with more
@@ -69,18 +87,18 @@ def identity_batches(pids, num_ids, num_instances, seed, epoch):
     the next). 625 identities at P=8 make 78 batches.
 
     Args:
-        pids (list): identity of every tracklet.
-        num_ids (int): P, identities in a batch.
-        num_instances (int): K, tracklets of each.
-        seed (int), epoch (int): the batches depend on nothing else.
+        pids: identity of every tracklet.
+        num_ids: P, identities in a batch.
+        num_instances: K, tracklets of each.
+        seed, epoch: the batches depend on nothing else.
 
     Returns:
-        list: batches, each a list of P*K indices into ``pids``, K in a row per identity.
+        Batches, each a list of P*K indices into ``pids``, K in a row per identity.
 
     Raises:
         InputError: fewer identities than P.
     """
-    tracklets = {}  # pid → its tracklets
+    tracklets: dict[int, list[int]] = {}  # pid → its tracklets
     for index, pid in enumerate(pids):
         tracklets.setdefault(pid, []).append(index)
     if len(tracklets) < num_ids:
@@ -92,7 +110,7 @@ def identity_batches(pids, num_ids, num_instances, seed, epoch):
     order = rng.permutation(sorted(tracklets)).tolist()
     batches = []
     for start in range(0, len(order) - num_ids + 1, num_ids):
-        batch = []
+        batch: list[int] = []
         for pid in order[start : start + num_ids]:
             own = tracklets[pid]
             batch += rng.choice(own, num_instances, replace=len(own) < num_instances).tolist()
@@ -100,7 +118,7 @@ def identity_batches(pids, num_ids, num_instances, seed, epoch):
     return batches
 
 
-def host_batches(sampler, batch_size, seed, epoch):
+def host_batches(sampler: Iterable[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Full batches of one of the host's index samplers, made a function of (seed, epoch).
 
     The host's samplers draw from the global generators: these are seeded for the draw and put back.
@@ -113,29 +131,29 @@ def host_batches(sampler, batch_size, seed, epoch):
     ]
 
 
-class EpochBatchSampler(Sampler):
+class EpochBatchSampler(Sampler[list[ClipRequest]]):
     """Batches of :class:`ClipRequest`, epoch by epoch; on many processes the own part of each.
 
     Iterating moves on to the next epoch by itself, so the host's own engines work with it;
     :meth:`set_epoch` puts it anywhere. Its length is that of a whole epoch.
 
     Args:
-        draw (callable): epoch → list of batches of indices.
+        draw: epoch → list of batches of indices.
     """
 
-    def __init__(self, draw):
+    def __init__(self, draw: Draw):
         self.draw = draw
         self.set_epoch(0)
 
-    def set_epoch(self, epoch, first=0):
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
         """Go on with batch ``first`` of the epoch."""
         self.epoch, self.first = epoch, first
         self.batches = self.draw(epoch)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[ClipRequest]]:
         epoch, first = self.epoch, self.first
         position = sum(map(len, self.batches[:first]))
         for batch in self.batches[first:]:

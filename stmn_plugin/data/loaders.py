@@ -10,9 +10,11 @@ import os.path as osp
 import shutil
 import signal
 import traceback
+from collections.abc import Iterator, Mapping
 from multiprocessing.queues import Queue
+from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from stmn_plugin.distributed import from_environment
 from stmn_plugin.errors import InputError, WorkerError
@@ -26,16 +28,16 @@ LOST = ('DataLoader timed out', 'Too many open files', 'shared memory')  # in to
 END = object()
 
 
-class FrameLoader(DataLoader):
+class FrameLoader(DataLoader[Any]):
     """torch's loader whose failures end it, each as a WorkerError.
 
     Args:
-        dataset (Dataset): see ``DataLoader``.
-        workers (int): processes that read; 0 reads in this one.
+        dataset: see ``DataLoader``.
+        workers: processes that read; 0 reads in this one.
         **options: of ``DataLoader``.
     """
 
-    def __init__(self, dataset, workers, **options):
+    def __init__(self, dataset: Dataset[Any], workers: int, **options: Any):
         # a dead child is told by SIGCHLD; elsewhere torch only looks for it when it has no limit
         limited = workers > 0 and hasattr(signal, 'SIGCHLD')
         super().__init__(
@@ -47,7 +49,7 @@ class FrameLoader(DataLoader):
         )
 
     @classmethod
-    def like(cls, loader):
+    def like(cls, loader: DataLoader[Any]) -> 'FrameLoader':
         """The same batches as those of one of the host's loaders."""
         return cls(
             loader.dataset,
@@ -56,7 +58,7 @@ class FrameLoader(DataLoader):
             pin_memory=loader.pin_memory,
         )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.num_workers == 0:
             return super().__iter__()
         try:
@@ -67,7 +69,7 @@ class FrameLoader(DataLoader):
             ) from error
         return self._received(batches)
 
-    def _received(self, batches):
+    def _received(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             with _pipe_errors():
                 batch = next(batches, END)
@@ -77,7 +79,7 @@ class FrameLoader(DataLoader):
 
 
 @contextlib.contextmanager
-def _pipe_errors():
+def _pipe_errors() -> Iterator[None]:
     """What the pipe to a worker raises, told from what a worker raised itself."""
     try:
         yield
@@ -92,13 +94,13 @@ def _pipe_errors():
         raise
 
 
-def begin_work(worker):
+def begin_work(worker: int) -> None:
     """``worker_init_fn`` of all loaders: leave signals to the parent, and lose no batch."""
     leave_signals_to_parent(worker)
-    Queue._on_queue_feeder_error = staticmethod(_end)
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
 
 
-def _end(error, _):
+def _end(error: BaseException, _: object) -> None:
     """End a worker that cannot send a batch: the parent learns of its end, not of a lost batch.
 
     The hook of ``multiprocessing.Queue`` for errors of the thread that sends.
@@ -108,12 +110,12 @@ def _end(error, _):
     os._exit(1)
 
 
-def check_shared_memory(workers, batch_sizes):
+def check_shared_memory(workers: int, batch_sizes: Mapping[str, int]) -> None:
     """Refuse batches that do not fit into shared memory, before anything waits for them.
 
     Args:
-        workers (int): of each loader.
-        batch_sizes (dict): key of the config that sets the size of a batch → its bytes.
+        workers: of each loader.
+        batch_sizes: key of the config that sets the size of a batch → its bytes.
 
     Raises:
         InputError: names data.workers, the key and /dev/shm.

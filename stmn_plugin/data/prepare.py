@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .augmentation import Augmentation, Draws
+from .augmentation import Augmentation, BatchDraws
 from .clips import Normalize
 
 
@@ -26,7 +26,7 @@ class Prepare:
         self.normalize = normalize
         self.augmentation = augmentation
 
-    def __call__(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+    def __call__(self, images: Tensor, draws: BatchDraws | None = None) -> Tensor:
         """(..., 3, H, W), uint8 or finished floats → floats on the device."""
         images = images.to(self.device_type, non_blocking=True)
         if images.dtype != torch.uint8 or self.normalize is None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import UNKNOWN, count_matchable
@@ -52,7 +52,9 @@ def as_tracklets(tracklets: Iterable[Tracklet | Frames]) -> list[Tracklet]:
 
 def _as_tracklet(place: int, tracklet: Tracklet | Frames) -> Tracklet:
     known = _is_labelled(tracklet)
-    paths, pid, camid, dsetid = tracklet if known else (tracklet, UNKNOWN, UNKNOWN, 0)
+    whole: tuple[Frames, int, int, int]
+    whole = cast(Tracklet, tracklet) if known else (cast(Frames, tracklet), UNKNOWN, UNKNOWN, 0)
+    paths, pid, camid, dsetid = whole
     if isinstance(paths, str | bytes) or not all(isinstance(p, str | os.PathLike) for p in paths):
         raise InputError(
             f'tracklet {place}: expected paths of frames, or (paths, pid, camid, dsetid), '
@@ -60,10 +62,11 @@ def _as_tracklet(place: int, tracklet: Tracklet | Frames) -> Tracklet:
         )
     if not len(paths):
         raise InputError(f'tracklet {place} has no frame')
-    return (paths if known else tuple(map(os.fspath, paths))), pid, camid, dsetid
+    named = cast(Sequence[str], paths) if known else tuple(os.fspath(path) for path in paths)
+    return named, pid, camid, dsetid
 
 
-def _is_labelled(tracklet):
+def _is_labelled(tracklet: object) -> bool:
     return (
         isinstance(tracklet, tuple)
         and len(tracklet) == 4

@@ -1,5 +1,6 @@
 """Training tracklets → a part to train on and a part to choose hyperparameters on (Sec. 4.1)."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,10 +8,12 @@ import numpy as np
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import relabel
 
+from .tracklets import Tracklet
+
 NUM_QUERIES = 200  # of the paper's validation part of MARS, 125 identities with 1,223 tracklets
 
 
-def validation_name(sources):
+def validation_name(sources: Iterable[str]) -> str:
     """What the validation part of these datasets is called as a target."""
     return f'{"+".join(sources)}-validation'
 
@@ -18,12 +21,17 @@ def validation_name(sources):
 class ValidationSplit(NamedTuple):
     """Lists of the host's 4-tuples; no identity is both in ``train`` and in the other two."""
 
-    train: list  # pids are numbered anew from 0
-    query: list
-    gallery: list  # every held-out tracklet, the queries among them
+    train: list[Tracklet]  # pids are numbered anew from 0
+    query: list[Tracklet]
+    gallery: list[Tracklet]  # every held-out tracklet, the queries among them
 
 
-def hold_out(tracklets, validation_ids, seed=0, num_queries=NUM_QUERIES):
+def hold_out(
+    tracklets: Sequence[Tracklet],
+    validation_ids: float,
+    seed: int = 0,
+    num_queries: int = NUM_QUERIES,
+) -> ValidationSplit:
     """Draw identities to validate on, and queries among their tracklets.
 
     Queries are tracklets that another camera has seen the person of; when there are fewer than
@@ -31,13 +39,10 @@ def hold_out(tracklets, validation_ids, seed=0, num_queries=NUM_QUERIES):
     ranking, and others search it as in the official protocol of MARS.
 
     Args:
-        tracklets (list): training tracklets (img_paths, pid, camid, dsetid).
-        validation_ids (float): share of the identities (below 1) or their number.
-        seed (int): another seed, another draw.
-        num_queries (int): at most.
-
-    Returns:
-        ValidationSplit
+        tracklets: training tracklets (img_paths, pid, camid, dsetid).
+        validation_ids: share of the identities (below 1) or their number.
+        seed: another seed, another draw.
+        num_queries: at most.
 
     Raises:
         InputError: nobody is left to train on, or no held-out person is seen by two cameras.
@@ -53,7 +58,7 @@ def hold_out(tracklets, validation_ids, seed=0, num_queries=NUM_QUERIES):
     rng = np.random.default_rng(seed)
     held_out = {pids[i] for i in rng.permutation(len(pids))[:count]}
     gallery = [tracklet for tracklet in tracklets if tracklet[1] in held_out]
-    cameras = {}  # pid → those that saw it
+    cameras: dict[int, set[int]] = {}  # pid → those that saw it
     for _, pid, camid, _ in gallery:
         cameras.setdefault(pid, set()).add(camid)
     query = [tracklet for tracklet in gallery if len(cameras[tracklet[1]]) > 1]

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stmn_plugin.data.prepare import Prepare
+from stmn_plugin.data.tracklets import Target
 from stmn_plugin.distributed import broadcast_buffers, gather
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
-from stmn_plugin.evaluation.evaluator import Evaluator, Target
+from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.feature_store import FeatureFolder
 from stmn_plugin.evaluation.image_embedder import ImageEmbedder
 from stmn_plugin.evaluation.protocols import stored_table

@@ -120,12 +120,14 @@ def highest(probs: Floats, count: int, tracklets: Indices) -> list[int]:
     """
     order = np.argsort(-probs, kind='stable')
     _, firsts = np.unique(tracklets[order], return_index=True)
-    return order[np.sort(firsts)[:count]].tolist()
+    chosen: list[int] = order[np.sort(firsts)[:count]].tolist()
+    return chosen
 
 
 def entropy(probs: Floats) -> Floats:
     """Entropy in nats over the last dimension; 0 log 0 is 0."""
-    return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(axis=-1)
+    negative: Floats = (probs * np.log(np.where(probs > 0, probs, 1))).sum(axis=-1)
+    return -negative
 
 
 def _row(view: ClipView) -> dict[str, Any]:

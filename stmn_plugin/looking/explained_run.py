@@ -118,7 +118,7 @@ def explain_run(run: RunOnTarget) -> ExplainedRun:
 
 def weights_in_words(cfg: CfgNode) -> str:
     """'model-best.pth.tar, epoch 30'."""
-    path = cfg.model.load_weights
+    path: str = cfg.model.load_weights
     if not path:
         return 'initial weights'
     name = os.path.basename(path)

@@ -11,10 +11,10 @@ from yacs.config import CfgNode
 
 from stmn_plugin.config import load_config
 from stmn_plugin.data.clip_plans import ClipPlan, clip_loader
-from stmn_plugin.data.tracklets import Tracklet
+from stmn_plugin.data.tracklets import Target, Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
-from stmn_plugin.evaluation.evaluator import Evaluator, Target
+from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models.base import VideoModel

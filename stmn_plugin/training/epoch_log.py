@@ -1,6 +1,6 @@
 """Steps of an epoch → averages and one line of ``metrics.jsonl``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -17,7 +17,7 @@ class EpochLog:
     seconds: float = 0.0
     data_seconds: float = 0.0  # of them waiting for data
     learning_rate: float = 0.0
-    totals: dict = field(default_factory=dict)  # loss → [sum, number of batches]
+    totals: dict[str, list[float]] = field(default_factory=dict)  # loss → [sum, number of batches]
     steps: int = 0  # of the optimizer
     skipped_steps: int = 0  # left out: the scale of the loss was too high for fp16
     gradient_norm: float = 0.0  # sum over the steps
@@ -84,7 +84,12 @@ class EpochLog:
 
 def is_epoch_log(value: Any) -> bool:
     """Whether ``EpochLog(**value)`` is the log of an epoch."""
-    kinds = {int: is_count, float: is_positive, bool: is_flag, dict: _are_totals}
+    kinds: dict[Any, Callable[[Any], bool]] = {
+        int: is_count,
+        float: is_positive,
+        bool: is_flag,
+        dict[str, list[float]]: _are_totals,
+    }
     types = {entry.name: entry.type for entry in fields(EpochLog)}
     return (
         isinstance(value, Mapping)

@@ -6,9 +6,13 @@ other switches only the order in which it is.
 
 import contextlib
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VideoModel
@@ -18,12 +22,12 @@ M_MMAP_THRESHOLD = -3  # of malloc.h
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
-def autocast(device_type, amp):
+def autocast(device_type: str, amp: str) -> AbstractContextManager[object]:
     """Mixed precision in a block.
 
     Args:
-        device_type (str): 'cuda' or 'cpu'.
-        amp (str): a key of AMP_DTYPES.
+        device_type: 'cuda' or 'cpu'.
+        amp: a key of AMP_DTYPES.
     """
     if amp == 'off':
         return contextlib.nullcontext()
@@ -31,7 +35,7 @@ def autocast(device_type, amp):
 
 
 @contextlib.contextmanager
-def tf32(enabled):
+def tf32(enabled: bool) -> Iterator[None]:
     """In the block, matrix products and convolutions on a GPU round their factors to TF32, or not.
 
     torch's own default is to do so in convolutions only.
@@ -46,13 +50,13 @@ def tf32(enabled):
         cudnn.allow_tf32 = before[1]
 
 
-def set_tf32(enabled):
+def set_tf32(enabled: bool) -> None:
     """What :func:`tf32` does in its block, for the life of the process."""
     torch.set_float32_matmul_precision('high' if enabled else 'highest')
     torch.backends.cudnn.allow_tf32 = enabled
 
 
-def use_channels_last(model: torch.nn.Module) -> None:
+def use_channels_last(model: nn.Module) -> None:
     """Let 2D convolutions have ``channels_last`` weights; torch's own ``to`` refuses 3D ones."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
@@ -60,7 +64,7 @@ def use_channels_last(model: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def same_shapes():
+def same_shapes() -> Iterator[None]:
     """In the block every batch has one shape: cuDNN may try its algorithms and keep the fastest."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
@@ -71,16 +75,17 @@ def same_shapes():
         cudnn.benchmark = before
 
 
-def with_fused_steps(optimizer):
+def with_fused_steps(optimizer: Optimizer) -> Optimizer:
     """The optimizer with torch's fused steps where it has them: all weights in one kernel."""
     if type(optimizer) not in (torch.optim.Adam, torch.optim.SGD):
         return optimizer  # the host's RAdam, and RMSprop, have none
     for group in optimizer.param_groups:
         group.update(fused=True, foreach=False)
-    return type(optimizer)(optimizer.param_groups, fused=True)
+    kind: Callable[..., Optimizer] = type(optimizer)
+    return kind(optimizer.param_groups, fused=True)
 
 
-def compile_in_place(model):
+def compile_in_place(model: nn.Module) -> None:
     """Compile the backbone of a video model, or all of another model; names of weights stay.
 
     What torch.compile cannot do (no C++ compiler, no Triton, an operation it does not know) runs
@@ -90,7 +95,7 @@ def compile_in_place(model):
     part.compile(backend=_inductor_or_eager)
 
 
-def _inductor_or_eager(graph, inputs):
+def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     from torch._dynamo import lookup_backend  # slow to import, and needed here only
     from torch._functorch import config
 
@@ -105,7 +110,7 @@ def _inductor_or_eager(graph, inputs):
         return graph.forward
 
 
-def give_back_freed_memory():
+def give_back_freed_memory() -> None:
     """Make glibc return what large tensors leave behind to the system at once.
 
     It would keep pieces of up to 32 MiB for later ones: with maps of many sizes that comes to a
@@ -116,7 +121,7 @@ def give_back_freed_memory():
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 20 << 20)
 
 
-def check_amp(amp, key, use_gpu):
+def check_amp(amp: str, key: str, use_gpu: bool) -> None:
     """InputError when the device cannot compute in that precision."""
     if use_gpu and amp == 'bf16' and not torch.cuda.is_bf16_supported():
         raise InputError(f'{key} bf16: this GPU has no bfloat16, use fp16')
@@ -126,15 +131,22 @@ class InferenceModel:
     """A video model as it encodes frames or clips in testing.
 
     Args:
-        model (VideoModel): in eval mode.
-        device_type (str): where it is.
-        amp (str): a key of AMP_DTYPES.
-        fold (bool): fold the batch norms of every :class:`Encoder` in it; those of other networks
+        model: in eval mode.
+        device_type: where it is.
+        amp: a key of AMP_DTYPES.
+        fold: fold the batch norms of every :class:`Encoder` in it; those of other networks
             stay, as which convolution they follow is not known.
-        compiled (bool): compile the folded encoders; a backbone that is not folded is the model's.
+        compiled: compile the folded encoders; a backbone that is not folded is the model's.
     """
 
-    def __init__(self, model, device_type, amp='off', fold=True, compiled=False):
+    def __init__(
+        self,
+        model: VideoModel,
+        device_type: str,
+        amp: str = 'off',
+        fold: bool = True,
+        compiled: bool = False,
+    ):
         self.model = model
         self.device_type = device_type
         self.amp = amp
@@ -143,20 +155,20 @@ class InferenceModel:
         if self.folded is not None and compiled:
             self.folded.compile(_inductor_or_eager)
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Take up the weights of now."""
         if self.folded is not None:
             self.folded.refold()
 
-    def encode_frames(self, frames):
+    def encode_frames(self, frames: Tensor) -> Tensor:
         """With ``model.frame_once``: (T, 3, H, W) → (T, V), at least in float32."""
         return self._run(self.model.encode_frames, frames)
 
-    def encode_clips(self, clips):
+    def encode_clips(self, clips: Tensor) -> Tensor:
         """(B, L, 3, H, W) → features (B, D), at least in float32."""
         return self._run(self.model, clips)
 
-    def _run(self, function, images):
+    def _run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         folded = contextlib.nullcontext() if self.folded is None else self.folded.in_model()
         with folded, autocast(self.device_type, self.amp):
             vectors = function(images)

@@ -88,7 +88,9 @@ def figure_5(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
 def at_place(view: ClipView, place: NDArray[np.floating]) -> NDArray[np.floating]:
     """Spatial probabilities (M,) of a place in 0..1 of the frames, rows and columns of a clip."""
     probs = view['spatial_probs']  # (L, H, W, M)
-    return probs[tuple(int(p * size) for p, size in zip(place, probs.shape[:-1], strict=True))]
+    row = tuple(int(p * size) for p, size in zip(place, probs.shape[:-1], strict=True))
+    at: NDArray[np.floating] = probs[row]
+    return at
 
 
 def _spread_in_words(run: ExplainedRun) -> str:

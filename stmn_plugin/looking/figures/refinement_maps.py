@@ -88,7 +88,8 @@ def overlay(
     grey = (pixels @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]
     opaque = OPAQUE * np.abs(shares)[..., None]
     mixed = (1 - opaque) * grey + opaque * colours
-    return (255 * mixed).round().astype(np.uint8)
+    blended: NDArray[np.uint8] = (255 * mixed).round().astype(np.uint8)
+    return blended
 
 
 def _outline(axes: Axes, mask: NDArray[np.floating], shape: tuple[int, ...]) -> None:

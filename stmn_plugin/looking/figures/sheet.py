@@ -142,7 +142,8 @@ def text_width(text: str) -> float:
     """Inches of a line of text in the font and size of figures."""
     renderer = RendererAgg(1, 1, STYLE['savefig.dpi'])
     font = FontProperties(family=STYLE['font.family'], size=TEXT)
-    return renderer.get_text_width_height_descent(text, font, ismath=False)[0] / renderer.dpi
+    width = renderer.get_text_width_height_descent(text, font, ismath=False)[0]
+    return float(width / renderer.dpi)
 
 
 def save_figure(

@@ -150,7 +150,7 @@ def refinement_and_distractors(
 
     def statistic(rows: Indices) -> dict[str, float]:
         def mean(sums: dict[str, Floats], name: str) -> float:
-            return sums[name][rows].sum() / max(sums['weight'][rows].sum(), 1e-30)
+            return float(sums[name][rows].sum() / max(sums['weight'][rows].sum(), 1e-30))
 
         ratio, fixed_ratio = (
             mean(sums_in, name) / max(mean(sums_out, name), 1e-30) for name in ('energy', 'fixed')

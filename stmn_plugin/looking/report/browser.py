@@ -172,11 +172,12 @@ def _spread(count: int, limit: int | None) -> list[int]:
     """All of 0 .. count - 1, or ``limit`` of them, evenly spread."""
     if limit is None or limit >= count:
         return list(range(count))
-    return np.linspace(0, count - 1, limit).round().astype(int).tolist()
+    spread: list[int] = np.linspace(0, count - 1, limit).round().astype(int).tolist()
+    return spread
 
 
 def _below(root: str, path: str) -> str:
     """The path with ``data.root`` for the root, where it lies below it."""
     if os.path.commonpath([root, path]) != root:
-        return without_folders(path)
+        return str(without_folders(path))
     return os.path.normpath(os.path.join('data.root', os.path.relpath(path, root)))
