@@ -156,7 +156,7 @@ def resize(path):
     path.write_bytes(path.read_bytes() + b'0')
 
 
-def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path):
+def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path, capsys):
     root, _, complete = run_on_data
     outcome, tests = complete()
     assert (len(outcome.evaluations), tests) == (2, [])
@@ -167,6 +167,11 @@ def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path):
     resize(sorted((copy / 'mars' / 'bbox_test').glob('000[1-9]/*.jpg'))[0])
     outcome, tests = complete('data.root', str(copy))
     assert len(tests) == 2 and outcome.error.count('no result of the last weights') == 2
+    shutil.rmtree(root / 'mars' / 'bbox_train')  # results need no training set
+    capsys.readouterr()
+    outcome, tests = complete()
+    assert (len(outcome.evaluations), tests) == (2, [])
+    assert 'without a look at the data' not in capsys.readouterr().out
     outcome, tests = complete('data.root', str(tmp_path / 'nothing'))
     assert tests == [] and str(tmp_path / 'nothing') in outcome.error
     shutil.rmtree(root)  # results of data that is gone stand as they are
@@ -189,6 +194,15 @@ def test_a_run_trained_on_other_data_is_no_run_of_a_variant(run_on_data, tmp_pat
     assert f'saw other data than {root} holds now (train of mars)' in outcome.error
     (outcome,) = complete_runs([wanted], never, strategies=())
     assert '(train of mars): give another --output' in outcome.error
+
+
+def test_lists_of_targets_are_not_taken_for_those_of_a_training(run_on_data):
+    _, base, _ = run_on_data
+    forget_data()
+    cfg = load_config('', base)
+    tested, trained = data_on_disk(cfg, ('query', 'gallery'))['mars'], data_on_disk(cfg)['mars']
+    assert not tested['train'] and trained['train']
+    assert {**tested, 'train': trained['train']} == trained
 
 
 @pytest.mark.parametrize(

@@ -237,3 +237,88 @@ def test_a_target_without_labels_gives_a_ranked_list(tmp_path, small_run, reposi
     lines = (folder / 'ranked-tracklets.csv').read_text().splitlines()
     assert lines[0] == 'query,rank,tracklet,distance' and len(lines) == 1 + 4 * 2
     assert not (folder / 'metrics.json').exists()
+
+
+@pytest.mark.slow
+def test_an_unlabelled_target_is_listed_within_a_training(tmp_path, small_run, repository, capsys):
+    from stmn_plugin.cli import cost_curve, report, train
+
+    root = unlabelled(miniatures.make_mars(tmp_path), ['anna'], ['unknown'])
+    words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), '--root', str(root)]
+    words += ['-s', 'mars', '-t', 'tracklets', 'mars']
+    folder = tmp_path / 'run'
+    train.main([*words, *small_run])
+    tested = json.loads((folder / 'metrics.json').read_text())['evaluations']
+    assert [e['dataset'] for e in tested] == ['mars']
+    assert (folder / 'ranked-tracklets.csv').exists()
+    checkpoint = folder / 'model' / 'model.pth.tar-1'
+    alone = [*words[:4], *small_run, 'data.targets', "['tracklets']"]
+    alone += ['model.load_weights', str(checkpoint)]
+    for command in (cost_curve, report):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            command.main(alone)
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith('error: ') and ('labels' in error or 'match' in error), error
+
+
+# --- commands ------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_commands_on_a_trained_model_need_no_training_set(tmp_path, small_run, repository, capsys):
+    from stmn_plugin.cli import cost_curve, report, train, visualize
+
+    config = str(repository / 'configs' / 'stmn_synthetic.yaml')
+    words = ['--config-file', config, '--root', str(tmp_path)]
+    run = [*small_run, 'synthetic.preset', 'tiny', 'train.batch_size', '4']
+    train.main([*words, *run])
+    folder, again = tmp_path / 'run', tmp_path / 'again'
+    (data,) = (tmp_path / 'synthetic').glob('*/mars')
+    shutil.rmtree(data / 'bbox_train')
+    for path in data.glob('info/*train*'):
+        path.unlink()
+
+    weights = ['model.load_weights', str(folder / 'model' / 'model.pth.tar-1')]
+    run += ['data.save_dir', str(again), *weights]
+    train.main([*words, *run, 'test.evaluate', 'True'])
+    before, after = (
+        json.loads((place / 'metrics.json').read_text())['evaluations'][-1]
+        for place in (folder, again)
+    )
+    assert {key for key in before if before[key] != after[key]} <= {
+        'epoch',
+        'seconds',
+        'peak_memory',
+    }
+    cost_curve.main([*words, '--clips', '1', 'all', *run])
+    rows = json.loads((again / 'cost_curve.json').read_text())
+    assert [row['clips'] for row in rows] == [1, 'all']
+    assert rows[0]['mAP'] == before['mAP']
+    report.main(['--run', str(folder)])
+    assert (folder / 'report.html').stat().st_size > 10_000
+    visualize.main(['--run', str(folder), '--figures', '8'])
+    assert (folder / 'figures' / 'figure-8.png').exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        train.main([*words, *run, 'data.save_dir', str(tmp_path / 'other')])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and 'not found' in error[0] and str(data) in error[0]
+
+
+@pytest.mark.slow
+def test_own_tracklets_without_a_training_split(tmp_path, small_run, repository, capsys):
+    from stmn_plugin.cli import train
+
+    root = miniatures.make_tracklets(tmp_path, splits=('query', 'gallery'))
+    words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), '--root', str(root)]
+    words += ['-s', 'tracklets', '-t', 'tracklets', *small_run]
+    train.main([*words, 'test.evaluate', 'True'])
+    (tested,) = json.loads((tmp_path / 'run' / 'metrics.json').read_text())['evaluations']
+    assert (tested['dataset'], tested['num_query']) == ('tracklets', 3)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        train.main([*words, 'data.save_dir', str(tmp_path / 'other')])
+    assert stop.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f'error: {root / "tracklets"}') and 'train' in error

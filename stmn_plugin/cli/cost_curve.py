@@ -61,6 +61,10 @@ def measure(args):
         opts += ['test.frames', frames, 'test.clips_per_tracklet', str(clips)]
         engine = run(load_config(args.config_file, opts))
         plan = engine.settings.plan
+        evaluator = engine.evaluator()
+        unlabelled = [name for name in evaluator.targets if not evaluator.can_score(name)]
+        if unlabelled:
+            raise InputError(f'data.targets {unlabelled[0]}: has no labels, so it has no scores')
         for result in engine.record.evaluations[-len(engine.test_loader) :]:
             tracklets = [
                 tracklet

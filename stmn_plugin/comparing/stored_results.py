@@ -25,7 +25,8 @@ from stmn_plugin.training.provenance import (
 
 from .run_record import CONFIG, RunRecord, same_folder
 
-LISTS = ('train', 'query', 'gallery')
+TESTED = ('query', 'gallery')
+LISTS = ('train', *TESTED)
 DATA_KEYS = ('data.', 'synthetic.', 'sampler.', 'video.', 'train.batch_size')
 
 
@@ -60,13 +61,15 @@ def stored_evaluations(record: RunRecord, cfg: CfgNode) -> list[dict[str, Any]]:
     targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets
     if not set(targets) <= {e['dataset'] for e in fitting}:
         return []
-    data = data_asked_for(record, cfg)
-    found = {e['dataset']: e for e in fitting if not _other_lists(e, data, ('query', 'gallery'))}
+    data = data_asked_for(record, cfg, TESTED)
+    found = {e['dataset']: e for e in fitting if not _other_lists(e, data, TESTED)}
     return [found[name] for name in dict.fromkeys(targets)] if set(targets) <= set(found) else []
 
 
-def data_asked_for(record: RunRecord, cfg: CfgNode) -> dict[str, dict[str, str]]:
-    """Target → digests of its lists now, under the ``data.root`` of a config.
+def data_asked_for(
+    record: RunRecord, cfg: CfgNode, lists: Sequence[str] = LISTS
+) -> dict[str, dict[str, str]]:
+    """Target → digests of some lists now, under the ``data.root`` of a config.
 
     Where the run's own data is no longer there, its results stand as they are: those of the data
     that it was tested on when it was trained.
@@ -75,7 +78,7 @@ def data_asked_for(record: RunRecord, cfg: CfgNode) -> dict[str, dict[str, str]]
         InputError: other data is asked for and cannot be loaded.
     """
     try:
-        return data_on_disk(cfg)
+        return data_on_disk(cfg, lists)
     except InputError as error:
         if not same_folder(record.settings['data.root'], cfg.data.root):
             raise
@@ -91,13 +94,14 @@ def _say_once(line: str) -> None:
 _read: dict[str, dict[str, dict[str, str]]] = {}  # keys that name the data → digests
 
 
-def data_on_disk(cfg: CfgNode) -> dict[str, dict[str, str]]:
+def data_on_disk(cfg: CfgNode, lists: Sequence[str] = LISTS) -> dict[str, dict[str, str]]:
     """Digests of the lists that a run with this config would train and test on now.
 
     A dataset is read once in a process, see :func:`forget_data`.
 
     Args:
         cfg: for video.
+        lists: what is needed; without 'train' no training set is read, nor has to be there.
 
     Returns:
         Target → :func:`stmn_plugin.training.provenance.data_digests`.
@@ -107,11 +111,13 @@ def data_on_disk(cfg: CfgNode) -> dict[str, dict[str, str]]:
     """
     values = flatten(cfg)
     named = {k: v for k, v in values.items() if k.startswith(DATA_KEYS) and k != 'data.save_dir'}
-    key = json.dumps(named, sort_keys=True)
+    test_only = 'train' not in lists
+    key = json.dumps([named, test_only], sort_keys=True)
     if key not in _read:
         register(cfg)
         with contextlib.redirect_stdout(io.StringIO()):  # tables of every dataset
-            datamanager = VideoDataManager(**videodata_kwargs(cfg))
+            options = {**videodata_kwargs(cfg), 'test_only': test_only}
+            datamanager = VideoDataManager(**options)
         _read[key] = {name: data_digests(datamanager, name) for name in datamanager.test_loader}
     return _read[key]
 
@@ -127,7 +133,7 @@ def name_other_data(record: RunRecord, cfg: CfgNode, lists: Sequence[str] = LIST
     Raises:
         InputError: as :func:`data_asked_for`.
     """
-    data = data_asked_for(record, cfg) if record.made_from else {}
+    data = data_asked_for(record, cfg, lists) if record.made_from else {}
     for e in record.final_evaluations(cfg.train.max_epoch):
         other = _other_lists(e, data, lists) if e['dataset'] in data else []
         if other:

@@ -184,10 +184,10 @@ class RunRecord:
 
     def improved(self) -> bool:
         """Whether the last evaluation of the first target is the best so far; that is kept."""
-        mean_ap = [e for e in self.evaluations if e['dataset'] == self.first_target][-1]['mAP']
-        if mean_ap <= self.best_map:
+        scores = [e['mAP'] for e in self.evaluations if e['dataset'] == self.first_target]
+        if not scores or scores[-1] <= self.best_map:  # none: the target has no labels
             return False
-        self.best_map = mean_ap
+        self.best_map = scores[-1]
         return True
 
     def add_line(self, line: dict[str, Any]) -> None:
