@@ -1,12 +1,17 @@
 """A CSV → its rows, line by line: what is wrong is wrong in its line, nothing is swallowed."""
 
 import csv
+from collections.abc import Iterator, Sequence
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 
+from .listing import Attempt
 
-def csv_rows(path, columns, attempt):
+
+def csv_rows(
+    path: str, columns: Sequence[str], attempt: Attempt
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and stripped cells, by column, of each row that is not blank.
 
     Line by line, so that a quote without its partner is an error of its line, not the begin of a
@@ -14,9 +19,9 @@ def csv_rows(path, columns, attempt):
     or split; only empty ones at the end may be too many.
 
     Args:
-        path (str): of the file.
-        columns (tuple): names that its first line must hold, each once; others are passed over.
-        attempt (callable): makes the context around each row.
+        path: of the file.
+        columns: names that its first line must hold, each once; others are passed over.
+        attempt: see ``listing.Attempt``, around each row.
 
     Raises:
         InputError: names the line; of the header in any case, of rows if ``attempt`` lets it.
@@ -34,7 +39,7 @@ def csv_rows(path, columns, attempt):
             yield line, dict(zip(header, cells, strict=False))
 
 
-def _lines(path):
+def _lines(path: str) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank; any line ending, any byte order mark."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
@@ -46,7 +51,7 @@ def _lines(path):
         raise InputError(f'{path}: cannot be read as CSV in UTF-8 ({reason})') from error
 
 
-def _cells(where, text):
+def _cells(where: str, text: str) -> list[str]:
     if '\0' in text:
         raise InputError(f'{where}: holds a NUL character, so it is no CSV in UTF-8')
     try:
@@ -59,7 +64,7 @@ def _cells(where, text):
     return [cell.strip() for cell in cells]
 
 
-def _header(where, text, columns):
+def _header(where: str, text: str, columns: Sequence[str]) -> list[str]:
     cells = _cells(where, text)
     while cells and not cells[-1]:
         cells.pop()

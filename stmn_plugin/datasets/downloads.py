@@ -7,13 +7,17 @@ holds unless it is told not to.
 
 import contextlib
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from stmn_plugin.errors import InputError
 
 
-def fetch_dataset(url: str, path: str, folder: str, *, allowed: bool, fetch, **options):
+def fetch_dataset(
+    url: str, path: str, folder: str, *, allowed: bool, fetch: Callable[..., Any], **options: Any
+) -> Any:
     """Fetch the archive of a dataset.
 
     Args:
@@ -40,7 +44,7 @@ def fetch_dataset(url: str, path: str, folder: str, *, allowed: bool, fetch, **o
     return fetch(url, path, **options)
 
 
-def fetch_weights(url: str, **options):
+def fetch_weights(url: str, **options: Any) -> dict[str, Any]:
     """``torch.utils.model_zoo.load_url`` that takes https only and runs no code of the file.
 
     Raises:

@@ -10,8 +10,10 @@ import io
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIGNATURE = b'\x89HDF\r\n\x1a\n'
 SECONDS = 60  # for a table that takes a quarter
@@ -22,23 +24,23 @@ class UnreadableTable(ValueError):
     """The bytes are no file of this kind, are damaged, or do not hold what is asked for."""
 
 
-def is_hdf5(data):
+def is_hdf5(data: bytes) -> bool:
     """Whether these bytes are an HDF5 file; MATLAB puts 512 bytes of its own in front."""
     return any(data.startswith(SIGNATURE, begin) for begin in (0, 512, 1024, 2048))
 
 
-def checked(file, name, kinds, ndim, size_limit):
+def checked(file: Any, name: str, kinds: str, ndim: int, size_limit: int) -> Any:
     """A dataset of a file, safe to read: here, not linked, of the expected type and size.
 
     Args:
-        file (h5py.File): open.
-        name (str): of the dataset, in the root of the file.
-        kinds (str): of numpy's types, such as 'iuf'.
-        ndim (int): number of dimensions.
-        size_limit (int): bytes of its values, and of a chunk of them, at most.
+        file: an open h5py.File.
+        name: of the dataset, in the root of the file.
+        kinds: of numpy's types, such as 'iuf'.
+        ndim: number of dimensions.
+        size_limit: bytes of its values, and of a chunk of them, at most.
 
     Returns:
-        h5py.Dataset
+        The h5py.Dataset.
 
     Raises:
         UnreadableTable: it is none of this.
@@ -59,7 +61,7 @@ def checked(file, name, kinds, ndim, size_limit):
     return found
 
 
-def read_apart(data, name, size_limit):
+def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
     """A two-dimensional dataset of numbers, read by a process apart.
 
     Args:
@@ -92,7 +94,7 @@ def read_apart(data, name, size_limit):
     return np.load(io.BytesIO(reader.stdout), allow_pickle=False)
 
 
-def _read_table(name, size_limit):
+def _read_table(name: str, size_limit: int) -> None:
     """In the process apart: a file from stdin, its dataset to stdout."""
     with contextlib.suppress(ImportError, ValueError):  # not on Windows; a lower limit is set
         import resource

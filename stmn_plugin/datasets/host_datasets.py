@@ -104,7 +104,7 @@ def read_mars_tables(
         for part in parts
     ]
     tracklets = [
-        read_mars_tracklets(images, *files[2 * i : 2 * i + 2], f'track_{part}_info', attempt)
+        read_mars_tracklets(images, files[2 * i], files[2 * i + 1], f'track_{part}_info', attempt)
         for i, (part, images) in enumerate(zip(parts, image_folders, strict=True))
     ]
     test = tracklets[-1]

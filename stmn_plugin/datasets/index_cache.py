@@ -134,9 +134,10 @@ def save_index(
     """
     base = _base(folder)
     tracklets = [tracklet for tracklets in lists for tracklet in tracklets]
-    heads = [_head(paths, base) for paths, *_ in tracklets]
+    found = [_head(paths, base) for paths, *_ in tracklets]
+    heads = [head for head in found if head is not None]
     elsewhere = [path for path, _ in sources if not f'{path}/'.startswith(base)]
-    if elsewhere or None in heads:
+    if elsewhere or len(heads) < len(found):
         return
     names = [
         path[len(head) :]

@@ -2,27 +2,33 @@
 
 import os.path as osp
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import printable
 from stmn_plugin.labels import natural_key
 
 SHOWN = 3  # names in a line
 
 
-def find_left_out(listings, lists, sources):
+def find_left_out(
+    listings: Mapping[str, Iterable[tuple[str, bool]]],
+    lists: Iterable[Sequence[Tracklet]],
+    sources: Iterable[str],
+) -> dict[str, list[str]]:
     """What lies beside the frames and folders that were used.
 
     Args:
-        listings (dict): folder → its entries as (name, is it a folder); hidden ones are not in it.
-        lists (iterable): lists of the host's 4-tuples.
-        sources (iterable): files and folders that were read.
+        listings: folder → its entries as (name, is it a folder); hidden ones are not in it.
+        lists: lists of the host's 4-tuples.
+        sources: files and folders that were read.
 
     Returns:
-        dict: kind, '.txt' for example, 'folder' or 'no suffix' → paths in natural order.
+        Kind, '.txt' for example, 'folder' or 'no suffix' → paths in natural order.
     """
     used = {path for tracklets in lists for paths, *_ in tracklets for path in paths}
     used.update(sources)
-    found = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
     for folder, entries in listings.items():
         prefix = osp.join(folder, '')
         for name, is_dir in entries:
@@ -32,7 +38,7 @@ def find_left_out(listings, lists, sources):
     return {kind: sorted(paths, key=natural_key) for kind, paths in sorted(found.items())}
 
 
-def left_out_line(base, found):
+def left_out_line(base: str, found: Mapping[str, Sequence[str]]) -> str:
     """The result of :func:`find_left_out` in a line, paths relative to ``base``; '' if empty."""
     paths = sorted((path for some in found.values() for path in some), key=natural_key)
     if not paths:

@@ -7,8 +7,11 @@ numbers with two dimensions, as they are or compressed; all else that a file hol
 
 import struct
 import zlib
+from collections.abc import Collection
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .hdf5 import UnreadableTable
 
@@ -22,20 +25,25 @@ NUMERIC_CLASSES = range(6, 16)  # of a matrix: double, single, the integers
 COMPLEX = 0x0800
 
 
-def read_matrix(data, name):
+Order: TypeAlias = Literal['<', '>']
+"""Of bytes: the lowest first, or the highest."""
+
+
+def read_matrix(data: bytes, name: str) -> NDArray[Any]:
     """The matrix of a name.
 
     Args:
-        data (bytes): the whole file.
-        name (str): the variable.
+        data: the whole file.
+        name: the variable.
 
     Returns:
-        array: shape (rows, columns), as MATLAB shows it; of the type that it is stored in.
+        Shape (rows, columns), as MATLAB shows it; of the type that it is stored in.
 
     Raises:
         UnreadableTable
     """
-    order = {b'IM': '<', b'MI': '>'}.get(data[126:128])
+    orders: dict[bytes, Order] = {b'IM': '<', b'MI': '>'}
+    order = orders.get(data[126:128])
     if order is None:
         raise UnreadableTable('no readable MATLAB file: its head is not that of version 5 or 7.3')
     rest = memoryview(data)[128:]
@@ -53,7 +61,9 @@ def read_matrix(data, name):
     raise UnreadableTable(f'has no variable {name!r}')
 
 
-def _matrix(name, flags, shape, body, order):
+def _matrix(
+    name: str, flags: NDArray[Any], shape: NDArray[Any], body: memoryview, order: Order
+) -> NDArray[Any]:
     if len(flags) != 2 or flags[0] & 0xFF not in NUMERIC_CLASSES or flags[0] & COMPLEX:
         raise UnreadableTable(f'{name} is no matrix of real numbers')
     values, _ = _numbers(body, order, NUMBERS)
@@ -66,7 +76,7 @@ def _matrix(name, flags, shape, body, order):
     return values.reshape(rows, columns, order='F')
 
 
-def _element(data, order):
+def _element(data: memoryview, order: Order) -> tuple[int, memoryview, memoryview]:
     """Kind and body of the first element, and what is behind it."""
     if len(data) < 8:
         raise UnreadableTable('no readable MATLAB file: it is cut off')
@@ -84,7 +94,9 @@ def _element(data, order):
     return kind, data[begin : begin + size], data[end:]
 
 
-def _numbers(data, order, kinds):
+def _numbers(
+    data: memoryview, order: Order, kinds: Collection[int]
+) -> tuple[NDArray[Any], memoryview]:
     """The values of the first element, which is of one of these kinds, and what is behind it."""
     kind, body, rest = _element(data, order)
     if kind not in kinds:
@@ -95,7 +107,7 @@ def _numbers(data, order, kinds):
     return np.frombuffer(body, dtype), rest
 
 
-def _inflated(body):
+def _inflated(body: memoryview) -> memoryview:
     inflate = zlib.decompressobj()
     try:
         data = inflate.decompress(body, SIZE_LIMIT)

@@ -1,6 +1,9 @@
 """Tables of the datasets: a MATLAB file in, an array of whole numbers in a possible range out."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
@@ -11,15 +14,15 @@ from .matlab import SIZE_LIMIT, read_matrix
 LARGEST = 2**31 - 1  # of rows, persons and cameras
 
 
-def read_table(path, name, columns=4):
+def read_table(path: str, name: str, columns: int | None = 4) -> NDArray[np.int64]:
     """One integer table of a MATLAB file, oriented as MATLAB shows it.
 
     Reads MAT v5 and v7.3 (HDF5, which stores the transpose), whole numbers of any type.
 
     Args:
-        path (str): the .mat file.
-        name (str): the variable.
-        columns (int or None): its width; None for a vector stored as a row or a column.
+        path: the .mat file.
+        name: the variable.
+        columns: its width; None for a vector stored as a row or a column.
 
     Returns:
         int64 array (n, columns), or (n,) for a vector; n > 0, no value below -1 or above 2^31-1.
@@ -41,11 +44,11 @@ def read_table(path, name, columns=4):
             f'{path}: {name} holds {table[row, column]} in row {row + 1}, column {column + 1}, '
             f'expected whole numbers from -1 to {LARGEST}'
         )
-    table = table.astype(np.int64)
-    return table.reshape(-1) if columns is None else table
+    whole = table.astype(np.int64)
+    return whole.reshape(-1) if columns is None else whole
 
 
-def _matrix(path, name):
+def _matrix(path: str, name: str) -> NDArray[Any]:
     try:
         with open_regular(path) as file:
             data = file.read(SIZE_LIMIT + 1)
@@ -60,7 +63,7 @@ def _matrix(path, name):
         raise InputError(f"{path}: {error}; place the dataset's own .mat file there") from error
 
 
-def read_query_rows(path, name, num_rows):
+def read_query_rows(path: str, name: str, num_rows: int) -> NDArray[np.int64]:
     """The 1-based row numbers of the queries as 0-based ones, in the file's order."""
     rows = read_table(path, name, columns=None)
     outside = rows[(rows < 1) | (rows > num_rows)]
@@ -75,14 +78,14 @@ def read_query_rows(path, name, num_rows):
     return rows - 1
 
 
-def starts_within_another(start, end):
+def starts_within_another(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which ranges begin inside one that begins before them, or at the same place in a row before.
 
     Args:
-        start, end (array): first and last number of each range, shape (n,).
+        start, end: first and last number of each range, shape (n,).
 
     Returns:
-        bool array (n,)
+        Shape (n,).
     """
     order = np.argsort(start, kind='stable')
     inside = np.zeros(len(start), dtype=bool)

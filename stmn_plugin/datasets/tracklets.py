@@ -5,6 +5,7 @@ import os.path as osp
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from stmn_plugin.data.frames import IMAGE_SUFFIXES
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import UNKNOWN, natural_key, number_labels
@@ -12,7 +13,6 @@ from stmn_plugin.labels import UNKNOWN, natural_key, number_labels
 from .csv_rows import csv_rows
 from .index_cache import parse_once
 from .listing import (
-    IMAGE_SUFFIXES,
     SPLITS,
     TEST_SPLITS,
     Attempt,

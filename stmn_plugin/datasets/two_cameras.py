@@ -158,10 +158,12 @@ def _read_split(path: str, split_id: int) -> People:
         raise InputError(f'{path}: is no list of splits')
     _check_split_id(path, split_id, len(splits))
     split = splits[split_id] if isinstance(splits[split_id], dict) else {}
-    people: People = {name: split.get(name) for name in ('train', 'test')}
-    for name, names in people.items():
+    people: People = {}
+    for name in ('train', 'test'):
+        names = split.get(name)
         if not isinstance(names, list) or not all(isinstance(person, str) for person in names):
             raise InputError(f'{path}: {name} of split {split_id} is no list of names')
+        people[name] = names
     return people
 
 
