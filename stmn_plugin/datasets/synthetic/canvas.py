@@ -1,20 +1,34 @@
 """Strokes of a person: round-ended limbs, cloth with a pattern, light and folds."""
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from .look import Colour
+
+Point: TypeAlias = tuple[float, float]
 
 
 class Canvas:
     """A transparent RGBA image; positions are pixels, widths are in body heights (``unit``)."""
 
-    def __init__(self, size, unit):
+    def __init__(self, size: tuple[int, int], unit: float):
         self.image = Image.new('RGBA', size)
         self.pen = ImageDraw.Draw(self.image)
         self.unit = unit
 
-    def limb(self, start, end, wide_start, wide_end, colour, cloth=None):
+    def limb(
+        self,
+        start: Point,
+        end: Point,
+        wide_start: float,
+        wide_end: float,
+        colour: Colour,
+        cloth: Image.Image | None = None,
+    ) -> None:
         """A tapered stroke with round ends; widths are half widths in body heights."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         length = math.hypot(dx, dy) or 1.0
@@ -29,12 +43,14 @@ class Canvas:
         self.ellipse(end, wide_end, wide_end, colour)
         self.polygon(points, colour, cloth)
 
-    def ellipse(self, centre, rx, ry, colour):
+    def ellipse(self, centre: Point, rx: float, ry: float, colour: Colour) -> None:
         """A filled ellipse; ``rx`` and ``ry`` in body heights."""
         x, y, rx, ry = *centre, rx * self.unit, ry * self.unit
         self.pen.ellipse((x - rx, y - ry, x + rx, y + ry), fill=(*colour, 255))
 
-    def polygon(self, points, colour, cloth=None):
+    def polygon(
+        self, points: Sequence[Point], colour: Colour, cloth: Image.Image | None = None
+    ) -> None:
         """A filled polygon, cut from ``cloth`` if one is given."""
         if cloth is None:
             self.pen.polygon(points, fill=(*colour, 255))
@@ -49,12 +65,13 @@ class Canvas:
         self.image.paste(cloth.crop(box), (left, top), mask)
 
 
-def dim(colour, factor):
+def dim(colour: Colour, factor: float) -> Colour:
     """The colour, darker for a factor below 1."""
-    return tuple(min(255, int(c * factor)) for c in colour)
+    red, green, blue = (min(255, int(c * factor)) for c in colour)
+    return red, green, blue
 
 
-def weave(pattern, colour, accent, unit):
+def weave(pattern: str, colour: Colour, accent: Colour, unit: float) -> Image.Image | None:
     """A patterned RGBA cloth large enough for every part, or None for plain cloth."""
     if pattern in ('plain', 'logo'):
         return None
@@ -75,7 +92,7 @@ def weave(pattern, colour, accent, unit):
     return cloth
 
 
-def shading(size, light):
+def shading(size: tuple[int, int], light: float) -> Image.Image:
     """Light from one side and soft folds, multiplied onto the person; an RGB image."""
     width, height = size
     x = np.linspace(-1, 1, width)[None, :] / 0.35  # the body takes the middle third

@@ -25,10 +25,12 @@ class _Tile(NamedTuple):
 
 class _Row(NamedTuple):
     label: str
-    tiles: list
+    tiles: list[_Tile]
 
 
-def contact_sheet(folder, path, persons=6, strip=12, per_camera=12):
+def contact_sheet(
+    folder: str | Path, path: str | Path, persons: int = 6, strip: int = 12, per_camera: int = 12
+) -> Path:
     """Writes a PNG with three parts.
 
     1. Test identities (rows) at every camera, the best seen frame of each tracklet.
@@ -63,7 +65,7 @@ def contact_sheet(folder, path, persons=6, strip=12, per_camera=12):
 class _Reader:
     """Crops and truth by tracklet name."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self.truth = load_truth(folder)
         self.mars = Path(folder) / 'mars'
         spec = self.truth.spec
@@ -73,18 +75,18 @@ class _Reader:
             for name in self.truth.tracklets
         }
 
-    def crop(self, row):
+    def crop(self, row: int) -> Image.Image:
         name = self.truth.names[row]
         split = 'bbox_test' if self.is_test[name[:11]] else 'bbox_train'
         with Image.open(self.mars / split / name[:4] / name) as image:
             return image.convert('RGB').resize(self.tile_size, Image.Resampling.LANCZOS)
 
-    def best_row(self, tracklet):
+    def best_row(self, tracklet: str) -> int:
         rows = self.truth.tracklets[tracklet]
-        return rows.start + int(np.argmax(self.truth.visibility[rows]))
+        return int(rows.start) + int(np.argmax(self.truth.visibility[rows]))
 
 
-def _identities(reader, persons):
+def _identities(reader: _Reader, persons: int) -> list[_Row]:
     rows, first = [], reader.truth.spec.train_ids + 1
     for pid in range(first, first + min(persons, reader.truth.spec.test_ids)):
         names = [name for name in reader.truth.tracklets if name.startswith(f'{pid:04d}')]
@@ -93,8 +95,9 @@ def _identities(reader, persons):
     return rows
 
 
-def _strips(reader, strip):
-    truth, rows = reader.truth, []
+def _strips(reader: _Reader, strip: int) -> list[_Row]:
+    truth = reader.truth
+    rows: list[_Row] = []
     for pattern in PATTERNS:
         names = [name for name, found in truth.patterns.items() if found == pattern]
         wanted = _EXAMPLES.get(pattern, 1)
@@ -106,7 +109,7 @@ def _strips(reader, strip):
     return rows
 
 
-def _scenes(reader, per_camera):
+def _scenes(reader: _Reader, per_camera: int) -> list[_Row]:
     rows = []
     for cam in range(1, reader.truth.spec.cameras + 1):
         patterns = reader.truth.patterns.items()
@@ -124,14 +127,14 @@ def _scenes(reader, per_camera):
     return rows
 
 
-def _tinted(reader, row):
+def _tinted(reader: _Reader, row: int) -> Image.Image:
     crop = reader.crop(row)
     mask = Image.fromarray(reader.truth.masks(slice(row, row + 1))[0]).convert('L')
     tint = Image.blend(crop, Image.new('RGB', crop.size, _ORANGE), 0.45)
     return Image.composite(tint, crop, mask.resize(crop.size, Image.Resampling.NEAREST))
 
 
-def _compose(sections, reader):
+def _compose(sections: list[tuple[str, list[_Row]]], reader: _Reader) -> Image.Image:
     tile_width, tile_height = reader.tile_size
     row_height = tile_height + _BAR + 2 * _GAP
     longest = max(len(row.tiles) for _, rows in sections for row in rows)

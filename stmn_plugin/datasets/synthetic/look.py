@@ -1,9 +1,16 @@
 """Who a person is: from a spec and an identity number to build, hair, clothes and bag."""
 
 import colorsys
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from .spec import SyntheticSpec
+
+Colour: TypeAlias = tuple[int, int, int]
 
 HAIR_CUTS = ('short', 'bald', 'bob', 'long', 'ponytail', 'bun', 'cap')
 UPPER_CUTS = ('tshirt', 'shirt', 'jacket', 'coat', 'dress', 'top')
@@ -26,42 +33,42 @@ class Look(NamedTuple):
 
     build: float  # shoulder and hip width, 1 = average
     stature: float  # height in the crop, 1 = average
-    skin: tuple
-    hair: tuple
+    skin: Colour
+    hair: Colour
     hair_cut: str
-    upper: tuple
-    accent: tuple  # second colour of the pattern, inner shirt, cap
+    upper: Colour
+    accent: Colour  # second colour of the pattern, inner shirt, cap
     upper_cut: str
     upper_pattern: str
-    lower: tuple
+    lower: Colour
     lower_cut: str
     lower_pattern: str
-    shoes: tuple
+    shoes: Colour
     bag: str
-    bag_colour: tuple
+    bag_colour: Colour
     side: int  # +1 or -1: shoulder or hand that carries the bag
 
 
-def person_look(spec, pid):
+def person_look(spec: SyntheticSpec, pid: int) -> Look:
     """The look of a listed person (``pid`` >= 1), a function of (spec, pid) alone."""
     wardrobe = spec.rng('wardrobe').random(4)
     position = (wardrobe + pid * _STEPS) % 1  # (4,) hue and tone of upper and of lower garment
     return _dress(spec.rng('wardrobe', pid), position, spec.clothing_similarity)
 
 
-def stranger_look(rng, similarity):
+def stranger_look(rng: Generator, similarity: float) -> Look:
     """The look of somebody without an identity: a passer-by or a distractor of the gallery."""
     return _dress(rng, rng.random(4), similarity)
 
 
-def _dress(rng, position, similarity):
-    def choose(options, weights, common):
+def _dress(rng: Generator, position: NDArray[np.float64], similarity: float) -> Look:
+    def choose(options: Sequence[str], weights: Sequence[float], common: str) -> str:
         # Both draws happen always, so that the stream does not depend on the outcome.
         picked = options[rng.choice(len(options), p=np.array(weights) / sum(weights))]
         return common if rng.random() < 0.9 * similarity else picked
 
-    def blend(colour, common):
-        usual = np.array(common[rng.integers(len(common))])
+    def blend(colour: Colour, common: Sequence[Colour]) -> Colour:
+        usual = np.array(common[int(rng.integers(len(common)))])
         weight = 0.88 * similarity
         return _rgb((1 - weight) * np.array(colour) + weight * usual)
 
@@ -88,7 +95,7 @@ def _dress(rng, position, similarity):
     )
 
 
-def _garment_colour(hue, tone, rng):
+def _garment_colour(hue: float, tone: float, rng: Generator) -> Colour:
     """A colour that people wear: black, white, grey and muted or bright hues."""
     if tone < 0.10:
         return _rgb(np.full(3, rng.uniform(25, 50)))
@@ -102,7 +109,7 @@ def _garment_colour(hue, tone, rng):
     return _rgb(255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value)))
 
 
-def _contrasting(colour, rng):
+def _contrasting(colour: Colour, rng: Generator) -> Colour:
     """A second colour that differs clearly in brightness."""
     bright = np.dot(colour, (0.3, 0.6, 0.1)) > 120
     value = rng.uniform(0.12, 0.35) if bright else rng.uniform(0.85, 1.0)
@@ -110,5 +117,6 @@ def _contrasting(colour, rng):
     return _rgb(255 * np.array(colorsys.hsv_to_rgb(rng.random(), saturation, value)))
 
 
-def _rgb(values):
-    return tuple(int(v) for v in np.clip(np.rint(values), 0, 255))
+def _rgb(values: NDArray[np.float64]) -> Colour:
+    red, green, blue = (int(v) for v in np.clip(np.rint(values), 0, 255))
+    return red, green, blue

@@ -6,6 +6,8 @@ The patterns are the temporal distractors of the paper's Fig. 1(b). Nothing is d
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 # Shares among the disturbed tracklets.
 PATTERN_SHARES = {
@@ -23,21 +25,25 @@ PATTERNS = ('clean', *PATTERN_SHARES, BACKGROUND)
 class Motion(NamedTuple):
     """One value per frame, each of shape (F,)."""
 
-    walk: np.ndarray  # the person's way through the scene, in crop widths
-    shift_x: np.ndarray  # the crop's centre relative to an aligned crop, in crop widths
-    shift_y: np.ndarray  # the same, in crop heights
-    zoom: np.ndarray  # above 1 the crop is too tight, below 1 too wide
-    occluder: np.ndarray  # its place: 0 in front of the person, +-1 just beside; nan: not there
+    walk: NDArray[np.float64]  # the person's way through the scene, in crop widths
+    shift_x: NDArray[np.float64]  # the crop's centre relative to an aligned crop, in crop widths
+    shift_y: NDArray[np.float64]  # the same, in crop heights
+    zoom: NDArray[np.float64]  # above 1 the crop is too tight, below 1 too wide
+    occluder: NDArray[
+        np.float64
+    ]  # its place: 0 in front of the person, +-1 just beside; nan: not there
 
 
-def pick_pattern(rng, amount):
+def pick_pattern(rng: Generator, amount: float) -> str:
     """A pattern's name; ``amount`` 0: always 'clean', 1: nine of ten tracklets are disturbed."""
     names = list(PATTERN_SHARES)
     picked = names[rng.choice(len(names), p=list(PATTERN_SHARES.values()))]
     return picked if rng.random() < 0.9 * amount else 'clean'
 
 
-def plan_motion(rng, pattern, frames, direction, amount):
+def plan_motion(
+    rng: Generator, pattern: str, frames: int, direction: float, amount: float
+) -> Motion:
     """Turns a pattern into numbers.
 
     Args:

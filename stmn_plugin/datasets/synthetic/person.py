@@ -5,10 +5,17 @@ Axes of the body, in units of its height: x to the person's left, y up from the 
 """
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
-from .canvas import Canvas, dim, shading, weave
+from .canvas import Canvas, Point, dim, shading, weave
+from .look import Colour, Look
+
+Joint: TypeAlias = tuple[float, float, float]
+Joints: TypeAlias = dict[int, tuple[Joint, ...]]
+"""By side, +1 left and -1 right; from the body outwards."""
 
 _TILT = 0.20  # the camera looks down: what is nearer is drawn lower
 _WIDTH, _HEIGHT = 0.80, 1.16  # canvas in body heights
@@ -24,15 +31,16 @@ class PersonPainter:
         light: -1..1, the side the light comes from.
     """
 
-    def __init__(self, look, pixels, light=0.4):
+    def __init__(self, look: Look, pixels: float, light: float = 0.4):
         self.look = look
         self.unit = pixels * look.stature
         self.size = (round(_WIDTH * self.unit), round(_HEIGHT * self.unit))
         self.anchor = (self.size[0] / 2, _GROUND * self.unit)  # between the feet, (x, y)
-        self._cloth = {}  # (garment, brightness) -> patterned cloth, None for a plain one
+        # (garment, brightness) -> patterned cloth, None for a plain one
+        self._cloth: dict[tuple[str, float], Image.Image | None] = {}
         self._shade = shading(self.size, light)
 
-    def draw(self, yaw, phase):
+    def draw(self, yaw: float, phase: float) -> Image.Image:
         """RGBA image of ``self.size``; ``yaw`` in degrees, ``phase`` of the walk in radians."""
         self.sin, self.cos = math.sin(math.radians(yaw)), math.cos(math.radians(yaw))
         self.canvas = Canvas(self.size, self.unit)
@@ -64,9 +72,11 @@ class PersonPainter:
 
     # -- skeleton ---------------------------------------------------------------------------------
 
-    def _joints(self, phase):
+    def _joints(self, phase: float) -> tuple[Joints, Joints]:
         """Walk cycle: joints (x, y, z) of legs and arms, keyed by side, +1 left and -1 right."""
-        build, legs, arms = self.look.build, {}, {}
+        build = self.look.build
+        legs: Joints = {}
+        arms: Joints = {}
         for side in (1, -1):
             turn = phase if side > 0 else phase + math.pi
             hip = 0.44 * math.sin(turn)
@@ -84,7 +94,7 @@ class PersonPainter:
         self.lift = 0.025 - min(leg[2][1] for leg in legs.values())  # the lower foot stands
         return legs, arms
 
-    def _at(self, point):
+    def _at(self, point: Joint) -> Point:
         """Pixel of a body point."""
         x, y, z = point
         depth = z * self.cos - x * self.sin
@@ -92,12 +102,12 @@ class PersonPainter:
         down = _GROUND - (y + self.lift) + _TILT * depth * min(1.0, 1.2 - y)
         return (self.anchor[0] + right * self.unit, down * self.unit)
 
-    def _half_width(self, across, deep):
+    def _half_width(self, across: float, deep: float) -> float:
         return math.hypot(across * self.cos, deep * self.sin)
 
     # -- parts ------------------------------------------------------------------------------------
 
-    def _leg(self, joints, light):
+    def _leg(self, joints: Sequence[Joint], light: float) -> None:
         look = self.look
         hip, knee, ankle, toe = (self._at(joint) for joint in joints)
         wide = 0.052 * look.build
@@ -114,7 +124,7 @@ class PersonPainter:
             hem = _between(hip, knee, 0.85)
             self.canvas.limb(hip, hem, wide + 0.008, 0.050, cloth, fabric)
 
-    def _torso(self):
+    def _torso(self) -> None:
         look, build = self.look, self.look.build
         skirt = {'skirt': 0.27, 'long_skirt': 0.10}.get(look.lower_cut)
         if look.upper_cut == 'dress':
@@ -139,7 +149,7 @@ class PersonPainter:
         self._slab((*outline, (0.53, low), (hem, low)), look.upper, self._fabric('upper'))
         self._front()
 
-    def _front(self):
+    def _front(self) -> None:
         """What only shows from the front: an open jacket, a logo, straps; all foreshortened."""
         look, front = self.look, self.cos
         if front < 0.2:
@@ -165,11 +175,11 @@ class PersonPainter:
                     self._on(x, 0.82), self._on(x, 0.66), 0.013, 0.013, look.bag_colour
                 )
 
-    def _on(self, right, y):
+    def _on(self, right: float, y: float) -> Point:
         """Pixel of a point of the picture plane: ``right`` of the middle, at height ``y``."""
         return (self.anchor[0] + right * self.unit, (_GROUND - y - self.lift) * self.unit)
 
-    def _head(self):
+    def _head(self) -> None:
         look, (x, y) = self.look, self._at((0, 0.925, 0.012))
         u, turn = self.unit, self.sin * 0.020
         hair = dim(look.skin, 0.95) if look.hair_cut == 'bald' else look.hair
@@ -189,7 +199,7 @@ class PersonPainter:
         elif look.hair_cut == 'bun':
             self.canvas.ellipse((x - turn * 1.6 * u, y - 0.075 * u), 0.026, 0.024, look.hair)
 
-    def _hair_behind(self):
+    def _hair_behind(self) -> None:
         """Hair below the head: drawn before the torso in front views, after it in back views."""
         look, (x, y) = self.look, self._at((0, 0.925, 0.012))
         u, back = self.unit, self.sin * 0.030
@@ -204,7 +214,7 @@ class PersonPainter:
             end = (x - back * 2.4 * u, y + 0.15 * u)
             self.canvas.limb(top, end, 0.018, 0.012, look.hair)
 
-    def _arm(self, joints, light):
+    def _arm(self, joints: Sequence[Joint], light: float) -> None:
         look = self.look
         shoulder, elbow, wrist = (self._at(joint) for joint in joints)
         wide, skin = 0.029 * look.build, dim(look.skin, light)
@@ -217,7 +227,7 @@ class PersonPainter:
         self.canvas.limb(elbow, wrist, 0.026, 0.018, *forearm)
         self.canvas.ellipse(wrist, 0.019, 0.022, skin)
 
-    def _backpack(self):
+    def _backpack(self) -> None:
         look = self.look
         if look.bag != 'backpack':
             return
@@ -235,7 +245,7 @@ class PersonPainter:
             pocket = (x - wide * 0.7, (top + 2 * bottom) / 3, x + wide * 0.7, bottom - radius * 0.4)
             self.canvas.pen.rounded_rectangle(pocket, radius / 2, fill=(*dark, 255))
 
-    def _carried(self, arms, near):
+    def _carried(self, arms: Joints, near: int) -> None:
         """Handbag or shoulder bag; on the far side the body hides most of it."""
         look, u = self.look, self.unit
         hidden = abs(self.sin) > 0.45 and look.side != near
@@ -252,7 +262,7 @@ class PersonPainter:
                 box = (x - 0.058 * u, y - 0.045 * u, x + 0.058 * u, y + 0.055 * u)
                 self.canvas.pen.rounded_rectangle(box, 0.015 * u, fill=(*look.bag_colour, 255))
 
-    def _fabric(self, garment, light=1.0):
+    def _fabric(self, garment: str, light: float = 1.0) -> Image.Image | None:
         """Patterned cloth of the 'upper' or 'lower' garment, None when it is plain."""
         key = (garment, light)
         if key not in self._cloth:
@@ -263,17 +273,17 @@ class PersonPainter:
             self._cloth[key] = weave(pattern, *colours, self.unit)
         return self._cloth[key]
 
-    def _slab(self, levels, colour, fabric):
+    def _slab(self, levels: Sequence[Point], colour: Colour, fabric: Image.Image | None) -> None:
         """A symmetric outline: (height, half width) pairs from the top to the bottom."""
         left = [self._on(-half, y) for y, half in levels]
         right = [self._on(half, y) for y, half in reversed(levels)]
         self.canvas.polygon(left + right, colour, fabric)
 
 
-def _swing(start, angle, length):
+def _swing(start: Joint, angle: float, length: float) -> Joint:
     """The end of a bone that hangs from ``start`` at ``angle`` (radians, positive = forward)."""
     return (start[0], start[1] - length * math.cos(angle), start[2] + length * math.sin(angle))
 
 
-def _between(a, b, share):
+def _between(a: Point, b: Point, share: float) -> Point:
     return (a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]))

@@ -4,10 +4,19 @@ All take ``(pen, x, ground, unit, rng)``: ``x`` the middle and ``ground`` the fo
 pixels, ``unit`` the height of a person at its place in pixels, ``rng`` for colours and details.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import numpy as np
+from numpy.random import Generator
+from PIL.ImageDraw import ImageDraw
+
+from .look import Colour
+
+RGBA: TypeAlias = tuple[int, int, int, int]
 
 
-def street_light(pen, x, ground, unit, rng):
+def street_light(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A pole higher than the crop, with a base and a notice."""
     colour = _pick(rng, ((70, 76, 80), (120, 124, 120), (58, 82, 70)))
     wide = 0.028 * unit
@@ -20,7 +29,7 @@ def street_light(pen, x, ground, unit, rng):
     pen.rectangle(box, fill=_pick(rng, ((230, 228, 215), (220, 190, 60), (180, 60, 50))))
 
 
-def sign(pen, x, ground, unit, rng):
+def sign(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A traffic sign on a thin post."""
     post = 0.016 * unit
     pen.rectangle((x - post, ground - 0.95 * unit, x + post, ground), fill=(150, 152, 155, 255))
@@ -31,7 +40,7 @@ def sign(pen, x, ground, unit, rng):
     pen.rectangle((x - 0.6 * r, y - 0.16 * r, x + 0.6 * r, y + 0.16 * r), fill=(245, 245, 245, 255))
 
 
-def tree(pen, x, ground, unit, rng):
+def tree(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A trunk with a crown above head height."""
     bark = _pick(rng, ((92, 70, 50), (110, 92, 74), (74, 62, 52)))
     wide = 0.075 * unit
@@ -42,12 +51,12 @@ def tree(pen, x, ground, unit, rng):
     _leaves(pen, rng, x, top, 0.42 * unit, 0.34 * unit, 46, 0.10 * unit)
 
 
-def bush(pen, x, ground, unit, rng):
+def bush(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A leafy ball, hip to breast high."""
     _leaves(pen, rng, x, ground - 0.27 * unit, 0.32 * unit, 0.26 * unit, 60, 0.075 * unit)
 
 
-def bicycle(pen, x, ground, unit, rng):
+def bicycle(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A bicycle seen from the side, parked."""
     colour = _pick(
         rng, ((190, 40, 40), (40, 90, 160), (45, 45, 50), (60, 130, 80), (225, 225, 220))
@@ -73,7 +82,7 @@ def bicycle(pen, x, ground, unit, rng):
     pen.rounded_rectangle(seat, 0.02 * unit, fill=grey)
 
 
-def car(pen, x, ground, unit, rng):
+def car(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A car seen from the side; its roof reaches to a person's breast."""
     paint = (
         (170, 32, 36),
@@ -104,7 +113,7 @@ def car(pen, x, ground, unit, rng):
     pen.rectangle(lamp, fill=(245, 235, 190, 255))
 
 
-def bench(pen, x, ground, unit, rng):
+def bench(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A park bench from the front."""
     wood, half = _pick(rng, ((150, 105, 62), (110, 80, 55), (80, 100, 82))), 0.42 * unit
     for y in (0.46, 0.37, 0.26):
@@ -115,7 +124,7 @@ def bench(pen, x, ground, unit, rng):
         pen.rectangle(foot, fill=(60, 60, 62, 255))
 
 
-def bin_(pen, x, ground, unit, rng):
+def bin_(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A litter bin."""
     colour, wide = _pick(rng, ((50, 95, 60), (70, 74, 80), (190, 110, 40))), 0.12 * unit
     pen.rectangle((x - wide, ground - 0.42 * unit, x + wide, ground), fill=colour)
@@ -125,7 +134,7 @@ def bin_(pen, x, ground, unit, rng):
     pen.rectangle(slot, fill=_dim(colour, 0.4))
 
 
-def bollard(pen, x, ground, unit, rng):
+def bollard(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A knee-high post with reflecting rings."""
     wide, top = 0.045 * unit, ground - 0.42 * unit
     pen.rounded_rectangle((x - wide, top, x + wide, ground), wide, fill=(64, 66, 70, 255))
@@ -134,7 +143,7 @@ def bollard(pen, x, ground, unit, rng):
         pen.rectangle((x - wide, top + y * unit, x + wide, top + (y + 0.04) * unit), fill=ring)
 
 
-def pillar(pen, x, ground, unit, rng):
+def pillar(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """A round column of a building, higher than the crop."""
     colour = _pick(rng, ((205, 198, 185), (170, 172, 176), (150, 120, 100)))
     wide = 0.13 * unit
@@ -144,7 +153,7 @@ def pillar(pen, x, ground, unit, rng):
     pen.rectangle(base, fill=_dim(colour, 0.85))
 
 
-def goal(pen, x, ground, unit, rng):
+def goal(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
     """The post and net of a goal on a playfield."""
     half, top = 0.5 * unit, ground - 0.78 * unit
     for step in np.linspace(-half, half, 12):
@@ -157,7 +166,7 @@ def goal(pen, x, ground, unit, rng):
     )
 
 
-PROPS = {
+PROPS: dict[str, Callable[[ImageDraw, float, float, float, Generator], None]] = {
     'street_light': street_light,
     'sign': sign,
     'tree': tree,
@@ -172,7 +181,16 @@ PROPS = {
 }
 
 
-def _leaves(pen, rng, x, y, rx, ry, count, size):
+def _leaves(
+    pen: ImageDraw,
+    rng: Generator,
+    x: float,
+    y: float,
+    rx: float,
+    ry: float,
+    count: int,
+    size: float,
+) -> None:
     """Overlapping blobs in a few greens, the lit ones last."""
     base = np.array(_pick(rng, ((52, 92, 44), (78, 108, 50), (40, 78, 56)))[:3])
     radius, angle = np.sqrt(rng.random(count)), rng.uniform(0, 2 * np.pi, count)
@@ -184,9 +202,10 @@ def _leaves(pen, rng, x, y, rx, ry, count, size):
         pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=fill)
 
 
-def _pick(rng, colours):
-    return (*colours[rng.integers(len(colours))], 255)
+def _pick(rng: Generator, colours: Sequence[Colour]) -> RGBA:
+    return (*colours[int(rng.integers(len(colours)))], 255)
 
 
-def _dim(colour, factor):
-    return (*(int(c * factor) for c in colour[:3]), 255)
+def _dim(colour: RGBA, factor: float) -> RGBA:
+    red, green, blue = (int(c * factor) for c in colour[:3])
+    return red, green, blue, 255

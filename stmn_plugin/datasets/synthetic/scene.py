@@ -7,9 +7,12 @@ the spatial distractors of the paper's Fig. 1(a).
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from .props import PROPS
+from .spec import SyntheticSpec
 from .textures import empty_scene
 
 SUPERSAMPLE = 2  # scenes and persons are drawn this many times larger than the crop
@@ -25,10 +28,12 @@ class _Theme(NamedTuple):
     backdrop: str
     horizon: float  # above the feet, in body heights: a high camera sees more ground
     yaw: float  # where people walk, see person.py
-    behind: tuple  # (prop, place in crop widths from the spot, depth 0 at the feet .. 1 far)
-    before: tuple  # (prop, size) between camera and person
-    gains: tuple  # R, G, B
-    tone: tuple  # contrast, brightness, gamma
+    behind: tuple[
+        tuple[str, float, float], ...
+    ]  # (prop, place in crop widths from the spot, depth 0 at the feet .. 1 far)
+    before: tuple[str, float]  # (prop, size) between camera and person
+    gains: tuple[float, float, float]  # R, G, B
+    tone: tuple[float, float, float]  # contrast, brightness, gamma
     sharp: float  # share of the resolution that is left
     noise: float  # grey levels
 
@@ -79,7 +84,7 @@ class Camera:
         body: height of an average person. All lengths are pixels of the scene.
     """
 
-    def __init__(self, spec, camera):
+    def __init__(self, spec: SyntheticSpec, camera: int):
         self.theme = theme = _THEMES[camera - 1]
         rng = spec.rng('camera', camera)
         self.crop_size = (spec.width * SUPERSAMPLE, spec.height * SUPERSAMPLE)
@@ -102,7 +107,7 @@ class Camera:
         self._tone = _tone_curves(theme, rng)
         self._noise = rng.normal(0, theme.noise, (4, spec.height, spec.width, 3)).astype(np.int16)
 
-    def _place_props(self, rng, amount, layer):
+    def _place_props(self, rng: Generator, amount: float, layer: Image.Image) -> None:
         """A camera keeps its kinds of objects and their places; each spot varies them a little."""
         width = self.crop_size[0]
         behind, front = ImageDraw.Draw(layer), ImageDraw.Draw(self.front)
@@ -120,11 +125,11 @@ class Camera:
                 nearer = self.feet + 0.05 * self.crop_size[1]
                 PROPS[prop](front, x, nearer, self.body * scale, rng)
 
-    def spot(self, rng):
+    def spot(self, rng: Generator) -> float:
         """Where the next person walks: a column of the scene."""
-        return self._spots[rng.choice(len(self._spots), p=_SPOT_SHARES)]
+        return float(self._spots[rng.choice(len(self._spots), p=_SPOT_SHARES)])
 
-    def develop(self, crop, exposure, grain):
+    def develop(self, crop: Image.Image, exposure: float, grain: int) -> Image.Image:
         """What the camera makes of a crop: resolution, colours, noise.
 
         Args:
@@ -144,7 +149,7 @@ class Camera:
         return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _tone_curves(theme, rng):
+def _tone_curves(theme: _Theme, rng: Generator) -> NDArray[np.float64]:
     """Three look-up tables in a row (768 values), as ``Image.point`` takes them."""
     contrast, brightness, gamma = theme.tone
     level = 255 * (np.arange(256) / 255) ** gamma

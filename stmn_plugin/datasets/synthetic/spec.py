@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -72,19 +73,19 @@ class SyntheticSpec:
     temporal_distractors: float = 0.6
     clothing_similarity: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise InputError(f'{name} must be a whole number, got {value!r}')
-            if not low <= value <= high:
+            if not low <= int(value) <= high:
                 raise InputError(f'{name} must be within {low}..{high}, got {value}')
             object.__setattr__(self, name, int(value))
         for name in _KNOBS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise InputError(f'{name} must be a number within 0..1, got {value!r}')
-            if not 0 <= value <= 1:  # also refuses nan
+            if not 0 <= float(value) <= 1:  # also refuses nan
                 raise InputError(f'{name} must be within 0..1, got {value}')
             object.__setattr__(self, name, float(value))  # 1 and 1.0 are one fingerprint
         if self.train_ids + self.test_ids > 9999:
@@ -114,16 +115,16 @@ class SyntheticSpec:
             )
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Short name of the data this spec gives, for example ``s1-0f3a9c21b7``."""
         digest = hashlib.sha256(f'{GENERATOR_VERSION} {self.to_json()}'.encode()).hexdigest()
         return f's{GENERATOR_VERSION}-{digest[:10]}'
 
-    def to_json(self):
+    def to_json(self) -> str:
         """All fields as one JSON line with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
-    def rng(self, stream, *numbers_):
+    def rng(self, stream: str, *numbers_: int) -> np.random.Generator:
         """A random generator that depends on the seed, the stream and the numbers alone.
 
         Args:

@@ -4,13 +4,17 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from .canvas import Point
 from .look import person_look, stranger_look
-from .motion import BACKGROUND, pick_pattern, plan_motion
+from .motion import BACKGROUND, Motion, pick_pattern, plan_motion
 from .person import PersonPainter
 from .props import PROPS
-from .scene import FEET, SUPERSAMPLE
+from .scene import FEET, SUPERSAMPLE, Camera
+from .spec import SyntheticSpec
 
 MASK_SHARE = 0.3  # of a cell; half would lose poles and bicycles
 MASK_REDUCTION = 4  # the distractor mask has a quarter of the crop's height and width
@@ -33,13 +37,15 @@ _PERSON_HALF_WIDTH = 0.17
 class Tracklet(NamedTuple):
     """F crops of one person at one camera and the truth about them."""
 
-    crops: list  # F RGB images of the spec's size
-    visibility: np.ndarray  # (F,) float32, share of the person's pixels that the crop shows
-    masks: np.ndarray  # (F, height / 4, width / 4) bool, scene objects and occluders
+    crops: list[Image.Image]  # F RGB images of the spec's size
+    visibility: NDArray[np.float32]  # (F,) share of the person's pixels that the crop shows
+    masks: NDArray[np.bool_]  # (F, height / 4, width / 4) scene objects and occluders
     pattern: str
 
 
-def draw_tracklet(spec, camera, stream, pid, cam, number):
+def draw_tracklet(
+    spec: SyntheticSpec, camera: Camera, stream: str, pid: int, cam: int, number: int
+) -> Tracklet:
     """Draws one tracklet, a function of its arguments alone.
 
     Args:
@@ -90,7 +96,7 @@ class _View:
     ``x`` and ``feet`` say where the person stands in it, ``box`` is the exact crop.
     """
 
-    def __init__(self, camera, spot, motion, i):
+    def __init__(self, camera: Camera, spot: float, motion: Motion, i: int):
         width, height = camera.crop_size
         person = spot + motion.walk[i] * width
         centre_x = person + motion.shift_x[i] * width
@@ -112,7 +118,7 @@ class _View:
         self.person_pixels = 0.0
         self.size = (width // SUPERSAMPLE, height // SUPERSAMPLE)
 
-    def paste_person(self, figure, anchor, shadow):
+    def paste_person(self, figure: Image.Image, anchor: Point, shadow: Image.Image) -> None:
         ground = (round(self.x - shadow.width / 2), round(self.feet - shadow.height / 2))
         self.image.paste((12, 14, 20), ground, shadow)
         place = (round(self.x - anchor[0]), round(self.feet - anchor[1]))
@@ -122,26 +128,27 @@ class _View:
         self.objects.paste(0, place, alpha)
         self.person_pixels = np.asarray(alpha).sum() / 255
 
-    def paste_front(self, image, place):
+    def paste_front(self, image: Image.Image, place: tuple[int, int]) -> None:
         """Something between the camera and the person."""
         alpha = image.getchannel('A')
         self.image.paste(image, place, alpha)
         self.person.paste(0, place, alpha)
         self.objects.paste(255, place, alpha)
 
-    def crop(self):
+    def crop(self) -> Image.Image:
         return self.image.resize(self.size, Image.Resampling.BILINEAR, self.box)
 
-    def visibility(self):
+    def visibility(self) -> float:
         """Share of the person's pixels, also of those outside the crop, that the crop shows."""
         if not self.person_pixels:
             return 0.0
         left, top, right, bottom = self.box
         seen = np.asarray(self.person.resize(self.size, Image.Resampling.BOX, self.box)).mean()
-        return min(1.0, seen / 255 * (right - left) * (bottom - top) / self.person_pixels)
+        share: float = seen / 255 * (right - left) * (bottom - top) / self.person_pixels
+        return min(1.0, share)
 
-    def distractor_mask(self):
-        """(height / 4, width / 4) bool: cells that show scene objects or occluders."""
+    def distractor_mask(self) -> NDArray[np.bool_]:
+        """(height / 4, width / 4) cells that show scene objects or occluders."""
         size = (self.size[0] // MASK_REDUCTION, self.size[1] // MASK_REDUCTION)
         return (
             np.asarray(self.objects.resize(size, Image.Resampling.BOX, self.box))
@@ -155,12 +162,14 @@ class _Occluder:
     ``reach`` is the distance in pixels at which it stands just beside the person.
     """
 
-    def __init__(self, rng, camera, places, similarity):
+    def __init__(
+        self, rng: Generator, camera: Camera, places: NDArray[np.float64], similarity: float
+    ):
         kind = list(_OCCLUDERS)[rng.choice(len(_OCCLUDERS), p=_OCCLUDER_SHARES)]
         size = _OCCLUDERS[kind]
         unit = camera.body * size.scale
         self.reach = size.half_width * unit + _PERSON_HALF_WIDTH * camera.body
-        self._painter = self._image = None
+        self._painter: PersonPainter | None = None
         if np.isnan(places).all():
             return
         if kind == 'pedestrian':
@@ -172,14 +181,14 @@ class _Occluder:
         self._anchor = (extent[0] / 2, extent[1])
         PROPS[kind](ImageDraw.Draw(self._image), extent[0] / 2, extent[1], unit, rng)
 
-    def draw(self, phase):
+    def draw(self, phase: float) -> tuple[Image.Image, Point]:
         """Its RGBA image and the pixel (x, y) of its foot."""
         if self._painter is None:
             return self._image, self._anchor
         return self._painter.draw(self._yaw, phase), self._painter.anchor
 
 
-def _shadow(body):
+def _shadow(body: float) -> Image.Image:
     """A soft blot under the feet, an L image."""
     size = (round(0.52 * body), round(0.13 * body))
     blot = Image.new('L', size)

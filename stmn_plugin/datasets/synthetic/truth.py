@@ -4,9 +4,12 @@ import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.extras import require
@@ -16,6 +19,9 @@ from ..hdf5 import checked
 from .motion import PATTERNS
 from .spec import GENERATOR_VERSION, SyntheticSpec
 from .tracklet import MASK_REDUCTION, MASK_SHARE
+
+if TYPE_CHECKING:
+    from .writer import DrawnTracklet
 
 TRUTH_FILE = 'truth.h5'  # in mars/info
 SIZE_LIMIT = 2**28  # bytes of all names, or of the visibility; 13 a frame are needed
@@ -35,19 +41,19 @@ class Truth:
     """
 
     spec: SyntheticSpec
-    names: list
-    visibility: np.ndarray
-    patterns: dict
-    mask_shape: tuple
+    names: list[str]
+    visibility: NDArray[np.float32]
+    patterns: dict[str, str]
+    mask_shape: tuple[int, int]
     path: Path
 
     @functools.cached_property
-    def index(self):
+    def index(self) -> dict[str, int]:
         """File name -> row."""
         return {name: row for row, name in enumerate(self.names)}
 
     @functools.cached_property
-    def tracklets(self):
+    def tracklets(self) -> dict[str, slice]:
         """Tracklet name -> slice of its rows."""
         firsts = [row for row, name in enumerate(self.names) if name.endswith('F001.jpg')]
         ends = [*firsts[1:], len(self.names)]
@@ -56,7 +62,7 @@ class Truth:
             for first, end in zip(firsts, ends, strict=True)
         }
 
-    def masks(self, rows=slice(None)):
+    def masks(self, rows: slice | Sequence[int] = slice(None)) -> NDArray[np.bool_]:
         """Distractor masks, read from the file: true where scene objects or occluders are seen.
 
         Args:
@@ -66,10 +72,13 @@ class Truth:
             bool array (rows, h, w).
         """
         with _opened(self.path) as file:
-            return _masks(file, len(self.names), self.mask_shape)[rows]
+            masks: NDArray[np.bool_] = _masks(file, len(self.names), self.mask_shape)[rows]
+        return masks
 
 
-def write_truth(path, spec, tracklets, names):
+def write_truth(
+    path: Path, spec: SyntheticSpec, tracklets: Sequence['DrawnTracklet'], names: Sequence[str]
+) -> None:
     """Writes the truth file.
 
     Args:
@@ -113,7 +122,7 @@ def write_truth(path, spec, tracklets, names):
         file.attrs['generator_version'] = GENERATOR_VERSION
 
 
-def load_truth(folder):
+def load_truth(folder: str | Path) -> Truth:
     """Reads the truth of a generated folder.
 
     Args:
@@ -146,17 +155,17 @@ def load_truth(folder):
     )
 
 
-def holds_truth_of(folder, spec):
+def holds_truth_of(folder: str | Path, spec: SyntheticSpec) -> bool:
     """Whether ``folder`` was made from ``spec``; the truth file is complete if it is there."""
     try:
         with _opened(_truth_path(folder)) as file:
-            return file.attrs.get('fingerprint') == spec.fingerprint
+            return bool(file.attrs.get('fingerprint') == spec.fingerprint)
     except InputError:
         return False
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path: Path) -> Iterator[Any]:
     """A truth file, only read within; whatever its bytes make the library raise is one line."""
     require('h5py')
     import h5py
@@ -168,12 +177,12 @@ def _opened(path):
         raise InputError(f'{path}: not a truth file of synthetic data: {error}') from error
 
 
-def _masks(file, num_frames, shape):
+def _masks(file: Any, num_frames: int, shape: tuple[int, int]) -> Any:
     masks = checked(file, 'distractor_mask', 'b', 3, num_frames * shape[0] * shape[1])
     if masks.shape != (num_frames, *shape):
         raise ValueError(f'distractor_mask has shape {masks.shape}, not {(num_frames, *shape)}')
     return masks
 
 
-def _truth_path(folder):
+def _truth_path(folder: str | Path) -> Path:
     return Path(folder) / 'mars' / 'info' / TRUTH_FILE

@@ -7,20 +7,31 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar, cast
 
 from stmn_plugin.errors import WorkerError
 
+Job = TypeVar('Job')
+Result = TypeVar('Result')
 
-def usable_workers(workers=None):
+
+def usable_workers(workers: int | None = None) -> int:
     """Number of processes to use: as asked, or one per usable core; 1 within a daemon process."""
     if multiprocessing.current_process().daemon:
         return 1
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        if hasattr(os, 'sched_getaffinity'):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
     return max(1, workers)
 
 
-def run_jobs(function, jobs, workers):
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+) -> Iterator[tuple[int, Result]]:
     """Yields ``(job number, function(job))`` in the order in which the jobs finish.
 
     Unlike ``multiprocessing.Pool``, workers end by themselves when this process is killed, and a
@@ -43,14 +54,17 @@ def run_jobs(function, jobs, workers):
     # Forked workers skip the imports of the calling program, which may be torch's.
     context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
     numbered = list(enumerate(jobs))
-    processes, readers, missing = [], [], len(jobs)
+    processes: list[BaseProcess] = []
+    readers: list[Connection] = []
+    missing = len(jobs)
     try:
         for first in range(workers):
             process, reader = _start(context, function, numbered[first::workers])
             processes.append(process)
             readers.append(reader)
         while readers:
-            for reader in multiprocessing.connection.wait(readers):
+            for ready in multiprocessing.connection.wait(readers):
+                reader = cast(Connection, ready)
                 try:
                     number, result, error = reader.recv()
                 except EOFError:
@@ -69,7 +83,9 @@ def run_jobs(function, jobs, workers):
             process.join()
 
 
-def _start(context, function, share):
+def _start(
+    context: Any, function: Callable[[Job], Result], share: Sequence[tuple[int, Job]]
+) -> tuple[BaseProcess, Connection]:
     """A worker and the end of its pipe to read from."""
     try:
         reader, writer = context.Pipe(duplex=False)
@@ -82,7 +98,12 @@ def _start(context, function, share):
     return process, reader
 
 
-def _work(function, share, writer, parent):
+def _work(
+    function: Callable[[Job], Result],
+    share: Sequence[tuple[int, Job]],
+    writer: Connection,
+    parent: int,
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and terminates us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     send = functools.partial(_send, writer)
@@ -97,7 +118,7 @@ def _work(function, share, writer, parent):
             send((number, None, RuntimeError(traceback.format_exc())))
 
 
-def _send(writer, message):
+def _send(writer: Connection, message: object) -> None:
     try:
         writer.send(message)
     except BrokenPipeError:

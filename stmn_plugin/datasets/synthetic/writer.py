@@ -1,10 +1,12 @@
 """From a spec to files: MARS' folders, names and lists, plus the truth; all or nothing."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stmn_plugin.errors import InputError, WorkerError
@@ -14,11 +16,12 @@ from stmn_plugin.whole_files import whole_folder
 from . import mars_files
 from .mars_files import DISTRACTOR, JUNK
 from .scene import Camera
+from .spec import SyntheticSpec
 from .tracklet import draw_tracklet
 from .truth import TRUTH_FILE, holds_truth_of, write_truth
 from .workers import run_jobs, usable_workers
 
-_JPEG = {'format': 'JPEG', 'quality': 88, 'subsampling': 2, 'optimize': False}
+_JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 88, 'subsampling': 2, 'optimize': False}
 _SPLITS = {
     'train': 'bbox_train',
     'test': 'bbox_test',
@@ -42,11 +45,11 @@ class DrawnTracklet(NamedTuple):
     pid: int
     cam: int
     pattern: str
-    visibility: np.ndarray  # (F,) float32
-    mask_bits: np.ndarray  # packed bits of (F, h, w), to travel between processes
+    visibility: NDArray[np.float32]  # (F,)
+    mask_bits: NDArray[np.uint8]  # packed bits of (F, h, w), to travel between processes
 
 
-def ensure(root, spec, workers=None):
+def ensure(root: str | Path, spec: SyntheticSpec, workers: int | None = None) -> Path:
     """The folder of this spec's data under ``root``, made on first use.
 
     Returns:
@@ -58,14 +61,16 @@ def ensure(root, spec, workers=None):
     return generate(Path(root).expanduser() / 'synthetic' / spec.fingerprint, spec, workers)
 
 
-def generate(folder, spec, workers=None, progress=True):
+def generate(
+    folder: str | Path, spec: SyntheticSpec, workers: int | None = None, progress: bool = True
+) -> Path:
     """Writes ``<folder>/mars`` unless it is there already.
 
     The bytes depend on the spec alone. The folder appears when everything is written; whatever
     ends the process earlier leaves nothing of that name.
 
     Args:
-        folder: Path; absent, empty, or made by this function from the same spec.
+        folder: absent, empty, or made by this function from the same spec.
         spec: a SyntheticSpec.
         workers: number of processes, None for one per core.
         progress: shows a progress bar where the output is a terminal.
@@ -95,11 +100,11 @@ def generate(folder, spec, workers=None, progress=True):
     return folder
 
 
-def _write(mars, spec, workers, progress):
+def _write(mars: Path, spec: SyntheticSpec, workers: int, progress: bool) -> None:
     jobs = _jobs(spec)
     for job in jobs:
         (mars / _SPLITS[job.stream] / mars_files.id_name(job.pid)).mkdir(parents=True)
-    drawn = [None] * len(jobs)
+    drawn: list[list[DrawnTracklet]] = [[] for _ in jobs]
     bar = tqdm(
         total=len(jobs),
         desc=f'drawing {spec.fingerprint}',
@@ -110,7 +115,7 @@ def _write(mars, spec, workers, progress):
         for number, result in run_jobs(functools.partial(_draw, mars, spec), jobs, workers):
             drawn[number] = result
             bar.update()
-    by_split = {'bbox_train': [], 'bbox_test': []}
+    by_split: dict[str, list[DrawnTracklet]] = {'bbox_train': [], 'bbox_test': []}
     for job, tracklets in zip(jobs, drawn, strict=True):
         by_split[_SPLITS[job.stream]] += tracklets
     info = mars / 'info'
@@ -126,7 +131,7 @@ def _write(mars, spec, workers, progress):
     write_truth(mars / 'info' / TRUTH_FILE, spec, everything, _frame_names(everything))
 
 
-def _jobs(spec):
+def _jobs(spec: SyntheticSpec) -> list[Job]:
     """Identities in the order of the info files; a sixteenth more strangers, half of it junk."""
     share = spec.test_ids * spec.tracklets_per_camera
     test = range(spec.train_ids + 1, spec.train_ids + spec.test_ids + 1)
@@ -138,7 +143,7 @@ def _jobs(spec):
     ]
 
 
-def _draw(mars, spec, job):
+def _draw(mars: Path, spec: SyntheticSpec, job: Job) -> list[DrawnTracklet]:
     """Draws and saves one identity; returns its DrawnTracklets in the order of the info files."""
     folder = mars / _SPLITS[job.stream] / mars_files.id_name(job.pid)
     drawn = []
@@ -156,12 +161,12 @@ def _draw(mars, spec, job):
 
 
 @functools.lru_cache(maxsize=6)
-def _camera(spec, cam):
+def _camera(spec: SyntheticSpec, cam: int) -> Camera:
     """Scenes are drawn once per process."""
     return Camera(spec, cam)
 
 
-def _frame_names(tracklets):
+def _frame_names(tracklets: Iterable[DrawnTracklet]) -> list[str]:
     return [
         mars_files.frame_name(tracklet.name, frame)
         for tracklet in tracklets
@@ -169,9 +174,9 @@ def _frame_names(tracklets):
     ]
 
 
-def _query_rows(spec, tracklets):
+def _query_rows(spec: SyntheticSpec, tracklets: Iterable[DrawnTracklet]) -> list[int]:
     """One tracklet of every test identity at every camera, as 1-based rows."""
-    rows = {}
+    rows: dict[tuple[int, int], list[int]] = {}
     for row, tracklet in enumerate(tracklets, 1):
         if tracklet.pid > 0:
             rows.setdefault((tracklet.pid, tracklet.cam), []).append(row)
