@@ -7,6 +7,8 @@ Reads every frame, compares lists, folders and the official statistics, writes a
 import argparse
 import functools
 import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from stmn_plugin.config import RANGES
 from stmn_plugin.console import run_tool
@@ -15,16 +17,18 @@ from stmn_plugin.whole_files import check_writable, write_json
 
 from .command_line import CommandLine, value_of
 
+if TYPE_CHECKING:
+    from stmn_plugin.datasets.check import Complaint, Report
+
 SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        from stmn_plugin.datasets.check import (  # slow, --help needs them not
-            DATASETS,
-            check_dataset,
-        )
+        # slow, --help needs them not
+        from stmn_plugin.datasets.check import check_dataset
+        from stmn_plugin.datasets.check_lists import DATASETS
 
         if args.source not in DATASETS:
             raise InputError(f'--source takes one of {", ".join(DATASETS)}, got {args.source!r}')
@@ -37,7 +41,7 @@ def main(argv=None):
     return 1 if report['errors'] else 0
 
 
-def print_report(report):
+def print_report(report: 'Report') -> None:
     print(f'{report["dataset"]} in {printable(report["folder"])}')
     print(f'{"found / official":14}{"persons":>16}{"tracklets":>18}{"frames":>22}')
     for label, numbers in report['counts'].items():
@@ -56,7 +60,7 @@ def print_report(report):
     print_complaints('error', report['errors'])
 
 
-def print_complaints(label, complaints):
+def print_complaints(label: str, complaints: 'Iterable[Complaint]') -> None:
     for kind in dict.fromkeys(complaint['kind'] for complaint in complaints):
         messages = [c['message'] for c in complaints if c['kind'] == kind]
         for message in messages[:SHOWN]:
@@ -67,7 +71,7 @@ def print_complaints(label, complaints):
             print('  (in a subset or a miniature they do differ; in a full copy they must not)')
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandLine(
         takes_keys=False,
         description=__doc__,

@@ -7,7 +7,10 @@ process of its own.
 import functools
 import os
 import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.config.shipped import config_folder
@@ -17,11 +20,16 @@ from stmn_plugin.plugins import import_words
 
 from .command_line import CONFIG, CommandLine, value_of
 
+if TYPE_CHECKING:
+    from stmn_plugin.comparing.run_plan import PlannedRun
+    from stmn_plugin.comparing.run_queue import Execute, Outcome
+    from stmn_plugin.comparing.variants import Variant
+
 COMMANDS = Path(__file__).parents[1] / '__main__.py'
 ABLATION = str(config_folder() / 'ablation')
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s --config stmn_synthetic --archs stmn resnet18 --seeds 3. '
@@ -31,7 +39,7 @@ def parse_args(argv=None):
     parser.add_key_flag(
         'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
     )
-    names = {'nargs': '+', 'metavar': 'NAME'}
+    names: dict[str, Any] = {'nargs': '+', 'metavar': 'NAME'}
     parser.add_key_flag('data.sources', '-s', '--sources', help='train on these', **names)
     parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
     parser.add_argument('--archs', help='names of --list-archs of tools/main.py', **names)
@@ -60,19 +68,19 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def default_output(config_file):
+def default_output(config_file: str) -> str:
     stem = os.path.splitext(os.path.basename(config_file))[0]
     return os.path.join('log', 'compare', stem or 'runs')
 
 
-def table_name(args):
+def table_name(args: Namespace) -> str:
     """Tables of different questions to one output do not overwrite each other."""
     if args.variants:
         return os.path.splitext(os.path.basename(args.variants))[0]
     return 'ablation' if args.ablation else 'compare'
 
 
-def child(words, log, watch):
+def child(words: Sequence[str], log: str, watch: Callable[[], object]) -> int:
     """Run the command ``train`` of this package, wherever it lies, in a process of its own."""
     from stmn_plugin.comparing.child_process import run_process
 
@@ -80,7 +88,7 @@ def child(words, log, watch):
     return run_process([sys.executable, str(COMMANDS), 'train', *words], log, watch)
 
 
-def compare(args, words, archs, runs, execute):
+def compare(args: Namespace, words: list[str], archs: Sequence[str] | None, runs: Sequence[str] | None, execute: 'Execute') -> int:
     """The table of architectures, variants and existing runs; how many runs have failed."""
     from stmn_plugin.comparing import result_tables, variants
     from stmn_plugin.comparing.existing_runs import existing_runs
@@ -118,7 +126,7 @@ def compare(args, words, archs, runs, execute):
     return sum(bool(outcome.error) for outcome in outcomes)
 
 
-def search_grid(args, words, execute):
+def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
     """The tables of the grid search; how many runs have failed."""
     from stmn_plugin.comparing import grid
     from stmn_plugin.comparing.run_plan import plan_runs, training_config
@@ -141,9 +149,10 @@ def search_grid(args, words, execute):
         for factor in later:
             print(f'then, with the best of these: {", ".join(map(grid.setting_title, factor))}')
         return 0
-    failed, factors = 0, []
+    failed = 0
+    factors: list[list[grid.Setting]] = []
 
-    def run_variants(variants):
+    def run_variants(variants: 'Sequence[Variant]') -> 'Iterator[Outcome]':
         nonlocal failed
         planned = plan_runs(variants, args.seeds, args.config_file, words, output)
         for outcome in complete_runs(planned, execute, strategies=()):
@@ -162,7 +171,7 @@ def search_grid(args, words, execute):
     return failed
 
 
-def check_variants(variants):
+def check_variants(variants: 'Iterable[Variant]') -> None:
     """A mistyped architecture is an error now, not at its turn."""
     from stmn_plugin.host.parts import check_arch
     from stmn_plugin.host.registration import register
@@ -173,7 +182,7 @@ def check_variants(variants):
             check_arch(variant.changes['model.name'])
 
 
-def print_plan(planned):
+def print_plan(planned: 'Iterable[PlannedRun]') -> None:
     """What would run, in which folder, and how far it is."""
     seen, lines = set(), []
     for run in planned:
@@ -185,7 +194,7 @@ def print_plan(planned):
     print(tabulate(lines, headers='keys'))
 
 
-def main(argv=None, execute=child):
+def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         from stmn_plugin.comparing.published import DATASETS

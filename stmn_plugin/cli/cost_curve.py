@@ -7,6 +7,9 @@ data.save_dir.
 import functools
 import os
 import statistics
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
@@ -17,10 +20,14 @@ from stmn_plugin.whole_files import whole_file, write_json
 
 from .command_line import CONFIG, CommandLine, value_of
 
+if TYPE_CHECKING:
+    from stmn_plugin.data.clip_plans import ClipPlan
+    from stmn_plugin.data.tracklets import Tracklet
+
 ALL = 'all'
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='Vectors of frames are kept in test.features_dir, by default in '
@@ -41,7 +48,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def measure(args):
+def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
     """A row of plain values for every number of clips and every target."""
     from stmn_plugin.evaluation.doubts import doubt_word
     from stmn_plugin.host.runner import run
@@ -86,14 +93,14 @@ def measure(args):
     return folder, rows
 
 
-def used(plan, tracklet):
+def used(plan: 'ClipPlan', tracklet: 'Tracklet') -> int:
     """Distinct frames of a tracklet that a plan encodes: its cost."""
     num_frames = len(tracklet[0])
     clips = [plan.clip(num_frames, index) for index in range(plan.count(num_frames))]
     return len({frame for clip in clips for frame in clip})
 
 
-def draw(rows, path):
+def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     """mAP and rank-1 against frames per tracklet, a line per dataset."""
     import matplotlib
 
@@ -117,7 +124,7 @@ def draw(rows, path):
     plt.close(figure)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         require('matplotlib')

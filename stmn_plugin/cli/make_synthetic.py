@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
@@ -16,7 +17,7 @@ from stmn_plugin.errors import exit_on_input_error, printable
 from .command_line import CommandLine, value_of
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         changes = {
@@ -38,7 +39,7 @@ def main(argv=None):
             print(printable(contact_sheet(folder, args.contact_sheet)))
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandLine(
         takes_keys=False,
         description=__doc__,

@@ -5,7 +5,10 @@ Also the items of its memories. Any browser opens it; it needs no network, no se
 
 import functools
 import os
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import yaml
 
@@ -19,7 +22,7 @@ from .command_line import CONFIG, CommandLine, value_of
 HEIGHT = 96  # pixels of a frame on the page
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s --run log/stmn_mars --max-queries 200 '
@@ -55,7 +58,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_config(args):
+def read_config(args: Namespace) -> tuple[Any, str]:
     """The config of the run, and its folder."""
     from stmn_plugin.looking.opened_run import config_of_file, config_of_run
 
@@ -69,7 +72,7 @@ def read_config(args):
     return cfg, cfg.data.save_dir
 
 
-def make_report(args):
+def make_report(args: Namespace) -> str:
     """Write the page; returns where."""
     cfg, folder = read_config(args)
     from stmn_plugin.config.kwargs import run_kwargs
@@ -82,8 +85,8 @@ def make_report(args):
     from stmn_plugin.looking.report.film_strips import StripSize, film_strips
     from stmn_plugin.training.metric_files import read_evaluations, read_lines
 
-    options = run_kwargs(cfg)
-    options = TestOptions(**{field.name: options[field.name] for field in fields(TestOptions)})
+    given = run_kwargs(cfg)
+    options = TestOptions(**{field.name: given[field.name] for field in fields(TestOptions)})
     size = StripSize.like(cfg.data.height, cfg.data.width, cfg.video.seq_len, HEIGHT)
     evaluations, lines = read_evaluations(folder), read_lines(folder)
     run = open_run(cfg)
@@ -103,7 +106,7 @@ def make_report(args):
     return report.write_report(path, overview, browser, strips, size, args.embed)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         require('jinja2', 'matplotlib')

@@ -4,6 +4,8 @@ The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and
 """
 
 import functools
+from argparse import Namespace
+from collections.abc import Sequence
 
 from stmn_plugin.config import load_config
 from stmn_plugin.console import run_tool
@@ -12,7 +14,7 @@ from stmn_plugin.errors import exit_on_input_error
 from .command_line import CONFIG, CommandLine
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s --config stmn_synthetic '
@@ -33,7 +35,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.list_archs:
         from stmn_plugin.host.registration import model_registry, register

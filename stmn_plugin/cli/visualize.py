@@ -5,6 +5,9 @@ Writes figure-N.png, figure-N.svg, figure-N.txt (the caption) and analysis.json 
 
 import functools
 import os
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stmn_plugin.config.ranges import SEED
 from stmn_plugin.config.rules import OneOf, Whole
@@ -14,6 +17,11 @@ from stmn_plugin.extras import require
 from stmn_plugin.whole_files import write_text
 
 from .command_line import CONFIG, CommandLine, value_of
+
+if TYPE_CHECKING:
+    from stmn_plugin.looking.explained_run import ExplainedRun, RunOnTarget
+
+Run = TypeVar('Run')
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
@@ -25,7 +33,7 @@ KEYS_OF_PLAN = {
 }
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s --run log/stmn_mars --against log/ablation/6_sm_tm_no_spread. '
@@ -70,7 +78,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def configs(args):
+def configs(args: Namespace) -> list[tuple[Any, str]]:
     """Config and name of the run and of the one it is compared with, if any."""
     from stmn_plugin.looking.opened_run import config_of_file, config_of_run
 
@@ -84,7 +92,7 @@ def configs(args):
     return [(cfg, os.path.normpath(name)) for cfg, name in found]
 
 
-def open_runs(args):
+def open_runs(args: Namespace) -> 'list[RunOnTarget]':
     """The runs, opened; of both the same clips are shown."""
     from stmn_plugin.looking.explained_run import open_on_target
 
@@ -102,7 +110,7 @@ def open_runs(args):
     return opened
 
 
-def possible_figures(opened, args):
+def possible_figures(opened: 'Sequence[RunOnTarget]', args: Namespace) -> list[int]:
     """Numbers of the figures that the runs can have; says which they cannot."""
     from stmn_plugin.looking.figures import FIGURES
 
@@ -115,12 +123,12 @@ def possible_figures(opened, args):
     return [number for number, reason in reasons.items() if not reason]
 
 
-def pair(runs):
+def pair(runs: Sequence[Run]) -> tuple[Run, Run | None]:
     """The run and the one it is compared with, or None."""
     return runs[0], (runs[1] if len(runs) > 1 else None)
 
 
-def write_figures(runs, numbers, args, folder):
+def write_figures(runs: 'Sequence[ExplainedRun]', numbers: Iterable[int], args: Namespace, folder: str) -> None:
     """Write the figures and their captions."""
     from stmn_plugin.looking.figure_parts import Options
     from stmn_plugin.looking.figures import FIGURES
@@ -135,7 +143,7 @@ def write_figures(runs, numbers, args, folder):
         print('\n'.join(map(printable, paths)))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         require('matplotlib')

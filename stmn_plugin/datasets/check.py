@@ -10,6 +10,8 @@ import os
 import os.path as osp
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -18,7 +20,7 @@ from stmn_plugin.data.frames import BadFrame, read_frame
 from stmn_plugin.data.loaders import FrameLoader
 from stmn_plugin.errors import InputError, printable, worker_failure
 
-from .check_lists import DATASETS, USUAL_SIZE, count, find_disagreements, find_unmatched
+from .check_lists import DATASETS, Contents, USUAL_SIZE, count, find_disagreements, find_unmatched
 from .left_out import find_left_out
 from .listing import data_root, is_image, listing_once, scan
 
@@ -26,21 +28,31 @@ CHUNK = 64  # frames that a worker reads at a time
 DEPTH = 5  # of folders, so that a link to a parent folder ends
 SHOWN = 3  # names of files left out of one kind; the report has all of them
 
+Complaint: TypeAlias = dict[str, str]
+"""``kind`` and ``message``."""
+Report: TypeAlias = dict[str, Any]
+"""What :func:`check_dataset` returns, ready for JSON."""
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
+Chunk: TypeAlias = tuple[int, Counter[Size], list[str], list[tuple[str, Size]]]
+"""An item of :class:`ImageChunks`."""
+
 
 class Findings:
     """Complaints of all kinds, in the order in which they were found."""
 
-    def __init__(self):
-        self.errors, self.warnings = [], []
+    def __init__(self) -> None:
+        self.errors: list[Complaint] = []
+        self.warnings: list[Complaint] = []
 
-    def error(self, kind, message):
+    def error(self, kind: str, message: str) -> None:
         self.errors.append({'kind': kind, 'message': printable(message)})
 
-    def warn(self, kind, message):
+    def warn(self, kind: str, message: str) -> None:
         self.warnings.append({'kind': kind, 'message': printable(message)})
 
     @contextlib.contextmanager
-    def attempt(self):
+    def attempt(self) -> Iterator[None]:
         """Note an InputError and go on behind the block."""
         try:
             yield
@@ -48,17 +60,17 @@ class Findings:
             self.error('structure', str(error))
 
 
-def check_dataset(name, root, workers=0, read_images=True):
+def check_dataset(name: str, root: str, workers: int = 0, read_images: bool = True) -> Report:
     """Check one dataset.
 
     Args:
-        name (str): one of DATASETS.
-        root (str): data root, as for training.
-        workers (int): processes that read images; 0 reads in this one.
-        read_images (bool): False compares lists and folders only.
+        name: one of DATASETS.
+        root: data root, as for training.
+        workers: processes that read images; 0 reads in this one.
+        read_images: False compares lists and folders only.
 
     Returns:
-        dict: the report, ready for JSON; the data are bad if ``errors`` is not empty.
+        The report, ready for JSON; the data are bad if ``errors`` is not empty.
 
     Raises:
         InputError: the dataset is not there at all, a worker was killed, or files cannot be opened
@@ -96,18 +108,18 @@ def check_dataset(name, root, workers=0, read_images=True):
     return {**report, 'errors': found.errors, 'warnings': found.warnings}
 
 
-def compare_with_disk(contents, found):
+def compare_with_disk(contents: Contents, found: Findings) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Report frames that are missing or in no tracklet, and all other files that are no frames.
 
     Returns:
-        tuple: dict folder → sorted names of the images in it; dict as of :func:`find_left_out`.
+        Dict folder → sorted names of the images in it; dict as of :func:`find_left_out`.
     """
-    listed = {}
+    listed: dict[str, set[str]] = {}
     for tracklets in contents.tracklets.values():
         for path in (path for paths, *_ in tracklets for path in paths):
             folder, _, name = path.rpartition(os.sep)
             listed.setdefault(folder, set()).add(name)
-    listings = {}
+    listings: dict[str, list[tuple[str, bool]]] = {}
     for tree in contents.trees:
         _walk(tree, DEPTH, listings, found)
     for folder in listed.keys() - listings.keys():
@@ -135,7 +147,7 @@ def compare_with_disk(contents, found):
     return images, left_out
 
 
-def _walk(folder, depth, listings, found):
+def _walk(folder: str, depth: int, listings: dict[str, list[tuple[str, bool]]], found: Findings) -> None:
     """Add the entries of a folder and of those ``depth`` levels below it."""
     listings[folder] = _entries(folder, found)
     for name in sorted(name for name, is_dir in listings[folder] if is_dir):
@@ -145,17 +157,17 @@ def _walk(folder, depth, listings, found):
             found.warn('folder', f'{osp.join(folder, name)}: too deep, not looked into')
 
 
-def _entries(folder, found):
+def _entries(folder: str, found: Findings) -> list[tuple[str, bool]]:
     if osp.isdir(folder):  # else its frames are missing, each of them
         with found.attempt():
             return scan(folder)
     return []
 
 
-class ImageChunks(Dataset):
+class ImageChunks(Dataset[Chunk]):
     """Some frames per item: (number, their sizes, complaints, frames of an unusual size)."""
 
-    def __init__(self, images, usual_size):
+    def __init__(self, images: Mapping[str, Sequence[str]], usual_size: Size | None):
         self.usual_size = usual_size
         self.chunks = [
             (folder, names[start : start + CHUNK])
@@ -163,27 +175,30 @@ class ImageChunks(Dataset):
             for start in range(0, len(names), CHUNK)
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Chunk:
         folder, names = self.chunks[index]
-        sizes, complaints, unusual = Counter(), [], []
+        sizes: Counter[Size] = Counter()
+        complaints, unusual = [], []
         for path in (osp.join(folder, name) for name in names):
             try:
-                size = tuple(read_frame(path).shape[1:])
+                height, width = read_frame(path).shape[1:]
             except BadFrame as error:
                 complaints.append(str(error))
                 continue
+            size = height, width
             sizes[size] += 1
             if self.usual_size not in (None, size):
                 unusual.append((path, size))
         return len(names), sizes, complaints, unusual
 
 
-def read_all(images, workers, usual_size, found):
+def read_all(images: Mapping[str, Sequence[str]], workers: int, usual_size: Size | None, found: Findings) -> Counter[Size]:
     """Read every image; returns how many have which size (height, width)."""
-    sizes, unusual = Counter(), []
+    sizes: Counter[Size] = Counter()
+    unusual: list[tuple[str, Size]] = []
     # its workers end with this process, however that ends, and it notices when one is killed
     loader = FrameLoader(
         ImageChunks(images, usual_size), workers, batch_size=None, collate_fn=_as_is
@@ -202,7 +217,7 @@ def read_all(images, workers, usual_size, found):
         if not failure:
             raise
         raise InputError(f'--workers {workers}: {failure}') from error
-    if unusual:
+    if unusual and usual_size:
         expected = f'{usual_size[0]}x{usual_size[1]}'
         if usual_size not in sizes:  # a resized copy, or a miniature: no need to list every frame
             found.warn('size', f'none of the {len(unusual)} images is {expected}')
@@ -212,5 +227,5 @@ def read_all(images, workers, usual_size, found):
     return sizes
 
 
-def _as_is(item):
+def _as_is(item: Chunk) -> Chunk:
     return item

@@ -6,8 +6,10 @@ that notes an InputError, and what it was about is left out.
 
 import os.path as osp
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.labels import JUNK_PID, count_matchable
 
 from .host_datasets import (
@@ -19,7 +21,7 @@ from .host_datasets import (
     read_duke,
     read_mars_tables,
 )
-from .listing import SPLITS, scan
+from .listing import SPLITS, Attempt, Lists, scan
 from .lsvid import LSVID, find_list, find_lsvid, read_test_split, read_tracklets
 from .tracklets import (
     Tracklets,
@@ -29,9 +31,12 @@ from .tracklets import (
     unused_splits,
 )
 
+if TYPE_CHECKING:
+    from .check import Findings
+
 DISTRACTOR_PID = 0  # of MARS; in LS-VID 0 is a person
 # list of tracklets → (persons, tracklets, frames) of the release, where they are published
-OFFICIAL_COUNTS = {
+OFFICIAL_COUNTS: dict[str, dict[str, tuple[int | None, int | None, int | None]]] = {
     'mars': {
         'train': (625, 8298, 509914),
         'test': (634, 12180, 681089),
@@ -54,7 +59,7 @@ OFFICIAL_COUNTS = {
     'tracklets': {},
 }
 # (search, protocol) → queries without a match in the release
-OFFICIAL_UNMATCHED = {
+OFFICIAL_UNMATCHED: dict[str, dict[tuple[str, str], int]] = {
     'mars': {('test', 'official'): 0, ('test', 'torchreid'): 140},
     'lsvid': {('test', 'official'): 4},
 }
@@ -64,13 +69,13 @@ USUAL_SIZE = {'mars': (256, 128)}  # height, width
 class Contents(NamedTuple):
     """What the lists of a dataset say."""
 
-    tracklets: dict  # list, as in OFFICIAL_COUNTS → tracklets
-    searches: dict  # split → (query, gallery without what only the official protocol adds)
-    trees: list  # folders that hold nothing but frames of this dataset
-    sources: tuple = ()  # files that may lie among the frames
+    tracklets: dict[str, list[Tracklet]]  # list, as in OFFICIAL_COUNTS → tracklets
+    searches: dict[str, tuple[list[Tracklet], list[Tracklet]]]  # split → (query, gallery without what only the official protocol adds)
+    trees: list[str]  # folders that hold nothing but frames of this dataset
+    sources: Iterable[str] = ()  # files that may lie among the frames
 
 
-def find_disagreements(name, contents, found):
+def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None:
     """Report ids that differ between the folder of a frame and its name or list.
 
     Those of MARS, and cameras of all datasets, are compared by the loaders.
@@ -78,7 +83,9 @@ def find_disagreements(name, contents, found):
     for label, tracklets in contents.tracklets.items():
         if name == 'dukemtmcvidreid':
             for path, pid in ((path, pid) for paths, pid, *_ in tracklets for path in paths):
-                if int(DUKE_NAME.fullmatch(osp.basename(path))['pid']) != pid:
+                match = DUKE_NAME.fullmatch(osp.basename(path))
+                assert match  # the reader takes no other names
+                if int(match['pid']) != pid:
                     found.error('disagreement', f'{path}: lies in the folder of person {pid}')
         elif name == 'lsvid' and not label.endswith(' query'):  # those are in the split, too
             for paths, pid, *_ in tracklets:
@@ -87,9 +94,9 @@ def find_disagreements(name, contents, found):
                     found.error('disagreement', f'{paths[0]}: listed in {label} as person {pid}')
 
 
-def count(name, contents, found):
+def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[str, Any]]:
     """Persons, tracklets and frames of each list beside the official statistics."""
-    counts = {}
+    counts: dict[str, dict[str, Any]] = {}
     for label, tracklets in contents.tracklets.items():
         nobody = {JUNK_PID, DISTRACTOR_PID} if name == 'mars' else set()
         numbers = (
@@ -108,7 +115,7 @@ def count(name, contents, found):
     return counts
 
 
-def find_unmatched(name, contents, needs_queries, found):
+def find_unmatched(name: str, contents: Contents, needs_queries: bool, found: 'Findings') -> dict[str, dict[str, Any]]:
     """Queries that nothing can match, in the two protocols.
 
     'official' searches the queries, too, where the dataset means it so; 'torchreid' never does.
@@ -117,7 +124,7 @@ def find_unmatched(name, contents, needs_queries, found):
     for split, (query, gallery) in contents.searches.items():
         for protocol in ('official', 'torchreid') if query else ():
             searched = gallery + query if needs_queries and protocol == 'official' else gallery
-            cameras = {}  # pid → camera of each of its tracklets
+            cameras: dict[int, list[int]] = {}  # pid → camera of each of its tracklets
             for _, pid, camid, _ in searched:
                 cameras.setdefault(pid, []).append(camid)
             lonely = [
@@ -141,7 +148,7 @@ def find_unmatched(name, contents, needs_queries, found):
     return unmatched
 
 
-def _read_mars(folder, attempt):
+def _read_mars(folder: str, attempt: Attempt) -> Contents:
     train, test, rows = [], [], []
     with attempt():
         train, test, rows, _ = read_mars_tables(folder, attempt=attempt)
@@ -160,15 +167,15 @@ def _read_mars(folder, attempt):
     return Contents(tracklets, {'test': (query, gallery)}, trees)
 
 
-def _read_duke(folder, attempt):
+def _read_duke(folder: str, attempt: Attempt) -> Contents:
     return _three_splits(folder, attempt, read_duke)
 
 
-def _read_own(source, attempt):
+def _read_own(source: str, attempt: Attempt) -> Contents:
     return _three_splits(source, attempt, read_own_tracklets)
 
 
-def _three_splits(source, attempt, read):
+def _three_splits(source: str, attempt: Attempt, read: Callable[..., tuple[Lists, list[str]]]) -> Contents:
     lists, sources = ([], [], []), ()
     with attempt():
         lists, sources = read(source, attempt=attempt)
@@ -180,7 +187,7 @@ def _three_splits(source, attempt, read):
     return Contents(tracklets, {'test': (lists[1], lists[2])}, trees, tuple(sources))
 
 
-def _read_lsvid(folder, attempt):
+def _read_lsvid(folder: str, attempt: Attempt) -> Contents:
     tracklets, searches, listings = {'train': []}, {}, {}
     with attempt():
         train = read_tracklets(folder, find_list(folder, 'train'), listings, attempt)
