@@ -75,8 +75,9 @@ def default_output(config_file: str) -> str:
 
 def table_name(args: Namespace) -> str:
     """Tables of different questions to one output do not overwrite each other."""
-    if args.variants:
-        return os.path.splitext(os.path.basename(args.variants))[0]
+    file: str | None = args.variants
+    if file:
+        return os.path.splitext(os.path.basename(file))[0]
     return 'ablation' if args.ablation else 'compare'
 
 
@@ -88,7 +89,13 @@ def child(words: Sequence[str], log: str, watch: Callable[[], object]) -> int:
     return run_process([sys.executable, str(COMMANDS), 'train', *words], log, watch)
 
 
-def compare(args: Namespace, words: list[str], archs: Sequence[str] | None, runs: Sequence[str] | None, execute: 'Execute') -> int:
+def compare(
+    args: Namespace,
+    words: list[str],
+    archs: Sequence[str] | None,
+    runs: Sequence[str] | None,
+    execute: 'Execute',
+) -> int:
     """The table of architectures, variants and existing runs; how many runs have failed."""
     from stmn_plugin.comparing import result_tables, variants
     from stmn_plugin.comparing.existing_runs import existing_runs

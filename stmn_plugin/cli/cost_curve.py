@@ -68,6 +68,7 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
         opts += ['test.frames', frames, 'test.clips_per_tracklet', str(clips)]
         engine = run(load_config(args.config_file, opts))
         plan = engine.settings.plan
+        assert plan is not None  # of video data
         evaluator = engine.evaluator()
         unlabelled = [name for name in evaluator.targets if not evaluator.can_score(name)]
         if unlabelled:

@@ -8,7 +8,7 @@ import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,9 @@ from stmn_plugin.errors import InputError, exit_on_input_error, printable, resou
 from stmn_plugin.extras import require
 
 from .command_line import CONFIG, CommandLine, value_of
+
+if TYPE_CHECKING:
+    from stmn_plugin.looking.report.page import Written
 
 HEIGHT = 96  # pixels of a frame on the page
 
@@ -72,7 +75,7 @@ def read_config(args: Namespace) -> tuple[Any, str]:
     return cfg, cfg.data.save_dir
 
 
-def make_report(args: Namespace) -> str:
+def make_report(args: Namespace) -> 'Written':
     """Write the page; returns where."""
     cfg, folder = read_config(args)
     from stmn_plugin.config.kwargs import run_kwargs

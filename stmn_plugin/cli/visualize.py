@@ -128,7 +128,9 @@ def pair(runs: Sequence[Run]) -> tuple[Run, Run | None]:
     return runs[0], (runs[1] if len(runs) > 1 else None)
 
 
-def write_figures(runs: 'Sequence[ExplainedRun]', numbers: Iterable[int], args: Namespace, folder: str) -> None:
+def write_figures(
+    runs: 'Sequence[ExplainedRun]', numbers: Iterable[int], args: Namespace, folder: str
+) -> None:
     """Write the figures and their captions."""
     from stmn_plugin.looking.figure_parts import Options
     from stmn_plugin.looking.figures import FIGURES

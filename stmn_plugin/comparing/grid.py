@@ -27,7 +27,7 @@ SYMBOLS = {
     'loss.spread.margin': 'alpha',
     'video.seq_len': 'L',
 }
-FACTORS = (
+FACTORS: tuple[list[dict[str, Any]], ...] = (
     [{'stmn.spatial_items': m, 'stmn.temporal_items': n} for m in SIZES for n in SIZES],
     [{'loss.spread.margin': alpha} for alpha in (0.1, 0.3, 0.5, 0.7, 1.0)],
     [{'video.seq_len': length} for length in (4, 6, 8, 10)],

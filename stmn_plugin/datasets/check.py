@@ -20,7 +20,7 @@ from stmn_plugin.data.frames import BadFrame, read_frame
 from stmn_plugin.data.loaders import FrameLoader
 from stmn_plugin.errors import InputError, printable, worker_failure
 
-from .check_lists import DATASETS, Contents, USUAL_SIZE, count, find_disagreements, find_unmatched
+from .check_lists import DATASETS, USUAL_SIZE, Contents, count, find_disagreements, find_unmatched
 from .left_out import find_left_out
 from .listing import data_root, is_image, listing_once, scan
 
@@ -108,7 +108,9 @@ def check_dataset(name: str, root: str, workers: int = 0, read_images: bool = Tr
     return {**report, 'errors': found.errors, 'warnings': found.warnings}
 
 
-def compare_with_disk(contents: Contents, found: Findings) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def compare_with_disk(
+    contents: Contents, found: Findings
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Report frames that are missing or in no tracklet, and all other files that are no frames.
 
     Returns:
@@ -147,7 +149,9 @@ def compare_with_disk(contents: Contents, found: Findings) -> tuple[dict[str, li
     return images, left_out
 
 
-def _walk(folder: str, depth: int, listings: dict[str, list[tuple[str, bool]]], found: Findings) -> None:
+def _walk(
+    folder: str, depth: int, listings: dict[str, list[tuple[str, bool]]], found: Findings
+) -> None:
     """Add the entries of a folder and of those ``depth`` levels below it."""
     listings[folder] = _entries(folder, found)
     for name in sorted(name for name, is_dir in listings[folder] if is_dir):
@@ -195,7 +199,9 @@ class ImageChunks(Dataset[Chunk]):
         return len(names), sizes, complaints, unusual
 
 
-def read_all(images: Mapping[str, Sequence[str]], workers: int, usual_size: Size | None, found: Findings) -> Counter[Size]:
+def read_all(
+    images: Mapping[str, Sequence[str]], workers: int, usual_size: Size | None, found: Findings
+) -> Counter[Size]:
     """Read every image; returns how many have which size (height, width)."""
     sizes: Counter[Size] = Counter()
     unusual: list[tuple[str, Size]] = []

@@ -70,7 +70,9 @@ class Contents(NamedTuple):
     """What the lists of a dataset say."""
 
     tracklets: dict[str, list[Tracklet]]  # list, as in OFFICIAL_COUNTS → tracklets
-    searches: dict[str, tuple[list[Tracklet], list[Tracklet]]]  # split → (query, gallery without what only the official protocol adds)
+    searches: dict[
+        str, tuple[list[Tracklet], list[Tracklet]]
+    ]  # split → (query, gallery without what only the official protocol adds)
     trees: list[str]  # folders that hold nothing but frames of this dataset
     sources: Iterable[str] = ()  # files that may lie among the frames
 
@@ -115,7 +117,9 @@ def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[st
     return counts
 
 
-def find_unmatched(name: str, contents: Contents, needs_queries: bool, found: 'Findings') -> dict[str, dict[str, Any]]:
+def find_unmatched(
+    name: str, contents: Contents, needs_queries: bool, found: 'Findings'
+) -> dict[str, dict[str, Any]]:
     """Queries that nothing can match, in the two protocols.
 
     'official' searches the queries, too, where the dataset means it so; 'torchreid' never does.
@@ -149,19 +153,21 @@ def find_unmatched(name: str, contents: Contents, needs_queries: bool, found: 'F
 
 
 def _read_mars(folder: str, attempt: Attempt) -> Contents:
-    train, test, rows = [], [], []
+    rows: list[int] = []
+    train: list[Tracklet | None] = []
+    test: list[Tracklet | None] = []
     with attempt():
         train, test, rows, _ = read_mars_tables(folder, attempt=attempt)
-    query = [test[row] for row in rows if test[row] is not None]
+    query = [tracklet for row in rows if (tracklet := test[row]) is not None]
     searched = set(range(len(test))) - set(rows)
-    gallery = [test[row] for row in sorted(searched) if test[row] is not None]
-    test = [tracklet for tracklet in test if tracklet is not None]
+    gallery = [tracklet for row in sorted(searched) if (tracklet := test[row]) is not None]
+    tested = [tracklet for tracklet in test if tracklet is not None]
     tracklets = {
         'train': [tracklet for tracklet in train if tracklet is not None],
-        'test': test,
+        'test': tested,
         'query': query,
-        'junk': [tracklet for tracklet in test if tracklet[1] == JUNK_PID],
-        'distractors': [tracklet for tracklet in test if tracklet[1] == DISTRACTOR_PID],
+        'junk': [tracklet for tracklet in tested if tracklet[1] == JUNK_PID],
+        'distractors': [tracklet for tracklet in tested if tracklet[1] == DISTRACTOR_PID],
     }
     trees = [osp.join(folder, tree) for tree in ('bbox_train', 'bbox_test')]
     return Contents(tracklets, {'test': (query, gallery)}, trees)
@@ -175,8 +181,11 @@ def _read_own(source: str, attempt: Attempt) -> Contents:
     return _three_splits(source, attempt, read_own_tracklets)
 
 
-def _three_splits(source: str, attempt: Attempt, read: Callable[..., tuple[Lists, list[str]]]) -> Contents:
-    lists, sources = ([], [], []), ()
+def _three_splits(
+    source: str, attempt: Attempt, read: Callable[..., tuple[Lists, list[str]]]
+) -> Contents:
+    lists: Lists = ([], [], [])
+    sources: list[str] = []
     with attempt():
         lists, sources = read(source, attempt=attempt)
     tracklets = dict(zip(SPLITS, lists, strict=True))
@@ -188,7 +197,9 @@ def _three_splits(source: str, attempt: Attempt, read: Callable[..., tuple[Lists
 
 
 def _read_lsvid(folder: str, attempt: Attempt) -> Contents:
-    tracklets, searches, listings = {'train': []}, {}, {}
+    tracklets: dict[str, list[Tracklet]] = {'train': []}
+    searches: dict[str, tuple[list[Tracklet], list[Tracklet]]] = {}
+    listings: dict[str, list[str]] = {}
     with attempt():
         train = read_tracklets(folder, find_list(folder, 'train'), listings, attempt)
         tracklets['train'] = [tracklet for tracklet in train if tracklet is not None]

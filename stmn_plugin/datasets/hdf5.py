@@ -65,12 +65,12 @@ def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
     """A two-dimensional dataset of numbers, read by a process apart.
 
     Args:
-        data (bytes): the whole file.
-        name (str): of the dataset.
-        size_limit (int): see :func:`checked`.
+        data: the whole file.
+        name: of the dataset.
+        size_limit: see :func:`checked`.
 
     Returns:
-        array: as stored; MATLAB shows the transpose.
+        As stored; MATLAB shows the transpose.
 
     Raises:
         UnreadableTable
@@ -91,7 +91,8 @@ def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
         said = reader.stderr.decode(errors='replace').strip().splitlines()
         reason = said[-1] if said else f'it ended its reader with code {reader.returncode}'
         raise UnreadableTable(f'no readable MATLAB file: {reason}')
-    return np.load(io.BytesIO(reader.stdout), allow_pickle=False)
+    table: NDArray[Any] = np.load(io.BytesIO(reader.stdout), allow_pickle=False)
+    return table
 
 
 def _read_table(name: str, size_limit: int) -> None:

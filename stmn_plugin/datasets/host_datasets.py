@@ -157,7 +157,7 @@ def read_mars_tracklets(
         (starts_within_another(start, end), 'its first frame is in another tracklet, too'),
         ((camera < 1) & (pid != JUNK_PID), 'cameras are counted from 1'),
     ):
-        for row in np.flatnonzero(bad & usable):
+        for row in np.flatnonzero(bad & usable).tolist():
             refuse(row, what)
 
     if usable.all() and (unused := len(names) - (end - start + 1).sum()):
@@ -176,7 +176,7 @@ def read_mars_tracklets(
     wanted = np.repeat(np.array(heads, dtype='U'), length)
     differs = np.flatnonzero(np.array(names, dtype='U6')[frame] != wanted)
     rows, firsts = np.unique(np.repeat(kept, length)[differs], return_index=True)
-    for row, first in zip(rows, differs[firsts], strict=True):
+    for row, first in zip(rows.tolist(), differs[firsts].tolist(), strict=True):
         refuse(
             row,
             f'line {frame[first] + 1} of {names_path} is {names[frame[first]]!r}, '
@@ -192,8 +192,9 @@ def read_mars_tracklets(
     return tracklets
 
 
-class DukeMTMCVidReID(  # type: ignore[misc]
-    TrackletDataset, torchreid.data.datasets.video.DukeMTMCVidReID
+class DukeMTMCVidReID(
+    TrackletDataset,
+    torchreid.data.datasets.video.DukeMTMCVidReID,  # type: ignore[misc]
 ):
     """DukeMTMC-VideoReID, every frame of every tracklet, labels in the order of the pids.
 

@@ -176,6 +176,7 @@ class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the
     In the modes 'query' and 'gallery' the training list is not read, so it is empty.
     """
 
+    dataset_dir: str  # of a loader of the host: its folder in the data root, then where it is
     gallery_needs_queries = False
     """Whether the official protocol searches the queries, which ``gallery`` does not hold."""
 

@@ -31,8 +31,9 @@ People: TypeAlias = dict[str, list[str]]
 """Names of the people of 'train' and 'test'."""
 
 
-class iLIDSVID(  # type: ignore[misc]  # noqa: N801 (the host's name)
-    TrackletDataset, torchreid.data.datasets.video.iLIDSVID
+class iLIDSVID(  # noqa: N801 (the host's name)
+    TrackletDataset,
+    torchreid.data.datasets.video.iLIDSVID,  # type: ignore[misc]
 ):
     """iLIDS-VID, frames in the order of time; the splits are read, never written."""
 
