@@ -301,6 +301,21 @@ def test_two_processes_train_a_toy_like_one(name, monkeypatch):
     assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
 
 
+def test_weights_to_start_from_are_those_of_any_architecture():
+    from stmn_plugin.config.defaults import get_default_config
+    from stmn_plugin.config.sections import flatten
+    from stmn_plugin.evaluation.fingerprint import is_free
+    from stmn_plugin.training.provenance import run_digest
+    from stmn_plugin.training.resuming import changed_keys
+
+    config = flatten(get_default_config())
+    for name in ('stmn', 'toy_vectors'):
+        key = f'{name}.backbone_weights'
+        changed = {**config, key: 'another.pth'}
+        assert changed_keys(config, changed) == {} and is_free(key)
+        assert run_digest(changed) != run_digest(config)
+
+
 @slow
 def test_a_file_is_imported_by_a_command(yaml, mars_root, small_run, repository, tmp_path):
     words = [

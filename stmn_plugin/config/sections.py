@@ -35,6 +35,7 @@ SECTIONS: dict[str, type] = {
 }
 
 _NO_ARCHITECTURES = frozenset(SECTIONS)
+ENCODER_START = ('backbone_weights', 'backbone_sha256')  # keys of every section with an encoder
 
 
 def add_section(name: str, section: type) -> None:
@@ -59,6 +60,12 @@ def add_section(name: str, section: type) -> None:
 def is_video_model(name: str) -> bool:
     """Whether a ``model.name`` is that of a section of its own, an architecture for clips."""
     return name in SECTIONS and name not in _NO_ARCHITECTURES
+
+
+def general_key(key: str) -> str:
+    """A key as lists name it: ``*.backbone_weights`` stands for that of any architecture."""
+    section, dot, name = key.rpartition('.')
+    return f'*.{name}' if dot and name in ENCODER_START and is_video_model(section) else key
 
 
 def known_settings() -> Iterator[tuple[str, Setting]]:

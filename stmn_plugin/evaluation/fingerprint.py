@@ -19,13 +19,14 @@ import torch
 import torchreid
 from torch import nn
 
+from stmn_plugin.config.sections import general_key
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.models import VIDEO_MODELS, FrameByFrame, VideoModel
 
 # keys that change no vector of a frame beyond rounding, given the weights and the frames
 FREE_KEYS = """
     use_gpu model.pretrained model.load_weights model.resume
-    stmn.backbone_weights stmn.backbone_sha256 stmn.spatial_bn_scale
+    *.backbone_weights *.backbone_sha256 stmn.spatial_bn_scale
     data.root data.sources data.targets data.workers data.split_id data.combineall data.transforms
     data.k_tfm data.save_dir data.load_train_targets data.validation_ids data.validation_seed
     data.bad_frames market1501.use_500k_distractors
@@ -63,6 +64,11 @@ CODE = (
 )
 
 
+def is_free(key: str) -> bool:
+    """Whether a key of the config changes no vector of a frame."""
+    return general_key(key) in FREE_IN_VECTORS
+
+
 def fingerprint(
     model: nn.Module,
     tracklets: Iterable[Tracklet],
@@ -78,7 +84,7 @@ def fingerprint(
         config: key → plain value.
         **settings: anything else, plain values.
     """
-    counting = {k: v for k, v in (config or {}).items() if k not in FREE_IN_VECTORS}
+    counting = {k: v for k, v in (config or {}).items() if not is_free(k)}
     made_from = {
         'weights': weights_digest(model),
         'model': structure_digest(model),
@@ -124,7 +130,7 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
         own['config'] = {
             one.name: getattr(part.config, one.name)
             for one in dataclasses.fields(part.config)
-            if not any(f'{name}.{one.name}' in FREE_IN_VECTORS for name in VIDEO_MODELS)
+            if not any(is_free(f'{name}.{one.name}') for name in VIDEO_MODELS)
         }
     return own
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stmn_plugin.config.defaults import flatten, get_default_config
+from stmn_plugin.config.sections import general_key
 
 from .resuming import is_recipe
 
@@ -19,8 +20,8 @@ DIGITS, NAME_DIGITS = 16, 8
 START_KEYS = {
     'model.pretrained',
     'model.load_weights',
-    'stmn.backbone_weights',
-    'stmn.backbone_sha256',
+    '*.backbone_weights',
+    '*.backbone_sha256',
     'train.start_epoch',
     'train.allow_changed',  # weights of two recipes
 }
@@ -36,6 +37,11 @@ FREE_IN_TESTING = {
 }
 
 
+def is_start(key: str) -> bool:
+    """Whether a key says where a run starts."""
+    return general_key(key) in START_KEYS
+
+
 def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a whole config that its weights at the end depend on, but the seed: key → value.
 
@@ -45,7 +51,7 @@ def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.items()
-        if (is_recipe(key, config) or key in START_KEYS or key == 'train.max_epoch')
+        if (is_recipe(key, config) or is_start(key) or key == 'train.max_epoch')
         and key != 'train.seed'
     }
 
@@ -57,7 +63,7 @@ def run_digest(config: Mapping[str, Any]) -> str:
     architecture, makes no other experiment.
     """
     parts = _unlike_defaults(experiment_of(config))
-    for key in START_KEYS & parts.keys():
+    for key in filter(is_start, parts):
         parts[key] = _contents(parts[key])
     return _digest(_plain(parts))[:NAME_DIGITS]
 

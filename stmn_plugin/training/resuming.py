@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.config.recorded import recorded_settings
+from stmn_plugin.config.sections import general_key
 from stmn_plugin.distributed import broadcast, is_main
 from stmn_plugin.errors import InputError, printable
 
@@ -27,8 +28,8 @@ FREE_KEYS = {
     'model.load_weights',  # where the run started: the checkpoint is beyond that
     'model.pretrained',
     'model.resume',
-    'stmn.backbone_weights',
-    'stmn.backbone_sha256',
+    '*.backbone_weights',
+    '*.backbone_sha256',
     'data.root',
     'data.download',
     'data.targets',
@@ -56,7 +57,7 @@ def is_recipe(key: str, config: Mapping[str, Any]) -> bool:
     """Whether the weights at the end depend on a key of a config (key → value)."""
     if key == 'train.max_epoch':
         return bool(config['train.lr_scheduler'] == 'cosine')  # other schedules do not know the end
-    return key not in FREE_KEYS and not key.startswith('test.')
+    return general_key(key) not in FREE_KEYS and not key.startswith('test.')
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

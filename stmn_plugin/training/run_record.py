@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
+from stmn_plugin.config.sections import general_key
 from stmn_plugin.distributed import gather_objects, is_main
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.whole_files import link_or_copy
@@ -31,7 +32,7 @@ from .epoch_log import EpochLog
 from .metric_files import append_line, keep_lines, read_evaluations, remove_metrics, write_metrics
 from .run_state import Reached, RunFacts
 
-NEEDED = ('model.load_weights', 'stmn.backbone_weights')  # keys of files that a run starts from
+NEEDED = ('model.load_weights', '*.backbone_weights')  # keys of files that a run starts from
 
 
 class Parts(NamedTuple):
@@ -106,7 +107,8 @@ class RunRecord:
         if not self.overwrite:
             check_nothing_is_lost(folder, start, models)
             return
-        needed = {key: self.run.config.get(key) for key in NEEDED}
+        config = self.run.config
+        needed = {key: config[key] for key in config if general_key(key) in NEEDED}
         removed = remove_what_is_lost(folder, start, models, needed)
         if removed:
             where = printable(folder)
