@@ -1,9 +1,12 @@
 """STMN (ICCV 2021) for torchreid: spatial and temporal memories for video person re-ID."""
 
+import logging
 import warnings
 from typing import Any
 
 __version__ = '0.1.0'
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, as libraries are
 
 # the host advises to compile its ranking, which this plugin does not use
 warnings.filterwarnings('ignore', 'Cython evaluation', UserWarning)

@@ -51,6 +51,12 @@ class Console:
             if stream is not self._stream:
                 self._attempt(name, _write, stream, text)
 
+    def show(self, text: str) -> None:
+        """Write to the stream alone, at once."""
+        for name, stream in list(self._outlets.items()):
+            if stream is self._stream:
+                self._attempt(name, _write_at_once, stream, text)
+
     def flush(self) -> None:
         for name, stream in list(self._outlets.items()):
             self._attempt(name, stream.flush)
@@ -118,6 +124,10 @@ class Printed(Console):
             self._put_above_bars(line)
         super().flush()
 
+    def show(self, text: str) -> None:
+        with tqdm.external_write_mode(file=self):
+            super().show(text)
+
     def _put_above_bars(self, text: str) -> None:
         with tqdm.external_write_mode(file=self):
             self._put(text)
@@ -170,6 +180,11 @@ def _write(stream: TextIO, text: str) -> None:
     except UnicodeEncodeError:
         encoding = getattr(stream, 'encoding', None) or 'ascii'
         stream.write(text.encode(encoding, 'backslashreplace').decode(encoding))
+
+
+def _write_at_once(stream: TextIO, text: str) -> None:
+    _write(stream, text)
+    stream.flush()
 
 
 def _silence(stream: TextIO) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from .console import lasting_console
+from .log import shown_on
 
 EXIT_BAD_INPUT = 2
 
@@ -41,8 +42,11 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def exit_on_input_error(debug: bool = False) -> Iterator[None]:
-    """Turn an InputError into one line on stderr and exit code 2; with ``debug`` let it through."""
-    with lasting_console():
+    """Around a command: turn an InputError into one line on stderr and exit code 2.
+
+    Messages of the package are shown on the console. With ``debug`` the InputError goes through.
+    """
+    with lasting_console() as console, shown_on(console):
         try:
             yield
         except InputError as error:

@@ -1,7 +1,8 @@
-"""A config → ``data.save_dir`` with the config and a log of what is printed."""
+"""A config → ``data.save_dir`` with the config and a log of messages and of what is printed."""
 
 import contextlib
 import errno
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -13,17 +14,22 @@ from yacs.config import CfgNode
 from stmn_plugin.console import lasting_console
 from stmn_plugin.distributed import is_main
 from stmn_plugin.errors import InputError, printable
+from stmn_plugin.log import kept_by, not_shown
 from stmn_plugin.whole_files import write_text
 
 from .earlier_run import check_nothing_is_lost
+
+logger = logging.getLogger(__name__)
 
 LOCK = '.lock'
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without them
 
 
 @contextlib.contextmanager
-def run_folder(cfg: CfgNode) -> Iterator[None]:
-    """``data.save_dir`` with a log of everything that the main process prints in the block.
+def run_folder(cfg: CfgNode) -> Iterator[str]:
+    """``data.save_dir`` with a log of what the main process says in the block; others say nothing.
+
+    Gives the path of the log, '' in other processes.
 
     Raises:
         InputError: the folder cannot be written, or another process trains or tests in it.
@@ -32,8 +38,9 @@ def run_folder(cfg: CfgNode) -> Iterator[None]:
         with (
             open(os.devnull, 'w', encoding='utf-8') as nothing,
             contextlib.redirect_stdout(nothing),
+            not_shown(),
         ):
-            yield
+            yield ''
         return
     folder = cfg.data.save_dir
     kind = 'test' if cfg.test.evaluate else 'train'
@@ -48,8 +55,9 @@ def run_folder(cfg: CfgNode) -> Iterator[None]:
         _nothing_lost(cfg),
         _log(path) as log,
         console.copied_to(printable(path), log),
+        kept_by(console),
     ):
-        yield
+        yield path
 
 
 @contextlib.contextmanager
@@ -75,7 +83,9 @@ def _held(folder: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
-        print(f'{printable(folder)} cannot be locked ({error.strerror}): start nothing else in it')
+        logger.warning(
+            f'{printable(folder)} cannot be locked ({error.strerror}): start nothing else in it'
+        )
     try:
         yield
     finally:
