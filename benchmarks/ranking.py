@@ -22,7 +22,6 @@ from typing import NamedTuple
 import measuring
 import numpy as np
 import torch
-import torchreid
 from tabulate import tabulate
 
 from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features
@@ -104,6 +103,8 @@ def draw_features(pids, draw, out=None):
 
 def mars_steps(metric, with_host_rerank):
     """Our steps and torchreid's on drawn features of the size of MARS."""
+    import torchreid  # after stmn_plugin, which silences the advice to compile its ranking
+
     case = draw_labels(NUM_QUERY, NUM_GALLERY)
     draw = torch.Generator().manual_seed(1)
     query, gallery = (torch.from_numpy(draw_features(pids, draw)) for pids in case[:2])

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchreid
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -62,6 +61,8 @@ def make_tracklets(folder, num_tracklets, num_frames, seed=0):
 
 def host_dataset(tracklets, seq_len):
     """torchreid's own VideoDataset with its own test transform."""
+    import torchreid  # after stmn_plugin, which silences the advice to compile its ranking
+
     with contextlib.redirect_stdout(io.StringIO()):
         _, transform = torchreid.data.transforms.build_transforms(*SIZE, transforms=[])
     return torchreid.data.VideoDataset(

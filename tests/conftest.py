@@ -1,5 +1,6 @@
 """Data that several test files use, made once per session."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -69,3 +70,20 @@ def small_run_words(folder):
         'sampler.num_instances 2 video.seq_len 4'
     )
     return [*words.split(), 'data.save_dir', str(folder)]
+
+
+@pytest.fixture
+def messages():
+    """A function: what the package has logged since its last call, as commands show it."""
+    from stmn_plugin.console import Console
+    from stmn_plugin.log import shown_on
+
+    stream = io.StringIO()
+
+    def read():
+        text = stream.getvalue()
+        stream.seek(0), stream.truncate()
+        return text
+
+    with shown_on(Console(stream, 'messages')):
+        yield read

@@ -140,7 +140,8 @@ def evaluation(**changes):
 
 
 def test_the_table_has_the_protocol_beside_the_numbers():
-    table = results_table([evaluation(), evaluation(dataset='lsvid', reranked=True)], [1, 5])
+    both = evaluation(), evaluation(dataset='lsvid', reranked=True)
+    table = results_table([one.as_dict([1, 5]) for one in both])
     head, _, first, second = table.splitlines()
     for word in ('dataset', 'protocol', 'frames', 'queries', 'rank-1', 'rank-5', 'mAP', 'mINP'):
         assert word in head

@@ -15,7 +15,7 @@ from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 
 
-def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
+def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, messages):
     write_run(tmp_path / 'mine_seed1', ['train.seed', '1'])
     write_run(tmp_path / 'mine_seed2', ['train.seed', '2'])
     write_run(tmp_path / 'other', ['train.lr', '0.5'], epochs=1)
@@ -23,7 +23,7 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, capsys):
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
     runs = existing_runs(paths, ['data.root', 'elsewhere'])
     assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
-    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in capsys.readouterr().out
+    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in messages()
     again = existing_runs(paths, [], taken=['mine'])
     assert [run.title for run in again] == [paths[0], paths[0], 'other']
     (outcome,) = complete_runs(runs[2:], execute=None)

@@ -397,7 +397,7 @@ def test_duke_counts_no_frame_twice_and_merges_no_persons(duke_root, tmp_path):
         read_duke(str(person.parent.parent))
 
 
-def test_duke_refuses_naming_the_folder(duke_root, tmp_path, capsys):
+def test_duke_refuses_naming_the_folder(duke_root, tmp_path, messages):
     shutil.copytree(duke_root, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / 'dukemtmc-vidreid' / 'DukeMTMC-VideoReID'
     build(DukeMTMCVidReID, tmp_path)
@@ -420,9 +420,9 @@ def test_duke_refuses_naming_the_folder(duke_root, tmp_path, capsys):
     (folder / 'train/0003').rmdir()
 
     (folder / 'train/backup').mkdir()
-    capsys.readouterr()
+    messages()
     build(DukeMTMCVidReID, tmp_path)
-    assert '3 .txt, 1 folder (' in capsys.readouterr().out
+    assert '3 .txt, 1 folder (' in messages()
     shutil.rmtree(folder / 'query')
     assert f'{folder}/query: not found' in message_of(DukeMTMCVidReID, tmp_path)
 
@@ -433,7 +433,7 @@ def two_camera_paths(folder, person, name):
 
 
 @pytest.mark.parametrize('loader', [iLIDSVID, PRID2011])
-def test_two_cameras_name_what_they_leave_out_once(loader, tmp_path, capsys):
+def test_two_cameras_name_what_they_leave_out_once(loader, tmp_path, messages):
     make = miniatures.make_ilids if loader is iLIDSVID else miniatures.make_prid
     make(tmp_path)
     tracklet = min(tmp_path.rglob('*.png')).parent
@@ -441,7 +441,7 @@ def test_two_cameras_name_what_they_leave_out_once(loader, tmp_path, capsys):
         (tracklet / name).touch()
     for mode in ('train', 'query', 'gallery'):
         folder = build(loader, tmp_path, mode=mode).dataset_dir
-    [line] = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
+    [line] = [line for line in messages().splitlines() if 'left out' in line]
     path = (tracklet / 'frame.heic').relative_to(folder)
     assert line == f'{folder}: left out, in no tracklet: 1 .heic ({path})'
 
@@ -555,12 +555,12 @@ def test_split_ids_that_are_none(dataset, split_id, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['9' * 10, '9' * 200])
-def test_duke_numbers_that_no_batch_holds(duke_root, tmp_path, name, capsys):
+def test_duke_numbers_that_no_batch_holds(duke_root, tmp_path, name, messages):
     root = shutil.copytree(duke_root, tmp_path / 'copy')
     folder = root / 'dukemtmc-vidreid/DukeMTMC-VideoReID/train'
     (folder / '0002').rename(folder / name)
     build(DukeMTMCVidReID, root)
-    assert f'train/{name}' in capsys.readouterr().out  # left out
+    assert f'train/{name}' in messages()  # left out
     frame = folder / '0005/0002/0005_C2_F0002_X30016.jpg'
     frame.rename(frame.with_name(frame.name.replace('C2', f'C{name}')))
     assert f'C{name}_F0002_X30016.jpg: a frame is named like' in message_of(DukeMTMCVidReID, root)

@@ -225,13 +225,13 @@ def test_settled():
     assert not index_cache._settled(None, now)
 
 
-def test_what_is_left_out_is_said_again_from_the_index(copy, cache, reads, capsys):
+def test_what_is_left_out_is_said_again_from_the_index(copy, cache, reads, messages):
     root = copy('dukemtmcvidreid')
     folder = root / 'dukemtmc-vidreid/DukeMTMC-VideoReID'
     (folder / 'train/\nold').mkdir()
     for _ in range(2):
         build('dukemtmcvidreid', root)
-        [line] = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
+        [line] = [line for line in messages().splitlines() if 'left out' in line]
         assert line == (
             f'{folder}: left out, in no tracklet: 3 .txt, 1 folder '
             '(gallery/readme.txt, query/readme.txt, train/\\nold, ...)'

@@ -124,12 +124,12 @@ def test_what_is_no_regular_file(name, read, tmp_path):
         read(str(tmp_path))
 
 
-def test_a_half_written_last_line_is_left_out_with_a_word_and_goes(tmp_path, capsys):
+def test_a_half_written_last_line_is_left_out_with_a_word_and_goes(tmp_path, messages):
     path, whole = tmp_path / 'metrics.jsonl', json.dumps(LINE).encode() + b'\n'
     for cut in (1, len(whole) // 2, len(whole) - 2):
         path.write_bytes(whole + whole[:cut])
         assert read_lines(str(tmp_path)) == [LINE]
-        assert capsys.readouterr().out == f'{path}: the last line is half written and left out\n'
+        assert messages() == f'Warning: {path}: the last line is half written and left out\n'
     path.write_bytes(whole + b'\0' * 40)  # as a lost power supply leaves it
     words = []
     assert read_lines(str(tmp_path), say=words.append) == [LINE] and len(words) == 1

@@ -163,7 +163,7 @@ def auto(folder):
 
 
 @pytest.mark.timeout(120)
-def test_every_damage_is_a_line_under_its_path_and_skipped_by_auto(tmp_path, capsys):
+def test_every_damage_is_a_line_under_its_path_and_skipped_by_auto(tmp_path, messages):
     model_folder = tmp_path / 'model'
     good = save_checkpoint(checkpoint(epoch=2), str(model_folder), 2)
     assert resume_run(good, *parts(), RunFacts(config=CONFIG)).epochs == 2
@@ -179,15 +179,17 @@ def test_every_damage_is_a_line_under_its_path_and_skipped_by_auto(tmp_path, cap
             pytest.fail(f'resumed from {title}')
         assert bad in str(caught.value) and len(str(caught.value)) < 500, title
         assert str([model.state_dict(), optimizer.state_dict()]) == str(before), title
-        capsys.readouterr()
+        messages()
         assert auto(tmp_path) == good, title
-        words = capsys.readouterr().out.splitlines()
-        assert len(words) == 1 and words[0].startswith('Skipped: ') and bad in words[0], title
+        words = messages().splitlines()
+        assert len(words) == 1 and words[0].startswith('Warning: Skipped: ') and bad in words[0], (
+            title
+        )
         seen += 1
     assert seen > 150
 
 
-def test_auto_goes_by_the_position_in_the_files_not_by_clock_or_name(tmp_path, capsys):
+def test_auto_goes_by_the_position_in_the_files_not_by_clock_or_name(tmp_path, messages):
     folder = tmp_path / 'model'
     paths = {epoch: save_checkpoint(checkpoint(epoch), str(folder), epoch) for epoch in (1, 2, 9)}
     for age, epoch in enumerate((9, 2, 1)):  # the first is dated last, in the future
@@ -209,10 +211,10 @@ def test_auto_goes_by_the_position_in_the_files_not_by_clock_or_name(tmp_path, c
     # as the first version named a checkpoint within an epoch
     torch.save(checkpoint(4, unfinished={**LOG, 'epoch': 5}), folder / 'model.pth.tar-4')
     assert auto(tmp_path) == str(folder / 'model.pth.tar-4')
-    assert capsys.readouterr().out == ''
+    assert messages() == ''
 
 
-def test_auto_passes_over_what_is_no_file_and_follows_links(tmp_path, capsys):
+def test_auto_passes_over_what_is_no_file_and_follows_links(tmp_path, messages):
     folder = tmp_path / 'model'
     good = save_checkpoint(checkpoint(1), str(folder), 1)
     (folder / 'model.pth.tar-5').mkdir()
@@ -224,8 +226,8 @@ def test_auto_passes_over_what_is_no_file_and_follows_links(tmp_path, capsys):
         if len(name) < 200:
             (folder / name).write_bytes(b'other names')
     assert auto(tmp_path) == good
-    words = capsys.readouterr().out.splitlines()
-    assert len(words) == 5 and all(word.startswith('Skipped: ') for word in words)
+    words = messages().splitlines()
+    assert len(words) == 5 and all(word.startswith('Warning: Skipped: ') for word in words)
     target = tmp_path / 'elsewhere'
     torch.save(checkpoint(3), target)
     os.symlink(target, folder / 'model.pth.tar-3')
@@ -246,12 +248,12 @@ def test_auto_refuses_another_recipe_instead_of_going_back(tmp_path):
         resume_run(other, *parts(), RunFacts(config=CONFIG))
 
 
-def test_another_optimizer_starts_without_moments(tmp_path, capsys):
+def test_another_optimizer_starts_without_moments(tmp_path, messages):
     path = save_checkpoint(checkpoint(1), str(tmp_path), 1)
     model, optimizer, scheduler = parts('sgd')
     run = RunFacts(config={**CONFIG, 'train.optim': 'sgd'})
     assert resume_run(path, model, optimizer, scheduler, run, allow_changed=True).epochs == 1
-    assert 'moments of the other optimizer' in capsys.readouterr().out
+    assert 'moments of the other optimizer' in messages()
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()  # moments of Adam would end it here
 
@@ -264,7 +266,7 @@ def test_the_host_goes_on_from_an_unfinished_epoch(tmp_path):
     assert done == 2 and torch.equal(model.weight, checkpoint()['state_dict']['weight'])
 
 
-def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, capsys):
+def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, messages):
     model, optimizer, scheduler = parts(steps=2)
     state = {
         'state_dict': {f'module.{key}': value for key, value in model.state_dict().items()},
@@ -278,7 +280,7 @@ def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, capsys):
     assert os.path.basename(path) == 'model.pth.tar-2'
     again = parts()
     assert resume_run(path, *again, RunFacts(config=CONFIG)).epochs == 2
-    assert 'does not say which recipe' in capsys.readouterr().out
+    assert 'does not say which recipe' in messages()
     for one, other in zip(optimizer.state.values(), again[1].state.values(), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -367,7 +367,7 @@ def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
     words = capsys.readouterr().out.strip().splitlines()
     assert len(words) == 3
     for path, why in zip(paths[2:], ('empty', 'wrong checksum', 'damaged'), strict=True):
-        assert sum(w.startswith(f'Skipped: {path} ') and why in w for w in words) == 1
+        assert sum(w.startswith(f'Warning: Skipped: {path} ') and why in w for w in words) == 1
 
 
 @pytest.mark.parametrize('trained', [True, False])

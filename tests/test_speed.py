@@ -264,7 +264,7 @@ def test_moments_follow_their_weights_into_another_memory_layout(fused, tmp_path
 # --- compilation ---
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, capsys):
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, messages):
     def broken(*_, **__):
         raise RuntimeError('no C++ compiler\nfound')
 
@@ -276,7 +276,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, capsys):
         expected = model.encode_frames(frames)
         speed.compile_in_place(model)
         torch.testing.assert_close(model.encode_frames(frames), expected)
-    out = capsys.readouterr().out
+    out = messages()
     assert out.count('train.compile: not compiled') == 1 and 'no C++ compiler found' in out
     assert list(model.state_dict()) == names
     torch._dynamo.reset()

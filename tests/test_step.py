@@ -149,7 +149,7 @@ def test_all_processes_stop_for_a_gradient_of_one():
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam fused'])
-def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer, capsys):
+def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer, messages):
     engine = make_engine(optimizer, amp='fp16')
     scaler = engine.trainer.precision.scaler
     highest = 2.0**14
@@ -160,8 +160,8 @@ def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer
     engine.model.hidden.weight.register_hook(overflow)
     before = weights_of(engine)
     engine.train()
-    engine.trainer.progress.print_epoch()
-    assert ', 2 steps left out; ' in capsys.readouterr().out
+    engine.trainer.progress.log_epoch()
+    assert ', 2 steps left out; ' in messages()
     assert scaler.get_scale() == highest
     assert (engine.trainer.log.steps, engine.trainer.log.skipped_steps) == (2, 2)
     for key, weight in weights_of(engine).items():
@@ -169,12 +169,12 @@ def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer
     assert 0 < engine.trainer.log.mean_norm < 10  # of the loss, not of what it was scaled to
 
 
-def test_an_epoch_without_a_step_has_no_norm_of_its_gradients(capsys):
+def test_an_epoch_without_a_step_has_no_norm_of_its_gradients(messages):
     engine = make_engine(count=2, amp='fp16')
     spoil(engine, 'hidden.weight', math.inf, batch=0)
     engine.train()
-    engine.trainer.progress.print_epoch()
-    out = capsys.readouterr().out
+    engine.trainer.progress.log_epoch()
+    out = messages()
     assert '; no step, 2 steps left out; ' in out and 'gradient norm' not in out
 
 

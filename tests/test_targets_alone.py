@@ -64,7 +64,7 @@ def name(request):
     return request.param
 
 
-def test_the_training_split_may_be_absent(name, tmp_path, capsys):
+def test_the_training_split_may_be_absent(name, tmp_path, messages):
     root = MAKERS[name](tmp_path)
     if name == 'ilidsvid':  # its .mat file numbers the folders of all people
         splits = [{'train': ['person010', 'person011'], 'test': ['person002', 'person300']}]
@@ -76,7 +76,7 @@ def test_the_training_split_may_be_absent(name, tmp_path, capsys):
         assert found, pattern
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    capsys.readouterr()
+    messages()
     index_cache._PARSED.clear()
     data = manager(root, sources='nowhere', targets=name, test_only=True)
     assert lists_of(data) == lists_of(whole)
@@ -86,7 +86,7 @@ def test_the_training_split_may_be_absent(name, tmp_path, capsys):
     assert sum(len(b['pid']) for b in data.test_loader[name]['query']) == len(
         lists_of(data)[name][0]
     )
-    out = capsys.readouterr().out
+    out = messages()
     assert name in out and ' train ' not in out
     with pytest.raises(InputError) as caught:
         manager(root, **options)
@@ -146,7 +146,7 @@ def test_a_csv_whose_training_images_are_gone(tmp_path, capsys):
         Tracklets(root=str(root), transform=len, verbose=False)
 
 
-def test_training_frames_beside_tested_ones_are_not_said_to_be_left_out(tmp_path, capsys):
+def test_training_frames_beside_tested_ones_are_not_said_to_be_left_out(tmp_path, messages):
     for number in range(4):
         miniatures.save_frame(tmp_path / f'{number}.jpg', number, 0, 0)
     rows = [
@@ -158,7 +158,7 @@ def test_training_frames_beside_tested_ones_are_not_said_to_be_left_out(tmp_path
     for mode in ('query', 'train'):
         index_cache._PARSED.clear()
         Tracklets(root=str(tmp_path), mode=mode, transform=len, verbose=False)
-        assert capsys.readouterr().out.endswith('left out, in no tracklet: 1 .jpg (3.jpg)\n')
+        assert messages().endswith('left out, in no tracklet: 1 .jpg (3.jpg)\n')
 
 
 def test_cameras_have_the_same_numbers_with_and_without_training_data(tmp_path):
@@ -189,13 +189,13 @@ def unlabelled(tmp_path, query=('anna', 'unknown'), gallery=('unknown',)):
     'query, gallery',
     [(['anna'], ['unknown']), (['unknown'], ['anna']), (['unknown'], ['unknown'])],
 )
-def test_a_target_without_labels_loads_for_testing(query, gallery, tmp_path, capsys):
+def test_a_target_without_labels_loads_for_testing(query, gallery, tmp_path, messages):
     root = unlabelled(tmp_path, query, gallery)
     data = manager(root, targets='tracklets', test_only=True)
     ((queries, searched),) = lists_of(data).values()
     assert [pid for _, pid, _, _ in queries] == [UNKNOWN if query == ['unknown'] else 0] * 2
     assert [pid for _, pid, _, _ in searched] == [UNKNOWN if gallery == ['unknown'] else 0] * 2
-    table = capsys.readouterr().out
+    table = messages()
     assert 'unlabelled' in table
     rows = [line.split() for line in table.splitlines() if line.startswith('tracklets ')]
     assert [(row[1], row[2], row[-1]) for row in rows] == [

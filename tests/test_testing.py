@@ -15,6 +15,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.evaluator import Evaluator, Target
 from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.evaluation.pair_scores import scored_rows
+from stmn_plugin.evaluation.protocols import results_table
 from stmn_plugin.evaluation.searched import count_searched
 from stmn_plugin.evaluation.settings import TestOptions, TestSettings
 from stmn_plugin.evaluation.testing import evaluate_targets
@@ -47,12 +48,12 @@ def some_features(seed):
     return torch.randn(15, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def test_what_a_target_gave_is_on_disk_when_the_next_one_fails(tmp_path, capsys):
+def test_what_a_target_gave_is_on_disk_when_the_next_one_fails(tmp_path, messages):
     with pytest.raises(InputError, match='two'):
         evaluate_targets(evaluator({'one': some_features(1)}), RunRecord(), str(tmp_path))
     kept = json.loads((tmp_path / 'metrics.json').read_text())
     assert [e['dataset'] for e in kept['evaluations']] == ['one'] and kept['bad_frames'] == []
-    assert '##### one' in capsys.readouterr().out
+    assert '##### one' in messages()
 
 
 def test_results_are_on_disk_before_they_are_printed(tmp_path, monkeypatch):
@@ -76,16 +77,17 @@ def test_results_are_on_disk_before_they_are_printed(tmp_path, monkeypatch):
     assert first.ranking.rank(1) == pytest.approx(record.evaluations[0]['rank-1'], abs=1e-6)
 
 
-def test_a_collapsed_model_says_so(tmp_path, capsys):
+def test_a_collapsed_model_says_so(tmp_path, messages):
     both = evaluator({'one': torch.ones(15, 4), 'two': some_features(2)})
     evaluate_targets(both, RunRecord(), str(tmp_path))
-    out = capsys.readouterr().out
+    out = messages()
     assert 'Warning: The features of all tracklets of one are equal: the model collapsed.' in out
     assert out.count('Warning') == 1
-    head, _, first, second, *_ = out.splitlines()[-4:]
+    stored = json.loads((tmp_path / 'metrics.json').read_text())['evaluations']
+    head, _, first, second = results_table(stored).splitlines()
     assert head.split()[-1] == 'doubt' and first.split()[-1] == 'collapsed'
     assert second.split()[0] == 'two' and 'collapsed' not in second
-    one, two = json.loads((tmp_path / 'metrics.json').read_text())['evaluations']
+    one, two = stored
     assert one['collapsed'] and one['num_query_tied'] == 6 and 'collapsed' in one['doubt']
     assert not two['collapsed'] and two['num_query_tied'] == 0 and two['doubt'] == ''
 

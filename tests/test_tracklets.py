@@ -191,7 +191,7 @@ def test_every_readable_suffix_is_a_frame_in_natural_order(anna, tmp_path, capsy
     assert capsys.readouterr().out == ''
 
 
-def test_what_is_left_out_is_one_line(anna, tmp_path, capsys):
+def test_what_is_left_out_is_one_line(anna, tmp_path, messages):
     for name in ('f3.heic', 'f4.HEIC', 'f5.avi', 'f6', '.f7.jpg', '._f1.jpg', 'Thumbs.db'):
         (anna / name).touch()
     (anna / 'f8').mkdir()
@@ -200,7 +200,7 @@ def test_what_is_left_out_is_one_line(anna, tmp_path, capsys):
     os.symlink('gone', anna.parent / 't2')  # a tracklet's folder that is not there
     for _ in range(3):  # the host builds train, query and gallery
         assert frames_of_anna(tmp_path) == ['f1.jpg', 'f2.jpg', 'f10.jpg']
-    assert capsys.readouterr().out == (
+    assert messages() == (
         f'{tmp_path}/tracklets: left out, in no tracklet: 3 no suffix, 2 .heic, 1 .avi, 1 .mp4, '
         '1 folder (query/anna/cam2/clip.mp4, query/anna/cam2/pipe, query/anna/cam2/t1/f3.heic, '
         '...)\n'
@@ -217,26 +217,26 @@ def test_beside_other_datasets_only_the_splits_are_looked_at(anna, tmp_path, cap
     assert capsys.readouterr().out == ''
 
 
-def test_beside_the_frames_of_a_csv_what_it_does_not_list_is_left_out(anna, tmp_path, capsys):
+def test_beside_the_frames_of_a_csv_what_it_does_not_list_is_left_out(anna, tmp_path, messages):
     shutil.copytree(anna, tmp_path / 'flat')
     (tmp_path / 'flat/more').mkdir()
     rows = [('query', 'a', 'c1', 't', 'f1.jpg'), ('gallery', 'a', 'c2', 't', 'f2.jpg')]
     miniatures.write_csv(tmp_path / 'flat/tracklets.csv', rows)
     assert frames_of_anna(tmp_path / 'flat') == ['f1.jpg']
-    assert capsys.readouterr().out == (
+    assert messages() == (
         f'{tmp_path}/flat/tracklets.csv: left out, in no tracklet: 1 .jpg, 1 folder '
         '(f10.jpg, more)\n'
     )
 
 
 def test_split_folders_beside_a_csv_that_names_none_of_their_frames_are_left_out(
-    anna, tmp_path, capsys
+    anna, tmp_path, messages
 ):
     frame = 'tracklets/query/anna/cam2/t1/f1.jpg'
     miniatures.write_csv(tmp_path / 'tracklets.csv', [('query', 'a', 'c1', 't', frame)])
     (tmp_path / 'train' / 'p1').mkdir(parents=True)
     build(tmp_path, mode='query')
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = messages().splitlines()
     assert 'tracklet: 14 folder, 2 .jpg (tracklets/gallery/anna, ' in line  # 4, 9 and p1
     report = check_dataset('tracklets', str(tmp_path), read_images=False)
     named = [w['message'] for w in report['warnings'] if w['kind'] == 'structure']

@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -225,6 +226,19 @@ def value_of(rule: Rule) -> Callable[[str], Any]:
 def _as_typed(script: str) -> str:
     """How the command was started, for its help."""
     return f'python {script}' if script.endswith('.py') else os.path.basename(script)
+
+
+def called_alike(name: str) -> str:
+    """How another command is called, as this one was: as a script, installed, or by the package.
+
+    Args:
+        name: of the command, such as ``check-data``.
+    """
+    folder, script = os.path.split(sys.argv[0])
+    file = os.path.join(folder, f'{name.replace("-", "_")}.py')
+    if script.endswith('.py') and os.path.exists(file):
+        return f'python {shlex.quote(printable(file))}'
+    return f'stmn-{name}' if script.startswith('stmn-') else f'python -m stmn_plugin {name}'
 
 
 def _is_flag(word: str) -> bool:

@@ -4,14 +4,18 @@ The flags are those of torchreid's own scripts/main.py, and -a, --list-archs and
 """
 
 import functools
+import os
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 
+from yacs.config import CfgNode
+
 from stmn_plugin.config import load_config
 from stmn_plugin.console import run_tool
-from stmn_plugin.errors import exit_on_input_error
+from stmn_plugin.errors import exit_on_input_error, printable
 
-from .command_line import CONFIG, CommandLine
+from .command_line import CONFIG, IMPORT, CommandLine, called_alike
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -47,7 +51,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = load_config(args.config_file, args.opts)
         from stmn_plugin.host.runner import run  # after the config: a typo need not wait for it
 
-        run(cfg)
+        run(cfg, next_command(args, cfg))
+
+
+def next_command(args: Namespace, cfg: CfgNode) -> str:
+    """The page of the run, or of the weights that are tested; '' where there can be none."""
+    words = [word for file in args.imports or () for word in (IMPORT, file)]
+    folder = cfg.data.save_dir
+    if cfg.data.type != 'video':
+        return ''
+    if not cfg.test.evaluate or os.path.exists(os.path.join(folder, 'config.yaml')):
+        words += ['--run', folder]
+    elif cfg.model.load_weights:
+        words += ['--config', args.config_file] if args.config_file else []
+        words += args.opts
+    else:
+        return ''
+    return printable(f'{called_alike("report")} {shlex.join(words)}')
 
 
 run = functools.partial(run_tool, main)  # the installed command

@@ -1,5 +1,6 @@
 """Take run folders that the user names (``--runs``) into a table: titled, each seed once."""
 
+import logging
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -14,6 +15,8 @@ from stmn_plugin.training.resuming import changed_keys, is_recipe
 
 from .run_plan import PlannedRun, as_words, training_config
 from .run_record import CONFIG, RunRecord, is_run, same_folder, try_to_read
+
+logger = logging.getLogger(__name__)
 
 MOST_KEYS = 4  # in a title
 
@@ -69,7 +72,7 @@ def distinct_folders(paths: Sequence[str]) -> list[str]:
             raise InputError(f'--runs: no such folder: {path}')
     others = [printable(path) for path in paths if not is_run(path)]
     if others:
-        print(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
+        logger.info(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
     folders: dict[str, str] = {}  # real path → as given
     for path in filter(is_run, paths):
         folders.setdefault(os.path.realpath(path), path.rstrip(os.sep))

@@ -6,6 +6,7 @@ running process, which saves itself; then the queue stops.
 
 import contextlib
 import datetime
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -22,6 +23,8 @@ from . import stored_results
 from .child_process import last_error
 from .run_plan import TESTING, TRAINING, PlannedRun, as_words
 from .run_record import RunRecord, read_run
+
+logger = logging.getLogger(__name__)
 
 CONSOLE = 'console.log'  # of every process that worked on a run folder
 STRATEGIES = ('rrs', 'all')
@@ -64,7 +67,7 @@ def complete_runs(
         Interrupted: a signal came; what was running has saved itself.
     """
     runs = list(runs)
-    print(device_line(any(run.cfg and run.cfg.use_gpu for run in runs)), flush=True)
+    logger.info(device_line(any(run.cfg and run.cfg.use_gpu for run in runs)))
     for number, run in enumerate(runs, 1):
         seed = '' if run.seed is None else f', seed {run.seed}'
         label = f'[{number}/{len(runs)}] {run.title}{seed}'
@@ -72,7 +75,7 @@ def complete_runs(
             outcome = _complete(run, execute, strategies, label)
         except InputError as error:
             outcome = Outcome(run.title, run.seed, run.folder, error=str(error))
-        print(printable(f'{label}: {_summary(outcome)}'), flush=True)
+        logger.info(printable(f'{label}: {_summary(outcome)}'))
         yield outcome
 
 
@@ -145,7 +148,7 @@ def _train(run: PlannedRun, execute: Execute, label: str, done: int) -> None:
     max_epoch = run.cfg.train.max_epoch
     from_where = f', from epoch {done} of {max_epoch}' if done else f', {max_epoch} epochs'
     log = os.path.join(run.folder, CONSOLE)
-    print(printable(f'{label}: training{from_where}; log in {log}'))
+    logger.info(printable(f'{label}: training{from_where}; log in {log}'))
     with tqdm(
         total=max_epoch, initial=done, desc=label, unit='epoch', leave=False, disable=None
     ) as bar:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from stmn_plugin.training.provenance import (
 )
 
 from .run_record import CONFIG, RunRecord, same_folder
+
+logger = logging.getLogger(__name__)
 
 TESTED = ('query', 'gallery')
 LISTS = ('train', *TESTED)
@@ -88,7 +91,7 @@ def data_asked_for(
 
 @functools.cache
 def _say_once(line: str) -> None:
-    print(line)
+    logger.warning(line)
 
 
 _read: dict[str, dict[str, dict[str, str]]] = {}  # keys that name the data → digests

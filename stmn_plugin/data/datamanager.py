@@ -4,9 +4,8 @@ The host builds its datasets; their lists of tracklets are then served by our ``
 sums of sources, other start methods of workers and every host dataset work alike.
 """
 
-import contextlib
 import functools
-import io
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ import torchreid
 from stmn_plugin.config import check_ranges, check_transforms
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
+from stmn_plugin.log import prints_logged
 
 from .clip_plans import ClipPlan, clip_loader
 from .clips import (
@@ -33,6 +33,8 @@ from .loaders import FrameLoader, check_shared_memory
 from .sources import names_once
 from .tracklets import Frames, Tracklet
 from .validation import validation_name
+
+logger = logging.getLogger(__name__)
 
 HostManager: TypeAlias = torchreid.data.VideoDataManager  # registering puts ours in its place
 
@@ -111,7 +113,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
                 f'cannot be dealt evenly to {world_size()} processes'
             )
         # past the host's own video data manager, which reads the sources in any case
-        with contextlib.redirect_stdout(io.StringIO()):  # a list of transforms that are not used
+        with prints_logged(logger):  # a list of transforms that are not used
             super(HostManager, self).__init__(
                 sources=names_once('data.sources', sources),
                 targets=names_once('data.targets', targets),
@@ -148,7 +150,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         self._num_train_pids = training.num_pids if training else None
         self._num_train_cams = training.num_cams if training else None
         tracklets = training.tracklets if training else []
-        self._print_summary(tracklets)
+        self._log_summary(tracklets)
 
         extra = {'chunks': rrs_chunks} if sample_method == 'rrs' else {}
         sampler = functools.partial(FRAME_SAMPLERS[sample_method], seq_len=seq_len, **extra)
@@ -225,13 +227,13 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
             **self.loader_options,
         )
 
-    def _print_summary(self, tracklets: list[Tracklet]) -> None:
+    def _log_summary(self, tracklets: list[Tracklet]) -> None:
         parts: list[tuple[str, str, Sequence[Tracklet]]] = []
         if tracklets:
             parts.append(('+'.join(self.sources), 'train', tracklets))
         for name, lists in self.test_dataset.items():
             parts += [(name, mode, part) for mode, part in lists.items()]
-        print(summary_table(parts))
+        logger.info(summary_table(parts))
 
     def _most_tested_frames(self) -> int:
         """Frames of the largest list that is tested; a clip has at least one."""

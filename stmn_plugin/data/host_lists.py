@@ -1,5 +1,6 @@
 """Names of datasets → the host's lists of tracklets, each split read only where it is needed."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,11 +9,14 @@ from tabulate import tabulate
 
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.labels import UNKNOWN
+from stmn_plugin.log import prints_logged
 
 from .host_errors import host_errors_named
 from .sources import refuse_empty_tracklets, refuse_shared_frames
 from .tracklets import Target, Tracklet
 from .validation import hold_out
+
+logger = logging.getLogger(__name__)
 
 
 class Training(NamedTuple):
@@ -34,7 +38,7 @@ def read_training(names: Sequence[str], options: Mapping[str, Any]) -> Training:
         InputError: a missing or broken dataset; a tracklet without a frame; datasets that share
             frames.
     """
-    with host_errors_named():
+    with host_errors_named(), prints_logged(logger):
         total = sum(_open(name, 'train', options) for name in names)
     refuse_shared_frames(names, total.train)
     refuse_empty_tracklets(total.train)
@@ -47,7 +51,7 @@ def hold_out_target(
     """What is left to train on, and the part to validate on, see :func:`.validation.hold_out`."""
     split = hold_out(training.tracklets, validation_ids, seed)
     num_pids = len({pid for _, pid, _, _ in split.train})
-    print(
+    logger.info(
         f'Held out for validation: {len({pid for _, pid, _, _ in split.gallery})} identities, '
         f'{len(split.gallery)} tracklets, {len(split.query)} of them queries; '
         f'trained on: {num_pids} identities, {len(split.train)} tracklets'
@@ -63,7 +67,7 @@ def read_target(name: str, options: Mapping[str, Any]) -> Target:
         InputError: a missing or broken dataset; a tracklet without a frame; not a single query has
             a match although all tracklets are labelled.
     """
-    with host_errors_named():
+    with host_errors_named(), prints_logged(logger):
         parts = [_open(name, mode, options) for mode in ('query', 'gallery')]
     needs = getattr(parts[0], 'gallery_needs_queries', False)
     target = Target(parts[0].query, parts[1].gallery, needs)

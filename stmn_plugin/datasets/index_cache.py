@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import logging
 import os
 import os.path as osp
 import time
@@ -29,6 +30,8 @@ from stmn_plugin.whole_files import whole_file
 
 from .left_out import find_left_out, left_out_line
 from .listing import SPLITS, Lists, listing_once
+
+logger = logging.getLogger(__name__)
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
 WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk
@@ -82,7 +85,7 @@ def parse_once(
             folder, read, splits, place
         )
         if index.left_out:
-            print(f'{printable(folder)}: {index.left_out}')
+            logger.info(f'{printable(folder)}: {index.left_out}')
         _PARSED[kind, folder, splits] = index
     train, query, gallery = (
         list(tracklets) if split in splits else []

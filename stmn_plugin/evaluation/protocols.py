@@ -22,7 +22,6 @@ __all__ = [
     'apply_protocol',
     'evaluate_ranking',
     'results_table',
-    'stored_table',
 ]
 
 
@@ -128,13 +127,11 @@ def distances_in_rows(
     return measure(query.features, gallery.features, options.dist_metric)
 
 
-def results_table(evaluations: Iterable[Evaluation], ranks: Sequence[int]) -> str:
-    """Results as text, one row per dataset, in percent; the protocol stands beside the numbers."""
-    return stored_table([evaluation.as_dict(ranks) for evaluation in evaluations])
+def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """Evaluations as ``metrics.json`` holds them → text, one row per dataset, in percent.
 
-
-def stored_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """:func:`results_table` of evaluations as ``metrics.json`` holds them."""
+    The protocol stands beside the numbers.
+    """
     rows = [
         {
             'dataset': e['dataset'],

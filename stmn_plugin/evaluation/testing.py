@@ -1,15 +1,18 @@
 """Every target evaluated, written into the run folder, printed, and its ranked lists drawn."""
 
+import logging
 import os
 
-from stmn_plugin.distributed import is_main
 from stmn_plugin.errors import printable, resource_errors
+from stmn_plugin.training.metric_files import METRICS
 from stmn_plugin.training.run_record import RunRecord
 
 from .evaluator import Evaluator, Searched
-from .protocols import Evaluation, Stopwatch, host_lines, results_table
+from .protocols import Evaluation, Stopwatch, host_lines
 from .ranked_lists import write_ranked_list
 from .ranked_pictures import draw_ranked_lists
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_targets(
@@ -50,21 +53,19 @@ def evaluate_targets(
                 _show(evaluator, result, record)
                 if evaluator.options.visrank:
                     _draw(evaluator, name, searched, folder, size)
-    if is_main() and results:
-        print(results_table(results, ranks))
     bad_frames = record.all_bad_frames()
     if bad_frames:
         shown = '\n  '.join(map(printable, bad_frames[:10]))
-        print(f'{len(bad_frames)} unreadable frames left out, see metrics.json:\n  {shown}')
+        logger.warning(f'{len(bad_frames)} unreadable frames left out, see {METRICS}:\n  {shown}')
     return results
 
 
 def _show(evaluator: Evaluator, result: Evaluation, record: RunRecord) -> None:
     name, ranking = result.dataset, result.ranking
-    print(f'##### {name}: protocol {result.protocol} #####')
-    print(host_lines(ranking, evaluator.options.ranks))
+    logger.info(f'##### {name}: protocol {result.protocol} #####')
+    logger.info(host_lines(ranking, evaluator.options.ranks))
     if result.doubt:
-        print(f'Warning: {result.doubt}')
+        logger.warning(result.doubt)
     if record.curves is not None:
         step = None if result.epoch is None else result.epoch - 1
         record.curves.add_scalar(f'Test/{name}/rank1', ranking.rank(1), step)
@@ -82,7 +83,9 @@ def _list(evaluator: Evaluator, name: str, searched: Searched, folder: str) -> N
             max(evaluator.options.ranks),
         )
         where = f'; the nearest tracklets of each are in {printable(" and ".join(paths))}'
-    print(f'{name}: no match of the {len(target.query)} queries is labelled, no score{where}')
+    logger.warning(
+        f'{name}: no match of the {len(target.query)} queries is labelled, no score{where}'
+    )
 
 
 def _draw(

@@ -1,5 +1,6 @@
 """torchreid's engine, delegating: training to ``Trainer``, testing to ``evaluation``."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,6 @@ from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.feature_store import FeatureFolder
 from stmn_plugin.evaluation.image_embedder import ImageEmbedder
-from stmn_plugin.evaluation.protocols import stored_table
 from stmn_plugin.evaluation.settings import TestOptions, TestSettings
 from stmn_plugin.evaluation.testing import evaluate_targets
 from stmn_plugin.interrupt import Interruption
@@ -29,6 +29,8 @@ from stmn_plugin.training.provenance import config_digests, data_digests
 from stmn_plugin.training.run_record import Parts, RunRecord
 from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host has no types
@@ -187,12 +189,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         record.folder = save_dir
         trainer.fit(start_epoch, max_epoch, lambda: self.test(**options))
         if start_epoch >= max_epoch and record.reached.unfinished is None:
-            self._print_finished(start_epoch)
-
-    def _print_finished(self, done: int) -> None:
-        print(f'Nothing to train: {done} of {self.max_epoch} epochs are done')
-        last = [e for e in self.record.evaluations if e['epoch'] == done]
-        print(stored_table(last) if last else f'metrics.json has no evaluation after epoch {done}')
+            logger.info(f'Nothing to train: {start_epoch} of {self.max_epoch} epochs are done')
 
     def train(
         self,

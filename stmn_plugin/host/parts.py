@@ -1,6 +1,7 @@
 """A checked config → the parts of a run: data, model, optimizer, what is minimised, tests."""
 
 import difflib
+import logging
 from typing import Any
 
 import torchreid
@@ -25,6 +26,7 @@ from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.settings import TestSettings
+from stmn_plugin.log import prints_logged
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import FrameByFrame, ModelSpec, VideoModel, build_video_model
 from stmn_plugin.models.encoder import checkpoint_activations
@@ -40,6 +42,8 @@ from stmn_plugin.training.speed import (
 )
 
 from .registration import model_registry
+
+logger = logging.getLogger(__name__)
 
 # architectures whose code views maps as vectors, which channels_last maps are not
 CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
@@ -70,8 +74,9 @@ def build_datamanager(cfg: CfgNode) -> Any:
     """Our video data manager, or the host's for images."""
     if cfg.data.type == 'video':
         return VideoDataManager(**videodata_kwargs(cfg))
-    with host_errors_named():
+    with host_errors_named(), prints_logged(logger):
         datamanager = torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
+    logger.info(image_data_line(datamanager))
     image_bytes = 4 * 3 * cfg.data.height * cfg.data.width
     check_shared_memory(
         cfg.data.workers,
@@ -82,6 +87,18 @@ def build_datamanager(cfg: CfgNode) -> Any:
         for mode, loader in loaders.items():
             loaders[mode] = FrameLoader.like(loader)
     return datamanager
+
+
+def image_data_line(datamanager: Any) -> str:
+    """What the host's image data manager trains and tests on."""
+    parts = [
+        f'trained on {", ".join(datamanager.sources)}: {datamanager.num_train_pids} ids, '
+        f'{len(datamanager.train_loader.dataset):,} images, {datamanager.num_train_cams} cameras'
+    ]
+    for name, lists in datamanager.test_dataset.items():
+        query, gallery = len(lists['query']), len(lists['gallery'])
+        parts.append(f'tested on {name}: {query:,} queries, {gallery:,} gallery images')
+    return f'Data: {"; ".join(parts)}'
 
 
 def build_model(cfg: CfgNode, num_classes: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """A checked config → a run: folder, log, engine, results; its parts are in ``parts.py``."""
 
+import logging
+import os
 from typing import Any
 
 import torchreid
@@ -14,10 +16,12 @@ from stmn_plugin.config.kwargs import (
 from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.device import device_line, device_name, usable_gpu
 from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group
-from stmn_plugin.errors import resource_errors
+from stmn_plugin.errors import printable, resource_errors
+from stmn_plugin.evaluation.protocols import results_table
 from stmn_plugin.models.facts import check_batch, model_facts
 from stmn_plugin.randomness import deterministic_algorithms
 from stmn_plugin.training.checkpoint import count_classes, load_weights
+from stmn_plugin.training.metric_files import METRICS
 from stmn_plugin.training.provenance import training_digest
 from stmn_plugin.training.resuming import newest_of_run, path_to_resume, resume_run
 from stmn_plugin.training.run_folder import run_folder, write_config
@@ -42,12 +46,15 @@ from .parts import (
 )
 from .registration import register
 
+logger = logging.getLogger(__name__)
 
-def run(cfg: CfgNode) -> VideoEngine:
+
+def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
     """Train and evaluate, or only evaluate, as the config says; with the others under torchrun.
 
     Args:
         cfg: from :func:`stmn_plugin.config.load_config`.
+        try_next: a command, named at the end of the log.
 
     Returns:
         The engine after the run; ``.record.evaluations`` are its results.
@@ -57,7 +64,7 @@ def run(cfg: CfgNode) -> VideoEngine:
     """
     with (
         process_group(usable_gpu(cfg.use_gpu)),
-        run_folder(cfg),
+        run_folder(cfg) as log,
         peer_errors(),
         deterministic_algorithms(cfg.train.deterministic),
         tf32(cfg.train.tf32),
@@ -72,7 +79,26 @@ def run(cfg: CfgNode) -> VideoEngine:
             engine.record.make_way(cfg.data.save_dir, resumed, len(batches))
             write_config(cfg)
         engine.run(start_epoch=reached.epochs, **run_kwargs(cfg))
+        log_end(engine, cfg, log)
+        if try_next:
+            logger.info(f'Next: {try_next}')
     return engine
+
+
+def log_end(engine: VideoEngine, cfg: CfgNode, log: str) -> None:
+    """The table of the last evaluations, and where files are."""
+    record, epoch = engine.record, None if cfg.test.evaluate else engine.max_epoch
+    results = [one for one in record.evaluations if one['epoch'] == epoch]
+    if results:
+        logger.info(results_table(results[-len(engine.test_loader) :]))
+    elif epoch is not None:
+        logger.warning(f'{METRICS} has no evaluation after epoch {epoch}')
+    folder, names = cfg.data.save_dir, [os.path.basename(log)]
+    if os.path.exists(os.path.join(folder, METRICS)):
+        names.insert(0, METRICS)
+    if record.last_checkpoint and not cfg.test.evaluate:
+        names.insert(0, os.path.relpath(record.last_checkpoint, folder))
+    logger.info(printable(f'Written into {folder}: {", ".join(names)}'))
 
 
 @resource_errors('model.name')
@@ -84,7 +110,7 @@ def prepare(cfg: CfgNode) -> VideoEngine:
     Raises:
         InputError: anything the user gave that cannot work, as a model beyond the memory.
     """
-    print(device_line(cfg.use_gpu))
+    logger.info(device_line(cfg.use_gpu))
     cfg = with_usable_device(cfg)
     register(cfg)
     check_arch(cfg.model.name)
@@ -150,14 +176,14 @@ def path_to_test(cfg: CfgNode) -> str:
     resumed = newest_of_run(cfg) if cfg.model.resume == AUTO else cfg.model.resume
     path = resumed or cfg.model.load_weights
     if not path and not cfg.model.resume:
-        print('Testing the initial weights: model.load_weights is not set')
+        logger.warning('Testing the initial weights: model.load_weights is not set')
     return path
 
 
 def facts_of(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-    """Size and cost of the model, and where it runs; printed."""
+    """Size and cost of the model, and where it runs; logged."""
     facts = {**model_facts(cfg, model), 'device': device_name(cfg.use_gpu)}
-    print('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
+    logger.info('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
     return facts
 
 

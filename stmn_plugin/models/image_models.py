@@ -1,5 +1,6 @@
 """Image models of the host's factory: built by name, and tried on a frame."""
 
+import logging
 import pickle
 from typing import Any
 
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.log import prints_logged
+
+logger = logging.getLogger(__name__)
 
 NATURAL_SIZES = ((256, 128), (160, 64), (299, 299))  # some architecture is made for each
 
@@ -26,9 +30,10 @@ def build_image_model(
     import torchreid  # slow to import, and not needed by the architectures of this package
 
     def build(pretrained: bool) -> nn.Module:
-        model: nn.Module = torchreid.models.build_model(
-            name, num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu
-        )
+        with prints_logged(logger):
+            model: nn.Module = torchreid.models.build_model(
+                name, num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu
+            )
         return model
 
     try:

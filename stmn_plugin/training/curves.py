@@ -1,6 +1,7 @@
 """Numbers of a run → TensorBoard's event files, which are a convenience: they never end a run."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from stmn_plugin.errors import printable
+
+logger = logging.getLogger(__name__)
 
 
 class Curves:
@@ -42,7 +45,7 @@ class Curves:
         except (OSError, UnicodeEncodeError) as error:  # the latter: a folder that is no UTF-8
             writer, self._writer = self._writer, None
             reason = printable(getattr(error, 'strerror', None) or error)
-            print(f'TensorBoard takes nothing more ({reason}): going on without it')
+            logger.warning(f'TensorBoard takes nothing more ({reason}): going on without it')
             with contextlib.suppress(OSError, AttributeError):
                 writer.close()
 

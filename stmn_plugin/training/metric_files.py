@@ -5,6 +5,7 @@ names it.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from stmn_plugin.plain_values import (
     named,
 )
 from stmn_plugin.whole_files import remove_file, write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 METRICS, EPOCHS = 'metrics.json', 'metrics.jsonl'
 
@@ -170,7 +173,7 @@ def append_line(folder: str, values: dict[str, Any]) -> None:
         raise InputError(f'cannot write {path}: {error.strerror}') from error
 
 
-def read_lines(folder: str, say: Callable[[str], object] = print) -> list[dict[str, Any]]:
+def read_lines(folder: str, say: Callable[[str], object] = logger.warning) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; [] when there is no such file.
 
     Args:

@@ -1,6 +1,7 @@
-"""Steps and epochs → a progress bar, printed lines and curves."""
+"""Steps and epochs → a progress bar, lines of the log and curves."""
 
 import datetime
+import logging
 
 from tqdm import tqdm
 
@@ -8,6 +9,8 @@ from stmn_plugin.distributed import is_main
 
 from .curves import Curves
 from .epoch_log import EpochLog
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
@@ -17,7 +20,7 @@ class Progress:
         log: of the epoch, filled by the trainer.
         stop: epochs of the run.
         num_batches: of an epoch.
-        print_freq: batches between two printed lines.
+        print_freq: batches between two lines of the log.
         curves: TensorBoard's, or none.
     """
 
@@ -66,7 +69,9 @@ class Progress:
                 *named,
                 f'lr {log.learning_rate:.6f}',
             ]
-            print('\t'.join(parts))
+            # on a terminal the bar says it
+            level = logging.INFO if self.bar.disable else logging.DEBUG
+            logger.log(level, '\t'.join(parts))
         scalars = {'time': mean_seconds, 'data': mean_waited, **averages, 'lr': log.learning_rate}
         self._add(index, scalars)
 
@@ -89,14 +94,14 @@ class Progress:
         seconds = batches * log.seconds / log.batches if log.batches else 0
         return datetime.timedelta(seconds=int(max(seconds, 0)))
 
-    def print_epoch(self) -> None:
-        """Print one line at the end of an epoch."""
+    def log_epoch(self) -> None:
+        """Log one line at the end of an epoch."""
         log = self.log
         losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())
         norms = f'gradient norm {log.mean_norm:.4g}, at most {log.largest_norm:.4g}'
         if log.skipped_steps:  # in fp16
             norms = f'{norms if log.steps else "no step"}, {log.skipped_steps} steps left out'
-        print(
+        logger.info(
             f'Epoch {log.epoch}/{self.stop}: {losses}; {norms}; '
             f'{log.images_per_second:.1f} images/s, '
             f'{log.data_wait:.1%} of the time waiting for data, ETA {self.remaining_time()}'

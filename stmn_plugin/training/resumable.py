@@ -3,6 +3,7 @@
 Files are damaged, edited and mixed up: what one holds is checked whole before anything is changed.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,11 +21,13 @@ from stmn_plugin.plain_values import is_like, is_positive
 from .checkpoint import BEST, UNFINISHED, checkpoint_path, epoch_of_name
 from .checkpoint_fields import check_fields, load_resumable
 
+logger = logging.getLogger(__name__)
+
 
 def newest_checkpoint(folder: str, check: Callable[[str], object] = load_resumable) -> str | None:
     """The checkpoint of a folder that is furthest in training, by what the files say.
 
-    One that cannot be used is skipped with a printed word.
+    One that cannot be used is skipped with a warning.
 
     Args:
         folder: of checkpoints.
@@ -41,13 +44,13 @@ def newest_checkpoint(folder: str, check: Callable[[str], object] = load_resumab
             epoch, batches = position(path)
             found.append((epoch, batches, path == checkpoint_path(folder, epoch), path))
         except InputError as error:
-            print(f'Skipped: {error}')
+            logger.warning(f'Skipped: {error}')
     for *_, path in sorted(found, reverse=True):
         try:
             check(path)
             return path
         except InputError as error:
-            print(f'Skipped: {error}')
+            logger.warning(f'Skipped: {error}')
     return None
 
 

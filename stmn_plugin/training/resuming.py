@@ -4,6 +4,7 @@ The recipe is what the weights at the end depend on. It is every key but those b
 belongs to it until someone says otherwise here.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ from .checkpoint_fields import load_resumable
 from .epoch_log import EpochLog
 from .resumable import newest_checkpoint, resume
 from .run_state import Reached, RunFacts
+
+logger = logging.getLogger(__name__)
 
 FREE_KEYS = {
     'use_gpu',
@@ -105,7 +108,7 @@ def path_to_resume(
 
 
 def newest_of_run(cfg: CfgNode, check: Callable[[str], object] = load_resumable) -> str:
-    """The furthest checkpoint of the run folder, '' with a printed word if there is none.
+    """The furthest checkpoint of the run folder, '' with a message if there is none.
 
     Args:
         cfg: of the run.
@@ -115,7 +118,7 @@ def newest_of_run(cfg: CfgNode, check: Callable[[str], object] = load_resumable)
     path: str | None = broadcast(newest_checkpoint(folder, check) if is_main() else None)
     if path is None:
         then = 'testing the initial weights' if cfg.test.evaluate else 'starting from the beginning'
-        print(f'model.resume auto: no checkpoint in {printable(folder)}, {then}')
+        logger.info(f'model.resume auto: no checkpoint in {printable(folder)}, {then}')
     return path or ''
 
 
@@ -142,7 +145,7 @@ def resume_run(
     """
     checkpoint = load_resumable(path)
     if not checkpoint.get('config'):
-        print(f'{printable(path)} does not say which recipe made it')
+        logger.warning(f'{printable(path)} does not say which recipe made it')
     changed = changes_since(checkpoint, run)
     named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
     if changed and not allow_changed:
@@ -151,10 +154,10 @@ def resume_run(
             'train.allow_changed True goes on all the same'
         )
     if changed:
-        print(f'Going on with another recipe: {named}')
+        logger.warning(f'Going on with another recipe: {named}')
     keep_moments = 'train.optim' not in changed
     if not keep_moments:
-        print('The moments of the other optimizer are left behind')
+        logger.warning('The moments of the other optimizer are left behind')
     parts = (model, optimizer, scheduler)
     resume(checkpoint, path, *parts, new_schedule=bool(changed), keep_moments=keep_moments)
     reached = Reached(
@@ -171,5 +174,5 @@ def resume_run(
             where += ', still to be evaluated'
         else:
             where += f' and batch {log["batches"]} of the next'
-    print(f'Resumed from {printable(path)} after {where}')
+    logger.info(f'Resumed from {printable(path)} after {where}')
     return reached

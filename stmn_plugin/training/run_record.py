@@ -5,6 +5,7 @@ TensorBoard, and for every registered model a folder of checkpoints. Only the ma
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
 from .epoch_log import EpochLog
 from .metric_files import append_line, keep_lines, read_evaluations, remove_metrics, write_metrics
 from .run_state import Reached, RunFacts
+
+logger = logging.getLogger(__name__)
 
 NEEDED = ('model.load_weights', '*.backbone_weights')  # keys of files that a run starts from
 
@@ -112,7 +115,7 @@ class RunRecord:
         removed = remove_what_is_lost(folder, start, models, needed)
         if removed:
             where = printable(folder)
-            print(f'train.overwrite: removed {len(removed)} files of the run in {where}')
+            logger.info(f'train.overwrite: removed {len(removed)} files of the run in {where}')
 
     @contextlib.contextmanager
     def training(self, start: int, stop: int, num_batches: int) -> Iterator[None]:
@@ -235,7 +238,7 @@ class RunRecord:
             except InputError as error:
                 raise InputError(f'{error}; last good checkpoint: {self.last_good}') from error
             self.last_checkpoint = path
-            print(f'Checkpoint saved to "{printable(path)}"')
+            logger.debug(f'Checkpoint saved to "{printable(path)}"')
 
     def _state(
         self, parts: Parts, epochs: int, log: EpochLog | None, scaler: Mapping[str, Any] | None

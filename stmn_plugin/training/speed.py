@@ -6,6 +6,7 @@ other switches only the order in which it is.
 
 import contextlib
 import ctypes
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,6 +18,8 @@ from torch.optim import Optimizer
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VideoModel
 from stmn_plugin.models.folding import FoldedEncoders
+
+logger = logging.getLogger(__name__)
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -89,7 +92,7 @@ def compile_in_place(model: nn.Module) -> None:
     """Compile the backbone of a video model, or all of another model; names of weights stay.
 
     What torch.compile cannot do (no C++ compiler, no Triton, an operation it does not know) runs
-    as it is, and a printed line says so.
+    as it is, and a warning says so.
     """
     part = model.backbone() if isinstance(model, VideoModel) else model
     part.compile(backend=_inductor_or_eager)
@@ -106,7 +109,8 @@ def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Cal
             return lookup_backend('inductor')(graph, inputs)
     except Exception as error:  # of many types; what is wrong with the graph itself shows in eager
         reason = ' '.join(str(error).split())[:200]
-        print(f'train.compile: not compiled, running as it is: {type(error).__name__}: {reason}')
+        kind = type(error).__name__
+        logger.warning(f'train.compile: not compiled, running as it is: {kind}: {reason}')
         return graph.forward
 
 

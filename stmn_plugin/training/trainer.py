@@ -5,6 +5,7 @@ The parts have files of their own: what is differentiated (``objective.py``), ba
 (``progress.py``) and what is written (``run_record.py``).
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from .replica import Replica
 from .run_record import RunRecord
 from .settings import TrainingSettings
 from .speed import same_shapes
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -115,6 +118,7 @@ class Trainer:
         """Evaluate, report and save: an epoch is reported before a checkpoint says it is done."""
         record, log, results, is_best = self.record, self.log, [], False
         assert log is not None
+        self._progress(log).log_epoch()
         if evaluate is not None:
             # an evaluation that fails or is interrupted costs no epoch: it is made up for
             self.save()
@@ -123,7 +127,6 @@ class Trainer:
                 record.rank1 = evaluate()
             results, is_best = record.evaluations[known:], record.improved()
         record.add_line(log.as_line(results))
-        self._progress(log).print_epoch()
         self.log = None
         stopping = self.interruption.agreed()
         if evaluate is not None or stopping or (self.epoch + 1) % self.settings.save_freq == 0:
@@ -138,7 +141,7 @@ class Trainer:
         self.record.save(finished, self.log, self.precision.state(), is_best)
 
     def _interrupt(self, where: str) -> NoReturn:
-        print(f'Interrupted {where}; model.resume auto goes on from there')
+        logger.warning(f'Interrupted {where}; model.resume auto goes on from there')
         self.interruption.stop()
 
     # an epoch
