@@ -143,7 +143,7 @@ def test_the_table_of_keys_tells_the_defaults():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_example_from_python_runs_as_written_on_spawned_workers(mars_root, tmp_path):
-    (example,) = blocks((REPOSITORY / 'README.md').read_text(encoding='utf-8'), 'python')
+    example, _ = blocks((REPOSITORY / 'README.md').read_text(encoding='utf-8'), 'python')
     small = {  # of the miniature, on a CPU, without a download
         "'/data'": repr(mars_root),
         'batch_size_train=32': 'batch_size_train=8, workers=1, height=32, width=16, use_gpu=False',
@@ -164,3 +164,26 @@ def test_the_example_from_python_runs_as_written_on_spawned_workers(mars_root, t
     assert done.returncode == 0, done.stderr
     assert 'Rank-1  :' in done.stderr and not done.stdout  # where logging writes
     assert (tmp_path / 'log' / 'stmn' / 'metrics.json').exists()
+
+
+def test_the_trained_model_from_python_gives_features_as_written(small_run, mars_root, tmp_path):
+    from stmn_plugin.cli import train
+
+    config = str(REPOSITORY / 'configs' / 'stmn_mars.yaml')
+    train.main(['--config-file', config, '--root', mars_root, *small_run])
+    _, example = blocks((REPOSITORY / 'README.md').read_text(encoding='utf-8'), 'python')
+    frames = sorted(Path(mars_root).rglob('*.jpg'))[:3]
+    written = [
+        'log/stmn_mars/model/model-best.pth.tar',
+        'anna/0001.jpg',
+        'anna/0002.jpg',
+        'ben/0001.jpg',
+    ]
+    for old, new in zip(
+        written, [tmp_path / 'run' / 'model' / 'model-best.pth.tar', *frames], strict=True
+    ):
+        assert example.count(old) == 1, old
+        example = example.replace(old, str(new))
+    names = {}
+    exec(example, names)
+    assert names['features'].shape == (2, 512) and names['features'].isfinite().all()
