@@ -2,15 +2,15 @@
 
 import functools
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar, cast
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from stmn_plugin.errors import WorkerError
 
@@ -34,9 +34,6 @@ def run_jobs(
 ) -> Iterator[tuple[int, Result]]:
     """Yields ``(job number, function(job))`` in the order in which the jobs finish.
 
-    Unlike ``multiprocessing.Pool``, workers end by themselves when this process is killed, and a
-    worker that is killed raises here instead of being waited for.
-
     Args:
         function: picklable where processes are spawned, not forked.
         jobs: a list; all take about the same time.
@@ -53,73 +50,46 @@ def run_jobs(
         return
     # Forked workers skip the imports of the calling program, which may be torch's.
     context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
-    numbered = list(enumerate(jobs))
-    processes: list[BaseProcess] = []
-    readers: list[Connection] = []
-    missing = len(jobs)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    work, done = functools.partial(_work, function), 0
     try:
-        for first in range(workers):
-            process, reader = _start(context, function, numbered[first::workers])
-            processes.append(process)
-            readers.append(reader)
-        while readers:
-            for ready in multiprocessing.connection.wait(readers):
-                reader = cast(Connection, ready)
-                try:
-                    number, result, error = reader.recv()
-                except EOFError:
-                    readers.remove(reader)
-                    continue
-                if error is not None:
-                    raise error
-                missing -= 1
-                yield number, result
-        if missing:
-            raise WorkerError(f'a process that draws died: {missing} of {len(jobs)} are missing')
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-
-
-def _start(
-    context: Any, function: Callable[[Job], Result], share: Sequence[tuple[int, Job]]
-) -> tuple[BaseProcess, Connection]:
-    """A worker and the end of its pipe to read from."""
-    try:
-        reader, writer = context.Pipe(duplex=False)
-        arguments = (function, share, writer, os.getpid())
-        process = context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-    except OSError as error:
-        raise WorkerError(f'a process that draws cannot be started ({error.strerror})') from error
-    writer.close()  # so that the end of the worker is the end of the pipe
-    return process, reader
-
-
-def _work(
-    function: Callable[[Job], Result],
-    share: Sequence[tuple[int, Job]],
-    writer: Connection,
-    parent: int,
-) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and terminates us
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    send = functools.partial(_send, writer)
-    for number, job in share:
-        if os.getppid() != parent:
-            return  # nobody waits any more
         try:
-            send((number, function(job), None))
+            numbers = {pool.submit(work, job): number for number, job in enumerate(jobs)}
         except OSError as error:
-            send((number, None, OSError(error.errno, error.strerror, error.filename)))
-        except Exception:
-            send((number, None, RuntimeError(traceback.format_exc())))
+            raise WorkerError(
+                f'a process that draws cannot be started ({error.strerror})'
+            ) from error
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+            done += 1
+    except BrokenProcessPool as error:
+        left = len(jobs) - done
+        raise WorkerError(
+            f'a process that draws died: {left} of {len(jobs)} are missing'
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _send(writer: Connection, message: object) -> None:
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, which ends its workers, and end when it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _work(function: Callable[[Job], Result], job: Job) -> Result:
     try:
-        writer.send(message)
-    except BrokenPipeError:
-        os._exit(1)  # the parent is gone
+        return function(job)
+    except OSError:
+        raise
+    except Exception:
+        # as text: an exception of any type may not survive the way to the parent
+        raise RuntimeError(traceback.format_exc()) from None
