@@ -351,7 +351,7 @@ def resumable(folder, epoch, **more):
     return save_checkpoint({**state, **more}, str(folder), epoch)
 
 
-def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
+def test_auto_takes_the_newest_whole_checkpoint(tmp_path, messages):
     assert newest_checkpoint(str(tmp_path / 'none')) is None
     paths = [Path(resumable(tmp_path, epoch)) for epoch in (1, 2, 3, 4, 5)]
     assert newest_checkpoint(str(tmp_path)) == str(paths[4])
@@ -362,9 +362,9 @@ def test_auto_takes_the_newest_whole_checkpoint(tmp_path, capsys):
     paths[3].write_bytes(data)
     paths[2].write_bytes(b'')
     (tmp_path / 'model.pth.tar-9.tmp-1').write_bytes(b'half')
-    capsys.readouterr()
+    messages()
     assert newest_checkpoint(str(tmp_path)) == str(paths[1])
-    words = capsys.readouterr().out.strip().splitlines()
+    words = messages().strip().splitlines()
     assert len(words) == 3
     for path, why in zip(paths[2:], ('empty', 'wrong checksum', 'damaged'), strict=True):
         assert sum(w.startswith(f'Warning: Skipped: {path} ') and why in w for w in words) == 1
