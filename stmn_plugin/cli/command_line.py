@@ -84,7 +84,7 @@ class CommandLine(argparse.ArgumentParser):
         """``add_argument`` for a flag that sets a key of the config."""
         self.key_of_flag[self.add_argument(*names, **options).dest] = key
 
-    def parse_args(  # type: ignore[override]
+    def parse_args(  # type: ignore[override]  # no namespace of other classes
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else args

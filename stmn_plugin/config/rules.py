@@ -27,7 +27,7 @@ class Rule:
         return self._read(written) if isinstance(written, str) else None
 
     def _read(self, text: str) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind has its own
 
 
 @dataclass(frozen=True)

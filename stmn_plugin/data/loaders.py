@@ -58,7 +58,7 @@ class FrameLoader(DataLoader[Any]):
             pin_memory=loader.pin_memory,
         )
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
         if self.num_workers == 0:
             return super().__iter__()
         try:
@@ -97,7 +97,7 @@ def _pipe_errors() -> Iterator[None]:
 def begin_work(worker: int) -> None:
     """``worker_init_fn`` of all loaders: leave signals to the parent, and lose no batch."""
     leave_signals_to_parent(worker)
-    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]  # private
 
 
 def _end(error: BaseException, _: object) -> None:

@@ -194,7 +194,7 @@ def read_mars_tracklets(
 
 class DukeMTMCVidReID(
     TrackletDataset,
-    torchreid.data.datasets.video.DukeMTMCVidReID,  # type: ignore[misc]
+    torchreid.data.datasets.video.DukeMTMCVidReID,  # type: ignore[misc]  # the host has no types
 ):
     """DukeMTMC-VideoReID, every frame of every tracklet, labels in the order of the pids.
 

@@ -33,7 +33,7 @@ People: TypeAlias = dict[str, list[str]]
 
 class iLIDSVID(  # noqa: N801 (the host's name)
     TrackletDataset,
-    torchreid.data.datasets.video.iLIDSVID,  # type: ignore[misc]
+    torchreid.data.datasets.video.iLIDSVID,  # type: ignore[misc]  # the host has no types
 ):
     """iLIDS-VID, frames in the order of time; the splits are read, never written."""
 

@@ -229,10 +229,6 @@ class Trainer:
         self._check_identities(pids)
         return self.objective(outputs, pids)
 
-    def _batches_of_step(self) -> int:
-        """``train.accumulate``, or what is left of the epoch."""
-        return min(self.settings.accumulate, self.num_batches - (self.batch_idx - self.accumulated))
-
     def update_weights(self) -> None:
         """Move the weights by the mean of the accumulated gradients, if those are finite."""
         self.precision.unscale(self.optimizer)
