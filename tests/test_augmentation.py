@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-import references
+import references.stmn as references
 import torch
 from torch.utils.data import default_collate
 

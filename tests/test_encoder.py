@@ -10,7 +10,7 @@ import socket
 
 import gdown
 import pytest
-import references
+import references.stmn as references
 import torch
 import torchvision
 

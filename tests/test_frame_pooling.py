@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-import references
+import references.stmn as references
 import torch
 import torchreid
 from torch import nn

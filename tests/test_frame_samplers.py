@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 import pytest
-import references
+import references.stmn as references
 import torch
 import torchreid
 from hypothesis import given, settings

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import pytest
-import references
+import references.stmn as references
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

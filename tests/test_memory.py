@@ -3,7 +3,7 @@
 import math
 
 import pytest
-import references
+import references.stmn as references
 import torch
 
 from stmn_plugin.models import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP

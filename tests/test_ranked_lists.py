@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import references
+import references.stmn as references
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ import conftest
 import miniatures
 import numpy as np
 import pytest
-import references
+import references.stmn as references
 from chromium import MISSING, chromium, is_missing, requests, set_window, show
 from test_report import SIZE, STRIPS, contents
 

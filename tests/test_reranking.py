@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import references
+import references.stmn as references
 import torch
 import torchreid
 

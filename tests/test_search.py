@@ -5,7 +5,7 @@ import mmap
 
 import numpy as np
 import pytest
-import references
+import references.stmn as references
 import torch
 import torchreid
 from hypothesis import given, settings

@@ -12,7 +12,7 @@ from stmn_plugin.errors import InputError
 from .checks import check_config
 from .defaults import get_default_config
 from .rules import as_written, shown
-from .sections import RANGES, SECTIONS
+from .sections import ENCODER_KEYS, RANGES, SECTIONS, SHARED
 from .shipped import config_path
 from .yaml_file import Written, flatten_tree, read_tree
 
@@ -47,6 +47,7 @@ def load_config(
     for key, value in [*(overrides or {}).items(), *words]:
         _merge(cfg, key, as_written(value))
     cfg.data.save_dir = os.path.expanduser(cfg.data.save_dir)
+    _share_encoder(cfg)
     check_config(cfg)
     cfg.freeze()
     return cfg
@@ -132,6 +133,14 @@ def _merge(cfg: CfgNode, key: str, written: Any, origin: str = '') -> None:
     for name in path:
         node = node[name]
     node[leaf] = _value(key, written, origin)
+
+
+def _share_encoder(cfg: CfgNode) -> None:
+    """Give the chosen architecture STMN's encoder, unless it has one of its own."""
+    section = cfg.get(cfg.model.name)
+    if isinstance(section, CfgNode) and section.get('backbone') == SHARED:
+        for key in ENCODER_KEYS:
+            section[key] = cfg.stmn[key]
 
 
 def _values(flat: Mapping[str, Written], file: str) -> dict[str, Any]:

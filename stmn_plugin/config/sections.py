@@ -36,6 +36,8 @@ SECTIONS: dict[str, type] = {
 
 _NO_ARCHITECTURES = frozenset(SECTIONS)
 ENCODER_START = ('backbone_weights', 'backbone_sha256')  # keys of every section with an encoder
+ENCODER_KEYS = ('backbone', *ENCODER_START)
+SHARED = 'shared'  # a backbone that is STMN's
 
 
 def add_section(name: str, section: type) -> None:

@@ -1,7 +1,8 @@
 """Settings → the tables of ``--help-config``, of the README and of the documents.
 
-``python -m stmn_plugin.config.table README.md`` writes the keys of this plugin between the marks of
-a document; without a document all keys are printed.
+``python -m stmn_plugin.config.table README.md docs/systems/*.md`` writes keys between the marks of
+each document: those of a section into the document that bears its name, those of this plugin but
+not of the compared systems into any other. Without a document all keys are printed.
 """
 
 import inspect
@@ -20,6 +21,7 @@ from . import host_sections
 from .sections import SECTIONS, known_settings
 
 START = '<!-- settings, made by: python -m stmn_plugin.config.table {} -->\n'
+SYSTEMS = 'stmn_plugin.models.systems.'
 END = '<!-- end of settings -->\n'
 _NARROW, _WIDE = 100, 160  # columns of a console
 
@@ -81,8 +83,21 @@ def as_markdown(table: list[Row]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def rows_for(name: str) -> list[Row]:
+    """The keys that the document of a name shows."""
+    section = name.partition('.')[0]
+    load_plugins()
+    if section in SECTIONS:
+        return [row for row in rows() if row.key.startswith(f'{section}.')]
+    return [row for row in rows(ours=True) if not _is_of_a_system(row.key)]
+
+
 def with_table(text: str, name: str) -> str:
-    """A document with the table of this plugin's keys between its marks.
+    """A document with its table of keys between its marks.
+
+    Args:
+        text: of the document.
+        name: of its file.
 
     Raises:
         InputError: it has no marks.
@@ -92,16 +107,20 @@ def with_table(text: str, name: str) -> str:
     _, ends, after = behind.partition(END)
     if not (found and ends):
         raise InputError(f'{name} has no lines {start.strip()} and {END.strip()}')
-    return f'{before}{start}\n{as_markdown(rows(ours=True))}\n{END}{after}'
+    return f'{before}{start}\n{as_markdown(rows_for(name))}\n{END}{after}'
 
 
 def main(words: list[str]) -> None:
-    """Print all keys, or write ours into the documents."""
+    """Print all keys, or write them into the documents."""
     if not words:
         print(as_markdown(rows()), end='')
     for name in words:
         text = Path(name).read_text(encoding='utf-8')
         Path(name).write_text(with_table(text, Path(name).name), encoding='utf-8')
+
+
+def _is_of_a_system(key: str) -> bool:
+    return SECTIONS[key.rpartition('.')[0]].__module__.startswith(SYSTEMS)
 
 
 def _is_ours(key: str) -> bool:

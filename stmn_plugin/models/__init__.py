@@ -1,9 +1,11 @@
 """Architectures: the protocol that each follows, STMN, and any image model of the host.
 
 Reading path: ``base.py`` (the protocol), ``encoder.py`` (Sec. 3.2), ``stmn/memory.py`` (Eq. 1-7),
-``stmn/stmn.py`` (Fig. 2, 3). The other files load weights, and measure and speed up any model.
+``stmn/stmn.py`` (Fig. 2, 3), ``systems/`` (Table 2). The other files load weights, and measure and
+speed up any model.
 """
 
+from . import systems
 from .base import VIDEO_MODELS, VideoModel, register_video_model
 from .building import ModelSpec, build_video_model
 from .encoder import BACKBONES, Encoder, EncoderConfig
@@ -36,4 +38,5 @@ __all__ = [
     'VideoModel',
     'build_video_model',
     'register_video_model',
+    'systems',
 ]

@@ -8,6 +8,7 @@ numbers of a frame, D numbers of a feature.
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from stmn_plugin.config.sections import add_section
@@ -116,6 +117,17 @@ class VideoModel(nn.Module):
                 f'expected clips of {self.seq_len} frames (video.seq_len), got {clips.shape[1]}'
             )
         return clips
+
+
+def fill_up(clips: Tensor, multiple: int) -> Tensor:
+    """Repeat the last frame of clips (B, L, ...) until L is a multiple of a number.
+
+    For architectures that take frames in groups; clips that fit stay as they are.
+    """
+    missing = -clips.shape[1] % multiple
+    if missing == 0:
+        return clips
+    return torch.cat([clips, clips[:, -1:].expand(-1, missing, *clips.shape[2:])], dim=1)
 
 
 Model = TypeVar('Model', bound=type[VideoModel])

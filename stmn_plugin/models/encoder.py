@@ -1,7 +1,8 @@
 """Frames → f^o, q^s and GAP(q^t) (Sec. 3.2): one ResNet trunk, one copy of conv5 per output.
 
 The trunk is torchvision's ResNet up to conv4 (``layer3``). Each head starts from the ImageNet
-weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 positions.
+weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 positions. Other
+architectures take f^o alone, or run the stages themselves with modules of their own in between.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from stmn_plugin.config.rules import OneOf, Text
+from stmn_plugin.config.sections import SHARED
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 
@@ -38,6 +40,25 @@ class EncoderConfig:
         '',
         Text('a file or link', may_be_empty=True),
         "in place of torchvision's ImageNet weights; Google Drive, too",
+    )
+    backbone_sha256: str = setting(
+        '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
+    )
+
+
+@dataclass(frozen=True)
+class SharedEncoderConfig:
+    """The same of an architecture that is compared with STMN: by default on STMN's encoder."""
+
+    backbone: str = setting(
+        SHARED,
+        OneOf((SHARED, *BACKBONES)),
+        'a ResNet of torchvision; shared: stmn.backbone with stmn.backbone_weights',
+    )
+    backbone_weights: str = setting(
+        '',
+        Text('a file or link', may_be_empty=True),
+        'as stmn.backbone_weights, of a backbone that is not shared',
     )
     backbone_sha256: str = setting(
         '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
@@ -102,6 +123,31 @@ class Encoder(nn.Module):
         self.temporal_head = copy.deepcopy(self.frame_head) if temporal else None
         self.checkpoint_activations = False
 
+    @property
+    def stem(self) -> nn.Sequential:
+        """Frames (T, 3, height, width) → maps of a quarter of that size."""
+        return self.trunk[:4]
+
+    @property
+    def conv2(self) -> nn.Sequential:
+        """The first stage of residual blocks, torchvision's ``layer1``."""
+        return cast(nn.Sequential, self.trunk[4])
+
+    @property
+    def conv3(self) -> nn.Sequential:
+        """``layer2``, maps of an eighth of the frame's size."""
+        return cast(nn.Sequential, self.trunk[5])
+
+    @property
+    def conv4(self) -> nn.Sequential:
+        """``layer3``, maps of a sixteenth."""
+        return cast(nn.Sequential, self.trunk[6])
+
+    @property
+    def conv5(self) -> nn.Sequential:
+        """``layer4`` with stride 1: the head that gives f^o."""
+        return self.frame_head
+
     def forward(self, frames: Tensor) -> FrameMaps:
         """
         Args:
@@ -110,19 +156,18 @@ class Encoder(nn.Module):
         Returns:
             FrameMaps: an output whose head does not exist is None.
         """
-        maps = self._run(self._trunk_parts(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
+        maps = self.run(self._trunk_parts(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
         return FrameMaps(
-            self._run(self.frame_head, maps),
+            self.run(self.frame_head, maps),
             self._run_query_head(self.spatial_head, maps, query_block),
             self._run_query_head(self.temporal_head, maps, pooled_query_block),
         )
 
     def _trunk_parts(self) -> Iterator[nn.Module]:
         """The trunk in parts whose activations weigh about the same."""
-        conv2, conv3, conv4 = (cast(nn.Sequential, layer) for layer in self.trunk[4:])
-        yield nn.Sequential(self.trunk[:4], conv2[0])
-        yield from conv2[1:]
-        for blocks, size in ((conv3, 2), (conv4, 3)):  # of half the height and width each
+        yield nn.Sequential(self.stem, self.conv2[0])
+        yield from self.conv2[1:]
+        for blocks, size in ((self.conv3, 2), (self.conv4, 3)):  # of half the height and width each
             for start in range(0, len(blocks), size):
                 yield blocks[start : start + size]
 
@@ -135,9 +180,10 @@ class Encoder(nn.Module):
         if head is None:
             return None
         *blocks, last = head
-        return self._run([*blocks, functools.partial(last_block, last)], maps)
+        return self.run([*blocks, functools.partial(last_block, last)], maps)
 
-    def _run(self, layers: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
+        """Layers one after the other, such as those of a stage; activations are kept as set."""
         for layer in layers:
             if self.checkpoint_activations and self.training:
                 maps = checkpoint(
@@ -152,6 +198,30 @@ class Encoder(nn.Module):
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Of the first computation, and of the second: BN has counted this batch already."""
         return contextlib.nullcontext(), still_statistics(self)
+
+
+def shared_encoder(config: SharedEncoderConfig, section: str, pretrained: bool) -> Encoder:
+    """The encoder of an architecture of one head, f^o.
+
+    Args:
+        config: whose backbone ``shared`` has become that of STMN when the config was loaded; in a
+            config that was not loaded it is STMN's default.
+        section: of the config, for errors.
+        pretrained: start from ImageNet weights.
+
+    Raises:
+        InputError: weights that cannot be had or do not fit.
+    """
+    backbone = EncoderConfig().backbone if config.backbone == SHARED else config.backbone
+    return Encoder(
+        backbone,
+        spatial=False,
+        temporal=False,
+        pretrained=pretrained,
+        weights=config.backbone_weights,
+        sha256=config.backbone_sha256,
+        section=section,
+    )
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
