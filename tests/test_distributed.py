@@ -30,7 +30,7 @@ from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.host.parts import check_processes
 from stmn_plugin.host.registration import model_registry
 from stmn_plugin.interrupt import Interrupted, Interruption
-from stmn_plugin.models import STMN, FramePooling
+from stmn_plugin.models import STMN, FramePooling, VideoModel
 from stmn_plugin.models.frame_pooling import ImageModelConfig
 from stmn_plugin.models.heads import BNNeck
 from stmn_plugin.models.sync_batch_norm import (
@@ -325,7 +325,8 @@ def trained(
     """
     model, seen = copy.deepcopy(model), []
     if sync_bn and distributed.world_size() > 1:
-        synchronize_batch_norm(getattr(model, 'encoder', model), use_gpu=False)
+        inside = model.backbone() if isinstance(model, VideoModel) else model
+        synchronize_batch_norm(inside, use_gpu=False)
     optimizer = {
         'sgd': lambda: torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-3),
         'adam': lambda: torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-3),

@@ -217,7 +217,7 @@ class STMN(VideoModel):
                 refined = self.spatial_memory.refine(original, maps.spatial_queries)
                 probs = self.spatial_memory(original, maps.spatial_queries).probs  # (T*K, M)
                 vectors = global_average(refined).unflatten(0, batch)
-                values = self.spatial_memory.values
+                values = self.spatial_memory.values.detach()
                 explained |= {
                     'spatial_probs': probs.view(*batch, *original.shape[2:], -1),
                     'spatial_values': values.expand(len(clips), *values.shape),
@@ -232,7 +232,7 @@ class STMN(VideoModel):
             if queries is not None:
                 explained['attention'] = clip.attention
             if clip.probs is not None:
-                values = cast(TemporalMemory, self.temporal_memory).values
+                values = cast(TemporalMemory, self.temporal_memory).values.detach()
                 explained |= {
                     'temporal_probs': clip.probs,
                     'temporal_values': values.expand(len(clips), *values.shape),

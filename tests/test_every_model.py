@@ -1,0 +1,311 @@
+"""Every registered architecture keeps the protocol, and goes through all that the plugin offers."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+from stmn_plugin.config import load_config
+from stmn_plugin.config.sections import flatten
+from stmn_plugin.losses.recipe import Recipe
+from stmn_plugin.models import VIDEO_MODELS, ModelSpec, build_video_model
+from stmn_plugin.models.explanations import check_explained
+from stmn_plugin.plugins import load_plugins
+from stmn_plugin.training.speed import InferenceModel, autocast
+
+load_plugins()
+NAMES = sorted(VIDEO_MODELS)
+CLASSES, L, HEIGHT, WIDTH = 4, 4, 64, 32
+slow = pytest.mark.slow
+every_model = pytest.mark.parametrize('name', NAMES)
+
+
+def narrow_resnet(name):
+    """What the encoder takes of a ResNet: few channels, two blocks a stage, maps of 8x4."""
+
+    def stage(channels, out, stride):
+        down = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        return nn.Sequential(BasicBlock(channels, out, stride, down), BasicBlock(out, out))
+
+    return SimpleNamespace(
+        conv1=nn.Conv2d(3, 4, 3, 2, 1, bias=False),
+        bn1=nn.BatchNorm2d(4),
+        relu=nn.ReLU(inplace=True),
+        maxpool=nn.Identity(),
+        layer1=nn.Sequential(BasicBlock(4, 4), BasicBlock(4, 4)),
+        layer2=stage(4, 8, 2),
+        layer3=stage(8, 16, 2),
+        layer4=stage(16, 32, 2),
+        fc=nn.Linear(32, 1),
+    )
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
+
+
+@pytest.fixture
+def build():
+    """Makes a narrow network of a name, in float64, in training mode."""
+
+    def make(name, seq_len=L):
+        words = f'model.name {name} data.type video data.height {HEIGHT} data.width {WIDTH} '
+        words += f'video.seq_len {seq_len}'
+        config = flatten(load_config('', words.split()))
+        torch.manual_seed(0)
+        model = build_video_model(ModelSpec.from_config(config), CLASSES, pretrained=False)
+        return model.double().train()
+
+    return make
+
+
+def scattered(model):
+    """Scales of batch norms and statistics away from 0 and 1, which would hide what is behind."""
+    generator = torch.Generator().manual_seed(1)
+
+    def uniform(tensor, low, high):
+        if tensor is not None:
+            tensor.data = low + (high - low) * torch.rand(
+                tensor.shape, generator=generator, dtype=tensor.dtype
+            )
+
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            uniform(module.weight, 0.5, 1.5)
+            uniform(module.running_mean, -0.1, 0.1)
+            uniform(module.running_var, 0.5, 1.5)
+    return model
+
+
+def clips_of(count, seq_len=L, seed=2):
+    """Clips (count, L, 3, H, W) and identities, two clips of each."""
+    generator = torch.Generator().manual_seed(seed)
+    pids = torch.arange(CLASSES).repeat_interleave(2)[:count]
+    shape = count, seq_len, 3, HEIGHT, WIDTH
+    clips = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return clips + pids.view(-1, 1, 1, 1, 1) / 4, pids
+
+
+def close(one, other, tolerance=1e-9):
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@every_model
+def test_a_feature_is_that_of_its_clip_alone(name, build):
+    model = scattered(build(name)).eval()
+    clips, _ = clips_of(3)
+    with torch.no_grad():
+        features = model(clips)
+        assert features.dim() == 2 and len(features) == 3 and features.isfinite().all()
+        assert features.std() > 0
+        close(model(clips[1:2]), features[1:2])
+        # images are still clips
+        still = clips[:, 0]
+        close(model(still), model(still.unsqueeze(1).expand(-1, L, -1, -1, -1)))
+        finished = model.finish(features)
+        assert len(finished) == 3 and finished.isfinite().all()
+
+
+@every_model
+def test_other_shapes_are_refused(name, build):
+    model = build(name).eval()
+    with pytest.raises(ValueError, match='expected clips of'):
+        model(torch.zeros(2, L, 1, HEIGHT, WIDTH, dtype=torch.float64))
+    if not model.takes_any_length:
+        with pytest.raises(ValueError, match=r'expected clips of \d+ frames \(video.seq_len\)'):
+            model(torch.zeros(2, L + 1, 3, HEIGHT, WIDTH, dtype=torch.float64))
+
+
+@every_model
+def test_clips_of_another_length(name, build):
+    model = scattered(build(name)).eval()
+    if not model.takes_any_length:
+        pytest.skip('its weights are of a length')
+    with torch.no_grad():
+        for seq_len in (1, 3, 7):
+            assert model(clips_of(2, seq_len)[0]).isfinite().all()
+
+
+@every_model
+def test_what_training_gives_grows_with_the_batch(name, build):
+    model = build(name)
+    clips, pids = clips_of(8)
+    whole, half = model(clips), model(clips[:4])
+    assert whole._fields == half._fields
+    for field, one, other in zip(whole._fields, whole, half, strict=True):
+        assert (one is None) == (other is None), field
+        assert one is None or len(one) == 2 * len(other), field
+    losses = model.losses(whole, pids, Recipe())
+    assert losses and all(value.dim() == 0 and value.isfinite() for value in losses.values())
+    assert model.logits(whole).shape == (8, CLASSES)
+
+
+@every_model
+def test_no_parameter_is_dead(name, build):
+    model = build(name)
+    start = copy.deepcopy(dict(model.named_parameters()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    without = set()
+    for seed in range(4):  # a scale that starts at zero keeps what is behind it for a step
+        clips, pids = clips_of(8, seed=seed)
+        optimizer.zero_grad()
+        sum(model.losses(model(clips), pids, Recipe()).values()).backward()
+        without.add(frozenset(n for n, p in model.named_parameters() if p.grad is None))
+        optimizer.step()
+    assert len(without) == 1  # DDP's graph is static
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert without == {frozenset(frozen)}
+    still = {n for n, p in model.named_parameters() if torch.equal(p, start[n])}
+    assert still == frozen
+
+
+@every_model
+def test_clips_are_put_together_from_vectors_of_frames(name, build):
+    model = scattered(build(name)).eval()
+    if not model.frame_once:
+        pytest.skip('it takes whole clips')
+    clips, _ = clips_of(2)
+    with torch.no_grad():
+        vectors = model.encode_frames(clips.flatten(0, 1))
+        assert vectors.dim() == 2
+        close(model.embed(vectors.unflatten(0, (2, L))), model(clips))
+
+
+@every_model
+def test_what_it_explains(name, build):
+    model = scattered(build(name)).eval()
+    clips, _ = clips_of(2)
+    explained = model.explain(clips)
+    check_explained(explained, 2, L)
+    for key, tensor in explained.items():
+        assert len(tensor) == 2 and not tensor.requires_grad and tensor.isfinite().all(), key
+
+
+@every_model
+def test_folded_batch_norms_give_the_same(name, build):
+    model = scattered(build(name)).eval()
+    clips, _ = clips_of(2)
+    with torch.no_grad():
+        folded, plain = (InferenceModel(model, 'cpu', fold=fold) for fold in (True, False))
+        assert folded.folded.places, 'no encoder'
+        close(folded.encode_clips(clips), plain.encode_clips(clips))
+        if model.frame_once:
+            frames = clips.flatten(0, 1)
+            close(folded.encode_frames(frames), plain.encode_frames(frames))
+
+
+@every_model
+def test_half_precision_is_of_the_encoder_alone(name, build):
+    model = scattered(build(name)).float()
+    clips, pids = clips_of(8)
+    with autocast('cpu', 'bf16'):
+        outputs = model(clips.float())
+    rows = [None if x is None else x.float() if x.is_floating_point() else x for x in outputs]
+    losses = model.losses(type(outputs)(*rows), pids, Recipe())
+    total = sum(losses.values())
+    assert total.isfinite()
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    with torch.no_grad():
+        plain = model(clips.float())
+        with autocast('cpu', 'bf16'):
+            half = model(clips.float())
+    assert half.dtype == torch.float32
+    cosine = torch.cosine_similarity(half - half.mean(0), plain - plain.mean(0))
+    assert (cosine > 0.5).all(), cosine
+
+
+@every_model
+def test_weights_are_saved_whole(name, build):
+    model = scattered(build(name)).eval()
+    other = build(name).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        clips, _ = clips_of(2)
+        assert torch.equal(model(clips), other(clips))
+
+
+@slow
+@every_model
+def test_two_processes_train_like_one(name, build):
+    from test_distributed import L, assert_like_one_process
+
+    model = scattered(build(name, L))
+    for module in model.modules():  # each process has a generator of its own
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    batches = [dict(zip(('img', 'pid'), clips_of(8, L, seed), strict=True)) for seed in (5, 6)]
+    assert_like_one_process(2, model, batches, 'sgd', sync_bn=True)
+
+
+def command(module, *words):
+    """Run a command in this process → exit code."""
+    try:
+        module.main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@slow
+@every_model
+def test_the_commands(name, mars_root, small_run, repository, tmp_path, capsys):
+    from stmn_plugin.cli import export, report, train
+
+    run = tmp_path / 'run'
+    config = ['--config-file', repository / 'configs' / 'stmn_mars.yaml', '-a', name]
+    words = [*config, '--root', mars_root, *small_run]
+    assert command(train, *words, 'train.max_epoch', 2) == 0
+    metrics = json.loads((run / 'metrics.json').read_text())
+    assert metrics['arch'] == name and metrics['evaluations'][0]['frames'] == 'rrs'
+    # one epoch, then the other: the same weights bit by bit
+    parts = [*words, 'data.save_dir', tmp_path / 'parts']
+    assert command(train, *parts, 'train.max_epoch', 1) == 0
+    assert command(train, *parts, 'train.max_epoch', 2, 'model.resume', 'auto') == 0
+    checkpoint = run / 'model' / 'model.pth.tar-2'
+    states = [
+        torch.load(folder / 'model' / 'model.pth.tar-2', weights_only=True)['state_dict']
+        for folder in (run, tmp_path / 'parts')
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    # all frames, from kept vectors where there are some
+    test = ['test.evaluate', True, 'test.frames', 'all', 'model.load_weights', checkpoint]
+    words += ['data.save_dir', tmp_path / 'all', *test]
+    if VIDEO_MODELS[name].frame_once:
+        words += ['test.features_dir', tmp_path / 'kept']
+    assert command(train, *words) == 0
+    metrics = json.loads((tmp_path / 'all' / 'metrics.json').read_text())
+    assert metrics['evaluations'][-1]['frames'].startswith('all')
+    assert 0 < metrics['evaluations'][-1]['mAP'] <= 1
+    assert command(report, '--run', run) == 0
+    assert (run / 'report.html').stat().st_size > 10_000
+    from stmn_plugin import load_model
+
+    weights = tmp_path / 'weights.safetensors'
+    assert command(export, '--weights', weights, checkpoint) == 0
+    clips = clips_of(2)[0].float()
+    features = [load_model(str(path))(clips) for path in (checkpoint, weights)]
+    assert torch.equal(*features) and features[0].isfinite().all()
+
+
+@slow
+@pytest.mark.parametrize('data', ['dukemtmcvidreid', 'lsvid'])
+@every_model
+def test_other_datasets_and_switches(name, data, miniature_roots, small_run, repository):
+    from stmn_plugin.cli import train
+
+    switches = {
+        'dukemtmcvidreid': 'train.amp bf16 test.amp bf16 test.flip True',
+        'lsvid': 'train.accumulate 2 train.checkpoint_activations True test.frames all',
+    }
+    words = ['--config-file', repository / 'configs' / 'stmn_mars.yaml', '-a', name]
+    words += ['--root', miniature_roots[data], '-s', data, '-t', data, *small_run]
+    assert command(train, *words, *switches[data].split()) == 0
