@@ -93,7 +93,7 @@ def test_arguments_of_the_model_count_more_than_the_config():
     stmn_plugin.register(seq_len=3, backbone='resnet18', temporal_items=2)
     model = torchreid.models.build_model('stmn', 5, pretrained=False)
     assert model.temporal_memory.values.shape == (2, 3)
-    with pytest.raises(TypeError, match=r'no model has seq_length; there are seq_len, backbone'):
+    with pytest.raises(TypeError, match=r'no model has seq_length; there are seq_len, height, '):
         stmn_plugin.register(seq_length=3)
 
 

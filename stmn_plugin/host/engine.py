@@ -67,7 +67,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         pooling_method: str = 'avg',
         **loss_options: Any,
     ):
-        check_clip_length(datamanager, model)
+        check_clip_shape(datamanager, model)
         use_gpu = torch.cuda.is_available() and use_gpu
         device_type = 'cuda' if use_gpu else 'cpu'
         normalize = getattr(datamanager, 'normalize', None)
@@ -352,12 +352,20 @@ def default_objective(
     return FrameObjective(model, datamanager.num_train_pids, use_gpu=use_gpu, **options)
 
 
-def check_clip_length(datamanager: Any, model: Any) -> None:
-    """InputError unless the clips of a data manager have the length that a model was built for."""
+def check_clip_shape(datamanager: Any, model: Any) -> None:
+    """InputError unless the clips of a data manager are those that a model was built for."""
     served = getattr(getattr(datamanager, 'plan', None), 'seq_len', None)
     taken = getattr(model, 'seq_len', served)
     if served not in (None, taken) and not model.takes_any_length:
         raise InputError(
             f'video.seq_len: the model takes clips of {taken} frames and the data manager serves '
             f'{served}; register(seq_len={served}) builds it for those'
+        )
+    size = getattr(datamanager, 'height', None), getattr(datamanager, 'width', None)
+    built_for = getattr(model, 'frame_size', None)
+    if built_for not in (None, size) and None not in size:
+        raise InputError(
+            f'data.height, data.width: the model takes frames of {built_for[0]}x{built_for[1]} '
+            f'pixels and the data manager serves {size[0]}x{size[1]}; '
+            f'register(height={size[0]}, width={size[1]}) builds it for those'
         )

@@ -43,8 +43,8 @@ def register(cfg: CfgNode | None = None, **model_options: Any) -> None:
 
     Args:
         cfg: settings of the models and the synthetic data; defaults otherwise.
-        **model_options: ``seq_len`` and settings of architectures in place of the config's, such as
-            ``backbone='resnet18'``; of every architecture that has them.
+        **model_options: ``seq_len``, ``height``, ``width`` and settings of architectures in place
+            of the config's, such as ``backbone='resnet18'``; of every architecture that has them.
 
     Raises:
         ValueError: a name is taken by somebody else.
@@ -80,16 +80,15 @@ def _register_models(cfg: CfgNode, options: Mapping[str, Any]) -> None:
     """Every video model under its name in the host's factory."""
     configs = {name: section_of(cfg, name) for name in VIDEO_MODELS}
     names = {name: [field.name for field in dataclasses.fields(c)] for name, c in configs.items()}
-    known = dict.fromkeys(['seq_len', *(field for fields in names.values() for field in fields)])
+    sizes = {'seq_len': cfg.video.seq_len, 'height': cfg.data.height, 'width': cfg.data.width}
+    known = dict.fromkeys([*sizes, *(field for fields in names.values() for field in fields)])
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(f'no model has {", ".join(unknown)}; there are {", ".join(known)}')
-    seq_len = options.get('seq_len', cfg.video.seq_len)
+    sizes |= {key: value for key, value in options.items() if key in sizes}
     for name, config in configs.items():
         own = {key: value for key, value in options.items() if key in names[name]}
         config = dataclasses.replace(config, **own)
-        build = functools.partial(
-            build_registered, VIDEO_MODELS[name], seq_len=seq_len, config=config
-        )
+        build = functools.partial(build_registered, VIDEO_MODELS[name], config=config, **sizes)
         _bind(model_registry(), name, build)
 
 
@@ -101,10 +100,12 @@ def build_registered(
     use_gpu: bool = True,
     *,
     seq_len: int,
+    height: int,
+    width: int,
     config: Any,
 ) -> VideoModel:
     """A video model with the arguments of the host's factory; it needs no loss nor device."""
-    return kind(num_classes, seq_len, config, pretrained)
+    return kind.build(num_classes, seq_len, (height, width), config, pretrained)
 
 
 def _guard_downloads(allowed: bool) -> None:

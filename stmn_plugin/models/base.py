@@ -32,6 +32,13 @@ class VideoModel(nn.Module):
     """Whether :meth:`embed` is affine in the mean of the frames' vectors: in an all-frames test
     every frame then counts once, however often clips repeat it."""
 
+    size_in_weights: ClassVar[bool] = False
+    """Whether shapes of weights depend on the size of frames: ``__init__`` then takes the keyword
+    ``frame_size``, (height, width) in pixels, and keeps it in :attr:`frame_size`."""
+
+    frame_size: tuple[int, int] | None = None
+    """Height and width of frames that the model was built for; None: it takes any."""
+
     takes_any_length: bool = False
     """Whether clips may have another length than the ``seq_len`` that the model was built for."""
 
@@ -43,6 +50,19 @@ class VideoModel(nn.Module):
         self.num_classes = num_classes
         self.seq_len = seq_len
         self.config = config
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        seq_len: int,
+        frame_size: tuple[int, int],
+        config: Any,
+        pretrained: bool = True,
+    ) -> 'VideoModel':
+        """An instance of any architecture: one that has no use for a size is given none."""
+        size = {'frame_size': frame_size} if cls.size_in_weights else {}
+        return cls(num_classes, seq_len, config, pretrained, **size)
 
     def forward(self, clips: Tensor) -> Any:
         """Normalised clips (B, L, 3, H, W) → features (B, D) in eval mode.
@@ -102,7 +122,8 @@ class VideoModel(nn.Module):
         """Clips as they are; images (B, 3, H, W) as still clips, each image being all L frames.
 
         Raises:
-            ValueError: another shape, or clips of another length than the model takes.
+            ValueError: another shape, or clips of another length or frames of another size than
+                the model takes.
         """
         if clips.dim() == 4:
             clips = clips.unsqueeze(1).expand(-1, self.seq_len, -1, -1, -1)
@@ -115,6 +136,12 @@ class VideoModel(nn.Module):
         if not self.takes_any_length and clips.shape[1] != self.seq_len:
             raise ValueError(
                 f'expected clips of {self.seq_len} frames (video.seq_len), got {clips.shape[1]}'
+            )
+        size = tuple(clips.shape[3:])
+        if self.frame_size is not None and size != self.frame_size:
+            raise ValueError(
+                f'expected frames of {self.frame_size[0]}x{self.frame_size[1]} pixels '
+                f'(data.height, data.width), got {size[0]}x{size[1]}'
             )
         return clips
 

@@ -71,7 +71,8 @@ def build_video_model(
     config, seq_len = spec.config, spec.seq_len
     if spec.arch in VIDEO_MODELS:
         section = section_from(config, spec.arch)
-        return VIDEO_MODELS[spec.arch](num_classes, seq_len, section, pretrained)
+        size = spec.height, spec.width
+        return VIDEO_MODELS[spec.arch].build(num_classes, seq_len, size, section, pretrained)
     if config['video.image_models'] == 'clip':
         image = ImageModelConfig(spec.arch, spec.height, spec.width)
         return FramePooling(num_classes, seq_len, image, pretrained)

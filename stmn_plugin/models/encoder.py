@@ -200,6 +200,16 @@ class Encoder(nn.Module):
         return contextlib.nullcontext(), still_statistics(self)
 
 
+def map_size(frame_size: tuple[int, int]) -> tuple[int, int]:
+    """H and W of the maps of conv4 and conv5, of frames (height, width) in pixels.
+
+    >>> map_size((256, 128))
+    (16, 8)
+    """
+    height, width = frame_size
+    return -(-height // 16), -(-width // 16)  # four strides of 2, each rounds up
+
+
 def shared_encoder(config: SharedEncoderConfig, section: str, pretrained: bool) -> Encoder:
     """The encoder of an architecture of one head, f^o.
 
