@@ -210,6 +210,17 @@ def map_size(frame_size: tuple[int, int]) -> tuple[int, int]:
     return -(-height // 16), -(-width // 16)  # four strides of 2, each rounds up
 
 
+def channels_of(stage: nn.Sequential) -> int:
+    """How many channels the maps of a stage of residual blocks have.
+
+    >>> channels_of(Encoder('resnet18', pretrained=False).conv3)
+    128
+    """
+    block = cast(Block, stage[-1])
+    norm = cast(nn.BatchNorm2d, block.bn3 if isinstance(block, Bottleneck) else block.bn2)
+    return norm.num_features
+
+
 def shared_encoder(config: SharedEncoderConfig, section: str, pretrained: bool) -> Encoder:
     """The encoder of an architecture of one head, f^o.
 

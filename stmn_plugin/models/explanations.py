@@ -26,6 +26,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         'temporal attention',
         'weight of each frame in the feature of the clip, sums to 1 over the frames (o-hat)',
     ),
+    'quality': Explanation(
+        'BL', 'quality of frames', 'quality of each frame between 0 and 1, before it is a weight'
+    ),
     'temporal_probs': Explanation(
         'BN',
         'temporal memory',
