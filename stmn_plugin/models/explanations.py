@@ -2,8 +2,8 @@
 
 An architecture gives those that it has: figures, measures and the page of a run each need some of
 these names and are offered where they are there. Names beyond these are nobody's and are left
-alone. Letters: B clips, L frames of a clip, H W positions of a feature map, M spatial items, N
-temporal items, D channels.
+alone. Letters: B clips, L frames of a clip, H W positions of a feature map, P parts of a person, M
+spatial items, N temporal items, D channels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +29,11 @@ EXPLANATIONS: dict[str, Explanation] = {
     'quality': Explanation(
         'BL', 'quality of frames', 'quality of each frame between 0 and 1, before it is a weight'
     ),
+    'part_attention': Explanation(
+        'BLP',
+        'temporal attention of parts',
+        'weight of each frame in a part of the feature, sums to 1 over the frames',
+    ),
     'temporal_probs': Explanation(
         'BN',
         'temporal memory',
@@ -49,6 +54,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         'BMD',
         'spatial memory',
         'what the spatial items store (v^s); the same for every clip, an expanded view',
+    ),
+    'energy_maps': Explanation(
+        'BLHW', 'energy maps', 'how the energy of a frame spreads over its positions'
     ),
     'frame_norms': Explanation(
         'BLHW', 'feature maps of frames', 'length of the features of a position (|f^o|)'
