@@ -250,6 +250,13 @@ def test_outside_the_backbone_every_batch_norm_is_synchronised_and_names_stay(na
     assert not model.bnneck_clip.bias.requires_grad and not model.bnneck_clip.bias.any()
 
 
+def test_what_runs_in_the_losses_is_left_as_it_is(narrow, monkeypatch):
+    model = narrow()
+    monkeypatch.setattr(model, 'parts_of_losses', lambda: [model.bnneck_frame])
+    synchronize_outside_backbone(model)
+    assert type(model.bnneck_frame) is BNNeck and type(model.bnneck_clip) is SyncBatchNorm
+
+
 # --- training ---
 
 

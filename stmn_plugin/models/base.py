@@ -5,7 +5,7 @@ loss weights, no processes, no files. Letters: B clips, L frames, T = B*L frames
 numbers of a frame, D numbers of a feature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -91,6 +91,13 @@ class VideoModel(nn.Module):
     def backbone(self) -> nn.Module:
         """The part that is compiled and, with ``train.sync_bn``, synchronised."""
         raise NotImplementedError
+
+    def parts_of_losses(self) -> Iterable[nn.Module]:
+        """Parts that run in :meth:`losses`, not in :meth:`forward`.
+
+        On every process they see the whole batch, so that their batch norms are not synchronised.
+        """
+        return ()
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """With ``frame_once``, in eval mode: (T, 3, H, W) → what clips need of a frame, (T, V)."""

@@ -68,9 +68,11 @@ def synchronize_outside_backbone(model: VideoModel) -> None:
     """Make every batch normalisation that is not of the backbone one over all processes, in place.
 
     They see a vector or a few of each clip: half of a batch would give them other statistics than
-    the whole. On any device, as exactly as on one process; parameters and buffers are kept.
+    the whole. On any device, as exactly as on one process; parameters and buffers are kept. What
+    runs in the losses sees the whole already.
     """
-    inside = set(model.backbone().modules())
+    apart = (model.backbone(), *model.parts_of_losses())
+    inside = {module for part in apart for module in part.modules()}
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm) and child not in inside:
