@@ -153,9 +153,12 @@ def test_a_score_of_pairs_ranks_and_refuses_what_needs_distances():
         aps.append(sum((n + 1) / place for n, place in enumerate(hits)) / len(hits))
     assert found.ranking.mean_ap == pytest.approx(sum(aps) / 6)
     assert (found.dist_metric, found.epoch) == ('score_pairs', 3)
+    # every run has a metric: it is not used
+    assert evaluator({'one': features}, model, dist_metric='cosine').evaluate(
+        'one'
+    ).dist_metric == ('score_pairs')
     for option, word in (
         ({'rerank': True}, 'test.rerank'),
-        ({'dist_metric': 'cosine'}, 'test.dist_metric cosine'),
         ({'normalize_feature': True}, 'test.normalize_feature'),
     ):
         with pytest.raises(InputError, match=f'{word}: Pairs scores pairs of tracklets itself'):

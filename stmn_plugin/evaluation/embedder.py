@@ -36,7 +36,8 @@ class Embedder:
 
     A ``frame_once`` model encodes each frame once, however many clips it is in; any other encodes
     clip by clip. A tracklet's feature is the mean over its clips, and over the mirrored ones, after
-    ``model.finish``.
+    ``model.finish``. Of a model that joins the scores of clips, what it compares of every clip is
+    kept besides.
 
     Args:
         model: on the device; it is put into eval mode.
@@ -157,7 +158,8 @@ class Embedder:
             rows = batch.rows.to(self.device)  # (B, L)
             features = mean_over_views([model.encode_clips(frames[rows]) for frames in views])
             weights = torch.ones(len(rows), dtype=torch.float64)
-            yield ClipFeatures(features, weights, batch.tracklets, batch.stand_ins)
+            pairs = None if self.model.join_scores is None else features
+            yield ClipFeatures(features, weights, batch.tracklets, batch.stand_ins, pairs)
 
     def _read(
         self, tracklets: list[Tracklet], plan: ClipPlan, name: str

@@ -1,7 +1,7 @@
 """A target and what gives features of its tracklets → one ranking, with all one must know of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from stmn_plugin.peak_memory import peak_memory
 
 from .features import TrackletFeatures
 from .fingerprint import weights_digest
-from .pair_scores import refuse_pair_scores, scored_rows
+from .pair_scores import joined_rows, refuse_pair_scores, scored_rows
 from .protocols import (
     PROTOCOLS,
     Evaluation,
@@ -47,7 +47,8 @@ class Evaluator:
         made_from: name of a target → digests of config and data, for the evaluation.
 
     Raises:
-        InputError: options for distances of vectors, and a model that scores pairs itself.
+        InputError: options for distances of vectors, and a model that scores pairs itself. The
+            metric is no such option: every run has one, it is not used, see :attr:`dist_metric`.
     """
 
     def __init__(
@@ -67,14 +68,22 @@ class Evaluator:
         self.made_from = made_from
         if self.options.rerank:
             refuse_pair_scores(model, 'test.rerank')
-        if self.options.dist_metric != TestOptions.dist_metric:
-            refuse_pair_scores(model, f'test.dist_metric {self.options.dist_metric}')
         if self.options.normalize_feature:
             refuse_pair_scores(model, 'test.normalize_feature')
 
     @property
     def protocol(self) -> Protocol:
         return PROTOCOLS[self.settings.protocol]
+
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether the model scores pairs itself."""
+        return getattr(self.model, 'score_pairs', None) is not None
+
+    @property
+    def dist_metric(self) -> str:
+        """What the ranking is by: 'score_pairs' where the model scores pairs itself."""
+        return 'score_pairs' if self.scores_pairs else self.options.dist_metric
 
     def can_score(self, name: str) -> bool:
         """Whether a target has labels by which a query can be right; unlabelled ones have not."""
@@ -129,13 +138,16 @@ class Evaluator:
 
     def distances(self, searched: Searched) -> Iterator[Tensor]:
         """Distances in chunks of queries (q, G); all of them are never held."""
-        score_pairs = getattr(self.model, 'score_pairs', None)
-        if score_pairs is None:
-            rows: Iterator[Tensor] = distances_in_rows(*searched, self.options)
+        query, gallery = searched
+        if not self.scores_pairs:
+            rows: Iterator[Tensor] = distances_in_rows(query, gallery, self.options)
             return rows
-        device = next(self.model.parameters()).device.type
-        features = searched.query.features, searched.gallery.features
-        return scored_rows(*features, score_pairs, device)
+        model: Any = self.model
+        device = next(model.parameters()).device.type
+        if query.clips is not None and gallery.clips is not None:
+            joined = model.score_pairs, model.join_scores, device
+            return joined_rows(query.clips, gallery.clips, *joined)
+        return scored_rows(query.features, gallery.features, model.score_pairs, device)
 
     def score(self, searched: Searched) -> QueryScores:
         """How well every query is answered."""
@@ -157,7 +169,6 @@ class Evaluator:
         (query, gallery), settings, options = searched, self.settings, self.options
         queries, tracklets = self.tracklets(name)
         num_searched = count_searched(queries, tracklets)
-        scores_pairs = getattr(self.model, 'score_pairs', None) is not None
         return Evaluation(
             dataset=name,
             ranking=summarize(scores, len(gallery.pids), self.protocol.unmatched),
@@ -167,11 +178,14 @@ class Evaluator:
             unmatched=self.protocol.unmatched,
             num_query_searched=num_searched,
             num_query_tied=int(scores.tied.sum()),
-            collapsed=is_collapsed([query.features, gallery.features], options.dist_metric),
+            collapsed=is_collapsed(
+                [query.features, gallery.features],
+                'euclidean' if self.scores_pairs else options.dist_metric,
+            ),
             frames=settings.plan.title if settings.plan else 'image',
             flip=settings.flip,
             amp=settings.amp,
-            dist_metric='score_pairs' if scores_pairs else options.dist_metric,
+            dist_metric=self.dist_metric,
             reranked=options.rerank,
             num_query=len(query.pids),
             num_gallery=len(gallery.pids),

@@ -1,4 +1,4 @@
-"""Vectors of frames → features of clips → one feature a tracklet.
+"""Vectors of frames → features of clips → one feature a tracklet, or all of its clips.
 
 Letters: T frames, V numbers of a frame, B clips, L frames of a clip, G tracklets, D numbers of a
 feature.
@@ -22,10 +22,18 @@ from .search import unit_vectors
 STAND_IN_WEIGHT = 1e-12
 
 
+class TrackletClips(NamedTuple):
+    """What ``VideoModel.score_pairs`` takes of every clip, one tracklet after the other."""
+
+    features: Tensor  # (N, D) on the CPU
+    counts: NDArray[np.int64]  # (G,) clips of each tracklet, at least 1, N in all
+
+
 class TrackletFeatures(NamedTuple):
     features: Tensor  # (G, D) on the CPU
     pids: NDArray[Any]  # (G,)
     camids: NDArray[Any]  # (G,)
+    clips: TrackletClips | None = None  # of a model that joins the scores of clips
 
     def normalized(self) -> 'TrackletFeatures':
         """With features of length 1."""
@@ -34,10 +42,17 @@ class TrackletFeatures(NamedTuple):
 
 def join_tracklets(parts: Sequence[TrackletFeatures]) -> TrackletFeatures:
     """The features of several lists of tracklets, one after the other."""
+    clips = [part.clips for part in parts if part.clips is not None]
     return TrackletFeatures(
         torch.cat([part.features for part in parts]),
         np.concatenate([part.pids for part in parts]),
         np.concatenate([part.camids for part in parts]),
+        TrackletClips(
+            torch.cat([own.features for own in clips]),
+            np.concatenate([own.counts for own in clips]),
+        )
+        if clips
+        else None,
     )
 
 
@@ -57,6 +72,7 @@ class ClipFeatures(NamedTuple):
     weights: Tensor  # (B,) float64, of the clip in the mean of its tracklet
     tracklets: Tensor  # (B,)
     stand_ins: Tensor  # (B,) bool
+    pairs: Tensor | None = None  # (B, D') what a model that joins scores compares of each clip
 
 
 def mean_over_views(views: Sequence[Tensor]) -> Tensor:
@@ -87,7 +103,10 @@ def clips_of_vectors(
             views = [model.embed(mean.unsqueeze(1).expand(-1, rows.shape[1], -1)) for mean in means]
         else:
             views = [model.embed(view[there]) for view in vectors]  # of (B, L, V)
-        yield ClipFeatures(mean_over_views(views), weights, tracklets, stand_ins)
+        pairs = None
+        if model.join_scores is not None:
+            pairs = mean_over_views([model.pair_features(view[there]) for view in vectors])
+        yield ClipFeatures(mean_over_views(views), weights, tracklets, stand_ins, pairs)
 
 
 def mean_over_clips(
@@ -95,7 +114,7 @@ def mean_over_clips(
     tracklets: Sequence[Tracklet],
     finish: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> TrackletFeatures:
-    """The weighted mean over the clips of each tracklet, finished.
+    """The weighted mean over the clips of each tracklet, finished; and what is kept of all clips.
 
     Args:
         batches: of all clips.
@@ -106,14 +125,24 @@ def mean_over_clips(
         InputError: a feature is not finite.
     """
     sums, weights = torch.zeros(0), torch.zeros(len(tracklets), dtype=torch.float64)
-    for features, weight, owners, stand_ins in batches:
+    kept: list[ClipFeatures] = []
+    for batch in batches:
+        features, weight, owners, stand_ins, pairs = batch
+        if pairs is not None:
+            kept.append(batch._replace(pairs=pairs.float().cpu()))
         weight = torch.where(stand_ins, STAND_IN_WEIGHT * weight, weight)
         if not len(sums):
             sums = torch.zeros(len(tracklets), features.shape[1], dtype=torch.float64)
         sums.index_add_(0, owners, features.double().cpu() * weight[:, None])
         weights.index_add_(0, owners, weight)
     features = finish((sums / weights[:, None]).float())
-    broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
+    clips = kept_clips(kept, len(tracklets)) if kept else None
+    is_finite = torch.isfinite(features).all(dim=1)  # (G,)
+    if clips is not None:
+        rows = torch.isfinite(clips.features).all(dim=1).numpy()  # (N,)
+        first = np.cumsum(clips.counts) - clips.counts
+        is_finite &= torch.from_numpy(np.logical_and.reduceat(rows, first))
+    broken = (~is_finite).nonzero().flatten().tolist()
     if broken:
         raise InputError(
             f'the model gives features that are NaN or infinite for {len(broken)} of '
@@ -123,4 +152,24 @@ def mean_over_clips(
         features,
         np.array([pid for _, pid, _, _ in tracklets]),
         np.array([camid for _, _, camid, _ in tracklets]),
+        clips,
     )
+
+
+def kept_clips(batches: Sequence[ClipFeatures], num_tracklets: int) -> TrackletClips:
+    """What is compared of the clips of all tracklets.
+
+    A clip without a readable frame of its own is left out beside others of its tracklet.
+
+    Args:
+        batches: with ``pairs`` on the CPU; every tracklet has a clip.
+        num_tracklets: G.
+    """
+    owners = torch.cat([batch.tracklets for batch in batches])  # (N,)
+    stand_ins = torch.cat([batch.stand_ins for batch in batches])
+    own = torch.bincount(owners[~stand_ins], minlength=num_tracklets)  # (G,) clips of their own
+    chosen = (~stand_ins | (own[owners] == 0)).nonzero().flatten()
+    chosen = chosen[owners[chosen].argsort(stable=True)]
+    pairs = torch.cat([batch.pairs for batch in batches if batch.pairs is not None])
+    counts = torch.bincount(owners[chosen], minlength=num_tracklets)
+    return TrackletClips(pairs[chosen], counts.numpy())

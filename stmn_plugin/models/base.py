@@ -112,8 +112,25 @@ class VideoModel(nn.Module):
         return features
 
     # a score of pairs that is no distance of vectors: (Q, D), (G, D) → (Q, G), larger is nearer;
-    # given chunks of queries and gallery
+    # given chunks of queries and gallery. It is one of tracklets, or with join_scores of clips
     score_pairs: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    # scores of every clip of q tracklets with every clip of g others, (q, g, n, m) with n and m
+    # clips a tracklet → scores of the tracklets (q, g), larger is nearer
+    join_scores: Callable[[Tensor], Tensor] | None = None
+
+    def pair_features(self, vectors: Tensor) -> Tensor:
+        """With ``frame_once`` and :attr:`join_scores`: what :attr:`score_pairs` takes of clips.
+
+        Of a model of whole clips it takes the features.
+
+        Args:
+            vectors: of :meth:`encode_frames`, (B, L, V).
+
+        Returns:
+            (B, D), D may depend on L.
+        """
+        return self.embed(vectors)
 
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
         """What can be shown of clips (B, L, 3, H, W) in eval mode, by name.

@@ -102,16 +102,18 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
     searches = [
         Search(tracklet_title(run, row), thumbnail_of(run, row, 0), lists[row]) for row in selected
     ]
+    refined = run.explains >= REFINED  # then vectors are compared, whatever the model ranks by
+    metric = evaluator.options.dist_metric if refined else evaluator.dist_metric
     features = (
         'features before (fᵒ) and after (fˢ) the refinement, both averaged over positions and '
         'frames'
-        if run.explains >= REFINED
+        if refined
         else 'features of the model'
     )
     caption = (
         f'Figure 8. The {TOP_FOUND} nearest tracklets by the {features}, first frames shown: blue '
         "and ✓ the query's person, orange and ✗ somebody else. Protocol "
-        f'{evaluator.settings.protocol}, distance {evaluator.options.dist_metric}, '
+        f'{evaluator.settings.protocol}, distance {metric}, '
         f'queries {run.selection.how}. '
         f'Over all queries mAP {", ".join(scores)}. {models_and_data(run)}'
     )
