@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from torchvision.models.resnet import BasicBlock
 
 from stmn_plugin.config import load_config
 from stmn_plugin.config.sections import flatten
+from stmn_plugin.config.table import with_table
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import VIDEO_MODELS, ModelSpec, build_video_model
 from stmn_plugin.models.explanations import check_explained
@@ -243,6 +245,71 @@ def test_two_processes_train_like_one(name, build):
             module.p = 0.0
     batches = [dict(zip(('img', 'pid'), clips_of(8, L, seed), strict=True)) for seed in (5, 6)]
     assert_like_one_process(2, model, batches, 'sgd', sync_bn=True)
+
+
+def test_they_are_listed_with_a_line_each(capsys):
+    from stmn_plugin.cli import train
+
+    assert command(train, '--list-archs', '--video') == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == NAMES
+    for line in lines:
+        assert len(line) <= 110 and re.search(r': .*\(\w.*\d{4}\)\.$', line), line
+    assert command(train, '--video') == 2
+    assert '--video goes with --list-archs' in capsys.readouterr().err
+
+
+@every_model
+def test_a_page_of_the_docs_is_about_it(name, repository):
+    if name == 'stmn':
+        pytest.skip('README is about it')
+    page, cells = indexed(repository)[name]
+    assert cells[2] == ('yes' if VIDEO_MODELS[name].frame_once else 'no')
+    text = (repository / 'docs' / 'systems' / page).read_text(encoding='utf-8')
+    assert with_table(text, page) == text, 'python -m stmn_plugin.config.table'
+    section = page.removesuffix('.md')
+    assert f'| `{section}.backbone` | `shared` |' in text
+
+
+def indexed(repository):
+    """Name → (its page, the other cells of its line in the index of the docs)."""
+    index = (repository / 'docs' / 'systems' / 'README.md').read_text(encoding='utf-8')
+    found = {}
+    for line in index.splitlines():
+        names, *cells = line.strip('| ').split(' | ')
+        found |= {name: (page, cells) for name, page in re.findall(r'\[`(\w+)`\]\((.*?)\)', names)}
+    return found
+
+
+@slow
+@every_model
+def test_an_exported_program_gives_the_same(name, build, repository):
+    """As the index of the docs says."""
+    model = scattered(build(name)).eval()
+    clips, _ = clips_of(2)
+    try:
+        program = torch.export.export(model, (clips,)).module()
+    except Exception as error:  # of many types
+        exports, reason = 'no', error
+    else:
+        exports, reason = 'yes', ''
+        with torch.no_grad():
+            close(program(clips), model(clips))
+    said = 'yes' if name == 'stmn' else indexed(repository)[name][1][3]
+    assert exports == said, reason
+
+
+@every_model
+def test_its_configs_make_it(name, repository):
+    for folder in ('equal_terms', 'as_published'):
+        file = repository / 'configs' / folder / f'{name}_mars.yaml'
+        if name == 'stmn' or (name, folder) == ('eug', 'equal_terms'):
+            continue
+        assert file.read_text(encoding='utf-8').startswith('#'), file
+        cfg = load_config(str(file))
+        assert cfg.model.name == name and cfg.data.sources == ['mars']
+        spec = ModelSpec.from_config({**flatten(cfg), 'data.height': HEIGHT, 'data.width': WIDTH})
+        build_video_model(spec, CLASSES, pretrained=False)
 
 
 def command(module, *words):

@@ -110,8 +110,8 @@ def test_the_name_decides_what_is_built():
         'video.pooling_method', 'max', 'sampler.train_sampler', 'RandomIdentitySampler',
     )  # fmt: skip
     assert triplet.network.loss == 'triplet' and triplet.pooling == 'max'
-    with pytest.raises(InputError, match="model.name: 'gltr' is no architecture here.*--import"):
-        build('model.name', 'gltr')
+    with pytest.raises(InputError, match="model.name: 'psta' is no architecture here.*--import"):
+        build('model.name', 'psta')
 
 
 @pytest.mark.parametrize('pooling', ['avg', 'max'])

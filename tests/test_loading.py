@@ -85,8 +85,8 @@ def test_what_cannot_be_loaded_is_named_in_one_line(tmp_path):
 
     assert 'does not say which architecture' in refusal(config=None)
     assert 'does not say which architecture' in refusal(config=['stmn'])
-    unknown = refusal(config={**config, 'model.name': 'gltr', 'gltr.depth': 3})
-    assert "'gltr' is no architecture here" in unknown and '--import' in unknown
+    unknown = refusal(config={**config, 'model.name': 'psta', 'psta.depth': 3})
+    assert "'psta' is no architecture here" in unknown and '--import' in unknown
     assert 'data.height takes' in refusal(config={**config, 'data.height': 5})
     assert 'stmn.temporal_items 5, the config says 9' in refusal(
         config={**config, 'stmn.temporal_items': 9}

@@ -36,11 +36,20 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
     parser.add_key_flag('data.transforms', '--transforms', help='augmentation', **names)
     parser.add_argument('--list-archs', action='store_true', help='list the architectures and stop')
-    return parser.parse_args(argv)
+    parser.add_argument(
+        '--video', action='store_true', help='with --list-archs: those for clips, a line each'
+    )
+    args = parser.parse_args(argv)
+    if args.video and not args.list_archs:
+        parser.error('--video goes with --list-archs')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.list_archs and args.video:
+        print_video_models()
+        return
     if args.list_archs:
         from stmn_plugin.host.registration import model_registry, register
 
@@ -52,6 +61,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         from stmn_plugin.host.runner import run  # after the config: a typo need not wait for it
 
         run(cfg, next_command(args, cfg))
+
+
+def print_video_models() -> None:
+    """A line for each registered video model: its name, and the first line of its docstring."""
+    from stmn_plugin.models import VIDEO_MODELS
+    from stmn_plugin.plugins import load_plugins
+
+    load_plugins()
+    width = max(map(len, VIDEO_MODELS))
+    for name, model in sorted(VIDEO_MODELS.items()):
+        line = (model.__doc__ or '').strip().partition('\n')[0]
+        print(f'{name:{width}}  {line}'.rstrip())
 
 
 def next_command(args: Namespace, cfg: CfgNode) -> str:

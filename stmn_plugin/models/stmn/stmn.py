@@ -68,7 +68,7 @@ class STMNOutput(NamedTuple):
 
 @register_video_model('stmn')
 class STMN(VideoModel):
-    """Spatial and Temporal Memory Networks.
+    """STMN: memories take distractors out of frames and weigh the frames (ICCV 2021).
 
     Under ``torch.autocast`` the encoder runs in reduced precision, everything after it in float32;
     the weights stay in float32 or float64, so ``.half()`` and ``.bfloat16()`` are refused.
