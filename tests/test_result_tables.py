@@ -62,7 +62,7 @@ def test_the_table_shows_what_is_known(tmp_path):
     table = result_tables.as_table(rows_of(outcomes(tmp_path)))
     head, _, rrs, every, failed = table.splitlines()
     scores = ['60.0 ± 14.1', '60.0 ± 0.0', '70.0 ± 0.0', '30.0 ± 14.1', '10.0 ± 0.0']
-    costs = ['1.50', '0.250', '512', '0.6000', '4.00', '0:00:05']
+    costs = ['1.50', '4', '1.000', '512', '0.6000', '4.00', '0:00:05']
     cells = ['stmn', 'mars', 'official', 'rrs', 'euclidean', '2 of 3', *scores, *costs]
     assert re.split(r'\s{2,}', rrs.strip()) == cells
     assert 'all + flip' in every and 'seed 3: killed by SIGKILL' in failed

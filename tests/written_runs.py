@@ -62,7 +62,7 @@ def write_run(folder, words=(), epochs=3, evaluations=None, base=VIDEO, data=DAT
     evaluations = [evaluation(epoch=epochs)] if evaluations is None else evaluations
     for e in evaluations:
         e.setdefault('made_from', made_from([*base, *words], data))
-    content = {'parameters': 1_500_000, 'gflops_per_frame': 0.25, 'feature_dim': 512}
+    content = {'parameters': 1_500_000, 'gflops_per_frame': 0.25, 'feature_dim': 512, 'seq_len': 4}
     (folder / 'metrics.json').write_text(json.dumps({**content, 'evaluations': evaluations}))
     return read_run(str(folder))
 

@@ -16,6 +16,7 @@ from stmn_plugin.config.rules import Whole
 from stmn_plugin.config.shipped import config_folder
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.extras import require
 from stmn_plugin.plugins import import_words
 
 from .command_line import CONFIG, CommandLine, value_of
@@ -44,6 +45,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
     parser.add_argument('--archs', help='names of --list-archs of tools/main.py', **names)
     parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
+    parser.add_argument(
+        '--table2',
+        action='store_true',
+        help='STMN, its baseline and the systems of Table 2 on equal terms (configs/equal_terms)',
+    )
+    parser.add_argument('--systems', help='of --table2 these alone, by model.name', **names)
     parser.add_argument(
         '--variants', metavar='FILE', help='YAML of title: {KEY: VALUE}, a row for each'
     )
@@ -78,6 +85,8 @@ def table_name(args: Namespace) -> str:
     file: str | None = args.variants
     if file:
         return os.path.splitext(os.path.basename(file))[0]
+    if args.table2:
+        return 'table2'
     return 'ablation' if args.ablation else 'compare'
 
 
@@ -97,7 +106,7 @@ def compare(
     execute: 'Execute',
 ) -> int:
     """The table of architectures, variants and existing runs; how many runs have failed."""
-    from stmn_plugin.comparing import result_tables, variants
+    from stmn_plugin.comparing import result_tables, table2, variants
     from stmn_plugin.comparing.existing_runs import existing_runs
     from stmn_plugin.comparing.published import published_rows
     from stmn_plugin.comparing.run_plan import plan_runs, training_config
@@ -105,11 +114,13 @@ def compare(
 
     output = args.output or default_output(args.config_file)
     chosen = []
-    if archs or not (args.ablation or args.variants or runs):
+    if archs or not (args.ablation or args.table2 or args.variants or runs):
         default = training_config(args.config_file, words).model.name
         chosen += variants.arch_variants(archs or [default])
     if args.ablation:
         chosen += variants.ablation_variants(ABLATION)
+    if args.table2:
+        chosen += table2.table2_variants(args.systems)
     if args.variants:
         chosen += variants.named_variants(args.variants)
     planned = []
@@ -123,10 +134,14 @@ def compare(
         return 0
     outcomes = list(complete_runs(planned, execute))
     rows = result_tables.rows_of(outcomes)
+    if args.table2:
+        rows = table2.with_published(rows)
     if args.published:
         rows += published_rows(args.published, args.ablation)
     try:  # files first: a console may fail; but a full disk hides no table
         written = result_tables.write_comparison(rows, output, table_name(args))
+        if args.table2:
+            written.append(table2.draw_cost(rows, table2.figure_path(output)))
     finally:
         print(f'\n{result_tables.as_table(rows)}\n', *result_tables.notes_for(rows), sep='\n')
     print('Written:', *written)
@@ -210,10 +225,13 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
         words, archs, runs = args.opts, args.archs, args.runs
         if args.published and args.published not in DATASETS:
             raise InputError(f'--published takes one of {", ".join(DATASETS)}')
-        if args.grid and (archs or runs or args.ablation or args.variants or args.published):
-            raise InputError(
-                '--grid stands alone: no --archs, --ablation, --variants, --runs or --published'
-            )
+        others = ('archs', 'runs', 'ablation', 'table2', 'variants', 'published')
+        if args.grid and (given := [name for name in others if getattr(args, name)]):
+            raise InputError(f'--grid stands alone: no --{given[0]}')
+        if args.systems and not args.table2:
+            raise InputError('--systems goes with --table2')
+        if args.table2:
+            require('matplotlib')
         try:
             if args.grid:
                 failed = search_grid(args, words, execute)

@@ -57,6 +57,27 @@ STATE_OF_THE_ART: tuple[Entry, ...] = (
 )
 
 
+def published_scores(method: str, dataset: str, frames: str) -> str:
+    """'rank-1 / mAP' that Table 2 prints for a method under one strategy; '' for nothing.
+
+    >>> published_scores('STE-NVAN', 'lsvid', 'rrs')
+    '72.1 / 56.6 *'
+
+    Args:
+        method: as the table names it.
+        dataset: any; papers report on DATASETS.
+        frames: 'rrs' or 'all'.
+    """
+    if dataset not in DATASETS:
+        return ''
+    number = DATASETS.index(dataset)
+    for name, strategy, *pairs, source in STATE_OF_THE_ART:
+        pair = pairs[number]
+        if (name, strategy) == (method, frames) and pair:
+            return f'{pair[0]} / {pair[1]}' + (' *' if source == RERUN else '')
+    return ''
+
+
 def published_rows(dataset: str, ablation: bool = False) -> list[Row]:
     """Rows of Table 2 and of later methods, or of Table 1.
 

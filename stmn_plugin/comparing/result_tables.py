@@ -20,13 +20,17 @@ MEASURED = 'measured'
 NOTES = (
     'Rates in percent; ± is the sample standard deviation (n - 1) over the seeds.',
     'Tested: the weights after the last epoch, not those that were best on the test set.',
-    'GFLOPs: convolutions and matrix products of one frame, a multiply-add being two. '
+    'GFLOPs: convolutions and matrix products, a multiply-add being two; L frames make a clip. '
     'Parameters: at test time, without the classifier.',
     's/tracklet: reading and encoding of all query and gallery tracklets, by their number, on the '
     'machine that tested; mean over the seeds.',
     'Peak memory: most that a process that only tests has held, tensors on the GPU where there is '
     'one, else resident memory without its workers; highest of the seeds, if all are of one kind.',
     'Training: time of all steps with the waiting for data, without evaluations; mean.',
+)
+NOTE_BESIDE = (
+    'Published: rank-1 / mAP that Table 2 of the STMN paper prints, * those that its authors ran; '
+    'each under the training and the backbone of its own paper.'
 )
 NOTE_PUBLISHED = 'Rows marked "published" are numbers of their papers, not measured here.'
 
@@ -54,12 +58,15 @@ class Row(NamedTuple):
     seeds: tuple[int | None, ...] = ()
     seeds_wanted: int | None = None  # more than there are seeds when runs have failed
     parameters: int | None = None
+    seq_len: int | None = None  # L
     gflops_per_frame: float | None = None
+    gflops_per_clip: float | None = None
     feature_dim: int | None = None
     seconds_per_tracklet: float | None = None
     peak_memory: int | None = None  # bytes
     training_seconds: float | None = None
     doubt: str = ''  # why scores say nothing of the model, and of which seeds
+    published: str = ''  # rank-1 / mAP of the paper's Table 2
     source: str = MEASURED
     error: str = ''
 
@@ -126,6 +133,7 @@ def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
     records = [outcome.record for outcome, _ in members if outcome.record is not None]
     evaluations = [evaluation for _, evaluation in members]
     facts = records[0].metrics
+    length, gflops = facts.get('seq_len'), facts.get('gflops_per_frame')
     return Row(
         **key._asdict(),
         seeds=tuple(outcome.seed for outcome, _ in members),
@@ -136,7 +144,9 @@ def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
             if all(name in e for e in evaluations)  # test.ranks says which there are
         },
         parameters=facts.get('parameters'),
-        gflops_per_frame=facts.get('gflops_per_frame'),
+        seq_len=length,
+        gflops_per_frame=gflops,
+        gflops_per_clip=None if gflops is None or length is None else gflops * length,
         feature_dim=facts.get('feature_dim'),
         seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
         peak_memory=_highest_peak(evaluations),
@@ -164,9 +174,11 @@ def as_table(rows: Sequence[Row], tablefmt: str = 'simple') -> str:
             'distance': row.distance,
             'seeds': _seeds(row),
             **{name: str(row.scores.get(name, '')) for name in SCORES},
+            'published': row.published,
             'doubt': row.doubt,
             'params, M': _number(row.parameters, 1e6, 2),
-            'GFLOPs/frame': _number(row.gflops_per_frame, 1, 3),
+            'L': row.seq_len or '',
+            'GFLOPs/clip': _number(row.gflops_per_clip, 1, 3),
             'feature': row.feature_dim or '',
             's/tracklet': _number(row.seconds_per_tracklet, 1, 4),
             'peak memory, GiB': _number(row.peak_memory, 2**30, 2),
@@ -201,7 +213,8 @@ def notes_for(rows: Sequence[Row]) -> list[str]:
     """What must be known to read a table."""
     published = any(row.source != MEASURED for row in rows)
     doubted = any(row.doubt for row in rows)
-    return [*NOTES, *[NOTE] * doubted, *[NOTE_PUBLISHED] * published]
+    beside = any(row.published for row in rows)
+    return [*NOTES, *[NOTE] * doubted, *[NOTE_BESIDE] * beside, *[NOTE_PUBLISHED] * published]
 
 
 def write_comparison(rows: Sequence[Row], folder: str, name: str = 'compare') -> list[str]:
