@@ -148,6 +148,17 @@ def test_what_training_gives_grows_with_the_batch(name, build):
     assert model.logits(whole).shape == (8, CLASSES)
 
 
+def shifts_before_norms(model):
+    """Names of biases that a batch norm takes away again: their gradient is rounding alone."""
+    names, last = set(), None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and last is not None:
+            names.add(f'{last}.bias')
+        before = isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear))
+        last = name if before and module.bias is not None else None
+    return names
+
+
 @every_model
 def test_no_parameter_is_dead(name, build):
     model = build(name)
@@ -164,7 +175,7 @@ def test_no_parameter_is_dead(name, build):
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert without == {frozenset(frozen)}
     still = {n for n, p in model.named_parameters() if torch.equal(p, start[n])}
-    assert still == frozen
+    assert frozen <= still and still - frozen <= shifts_before_norms(model)
 
 
 @every_model

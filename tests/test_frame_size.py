@@ -16,7 +16,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.host.registration import model_registry
 from stmn_plugin.models import VIDEO_MODELS, ModelSpec, VideoModel, build_video_model
 from stmn_plugin.models.base import register_video_model
-from stmn_plugin.models.encoder import Encoder, map_size
+from stmn_plugin.models.encoder import Encoder
 
 
 class ToySized(VideoModel):
@@ -98,5 +98,6 @@ def test_frames_of_another_size_are_refused(mars_root):
 @pytest.mark.parametrize('size', [(256, 128), (64, 32), (33, 17), (8, 6)])
 def test_the_size_of_maps_is_that_of_the_encoders(size):
     with torch.device('meta'):
-        maps = Encoder('resnet18', False, False, False)(torch.empty(2, 3, *size)).frame_features
-    assert tuple(maps.shape[2:]) == map_size(size)
+        encoder = Encoder('resnet18', False, False, False)
+        maps = encoder(torch.empty(2, 3, *size)).frame_features
+    assert tuple(maps.shape[2:]) == encoder.map_size(size)

@@ -182,6 +182,15 @@ class Encoder(nn.Module):
         *blocks, last = head
         return self.run([*blocks, functools.partial(last_block, last)], maps)
 
+    def map_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        """H and W of the maps of conv4 and conv5, of frames (height, width) in pixels."""
+        height, width = frame_size
+        strides = [cast(nn.Conv2d, self.stem[0]).stride[0], getattr(self.stem[3], 'stride', 1)]
+        strides += [cast(Block, block).stride for block in (*self.conv2, *self.conv3, *self.conv4)]
+        for stride in strides:  # each rounds up
+            height, width = -(-height // stride), -(-width // stride)
+        return height, width
+
     def run(self, layers: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
         """Layers one after the other, such as those of a stage; activations are kept as set."""
         for layer in layers:
@@ -198,16 +207,6 @@ class Encoder(nn.Module):
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Of the first computation, and of the second: BN has counted this batch already."""
         return contextlib.nullcontext(), still_statistics(self)
-
-
-def map_size(frame_size: tuple[int, int]) -> tuple[int, int]:
-    """H and W of the maps of conv4 and conv5, of frames (height, width) in pixels.
-
-    >>> map_size((256, 128))
-    (16, 8)
-    """
-    height, width = frame_size
-    return -(-height // 16), -(-width // 16)  # four strides of 2, each rounds up
 
 
 def channels_of(stage: nn.Sequential) -> int:

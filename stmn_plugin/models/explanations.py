@@ -67,6 +67,18 @@ EXPLANATIONS: dict[str, Explanation] = {
     'change_norms': Explanation(
         'BLHW', 'refined feature maps', 'length of what the refinement changed (|f^s - f^o|)'
     ),
+    'masks_conv4': Explanation(
+        'BLHW', 'masks by co-segmentation', 'what is kept of each position after conv4, from 0 to 1'
+    ),
+    'masks_conv5': Explanation(
+        'BLHW', 'masks by co-segmentation', 'what is kept of each position after conv5, from 0 to 1'
+    ),
+    'gates_conv4': Explanation(
+        'BD', 'gates of channels', 'gate of each channel after conv4, from 0 to 1'
+    ),
+    'gates_conv5': Explanation(
+        'BD', 'gates of channels', 'gate of each channel after conv5, from 0 to 1'
+    ),
     'frame_feature': Explanation(
         'BD', 'feature maps of frames', 'features averaged over positions and frames (GAP of f^o)'
     ),
