@@ -34,6 +34,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         'temporal attention of parts',
         'weight of each frame in a part of the feature, sums to 1 over the frames',
     ),
+    'frame_attention': Explanation(
+        'BLL',
+        'attention between frames',
+        'how much each frame (row) takes of each frame (column), rows sum to 1',
+    ),
     'temporal_probs': Explanation(
         'BN',
         'temporal memory',
