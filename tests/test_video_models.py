@@ -151,6 +151,7 @@ if __name__ != 'test_video_models':  # by --import
         register_video_model(name)(model)
 
 slow = pytest.mark.slow
+IDENTITIES = 7
 WORDS = {
     'toy_clipwise': ['toy_clipwise.channels', '12'],
     'toy_vectors': ['toy_vectors.backbone', 'resnet18'],
@@ -299,6 +300,66 @@ def test_two_processes_train_a_toy_like_one(name, monkeypatch):
     clips = torch.randn(3, CLIPS, L, 3, 8, 6, dtype=torch.float64) + pids.view(-1, 1, 1, 1, 1) / 4
     batches = [{'img': batch, 'pid': pids} for batch in clips]
     assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
+
+
+def test_a_clips_operations_counted_by_hand():
+    from stmn_plugin.config import load_config
+    from stmn_plugin.models.facts import model_facts
+
+    kind, words = ToyClipwise, 'model.name toy_clipwise data.type video video.seq_len 6'
+    cfg = load_config('', [*words.split(), 'data.height', '64', 'data.width', '32'])
+    facts = model_facts(cfg, kind(IDENTITIES, 6, kind.Config(channels=5), pretrained=False))
+    # a 3x3x3 convolution of 3 channels at every fourth place of 6 frames; a multiply-add is two
+    operations = 2 * 5 * (6 * 16 * 8) * (3 * 27)
+    assert facts['gflops_per_frame'] == round(operations / 6 / 1e9, 4) > 0
+    assert facts['parameters'] == (5 * 81 + 5) + 2 * 5 + 5  # convolution, norm, scale of the BNNeck
+    assert facts['feature_dim'] == 5 and facts['seq_len'] == 6
+
+
+def batch_refused_on_each(kind, *words):
+    from stmn_plugin.config import load_config
+    from stmn_plugin.errors import InputError
+    from stmn_plugin.models.facts import check_batch
+
+    cfg = load_config('', [*words, 'data.height', '64', 'data.width', '32'])
+    model = kind(IDENTITIES, cfg.video.seq_len, kind.Config(), pretrained=False)
+    try:
+        check_batch(cfg, model)
+    except InputError as error:
+        return str(error)
+    return ''
+
+
+def test_batch_norms_outside_the_backbone_see_the_clips_of_all_processes():
+    """A BNNeck sees one value of each clip."""
+    from test_distributed import on_processes
+
+    words = ['model.name', 'toy_clipwise', 'data.type', 'video', 'train.batch_size']
+    on_one = batch_refused_on_each(
+        ToyClipwise, *words, '1', 'sampler.train_sampler', 'RandomSampler'
+    )
+    assert on_one == 'train.batch_size 1: the batch norms of toy_clipwise take two clips or more'
+    assert on_processes(batch_refused_on_each, ToyClipwise, *words, '2') == ['', '']
+
+
+@slow
+@pytest.mark.timeout(600)
+def test_a_compiled_trunk_of_clips_trains_alike(messages):
+    import copy
+
+    from stmn_plugin.training.speed import compile_in_place
+
+    torch.manual_seed(0)
+    plain = ToyClipwise(4, 4, ToyClipwise.Config(), pretrained=False).double().train()
+    compiled = copy.deepcopy(plain)
+    compile_in_place(compiled)
+    clips, pids = torch.randn(4, 4, 3, 32, 16, dtype=torch.float64), torch.arange(4) // 2
+    for model in (plain, compiled):
+        sum(model.losses(model(clips), pids, Recipe()).values()).backward()
+    assert 'not compiled' not in messages()
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-8, atol=1e-10, msg=name)
+    torch._dynamo.reset()
 
 
 def test_weights_to_start_from_are_those_of_any_architecture():
