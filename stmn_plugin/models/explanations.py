@@ -63,6 +63,11 @@ EXPLANATIONS: dict[str, Explanation] = {
     'energy_maps': Explanation(
         'BLHW', 'energy maps', 'how the energy of a frame spreads over its positions'
     ),
+    'attention_received': Explanation(
+        'BLHW',
+        'attention between positions',
+        'how much a position is attended to by the positions of its group, mean 1 over the group',
+    ),
     'frame_norms': Explanation(
         'BLHW', 'feature maps of frames', 'length of the features of a position (|f^o|)'
     ),
