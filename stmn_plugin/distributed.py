@@ -42,14 +42,16 @@ class PeerDied(InputError):
 def process_group(use_gpu: bool) -> Iterator[None]:
     """Within the block this process is one of those that torchrun started, if it started several.
 
+    A block within such a block changes nothing.
+
     Args:
         use_gpu (bool): each process takes the GPU of its local rank.
 
     Raises:
         InputError: an environment that does not fit; more processes than GPUs.
     """
-    if from_environment('WORLD_SIZE', 1) == 1:
-        yield
+    if from_environment('WORLD_SIZE', 1) == 1 or dist.is_initialized():
+        yield  # the block around this one ends the group
         return
     if use_gpu:
         torch.cuda.set_device(_local_gpu())

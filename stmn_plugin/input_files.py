@@ -1,9 +1,12 @@
 """Path → an open file that can be read to its end: regular files only, nothing that waits."""
 
 import errno
+import json
 import os
 import stat
 from typing import IO, Any
+
+from .errors import InputError
 
 # neither exists on Windows, where there is nothing to wait for
 NEVER_WAIT = getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
@@ -55,3 +58,22 @@ def _open_regular(path: str, flags: int) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, f'is {KINDS.get(kind, "no file")}, no regular file', path)
     return descriptor
+
+
+def read_json(path: str | os.PathLike[str], key: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: of the file.
+        key: of the config that names it, starts the message.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
+    try:
+        with open_regular(path, encoding='utf-8') as file:
+            return json.load(file)
+    except OSError as error:
+        raise InputError(f'{key}: cannot read {path}: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{key}: {path} is no JSON: {error}') from error

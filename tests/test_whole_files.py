@@ -9,7 +9,7 @@ import torch
 
 from stmn_plugin import whole_files
 from stmn_plugin.errors import InputError
-from stmn_plugin.training.run_folder import _held
+from stmn_plugin.training.run_folder import hold_folder
 from stmn_plugin.whole_files import atomic_path, remove_leftovers, whole_file, write_text
 
 
@@ -108,7 +108,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_into_the_folder(writ
 
 
 def fork_and_wait(folder, pipe):
-    with _held(str(folder)):
+    with hold_folder(str(folder)):
         orphan = multiprocessing.get_context('fork').Process(target=multiprocessing.Event().wait)
         orphan.start()
         pipe.send(orphan.pid)
@@ -122,11 +122,14 @@ def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path):
     process.start()
     orphan = receiver.recv()
     try:
-        with pytest.raises(InputError, match='another process works in'), _held(str(tmp_path)):
+        with (
+            pytest.raises(InputError, match='another process works in'),
+            hold_folder(str(tmp_path)),
+        ):
             pass
         process.kill()
         process.join()
-        with _held(str(tmp_path)):
+        with hold_folder(str(tmp_path)):
             os.kill(orphan, 0)  # it lives
     finally:
         os.kill(orphan, 9)

@@ -58,6 +58,7 @@ def videodata_kwargs(cfg: CfgNode) -> dict[str, Any]:
         'skip_bad': cfg.data.bad_frames == 'skip',
         'validation_ids': cfg.data.validation_ids,
         'validation_seed': cfg.data.validation_seed,
+        'train_list': cfg.data.train_list,
         'seed': cfg.train.seed,
         'test_only': cfg.test.evaluate,
         'as_uint8': True,

@@ -44,6 +44,12 @@ class Data(host.Data):
         'share (or number) of training identities to hold out and test on',
     )
     validation_seed: int = setting(0, SEED, 'which of them')
+    train_list: str = setting(
+        '',
+        FILE,
+        'JSON of the training tracklets to use, with labels in place of their own '
+        '(docs/one-shot.md)',
+    )
     bad_frames: str = setting(
         'raise', OneOf(('raise', 'skip')), 'unreadable images stop the run, or are left out'
     )
@@ -165,3 +171,17 @@ class Synthetic:
         'default', OneOf(('default', 'tiny', 'study')), 'how much (see tools/make_synthetic.py)'
     )
     seed: int = setting(0, SEED, 'which synthetic data')
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """``one_shot``"""
+
+    factor: int = setting(
+        10, Whole(1, 100), 'tools/one_shot.py: p, per cent of the unlabelled that a step adds'
+    )
+    split_seed: int = setting(0, SEED, 'which tracklet of an identity is the labelled one')
+    split_file: str = setting('', FILE, 'the split.json of another run, in place of a draw')
+    warm_start: bool = setting(
+        False, FLAG, "a step starts from the last one's weights; published: from its own start"
+    )

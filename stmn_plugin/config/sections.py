@@ -32,6 +32,7 @@ SECTIONS: dict[str, type] = {
     'loss.spread': ours.Spread,
     'test': ours.Test,
     'synthetic': ours.Synthetic,
+    'one_shot': ours.OneShot,
 }
 
 _NO_ARCHITECTURES = frozenset(SECTIONS)

@@ -32,6 +32,7 @@ from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory
 from .sources import names_once
 from .tracklets import Frames, Tracklet
+from .train_list import labelled_anew
 from .validation import validation_name
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
             tested on instead of the targets, which are not looked at then; see
             :func:`stmn_plugin.data.validation.hold_out`.
         validation_seed: draws them.
+        train_list: file of the training tracklets that are trained on, with labels in place of
+            their own, see :mod:`stmn_plugin.data.train_list`; '' is all with their own.
         test_only: serve the targets alone. The sources are not read, and need not be there, unless
             identities of theirs are held out to be tested on; there is no batch to train on, and
             :attr:`num_train_pids` is None where nothing was read.
@@ -95,6 +98,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         skip_bad: bool = False,
         validation_ids: float = 0,
         validation_seed: int = 0,
+        train_list: str = '',
         test_only: bool = False,
         as_uint8: bool = False,
     ):
@@ -139,6 +143,8 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
             found = {validation_name(self.sources): target}
         else:
             found = {name: read_target(name, options) for name in self.targets}
+        if training and train_list and not test_only:
+            training = labelled_anew(training, train_list)
         self.targets: list[str] = list(found)
         self.test_dataset = {
             name: {'query': target.query, 'gallery': target.gallery}

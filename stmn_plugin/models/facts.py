@@ -83,8 +83,10 @@ def check_batch(cfg: CfgNode, model: nn.Module) -> None:
         inside = list(model.backbone().modules())
         shape = (1, length, 3, cfg.data.height, cfg.data.width)
         values = _values_per_channel(model, torch.zeros(shape))
-        outside = [norm for norm in values if norm not in set(inside)]
-    if any(values[norm] * clips < 2 for norm in outside):  # synchronised always
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        outside = [norm for norm in norms if norm not in set(inside)]
+    # outside they are synchronised; of one that only training has: a value of each clip
+    if any(values.get(norm, 1) * clips < 2 for norm in outside):
         raise InputError(
             f'train.batch_size {clips}: the batch norms of {name} take two clips or more'
         )

@@ -22,6 +22,8 @@ START_KEYS = {
     'model.load_weights',
     '*.backbone_weights',
     '*.backbone_sha256',
+    'data.train_list',
+    'one_shot.split_file',
     'train.start_epoch',
     'train.allow_changed',  # weights of two recipes
 }

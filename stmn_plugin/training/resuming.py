@@ -36,11 +36,13 @@ FREE_KEYS = {
     'data.root',
     'data.download',
     'data.targets',
+    'data.train_list',  # what it holds is compared as training data
     'data.workers',
     'data.bad_frames',  # so that a run stopped by a bad frame can go on
     'data.save_dir',
     'market1501.use_500k_distractors',  # of the gallery
     'cuhk03.use_metric_cuhk03',
+    'one_shot.split_file',  # what it holds is compared, too
     'train.start_epoch',
     'train.print_freq',
     'train.save_freq',

@@ -51,7 +51,7 @@ def run_folder(cfg: CfgNode) -> Iterator[str]:
         raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
     with (
         lasting_console() as console,
-        _held(folder),
+        hold_folder(folder),
         _nothing_lost(cfg),
         _log(path) as log,
         console.copied_to(printable(path), log),
@@ -70,8 +70,8 @@ def _nothing_lost(cfg: CfgNode) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(folder: str) -> Iterator[None]:
-    """Keep other processes out until the block ends or this process is gone.
+def hold_folder(folder: str) -> Iterator[None]:
+    """Keep other processes out of a folder until the block ends or this process is gone.
 
     The lock is the process's alone: workers that outlive it do not keep it.
     """
