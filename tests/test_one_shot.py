@@ -350,7 +350,7 @@ def assert_same_end(one, other):
         own, others = weights(one, step), weights(other, step)
         assert own.keys() == others.keys()
         assert all(torch.equal(own[key], others[key]) for key in own)
-    tables = [content(folder / 'one_shot.json')['steps'] for folder in (one, other)]
+    tables = [content(folder / 'steps.json')['steps'] for folder in (one, other)]
     for row in [row for table in tables for row in table]:
         for evaluation in row['evaluations']:
             for key in ('seconds', 'peak_memory'):
@@ -374,7 +374,7 @@ def test_two_steps_on_mars(whole, mars_root):
     assert lists[0] == sorted([row['index'], row['identity']] for row in split['labelled'])
     chosen = [[row['index'], row['label']] for row in first['chosen']]
     assert lists[1] == sorted(lists[0] + chosen)
-    table = content(whole / 'one_shot.json')
+    table = content(whole / 'steps.json')
     assert table['arch'] == 'eug' and table['factor'] == 100
     steps = table['steps']
     assert [row['trained_on'] for row in steps] == [10, 29]
@@ -385,7 +385,7 @@ def test_two_steps_on_mars(whole, mars_root):
     ]
     results = content(whole / 'step-01' / 'metrics.json')['evaluations']
     assert steps[1]['evaluations'] == results and results[0]['epoch'] == 2
-    text = (whole / 'one_shot.md').read_text()
+    text = (whole / 'steps.md').read_text()
     assert f'{100 * results[0]["mAP"]:.1f}' in text and 'one labelled tracklet' in text
     # each step begins anew, from the same start
     assert load_config(str(whole / 'step-01' / 'config.yaml')).model.load_weights == ''
@@ -571,7 +571,7 @@ def test_nothing_unlabelled_is_one_step(words, tmp_path, monkeypatch):
     monkeypatch.setattr(procedure, 'read_training', read_first)
     monkeypatch.setattr('stmn_plugin.data.datamanager.read_training', read_first)
     assert call(*words(tmp_path / 'steps', 'train.max_epoch', 1)) == 0
-    assert len(content(tmp_path / 'steps' / 'one_shot.json')['steps']) == 1
+    assert len(content(tmp_path / 'steps' / 'steps.json')['steps']) == 1
     assert content(tmp_path / 'steps' / 'chosen-01.json')['chosen'] == []
 
 
@@ -599,7 +599,7 @@ def test_any_network_on_any_data(arch, name, miniature_roots, tmp_path):
     folder = tmp_path / 'steps'
     words = ['--root', miniature_roots[name], '-a', arch, '-s', name, '-t', name, *WORDS, *keys]
     assert call(*words, 'data.save_dir', folder, 'train.max_epoch', 1) == 0
-    table = content(folder / 'one_shot.json')
+    table = content(folder / 'steps.json')
     assert table['arch'] == arch and len(table['steps']) == 2
     assert all(row['evaluations'][0]['dataset'] == name for row in table['steps'])
 

@@ -35,7 +35,7 @@ from stmn_plugin.distributed import (
     process_group,
 )
 from stmn_plugin.errors import InputError, printable
-from stmn_plugin.evaluation.pair_scores import scored_rows
+from stmn_plugin.evaluation.evaluator import Searched
 from stmn_plugin.interrupt import Interruption
 from stmn_plugin.labels import UNKNOWN
 from stmn_plugin.log import not_shown
@@ -205,21 +205,24 @@ def estimate_labels(
         None in all processes but the main one.
     """
     broadcast_buffers(engine.model)
-    order = [*split.labelled, *split.unlabelled]
+    parts = {'labelled': split.labelled, 'unlabelled': split.unlabelled}
+    found = {}
     with Interruption() as interruption, interruption.at_once():
-        # frames alone: no identity goes in
-        bare = [(tracklets[index][0], UNKNOWN, UNKNOWN, 0) for index in order]
-        found = engine.embedder(bare, 'training set')
-        if found is None:
+        for name, indices in parts.items():
+            # frames alone: no identity goes in
+            bare = [(tracklets[index][0], UNKNOWN, UNKNOWN, 0) for index in indices]
+            found[name] = engine.embedder(bare, name) if bare else None
+        labelled, unlabelled = found['labelled'], found['unlabelled']
+        if not is_main():
             return None
-        labelled, unlabelled = found.features.split([len(split.labelled), len(split.unlabelled)])
+        if labelled is None or unlabelled is None:
+            return nearest_of_rows((), ())
         identities = [int(tracklets[index][1]) for index in split.labelled]
-        score_pairs = getattr(engine.model, 'score_pairs', None)
-        if score_pairs is None:
-            return nearest_labels(unlabelled, labelled, identities)
-        device = next(engine.model.parameters()).device
-        rows = scored_rows(unlabelled, labelled, score_pairs, device)
-        return nearest_of_rows(rows if len(unlabelled) else (), identities)
+        evaluator = engine.evaluator()
+        if evaluator.scores_pairs:
+            rows = evaluator.distances(Searched(unlabelled, labelled))
+            return nearest_of_rows(rows, identities)
+        return nearest_labels(unlabelled.features, labelled.features, identities)
 
 
 def training_set(cfg: CfgNode) -> list[Tracklet]:

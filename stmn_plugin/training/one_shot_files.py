@@ -20,7 +20,7 @@ from stmn_plugin.whole_files import write_json
 
 from .one_shot import PseudoLabels, most_reliable
 
-SPLIT, SUMMARY, TABLE = 'split.json', 'one_shot.json', 'one_shot.md'
+SPLIT, SUMMARY, TABLE = 'split.json', 'steps.json', 'steps.md'
 SPLIT_KEY = 'one_shot.split_file'
 
 

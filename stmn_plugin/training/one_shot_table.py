@@ -54,7 +54,7 @@ def as_table(results: Sequence[StepResult], form: str = 'simple') -> str:
 def write_summary(
     folder: str, arch: str, factor: int, split: Split, results: Sequence[StepResult]
 ) -> None:
-    """Write ``one_shot.json`` and ``one_shot.md``; InputError where that cannot be done."""
+    """Write ``steps.json`` and ``steps.md``; InputError where that cannot be done."""
     content = {
         'arch': arch,
         'factor': factor,

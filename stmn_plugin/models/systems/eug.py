@@ -101,13 +101,13 @@ class EUG(VideoModel):
     def train(self, mode: bool = True) -> 'EUG':
         """As of any module; the batch norms of frozen layers stay in eval mode.
 
-        The host calls this at every epoch, and sets ``requires_grad`` of every parameter after it:
-        frozen layers get no gradient since they run without a graph, see :meth:`frame_vectors`.
+        The host calls this at every epoch and then opens all layers again: what keeps frozen ones
+        from a gradient is that they run without a graph, see :meth:`frame_vectors`.
         """
         super().train(mode)
         if self.freezes:
             for stage in (self.encoder.stem, self.encoder.conv2, self.encoder.conv3):
-                stage.eval()
+                stage.eval().requires_grad_(False)
         return self
 
     def forward(self, clips: Tensor) -> Tensor | EUGOutput:
