@@ -77,6 +77,12 @@ EXPLANATIONS: dict[str, Explanation] = {
     'change_norms': Explanation(
         'BLHW', 'refined feature maps', 'length of what the refinement changed (|f^s - f^o|)'
     ),
+    'update_gates': Explanation(
+        'BLHW',
+        'recurrent gate',
+        'how much of each position comes from its frame instead of those before, from 0 to 1, the '
+        'mean over channels',
+    ),
     'masks_conv4': Explanation(
         'BLHW', 'masks by co-segmentation', 'what is kept of each position after conv4, from 0 to 1'
     ),
