@@ -2,8 +2,8 @@
 
 An architecture gives those that it has: figures, measures and the page of a run each need some of
 these names and are offered where they are there. Names beyond these are nobody's and are left
-alone. Letters: B clips, L frames of a clip, H W positions of a feature map, P parts of a person, M
-spatial items, N temporal items, D channels.
+alone. Letters: B clips, L frames of a clip, S steps of attention, H W positions of a feature map,
+P parts of a person, M spatial items, N temporal items, D channels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +25,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         'BL',
         'temporal attention',
         'weight of each frame in the feature of the clip, sums to 1 over the frames (o-hat)',
+    ),
+    'step_attention': Explanation(
+        'BSL',
+        'attention in steps',
+        'weight of each frame at each step of a recurrent attention, sums to 1 over the frames',
     ),
     'quality': Explanation(
         'BL', 'quality of frames', 'quality of each frame between 0 and 1, before it is a weight'
