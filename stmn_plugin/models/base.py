@@ -83,6 +83,10 @@ class VideoModel(nn.Module):
         """
         raise NotImplementedError
 
+    def logged(self, outputs: Any) -> dict[str, Tensor]:
+        """Scalars by name that are logged with the loss terms and not trained."""
+        return {}
+
     def logits(self, outputs: Any) -> Tensor:
         """Which logits (B, identities) of the outputs the logged accuracy is of."""
         logits: Tensor = outputs.logits

@@ -44,6 +44,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         'attention between frames',
         'how much each frame (row) takes of each frame (column), rows sum to 1',
     ),
+    'part_maps': Explanation(
+        'BLPHW',
+        'spatial attention of parts',
+        'weight of each position in a part of a frame, sums to 1 over the positions',
+    ),
     'temporal_probs': Explanation(
         'BN',
         'temporal memory',

@@ -64,8 +64,10 @@ class ClipObjective(Objective):
     def __call__(self, outputs: Any, pids: Tensor) -> Loss:
         losses = self.model.losses(outputs, pids, self.recipe)
         total = torch.as_tensor(sum(losses.values()))
+        with torch.no_grad():
+            watched = self.model.logged(outputs)
         acc = accuracy(self.model.logits(outputs), pids)
-        return Loss(total, {'loss': total, **losses, 'acc': acc})
+        return Loss(total, {'loss': total, **losses, **watched, 'acc': acc})
 
 
 class FrameObjective(Objective):
