@@ -4,7 +4,11 @@ Memory spread (Eq. 9) and identification (Sec. 3.3), each a function first and a
 it. Which terms an architecture has, and of which outputs, its ``losses`` says (Eq. 8 for STMN).
 """
 
-from .identification import BatchHardTripletLoss, batch_hard_triplet_loss
+from .identification import (
+    BatchHardTripletLoss,
+    batch_hard_triplet_loss,
+    cosine_triplet_loss,
+)
 from .memory_spread import MemorySpreadLoss, memory_spread_loss
 from .recipe import Recipe
 
@@ -13,5 +17,6 @@ __all__ = [
     'MemorySpreadLoss',
     'Recipe',
     'batch_hard_triplet_loss',
+    'cosine_triplet_loss',
     'memory_spread_loss',
 ]

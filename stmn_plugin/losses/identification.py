@@ -23,19 +23,38 @@ def batch_hard_triplet_loss(features: Tensor, pids: Tensor, margin: float | None
     Raises:
         ValueError: shapes that do not fit, or a batch with fewer than two identities.
     """
-    if features.dim() != 2 or pids.shape != features.shape[:1]:
-        raise ValueError(
-            'expected features of shape (B, D) and pids of shape (B,), '
-            f'got {tuple(features.shape)} and {tuple(pids.shape)}'
-        )
-    same = pids[:, None] == pids[None, :]  # (B, B)
-    if same.all():
-        raise ValueError('the triplet loss needs two identities in a batch, got one')
+    _check(features, pids)
     # exact differences: the matrix-product shortcut loses half the digits between near features,
     # and its gradient at equal features (a tracklet drawn twice) is not finite
     distances = torch.cdist(
         features, features, compute_mode='donot_use_mm_for_euclid_dist'
     )  # (B, B)
+    return _batch_hard(distances, pids, margin)
+
+
+def cosine_triplet_loss(features: Tensor, pids: Tensor, margin: float | None = None) -> Tensor:
+    """:func:`batch_hard_triplet_loss` with minus cosine as the distance (TCLNet).
+
+    A margin is one of cosines, which lie between -1 and 1.
+    """
+    _check(features, pids)
+    unit = F.normalize(features, dim=1)
+    return _batch_hard(-unit @ unit.T, pids, margin)
+
+
+def _check(features: Tensor, pids: Tensor) -> None:
+    if features.dim() != 2 or pids.shape != features.shape[:1]:
+        raise ValueError(
+            'expected features of shape (B, D) and pids of shape (B,), '
+            f'got {tuple(features.shape)} and {tuple(pids.shape)}'
+        )
+
+
+def _batch_hard(distances: Tensor, pids: Tensor, margin: float | None) -> Tensor:
+    """Of distances (B, B)."""
+    same = pids[:, None] == pids[None, :]  # (B, B)
+    if same.all():
+        raise ValueError('the triplet loss needs two identities in a batch, got one')
     hardest_positive = distances.masked_fill(~same, -torch.inf).amax(dim=1)
     hardest_negative = distances.masked_fill(same, torch.inf).amin(dim=1)
     difference = hardest_positive - hardest_negative

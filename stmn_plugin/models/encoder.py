@@ -322,3 +322,8 @@ def full_precision(device_type: str) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device_type):
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: what comes of half precision under autocast, made wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -78,6 +78,14 @@ EXPLANATIONS: dict[str, Explanation] = {
         'attention between positions',
         'how much a position is attended to by the positions of its group, mean 1 over the group',
     ),
+    'erased': Explanation(
+        'BLHW', 'erased positions', '1 where a position was erased from its frame, else 0'
+    ),
+    'found_before': Explanation(
+        'BLHW',
+        'earlier learners',
+        'correlation of a position with what was found in an earlier frame; 0 where none was',
+    ),
     'frame_norms': Explanation(
         'BLHW', 'feature maps of frames', 'length of the features of a position (|f^o|)'
     ),

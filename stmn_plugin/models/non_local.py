@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import full_precision
+from .encoder import full_precision, wide
 
 
 def attended_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -25,13 +25,13 @@ def attended_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     Returns:
         Shape (..., n, I).
     """
-    attended: Tensor = torch.matmul(attention(queries, keys), _wide(values))
+    attended: Tensor = torch.matmul(attention(queries, keys), wide(values))
     return attended
 
 
 def attention(queries: Tensor, keys: Tensor) -> Tensor:
     """A = softmax over the keys of theta phi^T: (..., n, I) and (..., m, I) → (..., n, m)."""
-    return torch.matmul(_wide(queries), _wide(keys).transpose(-1, -2)).softmax(dim=-1)
+    return torch.matmul(wide(queries), wide(keys).transpose(-1, -2)).softmax(dim=-1)
 
 
 class NonLocal(nn.Module):
@@ -113,7 +113,3 @@ def _max_pooled(tokens: Tensor, positions: tuple[int, ...]) -> Tensor:
         )
     maps = tokens.transpose(1, 2).unflatten(2, positions)  # (G, I, H, W)
     return F.max_pool2d(maps, 2).flatten(2).transpose(1, 2)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
