@@ -36,10 +36,12 @@ class STMPConfig(SharedEncoderConfig):
     """The section ``stmp``."""
 
     part_weight: float = setting(
-        1.0, WEIGHT, 'of the triplet loss on parts, a factor of loss.triplet.weight_t'
+        1.0, WEIGHT, 'of the triplet loss on parts; loss.triplet.weight_t multiplies it, too'
     )
     part_margin: float = setting(0.4, WEIGHT, 'of its hinge')
-    dropout: float = setting(0.5, Number(0, 1, below=True), 'before the last layer of classifier')
+    dropout: float = setting(
+        0.5, Number(0, 1, below=True), 'before the last layer of its classifier'
+    )
 
 
 class RefiningUnit(nn.Module):
