@@ -617,3 +617,11 @@ def test_what_the_host_takes_of_lists_is_taken():
     assert cfg.train.open_layers == []
     with pytest.raises(InputError, match='train.open_layers'):
         load_config('', ['train.open_layers', '[]', 'train.fixbase_epoch', '1'])
+
+
+def test_own_losses_alone_may_be_trained():
+    words = ['data.type', 'video', 'loss.name', 'stmn']
+    words += ['loss.triplet.weight_x', '0', 'loss.triplet.weight_t', '0']
+    assert load_config('', [*words, 'model.name', 'csa']).model.name == 'csa'
+    with pytest.raises(InputError, match='weight_t and weight_x are both 0: nothing to train'):
+        load_config('', [*words, 'model.name', 'stmn'])

@@ -9,7 +9,7 @@ from stmn_plugin.errors import InputError
 
 from .defaults import flatten
 from .ranges import AUTO, TRANSFORMS
-from .sections import RANGES, is_video_model
+from .sections import RANGES, has_own_losses, is_video_model
 
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
 
@@ -26,7 +26,8 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.loss.name == 'stmn' and cfg.data.type != 'video':
         raise InputError('loss.name stmn needs data.type video')
     if cfg.loss.name != 'softmax':
-        if cfg.loss.triplet.weight_t + cfg.loss.triplet.weight_x == 0:
+        no_recipe = cfg.loss.triplet.weight_t + cfg.loss.triplet.weight_x == 0
+        if no_recipe and not has_own_losses(cfg.model.name):
             raise InputError('loss.triplet.weight_t and weight_x are both 0: nothing to train')
         if cfg.loss.triplet.weight_t > 0 and not cfg.test.evaluate:
             check_identities(cfg)

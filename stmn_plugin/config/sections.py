@@ -65,6 +65,14 @@ def is_video_model(name: str) -> bool:
     return name in SECTIONS and name not in _NO_ARCHITECTURES
 
 
+def has_own_losses(name: str) -> bool:
+    """Whether a ``model.name`` has losses that tell persons apart without those of ``loss``.
+
+    The section of such an architecture has ``own_losses = True``, a ``ClassVar``.
+    """
+    return is_video_model(name) and getattr(SECTIONS[name], 'own_losses', False)
+
+
 def general_key(key: str) -> str:
     """A key as lists name it: ``*.backbone_weights`` stands for that of any architecture."""
     section, dot, name = key.rpartition('.')

@@ -49,6 +49,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         'spatial attention of parts',
         'weight of each position in a part of a frame, sums to 1 over the positions',
     ),
+    'channel_attention': Explanation(
+        'BLD',
+        'attention of channels',
+        'the same for every channel of the feature (D may be 1), sums to 1 over the frames',
+    ),
     'temporal_probs': Explanation(
         'BN',
         'temporal memory',
