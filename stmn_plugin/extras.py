@@ -4,7 +4,12 @@ import importlib.util
 
 from .errors import InputError
 
-EXTRA_OF = {'matplotlib': 'report', 'jinja2': 'report'}  # in pyproject.toml
+EXTRA_OF = {  # in pyproject.toml
+    'matplotlib': 'report',
+    'jinja2': 'report',
+    'av': 'cameras',
+    'defusedxml': 'cameras',
+}
 
 
 def require(*modules: str) -> None:

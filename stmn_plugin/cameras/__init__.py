@@ -1,0 +1,5 @@
+"""Recordings and what a tracker found in them → tracklets that can be embedded and searched.
+
+``readers/`` has a module a tracker format, each of which makes the arrays of ``boxes.py``;
+``numbering.py`` turns their frame numbers and pixels into those of the video.
+"""

@@ -1,0 +1,95 @@
+"""Boxes as a file numbers them → frames of the video from 0 and pixels of its upright picture."""
+
+import re
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stmn_plugin.errors import InputError
+
+from .boxes import Boxes
+from .readers.formats import FORMATS, Format
+from .readers.options import Recording, TrackOptions
+
+
+def read_tracks(path: Path, format: str, recording: Recording, options: TrackOptions) -> Boxes:
+    """Boxes of a tracker's file in frames of the video, counted from 0, and its pixels.
+
+    Args:
+        path: of a file or folder.
+        format: a name of ``FORMATS``.
+        recording: the video.
+        options: what the format leaves open.
+
+    Raises:
+        InputError: ``first_frame`` is missing where the format does not fix it; a frame lies before
+            it; whatever the reader refuses.
+    """
+    known = FORMATS[format]
+    first = known.first_frame if options.first_frame is None else options.first_frame
+    if first is None and not options.by_name:
+        raise InputError(
+            f'{path}: --first-frame 0 or 1 must say how frames are counted, tools that write '
+            f'{format} differ in it'
+        )
+    boxes = known.read(path, recording, options)
+    if options.by_name:
+        frames = by_name(path, boxes.frames, recording.images)
+    else:
+        frames = from_zero(path, boxes.frames, first or 0, options.stride, known.last_of_stride)
+    return replace(boxes, frames=frames, corners=in_pixels(boxes, known, recording, options))
+
+
+def from_zero(
+    path: Path, frames: NDArray[np.int64], first: int, stride: int = 1, last: bool = False
+) -> NDArray[np.int64]:
+    """Frame numbers of a file (N,) → of the video, from 0.
+
+    Args:
+        path: for the message.
+        frames: numbers in the file.
+        first: number of the first frame that the tracker looked at.
+        stride: it looked at one of so many.
+        last: of these at the last one.
+
+    >>> from_zero(Path('x'), np.array([1, 2, 3]), 1, stride=3, last=True)
+    array([2, 5, 8])
+    """
+    if len(frames) and frames.min() < first:
+        raise InputError(
+            f'{path}: has a box in frame {frames.min()}, before the first frame, {first}; '
+            f'if it counts from {frames.min()}, say --first-frame {frames.min()}'
+        )
+    return (frames - first) * stride + (stride - 1 if last else 0)
+
+
+def by_name(path: Path, frames: NDArray[np.int64], images: tuple[str, ...]) -> NDArray[np.int64]:
+    """Frame numbers that are the last number in the name of an image → places of the images."""
+    places: dict[int, int] = {}
+    for place, name in enumerate(images):
+        digits = re.findall(r'\d+', PurePath(name).stem)
+        if digits and places.setdefault(int(digits[-1]), place) != place:
+            other = images[places[int(digits[-1])]]
+            raise InputError(f'{name}: has the number {int(digits[-1])}, as has {other}')
+    missing = sorted(set(frames.tolist()) - places.keys())
+    if missing:
+        raise InputError(
+            f'{path}: has boxes in {len(missing)} frames that no image is numbered as, '
+            f'first {missing[0]}'
+        )
+    return np.array([places[frame] for frame in frames.tolist()], np.int64)
+
+
+def in_pixels(
+    boxes: Boxes, format: Format, recording: Recording, options: TrackOptions
+) -> NDArray[np.float64]:
+    """Corners (N, 4) in pixels of the upright picture; a pixel's left edge has its number."""
+    size = np.array([recording.width, recording.height] * 2, np.float64)
+    if format.fractions:
+        return boxes.corners * size
+    corners = boxes.corners - options.first_pixel
+    if options.picture is not None:
+        corners = corners * size / np.array(options.picture * 2, np.float64)
+    return corners

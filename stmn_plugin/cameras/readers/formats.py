@@ -1,0 +1,45 @@
+"""Name of a format → its reader, and what the format fixes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..boxes import Boxes
+from .coco import read_coco
+from .cvat import read_cvat
+from .deepstream import read_deepstream
+from .mot import read_mot
+from .options import Recording, TrackOptions
+from .supervision import read_supervision
+from .ultralytics import FIRST_FRAME, read_ultralytics
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        read: file or folder → boxes.
+        first_frame: number of the first frame; None where tools differ.
+        fractions: boxes are in fractions of the picture, not in pixels.
+        last_of_stride: of ``stride`` frames the tracker looks at the last, not the first.
+        several: a file or folder of it may hold several videos.
+    """
+
+    read: Callable[[Path, Recording, TrackOptions], Boxes]
+    first_frame: int | None = None
+    fractions: bool = False
+    last_of_stride: bool = False
+    several: bool = False
+
+
+FORMATS = {
+    'mot': Format(read_mot),
+    'ultralytics': Format(
+        read_ultralytics, FIRST_FRAME, fractions=True, last_of_stride=True, several=True
+    ),
+    'supervision': Format(read_supervision),
+    'cvat': Format(read_cvat, 0),
+    'coco': Format(read_coco, several=True),
+    'deepstream': Format(read_deepstream, 0, several=True),
+}
