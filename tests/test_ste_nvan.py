@@ -365,3 +365,12 @@ def test_what_is_attended_to(narrow, kind):
     else:
         torch.testing.assert_close(received[0].flatten(), wanted)
         torch.testing.assert_close(received.mean(dim=(1, 2, 3)), received.new_ones(2))
+
+
+@BOTH
+@torch.no_grad()
+def test_an_exported_program_takes_any_number_of_clips(narrow, kind):
+    model = narrow(kind)
+    clips = {0: torch.export.Dim('clips')}
+    program = torch.export.export(model, (clips_of(2, 4),), dynamic_shapes=(clips,)).module()
+    assert_same(program(clips_of(3, 4)), model(clips_of(3, 4)))

@@ -384,3 +384,11 @@ def test_what_was_erased(narrow):
     torch.testing.assert_close(ours[:, ::2].flatten(0, 1), norms[0])
     torch.testing.assert_close(ours[1, 1::2], norms[1][3:5])
     torch.testing.assert_close(found[0, 1], learned.erased.correlation[0])
+
+
+@torch.no_grad()
+def test_an_exported_program_takes_any_number_of_clips(narrow):
+    model = narrow()
+    clips = {0: torch.export.Dim('clips')}
+    program = torch.export.export(model, (clips_of(2, 4),), dynamic_shapes=(clips,)).module()
+    assert_same(program(clips_of(3, 4)), model(clips_of(3, 4)))

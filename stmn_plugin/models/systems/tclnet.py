@@ -114,10 +114,10 @@ class TCLNet(VideoModel):
         feature however many they are.
         """
         clips = fill_up(self.as_clips(clips.unsqueeze(1) if clips.dim() == 4 else clips), 2)
-        learned = self.learn(clips)
+        learned, pairs = self.learn(clips), clips.shape[1] // 2
         with full_precision(clips.device.type):
             features = [
-                norm(wide(maps.amax(dim=(2, 3))).unflatten(0, (len(clips), -1)).mean(dim=1))
+                norm(wide(maps.amax(dim=(2, 3))).unflatten(0, (-1, pairs)).mean(dim=1))
                 for norm, maps in zip(self.norms, learned[:2], strict=True)
             ]
             if not self.training:
