@@ -3,10 +3,11 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from stmn_plugin.errors import InputError
 
@@ -30,17 +31,7 @@ def load_backbone_weights(
         InputError: no network, missing or damaged file, wrong digest, weights of another network.
     """
     if not source:
-        weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except Exception as error:  # network errors, and many types on a damaged file in the cache
-            raise InputError(
-                f'cannot download the ImageNet weights of {backbone}, or the downloaded file '
-                f'in {torch.hub.get_dir()} is damaged ({_short(error)}): give a file as '
-                f'{section}.backbone_weights PATH, or train from scratch with '
-                'model.pretrained False'
-            ) from error
-        resnet.load_state_dict(state)
+        resnet.load_state_dict(torchvision_weights(backbone, f'{section}.backbone_weights'))
         return
     with tempfile.TemporaryDirectory() as folder:
         is_link = source.startswith(('http://', 'https://'))
@@ -57,6 +48,30 @@ def load_backbone_weights(
             reason = str(error).replace(path, source)
             raise InputError(f'{section}.backbone_weights: {reason}') from error
     resnet.load_state_dict(state)
+
+
+def torchvision_weights(name: str, key: str) -> Mapping[str, Tensor]:
+    """The ImageNet weights of a model of torchvision, as torchvision downloads and keeps them.
+
+    Args:
+        name: of the model.
+        key: of the config that takes a file instead, for the error.
+
+    Raises:
+        InputError: no network, or a damaged file.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
+    except Exception as error:  # network errors, and many types on a damaged file in the cache
+        raise InputError(
+            f'cannot download the ImageNet weights of {name}, or the downloaded file '
+            f'in {torch.hub.get_dir()} is damaged ({_short(error)}): give a file as '
+            f'{key} PATH, or train from scratch with model.pretrained False'
+        ) from error
+    return state
 
 
 def _download(link: str, folder: str, section: str) -> str:

@@ -91,6 +91,14 @@ EXPLANATIONS: dict[str, Explanation] = {
         'earlier learners',
         'correlation of a position with what was found in an earlier frame; 0 where none was',
     ),
+    'position_shares': Explanation(
+        'BLHW',
+        'bilinear descriptor',
+        'share of each position in the descriptor of its frame, sums to 1, can be negative',
+    ),
+    'part_norms': Explanation(
+        'BLHW', 'maps of body parts', 'length of the part vector of a position'
+    ),
     'frame_norms': Explanation(
         'BLHW', 'feature maps of frames', 'length of the features of a position (|f^o|)'
     ),
