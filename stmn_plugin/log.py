@@ -88,14 +88,14 @@ def kept_by(console: Console) -> Iterator[None]:
 @contextlib.contextmanager
 def not_shown() -> Iterator[None]:
     """In the block, no console shows messages: that of one process of many is enough."""
-    handlers = _shown()
+    handlers = {handler: handler.level for handler in _shown()}
     for handler in handlers:
         handler.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.setLevel(logging.INFO)
+        for handler, level in handlers.items():  # a block within a block ends nothing
+            handler.setLevel(level)
 
 
 def _shown() -> list[logging.Handler]:

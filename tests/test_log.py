@@ -138,7 +138,9 @@ def test_messages_are_shown_alone_and_kept_with_the_time_before_every_line():
 def test_one_process_of_many_shows_messages():
     with shown_and_kept() as (shown, _):
         with not_shown():
-            logger.error('of another process')
+            with not_shown():
+                logger.error('of another process')
+            logger.error('of it, too')
         logger.info('mine')
     assert shown.getvalue() == 'mine\n'
 

@@ -6,6 +6,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from references import eug as reference
-from test_distributed import narrow_resnet
+from test_distributed import free_port, narrow_resnet
 
 from stmn_plugin.cli import one_shot, train
 from stmn_plugin.config import load_config
@@ -27,6 +30,8 @@ from stmn_plugin.data.train_list import (
     write_train_list,
 )
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.evaluator import Evaluator
+from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.host import one_shot as procedure
 from stmn_plugin.host.registration import register
 from stmn_plugin.interrupt import Interrupted
@@ -175,6 +180,40 @@ def test_a_perfect_feature_and_a_constant_one():
 def test_a_score_of_pairs_takes_the_place_of_the_distance():
     found = nearest_of_rows([torch.tensor([[-1.0, -3.0, -3.0]]), torch.zeros(1, 3)], [5, 6, 7])
     assert found.labels.tolist() == [6, 5] and found.scores.tolist() == [3, 0]
+
+
+class PrefersFar(torch.nn.Module):
+    """Scores pairs itself, and against the distance."""
+
+    join_scores = None
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def score_pairs(self, query, gallery):
+        return torch.cdist(query, gallery)
+
+
+@pytest.mark.parametrize('model', [torch.nn.Linear(1, 1), PrefersFar()])
+def test_a_network_that_scores_pairs_says_which_is_nearest(model):
+    seen = []
+
+    def embedder(tracklets, name):
+        seen.extend(tracklets)
+        features = torch.tensor([[float(paths[0]), 1.0] for paths, *_ in tracklets])
+        labels = np.array([[pid, camid] for _, pid, camid, _ in tracklets])
+        return TrackletFeatures(features, labels[:, 0], labels[:, 1])
+
+    engine = SimpleNamespace(
+        model=model, embedder=embedder, evaluator=lambda: Evaluator(model, embedder, {})
+    )
+    tracklets = [(('0',), 0, 5, 0), (('9',), 1, 5, 0), (('8',), 1, 6, 0), (('0.1',), 0, 6, 0)]
+    found = procedure.estimate_labels(engine, tracklets, Split([0, 1], [2, 3]))
+    scores_pairs = isinstance(model, PrefersFar)
+    assert found.labels.tolist() == ([0, 1] if scores_pairs else [1, 0])
+    assert (found.scores > 0).all() == scores_pairs
+    assert {(pid, camid) for _, pid, camid, _ in seen} == {(-1, -1)}  # frames alone
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -615,3 +654,24 @@ def test_a_step_is_an_ordinary_run(copied, mars_root):
         content(copied / name / 'metrics.json')['evaluations'][0] for name in ('other', 'step-01')
     ]
     assert results[0]['mAP'] == results[1]['mAP']
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_processes_take_the_steps_together(words, repository, tmp_path):
+    keys = ['train.max_epoch', 1, 'train.batch_size', 4]
+    done = subprocess.run(
+        [
+            *(sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2'),
+            *('--master-port', str(free_port()), str(repository / 'tools' / 'one_shot.py')),
+            *map(str, words(tmp_path / 'steps', *keys)),
+        ],
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in ('Step 0 of 1', 'Step 1 of 1', 'Epoch 1/1', 'right of all estimated'):
+        assert done.stdout.count(line) == (2 if line == 'Epoch 1/1' else 1), line
+    steps = content(tmp_path / 'steps' / 'steps.json')['steps']
+    assert [row['trained_on'] for row in steps] == [10, 29]
