@@ -457,7 +457,9 @@ def test_killed_at_any_moment_the_same_command_goes_on(whole, words, tmp_path):
 
 
 @pytest.mark.parametrize('place', ['in an epoch', 'before the choice', 'after it'])
-def test_interrupted_in_and_between_steps_it_goes_on(place, copied, whole, words, monkeypatch):
+def test_interrupted_in_and_between_steps_it_goes_on(
+    place, copied, whole, words, monkeypatch, messages
+):
     shutil.rmtree(copied / 'step-01')
     (copied / 'chosen-02.json').unlink()
     if place == 'before the choice':
@@ -480,7 +482,10 @@ def test_interrupted_in_and_between_steps_it_goes_on(place, copied, whole, words
     assert (copied / 'step-01' / 'model' / 'unfinished.pth.tar').exists() == (
         place == 'in an epoch'
     )
+    messages()
     assert call(*words(copied)) == 0
+    resumed = {'in an epoch': 'after epoch 1 and batch 2', 'before the choice': 'after epoch 2'}
+    assert resumed.get(place, 'starting from the beginning') in messages()
     assert_same_end(whole, copied)
 
 
