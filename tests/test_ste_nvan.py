@@ -367,6 +367,7 @@ def test_what_is_attended_to(narrow, kind):
         torch.testing.assert_close(received.mean(dim=(1, 2, 3)), received.new_ones(2))
 
 
+@pytest.mark.slow
 @BOTH
 @torch.no_grad()
 def test_an_exported_program_takes_any_number_of_clips(narrow, kind):

@@ -386,6 +386,7 @@ def test_what_was_erased(narrow):
     torch.testing.assert_close(found[0, 1], learned.erased.correlation[0])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_exported_program_takes_any_number_of_clips(narrow):
     model = narrow()
