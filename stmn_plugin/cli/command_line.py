@@ -138,6 +138,8 @@ class CommandLine(argparse.ArgumentParser):
                         self.error(f'{key} has no value: keys and values come in pairs, KEY VALUE')
                     value = left.popleft()
                 pairs += [key, value]
+            elif word and self._takes_words():
+                flags.append(word)
             else:
                 self.error(f'{shown(word)} is neither a flag nor a key{self._nearest(word)}')
         return flags, pairs
@@ -167,6 +169,10 @@ class CommandLine(argparse.ArgumentParser):
         match = _DOTTED.fullmatch(key)
         sections = {name.partition('.')[0] for name in SECTIONS}
         return bool(match and difflib.get_close_matches(match[1], sections, n=1, cutoff=0.7))
+
+    def _takes_words(self) -> bool:
+        """Whether a command that takes no keys takes words without a flag, such as file names."""
+        return not self.takes_keys and bool(self._get_positional_actions())
 
     def _nearest(self, word: str) -> str:
         known = list(self._option_string_actions)

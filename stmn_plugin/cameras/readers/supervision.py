@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stmn_plugin.datasets.csv_rows import csv_rows
 from stmn_plugin.errors import InputError
 
 from ..boxes import NO_TRACK, Boxes, BoxRows, real, whole
@@ -54,6 +53,8 @@ def read_supervision(path: Path, recording: Recording, options: TrackOptions) ->
 
 
 def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    from stmn_plugin.datasets.csv_rows import csv_rows
+
     for line, cells in csv_rows(str(path), columns, contextlib.nullcontext):
         yield f'{path}:{line}', {**cells}
 

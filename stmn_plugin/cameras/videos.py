@@ -1,0 +1,198 @@
+"""A video, or a folder of images → its frames in one forward pass: number, seconds, upright pixels.
+
+Frames are numbered in the order in which they are decoded, as OpenCV numbers them, which most
+trackers read with; times are those of the file, so that a variable frame rate is kept.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.extras import require
+from stmn_plugin.input_files import open_regular
+from stmn_plugin.labels import natural_key
+
+from .readers.options import Recording
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+
+class Frame(NamedTuple):
+    """A frame; its pixels are made only if they are asked for."""
+
+    number: int
+    seconds: float  # since the first frame
+    pixels: Callable[[], Pixels]  # (height, width, 3) RGB, upright
+
+
+class VideoFile:
+    """A video that PyAV decodes.
+
+    Args:
+        path: of the file; nothing that it names (playlists) is opened.
+        fps: frames a second, in place of the times in the file.
+
+    Attributes:
+        recording: name and upright size.
+        turned: degrees by which the file says that its picture is turned.
+
+    Raises:
+        InputError: av is not installed; no video, a damaged one, or one of a codec that is missing.
+    """
+
+    def __init__(self, path: Path, fps: float | None = None):
+        require('av')
+        self.path, self.fps = path, fps
+        self.turned = 0
+        _check_file(path)
+        first = next(self._decoded(), None)
+        if first is None:
+            raise InputError(f'{path}: no frame in it can be decoded')
+        self.turned = first.rotation % 360
+        height, width = _upright(first).shape[:2]
+        self.recording = Recording(path.name, width, height)
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame from the first on.
+
+        Raises:
+            InputError: a frame cannot be decoded, has no time, or another size; names it.
+        """
+        begin = None
+        for number, frame in enumerate(self._decoded()):
+            if (frame.width, frame.height) != self._size:
+                raise InputError(
+                    f'{self.path}: frame {number} has {frame.width} x {frame.height} pixels, '
+                    f'the first has {self._size[0]} x {self._size[1]}'
+                )
+            if self.fps is not None:
+                seconds = number / self.fps
+            elif frame.time is None:
+                raise InputError(f'{self.path}: frame {number} has no time; --fps gives one')
+            else:
+                begin = frame.time if begin is None else begin
+                seconds = float(frame.time - begin)
+            yield Frame(number, seconds, partial(_upright, frame))
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Width and height as decoded, not yet turned."""
+        size = self.recording.width, self.recording.height
+        return size if self.turned % 180 == 0 else size[::-1]
+
+    def _decoded(self) -> Iterator[Any]:
+        import av
+
+        number = 0
+        with contextlib.ExitStack() as stack:
+            with self._errors('cannot be read as a video'):
+                container = stack.enter_context(
+                    av.open(f'file:{self.path}', options={'protocol_whitelist': 'file'})
+                )
+            if not container.streams.video:
+                raise InputError(f'{self.path}: there is no video in it')
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(f'{self.path}: this PyAV has no decoder of its codec')
+            stream.thread_type = 'AUTO'
+            packets = container.demux(stream)
+            while True:
+                frames: list[Any] = []
+                with self._errors(f'frame {number} cannot be decoded', at_start=number == 0):
+                    packet = next(packets, None)
+                    if packet is None:
+                        return
+                    frames = packet.decode()
+                for frame in frames:
+                    number += 1
+                    yield frame
+
+    @contextlib.contextmanager
+    def _errors(self, what: str, at_start: bool = False) -> Iterator[None]:
+        """Name the file; a recording may begin within a group of pictures that lacks its first."""
+        import av
+
+        try:
+            yield
+        except av.error.InvalidDataError as error:
+            if not at_start:
+                raise self._error(what, error) from error
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._error(what, error) from error
+
+    def _error(self, what: str, error: Exception) -> InputError:
+        reason = getattr(error, 'strerror', None) or error
+        return InputError(f'{self.path}: {what}; it is damaged, truncated or no video ({reason})')
+
+
+class ImageFolder:
+    """A folder of images, in natural order of their names.
+
+    Args:
+        path: of the folder.
+        fps: images a second.
+
+    Raises:
+        InputError: no image in it, one cannot be read, or ``fps`` is missing.
+    """
+
+    turned = 0
+
+    def __init__(self, path: Path, fps: float | None = None):
+        from stmn_plugin.data.frames import IMAGE_SUFFIXES, read_frame
+
+        if fps is None:
+            raise InputError(f'{path}: images have no times; --fps N says how many are a second')
+        self.path, self.fps, self._read = path, fps, read_frame
+        names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES)]
+        self.images = tuple(sorted((n for n in names if n[0] != '.'), key=natural_key))
+        if not self.images:
+            raise InputError(f'{path}: no image in it')
+        height, width = self._pixels(self.images[0]).shape[:2]
+        self.recording = Recording(path.resolve().name, width, height, self.images)
+
+    def frames(self) -> Iterator[Frame]:
+        """Every image; see :meth:`VideoFile.frames`."""
+        for number, name in enumerate(self.images):
+            yield Frame(number, number / self.fps, partial(self._checked, name))
+
+    def _pixels(self, name: str) -> Pixels:
+        pixels: Pixels = self._read(self.path / name).permute(1, 2, 0).numpy()
+        return pixels
+
+    def _checked(self, name: str) -> Pixels:
+        pixels = self._pixels(name)
+        if pixels.shape[:2] != (self.recording.height, self.recording.width):
+            raise InputError(
+                f'{self.path / name}: has {pixels.shape[1]} x {pixels.shape[0]} pixels, the first '
+                f'image {self.recording.width} x {self.recording.height}'
+            )
+        return pixels
+
+
+def open_source(path: Path, fps: float | None = None) -> VideoFile | ImageFolder:
+    """A video file, or a folder of images."""
+    return ImageFolder(path, fps) if path.is_dir() else VideoFile(path, fps)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {error.strerror}') from error
+
+
+def _upright(frame: Any) -> Pixels:
+    """RGB pixels (h, w, 3), turned counter-clockwise as the file says; mirroring is left alone.
+
+    So does OpenCV, in whose pictures most trackers' boxes are.
+    """
+    pixels: Pixels = frame.to_ndarray(format='rgb24')
+    return np.rot90(pixels, round(frame.rotation / 90))

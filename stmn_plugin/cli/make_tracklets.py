@@ -1,0 +1,265 @@
+"""Cut what a tracker found in videos into tracklets.
+
+VIDEO is a video file or a folder of images; --tracks names what a tracker wrote of it, one for each
+VIDEO in their order (one for all, if it holds several videos). Run it once for every camera, with
+the same --output; the tree is a data root of the dataset 'tracklets'.
+"""
+
+import argparse
+import contextlib
+import datetime
+import functools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stmn_plugin.config.rules import Number, Rule, Text, Whole, WordOr
+from stmn_plugin.console import run_tool
+from stmn_plugin.errors import InputError, exit_on_input_error, printable
+
+from .command_line import CommandLine, value_of
+
+if TYPE_CHECKING:
+    from stmn_plugin.cameras.making import Job
+
+FORMAT_NAMES = ('mot', 'ultralytics', 'supervision', 'cvat', 'coco', 'deepstream')
+FIRST_FRAME = WordOr('names', Whole(0, 2**31))
+NAME = Text('a name that a folder can have', pattern=r'(?!\.)[^\0/\\]+')
+COUNT = Whole(1, 1_000_000)
+
+
+class _Size(Rule):
+    """Width and height, such as 1920x1080."""
+
+    def _read(self, text: str) -> tuple[int, int] | None:
+        match = re.fullmatch(r'([1-9]\d{0,4})[xX]([1-9]\d{0,4})', text)
+        return (int(match[1]), int(match[2])) if match else None
+
+    def __str__(self) -> str:
+        return 'a size such as 1920x1080'
+
+
+class _Time(Rule):
+    """A moment with its offset."""
+
+    def _read(self, text: str) -> datetime.datetime | None:
+        with contextlib.suppress(ValueError):
+            moment = datetime.datetime.fromisoformat(re.sub('[zZ]$', '+00:00', text))
+            return moment if moment.tzinfo is not None else None
+        return None
+
+    def __str__(self) -> str:
+        return 'a time with its offset from UTC, such as 2026-03-01T08:00:00+01:00'
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = CommandLine(
+        takes_keys=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example: %(prog)s lobby.mp4 --tracks lobby.txt --format mot '
+        '--first-frame 1 --camera lobby --output people',
+    )
+    parser.add_argument(
+        'videos', nargs='+', type=Path, metavar='VIDEO', help='a file, or a folder of images'
+    )
+    parser.add_argument(
+        '--tracks',
+        nargs='+',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='of a tracker: a file, or a folder of them',
+    )
+    parser.add_argument('--format', choices=FORMAT_NAMES, required=True, help='of the tracks')
+    parser.add_argument('--camera', type=value_of(NAME), required=True, help='its name')
+    parser.add_argument('--output', metavar='TREE', type=Path, required=True, help='folder')
+    parser.add_argument(
+        '--start',
+        nargs='+',
+        type=value_of(_Time()),
+        metavar='TIME',
+        help='when each VIDEO begins, with its offset from UTC: 2026-03-01T08:00:00+01:00',
+    )
+    parser.add_argument(
+        '--fps',
+        type=value_of(Number(0, 1_000_000, above=True)),
+        help='frames a second: of images, or in place of the times in a video',
+    )
+    parser.add_argument('--persons', type=Path, metavar='CSV', help='columns track,person[,video]')
+    parser.add_argument(
+        '--split', choices=('train', 'query', 'gallery'), default='gallery', help='gallery'
+    )
+    parser.add_argument('--replace', action='store_true', help='make those of a VIDEO anew')
+    files = parser.add_argument_group('what the tracks mean, where their format leaves it open')
+    files.add_argument(
+        '--first-frame',
+        type=value_of(FIRST_FRAME),
+        metavar='N',
+        help='number of the first frame in the file; names: numbers in the names of images',
+    )
+    files.add_argument(
+        '--stride',
+        type=value_of(COUNT),
+        default=1,
+        metavar='N',
+        help='the tracker looked at one of N frames and numbered these alone',
+    )
+    files.add_argument(
+        '--first-pixel',
+        type=value_of(Whole(0, 1)),
+        default=0,
+        metavar='N',
+        help='number of the leftmost column and topmost row; 1 in files of MOTChallenge itself',
+    )
+    files.add_argument(
+        '--picture-size',
+        type=value_of(_Size()),
+        metavar='WxH',
+        help='size of the picture that the boxes belong to, if it is not that of the video',
+    )
+    files.add_argument('--frame-column', default='', metavar='NAME', help='of supervision')
+    files.add_argument(
+        '--stream', default='', metavar='NAME', help='which video or stream of the file or folder'
+    )
+    chosen = parser.add_argument_group('which boxes become crops')
+    chosen.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='names or numbers')
+    chosen.add_argument('--min-confidence', type=value_of(Number(-1e6, 1e6)), metavar='P')
+    chosen.add_argument('--min-height', type=value_of(COUNT), default=1, metavar='PIXELS')
+    chosen.add_argument('--min-width', type=value_of(COUNT), default=1, metavar='PIXELS')
+    chosen.add_argument(
+        '--min-frames', type=value_of(COUNT), default=1, metavar='N', help='boxes of a track'
+    )
+    chosen.add_argument(
+        '--every', type=value_of(COUNT), default=1, metavar='N', help='one of N boxes of a track'
+    )
+    chosen.add_argument(
+        '--max-frames',
+        type=value_of(COUNT),
+        metavar='N',
+        help='of a tracklet, evenly spread over its track',
+    )
+    chosen.add_argument(
+        '--margin',
+        type=value_of(Number(0, 1)),
+        default=0.0,
+        metavar='SHARE',
+        help='of width and height, added on each side',
+    )
+    return parser.parse_args(argv)
+
+
+def jobs_of(args: argparse.Namespace) -> list['Job']:
+    """A job for each video.
+
+    Raises:
+        InputError: numbers of videos, tracks and starts do not fit; a video comes twice.
+    """
+    from stmn_plugin.cameras.making import Job
+    from stmn_plugin.cameras.readers.formats import FORMATS
+    from stmn_plugin.cameras.readers.options import TrackOptions
+    from stmn_plugin.cameras.selection import Filters
+
+    videos, tracks = args.videos, args.tracks
+    if len(tracks) == 1 and FORMATS[args.format].several:
+        tracks = tracks * len(videos)
+    if len(tracks) != len(videos):
+        raise InputError(
+            f'--tracks: {len(tracks)} for {len(videos)} videos; each video needs its own, in order'
+        )
+    starts = args.start or [None] * len(videos)
+    if len(starts) != len(videos):
+        raise InputError(f'--start: {len(starts)} times for {len(videos)} videos')
+    names = [video.resolve().name for video in videos]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f'VIDEO: two are called {twice[0]}; rename one')
+    if args.split == 'train' and args.persons is None:
+        raise InputError('--split train: --persons CSV must name who is to be learned')
+    if args.first_frame == 'names' and not all(video.is_dir() for video in videos):
+        raise InputError('--first-frame names: is for folders of images alone')
+    by_name = args.first_frame == 'names'
+    options = TrackOptions(
+        first_frame=None if by_name or args.first_frame is None else int(args.first_frame),
+        by_name=by_name,
+        stride=args.stride,
+        first_pixel=args.first_pixel,
+        picture=args.picture_size,
+        frame_column=args.frame_column,
+        stream=args.stream,
+    )
+    filters = Filters(
+        classes=tuple(args.classes),
+        min_confidence=args.min_confidence,
+        min_height=args.min_height,
+        min_width=args.min_width,
+        min_frames=args.min_frames,
+        every=args.every,
+        max_frames=args.max_frames,
+        margin=args.margin,
+    )
+    return [
+        Job(
+            video=video,
+            tracks=track,
+            format=args.format,
+            camera=args.camera,
+            output=args.output,
+            start=start,
+            fps=args.fps,
+            options=options,
+            filters=filters,
+            split=args.split,
+            persons=read_persons(args.persons, name),
+            replace=args.replace,
+        )
+        for video, track, start, name in zip(videos, tracks, starts, names, strict=True)
+    ]
+
+
+def read_persons(path: Path | None, video: str) -> Mapping[str, str]:
+    """Track → name of the person, of the rows of a CSV that are of a video or name none.
+
+    Raises:
+        InputError: no CSV with the columns track and person; a name that no folder can have; a
+            track twice.
+    """
+    if path is None:
+        return {}
+    from stmn_plugin.datasets.csv_rows import csv_rows
+
+    persons: dict[str, str] = {}
+    for line, cells in csv_rows(str(path), ('track', 'person'), contextlib.nullcontext):
+        if cells.get('video', '') not in ('', video):
+            continue
+        track, person = cells['track'], cells['person']
+        if NAME.read(person) is None:
+            raise InputError(f'{path}:{line}: person must be {NAME}, got {person!r}')
+        if persons.setdefault(track, person) != person:
+            raise InputError(f'{path}:{line}: track {track} is {persons[track]} already')
+    return persons
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        from stmn_plugin.cameras.making import make_tracklets
+        from stmn_plugin.cameras.manifest import NAME as MANIFEST
+        from stmn_plugin.cameras.manifest import read_manifest
+
+        for job in jobs_of(args):
+            begin = time.perf_counter()
+            made = make_tracklets(job)
+            seconds = time.perf_counter() - begin
+            print(*map(printable, made.lines()), sep='\n')
+            print(
+                f'  {made.frames:,} frames in {seconds:.1f} s, {made.frames / seconds:.0f} a second'
+            )
+        entries = read_manifest(args.output)
+        cameras = len({entry.camera for entry in entries})
+        print(printable(f'{args.output / MANIFEST}: {len(entries):,} tracklets, {cameras} cameras'))
+
+
+run = functools.partial(run_tool, main)  # the installed command
