@@ -46,6 +46,7 @@ FREE_KEYS = """
     test.start_eval test.rerank test.visrank test.visrank_topk test.frames
     test.clips_per_tracklet test.features_dir test.flip test.protocol
     synthetic.preset synthetic.seed
+    csa.percentile csa.oim_weight csa.verification_weight csa.negative_weight
 """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
 FREE_ATTRIBUTES = {'training', 'checkpoint_activations'}
