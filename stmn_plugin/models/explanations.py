@@ -132,6 +132,12 @@ EXPLANATIONS: dict[str, Explanation] = {
     'refined_feature': Explanation(
         'BD', 'refined feature maps', 'the same after the refinement (GAP of f^s)'
     ),
+    'residual_attention': Explanation(
+        'BLYX',
+        'residual attention over frames',
+        'factor of the first attention at each position of its Y x X map, averaged over the '
+        'channels; 1 changes nothing (1/2 + m)',
+    ),
     'clip_feature': Explanation('BD', 'feature of a clip', 'what the model gives in eval mode'),
 }
 
