@@ -3,7 +3,7 @@
 An architecture gives those that it has: figures, measures and the page of a run each need some of
 these names and are offered where they are there. Names beyond these are nobody's and are left
 alone. Letters: B clips, L frames of a clip, S steps of attention, H W positions of a feature map,
-P parts of a person, M spatial items, N temporal items, D channels.
+Y X those of an early map, P parts of a person, M spatial items, N temporal items, D channels.
 """
 
 from collections.abc import Iterable, Mapping
