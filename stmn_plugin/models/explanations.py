@@ -2,8 +2,9 @@
 
 An architecture gives those that it has: figures, measures and the page of a run each need some of
 these names and are offered where they are there. Names beyond these are nobody's and are left
-alone. Letters: B clips, L frames of a clip, S steps of attention, H W positions of a feature map,
-Y X those of an early map, P parts of a person, M spatial items, N temporal items, D channels.
+alone. Letters: B clips, L frames of a clip, S steps of attention, H W positions of a feature map, Y
+X those of an early map, P parts of a person, M spatial items, N temporal items, D channels, G nodes
+of a graph.
 """
 
 from collections.abc import Iterable, Mapping
@@ -137,6 +138,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         'residual attention over frames',
         'factor of the first attention at each position of its Y x X map, averaged over the '
         'channels; 1 changes nothing (1/2 + m)',
+    ),
+    'graph_neighbours': Explanation(
+        'BGG',
+        'graph of body parts',
+        'which nodes each node (row) learns from, 0 or 1; nodes are parts, frame by frame',
     ),
     'clip_feature': Explanation('BD', 'feature of a clip', 'what the model gives in eval mode'),
 }
