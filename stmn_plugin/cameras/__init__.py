@@ -4,4 +4,5 @@
 ``numbering.py`` turns their frame numbers and pixels into those of the video, ``selection.py``
 chooses the crops. ``videos.py`` decodes a video once from begin to end, ``making.py`` cuts and
 saves, and ``manifest.py`` keeps what is known of each tracklet in ``manifest.jsonl``.
+``synthetic_footage.py`` draws videos with known tracks for demos and tests.
 """

@@ -2,8 +2,8 @@
 
 Reading path: ``spec.py`` (how much of what) -> ``look.py`` (who) -> ``canvas.py``, ``person.py``
 (drawn) -> ``props.py``, ``textures.py``, ``scene.py`` (cameras) -> ``motion.py`` (patterns) ->
-``tracklet.py`` (one pass) -> ``mars_files.py``, ``workers.py``, ``writer.py``
-(files) -> ``truth.py`` (read back) -> ``contact_sheet.py`` (looked at).
+``tracklet.py`` (one pass), ``footage.py`` (whole pictures) -> ``mars_files.py``, ``workers.py``,
+``writer.py`` (files) -> ``truth.py`` (read back) -> ``contact_sheet.py`` (looked at).
 """
 
 from .contact_sheet import contact_sheet

@@ -133,7 +133,7 @@ class Camera:
         """What the camera makes of a crop: resolution, colours, noise.
 
         Args:
-            crop: RGB image at the final size.
+            crop: RGB image at the final size, also a picture of more than a crop.
             exposure: brightness factor of the tracklet, about 1.
             grain: integer, picks the noise.
         """
@@ -145,7 +145,9 @@ class Camera:
             crop = crop.resize(size, Image.Resampling.BICUBIC)
         crop = crop.point([min(255, int(v * exposure)) for v in self._tone])
         noise = np.roll(self._noise[grain % 4], (grain * 7) % 61, axis=0)
-        pixels = np.asarray(crop, dtype=np.int16) + noise
+        pixels = np.asarray(crop, dtype=np.int16)
+        rows, columns = (-(-a // b) for a, b in zip(pixels.shape, noise.shape[:2], strict=False))
+        pixels = pixels + np.tile(noise, (rows, columns, 1))[: pixels.shape[0], : pixels.shape[1]]
         return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

@@ -1,0 +1,111 @@
+"""Synthetic pedestrians → videos of several cameras, the tracks in MOT files, and who is who.
+
+For demos and tests of the whole way from a video to an answer: no recording of real persons needed.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stmn_plugin.datasets.synthetic import SyntheticSpec
+from stmn_plugin.datasets.synthetic.footage import (
+    STRANGER,
+    FootageFrame,
+    Pass,
+    draw_footage,
+)
+from stmn_plugin.extras import require
+from stmn_plugin.whole_files import atomic_path, write_text
+
+FPS = 10
+GAP = 8  # frames between two who enter
+TRUTH = 'truth.csv'
+
+
+class Footage(NamedTuple):
+    """What was written for a camera."""
+
+    camera: str
+    video: Path
+    tracks: Path  # MOT, frames from 1
+
+
+def make_footage(
+    folder: Path, spec: SyntheticSpec, strangers: int = 2, frames_of_pass: int = 24
+) -> list[Footage]:
+    """Write ``camera<N>.mp4`` and ``camera<N>.txt`` for every camera, and ``truth.csv``.
+
+    All test persons of the spec pass every camera once, in another order and direction, and
+    strangers among them. Ids of tracks say nothing of the person. The truth is a CSV with the
+    columns video, track and person, as ``--persons`` of tools/make_tracklets.py takes it; strangers
+    are not in it.
+
+    Args:
+        folder: of the files.
+        spec: persons, cameras, size of a person's box and seed.
+        strangers: at each camera.
+        frames_of_pass: in which a person crosses the picture.
+
+    Raises:
+        InputError: av is not installed; a file cannot be written.
+    """
+    require('av')
+    folder.mkdir(parents=True, exist_ok=True)
+    made, truth = [], io.StringIO()
+    rows = csv.writer(truth, lineterminator='\n')
+    rows.writerow(('video', 'track', 'person'))
+    for number in range(1, spec.cameras + 1):
+        passes = plan_passes(spec, number, strangers, frames_of_pass)
+        name = f'camera{number}'
+        frames = max(one.start + one.frames for one in passes) + 2
+        drawn = list(draw_footage(spec, number, passes, frames))
+        footage = Footage(name, folder / f'{name}.mp4', folder / f'{name}.txt')
+        write_video(footage.video, drawn)
+        write_text(footage.tracks, mot_lines(drawn))
+        known = [one for one in passes if one.pid != STRANGER]
+        rows.writerows((footage.video.name, one.track, f'person{one.pid}') for one in known)
+        made.append(footage)
+    write_text(folder / TRUTH, truth.getvalue())
+    return made
+
+
+def plan_passes(spec: SyntheticSpec, number: int, strangers: int, frames: int) -> list[Pass]:
+    """Who walks when at a camera."""
+    rng = spec.rng('query', number)
+    first = spec.train_ids + 1
+    pids = [*range(first, first + spec.test_ids), *[STRANGER] * strangers]
+    tracks = rng.permutation(len(pids)) + 1
+    return [
+        Pass(int(track), pids[place], 1 + order * GAP, frames, bool(rng.integers(2)))
+        for order, (place, track) in enumerate(
+            zip(rng.permutation(len(pids)).tolist(), tracks, strict=True)
+        )
+    ]
+
+
+def mot_lines(frames: Sequence[FootageFrame]) -> str:
+    """The boxes as a MOT file, frames from 1."""
+    return ''.join(
+        f'{number},{track},{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f},1,-1,-1,-1\n'
+        for number, frame in enumerate(frames, 1)
+        for track, (left, top, right, bottom) in sorted(frame.boxes.items())
+    )
+
+
+def write_video(path: Path, frames: Sequence[FootageFrame]) -> None:
+    """Encode pictures, in H.264 where this PyAV can."""
+    import av
+
+    codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
+    with atomic_path(path) as temporary, av.open(temporary, 'w', format='mp4') as container:
+        stream: Any = container.add_stream(codec, rate=FPS)
+        stream.width, stream.height = frames[0].picture.size
+        stream.pix_fmt = 'yuv420p'
+        for frame in frames:
+            pixels = np.asarray(frame.picture)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
+        container.mux(stream.encode())

@@ -1,0 +1,171 @@
+"""From videos and MOT files to the right persons: tracklets, a model, features, the nearest."""
+
+import csv
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import stmn_plugin
+from stmn_plugin.cameras.manifest import read_manifest
+from stmn_plugin.cameras.synthetic_footage import TRUTH, make_footage
+from stmn_plugin.cli import make_tracklets as command
+from stmn_plugin.config import flatten, load_config
+from stmn_plugin.datasets.synthetic import SyntheticSpec
+from stmn_plugin.datasets.tracklets import find_source, read_own_tracklets
+from stmn_plugin.evaluation import Embedder
+from stmn_plugin.labels import UNKNOWN
+from stmn_plugin.models.base import VideoModel, register_video_model
+from stmn_plugin.models.building import ModelSpec, build_video_model
+
+pytest.importorskip('av')
+pytestmark = pytest.mark.slow
+
+WORLD = {'cameras': 3, 'height': 64, 'width': 32, 'clothing_similarity': 0.0, 'seed': 3}
+SPEC = SyntheticSpec(train_ids=1, test_ids=4, **WORLD)  # persons 2 to 5
+TRAINING = SyntheticSpec(train_ids=100, test_ids=20, **WORLD)  # persons 101 to 120
+ROWS, COLUMNS, DIM = 8, 4, 10
+
+
+@register_video_model('colours_of_cells')
+class ColoursOfCells(VideoModel):
+    """Mean colours of cells in the middle of a frame, and a linear map that :func:`fit` finds."""
+
+    frame_once = True
+    takes_any_length = True
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    def __init__(self, num_classes, seq_len, config, pretrained=True):
+        super().__init__(num_classes, seq_len, config, pretrained)
+        self.project = nn.Linear(3 * ROWS * COLUMNS, DIM, bias=False)
+        self.classifier = nn.Linear(DIM, num_classes)
+
+    def encode_frames(self, frames):
+        width = frames.shape[3]
+        middle = frames[..., width // 4 : 3 * width // 4]
+        return functional.adaptive_avg_pool2d(middle, (ROWS, COLUMNS)).flatten(1)
+
+    def embed(self, vectors):
+        return self.project(vectors.mean(dim=1))
+
+    def forward(self, clips):
+        clips = self.as_clips(clips)
+        return self.embed(self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]))
+
+    def losses(self, outputs, pids, recipe):
+        raise NotImplementedError  # its training has a closed form
+
+    def backbone(self):
+        return nn.Identity()
+
+
+def fit(vectors, names):
+    """Linear discriminant analysis: the map (DIM, V) for vectors (N, V) of persons ``names``."""
+    groups = [vectors[[one == name for one in names]] for name in sorted(set(names))]
+    within = sum(np.cov(group.T, bias=True) for group in groups) / len(groups)
+    values, axes = np.linalg.eigh(within + 1e-2 * np.eye(len(within)))
+    white = axes / np.sqrt(values)
+    between = np.cov(np.array([group.mean(axis=0) for group in groups]).T)
+    _, directions = np.linalg.eigh(white.T @ between @ white)
+    return (white @ directions[:, -DIM:]).T
+
+
+def make_tree(output, made, *more):
+    """Run the command for every camera."""
+    for camera, video, tracks in made:
+        words = [video, '--tracks', tracks, '--format', 'mot', '--first-frame', 1]
+        words += ['--camera', camera, '--output', output, '--min-frames', 8, *more]
+        command.main([str(word) for word in words])
+    return output
+
+
+def crops_of(tree, entry):
+    return [str(path) for path in sorted((tree / entry.tracklet).iterdir())]
+
+
+@pytest.fixture(scope='module')
+def footage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('footage')
+    return folder, make_footage(folder, SPEC)
+
+
+@pytest.fixture(scope='module')
+def tree(footage, tmp_path_factory):
+    output = tmp_path_factory.mktemp('tree')
+    return make_tree(output, footage[1], '--start', '2026-03-01T08:00:00+01:00')
+
+
+@pytest.fixture(scope='module')
+def truth(footage):
+    with open(footage[0] / TRUTH) as file:
+        return {(row['video'], row['track']): row['person'] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """Trained on other persons, whose tracklets are made in the same way; read from its file."""
+    folder = tmp_path_factory.mktemp('training')
+    made = make_footage(folder, TRAINING, strangers=0)
+    labels = ['--persons', folder / TRUTH, '--split', 'train', '--max-frames', 6]
+    tree = make_tree(folder / 'tree', made, *labels)
+    words = 'model.name colours_of_cells data.height 64 data.width 32 data.type video'
+    config = flatten(load_config('', words.split()))
+    network = build_video_model(ModelSpec.from_config(config), 2, pretrained=False)
+    entries = read_manifest(tree)
+    project, network.project = network.project, nn.Identity()
+    embedder = Embedder(network, height=64, width=32)
+    vectors = embedder([crops_of(tree, entry) for entry in entries]).features
+    weight = fit(vectors.double().numpy(), [entry.person for entry in entries])
+    network.project = project
+    network.project.weight.data = torch.tensor(weight, dtype=torch.float32)
+    path = folder / 'model.pth.tar-1'
+    torch.save({'state_dict': network.state_dict(), 'epoch': 1, 'config': config}, path)
+    return stmn_plugin.load_model(path)
+
+
+def test_every_passage_becomes_a_tracklet_of_its_frames(footage, tree, truth):
+    entries = read_manifest(tree)
+    assert len(entries) == SPEC.cameras * (SPEC.test_ids + 2)
+    assert len(truth) == SPEC.cameras * SPEC.test_ids
+    assert {entry.camera for entry in entries} == {'camera1', 'camera2', 'camera3'}
+    for entry in entries:
+        crops = sorted((tree / entry.tracklet).iterdir())
+        assert [int(path.stem) for path in crops] == list(entry.frames)
+        assert np.diff(entry.frames).tolist() == [1] * 23 and entry.person == 'unknown'
+        assert np.allclose(entry.times, np.array(entry.frames) / 10)
+        assert entry.start.startswith('2026-03-01T08:00:')
+
+
+def test_the_right_persons_are_nearest_at_other_cameras(tree, truth, model):
+    entries = read_manifest(tree)
+    names = [truth.get((entry.source, entry.track), '') for entry in entries]
+    cameras = np.array([entry.camera for entry in entries])
+    features = Embedder(model)([crops_of(tree, entry) for entry in entries]).features
+    distances = torch.cdist(features, features).numpy()
+    right = []  # whether each of the nearest is the person, of every tracklet that has a name
+    for i in (i for i, name in enumerate(names) if name):
+        others = np.flatnonzero(cameras != cameras[i])
+        nearest = others[np.argsort(distances[i, others])][: SPEC.cameras - 1]
+        right.append([names[j] == names[i] for j in nearest])
+    assert np.shape(right) == (SPEC.cameras * SPEC.test_ids, SPEC.cameras - 1)
+    assert np.all(right, axis=0)[0] and np.mean(right) > 0.9, right
+
+
+def test_persons_that_are_known_make_a_labelled_test(footage, tmp_path):
+    """With names given the tree is a query and a gallery that can be scored."""
+    folder, made = footage
+    labels = ['--persons', folder / TRUTH, '--max-frames', 4]
+    make_tree(tmp_path, made[:1], *labels, '--split', 'query')
+    make_tree(tmp_path, made[1:], *labels)
+    (_, query, gallery), _ = read_own_tracklets(find_source(str(tmp_path)))
+    assert sorted(pid for _, pid, *_ in query if pid != UNKNOWN) == list(range(SPEC.test_ids))
+    assert sorted(pid for _, pid, *_ in gallery if pid != UNKNOWN) == sorted(
+        [*range(SPEC.test_ids)] * 2
+    )
+    assert {len(paths) for paths, *_ in [*query, *gallery]} == {4}
