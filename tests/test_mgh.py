@@ -135,7 +135,12 @@ def test_the_backbone_starts_as_a_resnet():
     model = MGH(3, 2, MGHConfig(backbone='resnet50'), pretrained=False).double().eval()
     encoder = randomise(model.encoder)
     frames = drawn(1, 3, 64, 32)
+    order = []
+    for name, stage in (('3', encoder.conv3), ('4', encoder.conv4), ('n', model.non_local)):
+        for block in stage:
+            block.register_forward_hook(lambda *_, name=name: order.append(name))
     maps = model.maps(frames)
+    assert ''.join(order) == '33n33n44n44n44n'  # after every second block
     resnet = torchvision.models.get_model('resnet50').double().eval()
     conv5 = own_conv5('resnet50', resnet.layer4)
     conv5.load_state_dict(encoder.frame_head.state_dict())
