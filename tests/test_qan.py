@@ -7,6 +7,7 @@ import references.qan as references
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from stmn_plugin.config import load_config
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models.explanations import check_explained
 from stmn_plugin.models.systems.qan import (
@@ -223,7 +224,7 @@ def test_training_starts_as_average_pooling():
 
 
 def test_losses_are_the_recipes_on_the_clip_and_cross_entropy_on_every_frame():
-    model = network(frame_weight=0.5).train()
+    model = network(clip_weight=0.25, frame_weight=0.5).train()
     outputs = model(clips())
     recipe = Recipe(cross_entropy_weight=2.0, triplet_weight=3.0)
     losses = model.losses(outputs, PIDS, recipe)
@@ -231,9 +232,23 @@ def test_losses_are_the_recipes_on_the_clip_and_cross_entropy_on_every_frame():
         -outputs.frame_logits[b, i].log_softmax(dim=0)[PIDS[b]] for b in range(4) for i in range(L)
     )
     assert losses['cross_entropy_frame'].item() == pytest.approx(frames.item() / (4 * L), rel=1e-5)
-    assert torch.equal(losses['cross_entropy_clip'], recipe.cross_entropy(outputs.logits, PIDS))
+    of_clip = recipe.cross_entropy(outputs.logits, PIDS)
+    assert torch.equal(losses['cross_entropy_clip'], 0.25 * of_clip)
     assert torch.equal(losses['triplet'], recipe.triplet(outputs.feature, PIDS))
     assert torch.equal(model.logits(outputs), outputs.logits) and len(losses) == 3
+
+
+def test_as_published_frames_alone_are_classified():
+    assert load_config('as_published/qan_mars').qan.clip_weight == 0
+    model = network(clip_weight=0.0).train()
+    outputs = model(clips())
+    losses = model.losses(outputs, PIDS, Recipe())
+    assert losses['cross_entropy_clip'].item() == 0 < losses['cross_entropy_frame'].item()
+    of_frames = sum(outputs.frame_logits[:, i] for i in range(L)) / L
+    torch.testing.assert_close(model.logits(outputs), of_frames)  # those of the clip learn nothing
+    sum(losses.values()).backward()
+    assert not model.classifier_clip.weight.grad.any()  # a gradient nevertheless, as DDP expects
+    assert model.quality.conv.weight.grad.any()
 
 
 @pytest.mark.parametrize('quality_map', ['conv3', 'conv4'])

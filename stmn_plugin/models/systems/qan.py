@@ -50,6 +50,9 @@ class QANConfig(SharedEncoderConfig):
         OneOf(('l1', 'softmax')),
         'from scores to weights of frames; l1: sigmoid over its sum (paper)',
     )
+    clip_weight: float = setting(
+        1.0, WEIGHT, 'of the cross-entropy of the clip; 0: of frames alone (paper)'
+    )
     frame_weight: float = setting(1.0, WEIGHT, 'of the cross-entropy of every frame')
 
 
@@ -174,11 +177,16 @@ class QAN(VideoModel):
         """
         frames = outputs.frame_logits.flatten(0, 1)  # (B*L, num_classes)
         of_frames = recipe.cross_entropy(frames, pids.repeat_interleave(len(frames) // len(pids)))
+        of_clip = recipe.cross_entropy(outputs.logits, pids)
         return {
-            'cross_entropy_clip': recipe.cross_entropy(outputs.logits, pids),
+            'cross_entropy_clip': self.config.clip_weight * of_clip,
             'cross_entropy_frame': self.config.frame_weight * of_frames,
             'triplet': recipe.triplet(outputs.feature, pids),
         }
+
+    def logits(self, outputs: QANOutput) -> Tensor:
+        """Of the clip; the mean of its frames' where the classifier of clips is not trained."""
+        return outputs.logits if self.config.clip_weight else outputs.frame_logits.mean(dim=1)
 
     def backbone(self) -> Encoder:
         return self.encoder
