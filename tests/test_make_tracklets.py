@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from stmn_plugin.cameras import making
+from stmn_plugin.cameras import tree as tree_files
 from stmn_plugin.cameras.boxes import BoxRows
 from stmn_plugin.cameras.making import Job, make_tracklets
 from stmn_plugin.cameras.manifest import read_manifest
@@ -372,7 +373,7 @@ def test_what_ends_early_leaves_nothing_that_counts(job, tmp_path, monkeypatch):
             make_tracklets(job(walk(1)))
     assert not [path for path in tree.rglob('*.jpg')]
     with monkeypatch.context() as patch:
-        patch.setattr(making, 'write_manifest', fail)
+        patch.setattr(tree_files, 'write_manifest', fail)
         with pytest.raises(KeyboardInterrupt):
             make_tracklets(job(walk(1)))
     assert read_manifest(tree) == []
@@ -407,7 +408,12 @@ def test_a_truncated_video_is_one_line(job, tmp_path):
 def test_a_damaged_manifest_names_the_line(job):
     make_tracklets(job(walk()))
     path = job([]).output / 'manifest.jsonl'
-    path.write_text(path.read_text() + '{"tracklet": "a"}\n')
+    whole = path.read_text()
+    for folder in ('../x', '/x', ''):  # what --replace removes lies within the tree
+        path.write_text(whole.replace('gallery/unknown/door/lobby-1', folder))
+        with pytest.raises(InputError, match='manifest.jsonl:1: tracklet must be a folder within'):
+            read_manifest(path.parent)
+    path.write_text(whole + '{"tracklet": "a"}\n')
     with pytest.raises(InputError, match='manifest.jsonl:2: no line of a manifest'):
         read_manifest(path.parent)
 

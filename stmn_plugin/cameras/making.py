@@ -1,33 +1,29 @@
 """A video and its tracks → folders of crops in a tree, and lines of its manifest."""
 
-import contextlib
 import datetime
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.whole_files import whole_folder, write_errors
+from stmn_plugin.whole_files import write_errors
 
 from .boxes import Boxes
-from .manifest import ManifestEntry, clock_time, read_manifest, write_manifest
+from .manifest import ManifestEntry, clock_time, read_manifest
 from .numbering import read_tracks
 from .readers.options import Recording, TrackOptions
 from .selection import NO_PERSON, PAST_END, Filters, Selection, reasons, select, too_many
+from .tree import put_in_place, staging_folder
 from .videos import ImageFolder, VideoFile, open_source
 
 UNKNOWN_PERSON = 'unknown'
 JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 95, 'subsampling': 0}
-LOCK = '.manifest.lock'
 
 
 @dataclass(frozen=True)
@@ -109,13 +105,12 @@ def make_tracklets(job: Job) -> Made:
     selection = select(job.tracks, boxes, source.recording, job.filters)
     with write_errors(job.output):
         job.output.mkdir(parents=True, exist_ok=True)
-    with _staging(job.output) as folder:
+    with staging_folder(job.output) as folder:
         times, decoded = save_crops(source, selection, folder)
         selection = _without_past(job, source, selection, times, decoded)
         entries = _entries(job, source, selection, times)
-        with FileLock(job.output / LOCK):
-            places = sorted(set(selection.boxes.tracks.tolist()))  # in the order of the entries
-            _put_in_place(job, key, entries, [folder / str(place) for place in places])
+        places = sorted(set(selection.boxes.tracks.tolist()))  # in the order of the entries
+        put_in_place(job.output, key, entries, [folder / str(place) for place in places])
     return Made(entries, selection, decoded)
 
 
@@ -235,43 +230,3 @@ def _entry(
         boxes=boxes.corners[rows].round(2).tolist(),
         confidence=None if confidence == [None] * len(rows) else confidence,
     )
-
-
-@contextlib.contextmanager
-def _staging(tree: Path) -> Iterator[Path]:
-    """A hidden folder of the tree that is gone at the end, also that of a killed process."""
-    target = tree / f'.crops-{secrets.token_hex(4)}'
-    with write_errors(tree):
-        with whole_folder(target) as folder:
-            yield folder
-        shutil.rmtree(target)
-
-
-def _put_in_place(
-    job: Job, key: tuple[str, str], entries: Sequence[ManifestEntry], folders: Sequence[Path]
-) -> None:
-    """Move the folders of crops to where the entries say, and write the manifest.
-
-    Raises:
-        InputError: a folder belongs to another video.
-    """
-    known = read_manifest(job.output)
-    others = [entry for entry in known if entry.video != key]
-    taken = {entry.tracklet: entry for entry in others}
-    for entry in entries:
-        if entry.tracklet in taken:
-            raise InputError(
-                f'{job.output / entry.tracklet}: is of {taken[entry.tracklet].source} already; '
-                f'rename {entry.source}'
-            )
-    if len(known) > len(others):
-        write_manifest(job.output, others)
-        for entry in known:
-            if entry.video == key:
-                shutil.rmtree(job.output / entry.tracklet, ignore_errors=True)
-    for entry, crops in zip(entries, folders, strict=True):
-        target = job.output / entry.tracklet
-        shutil.rmtree(target, ignore_errors=True)  # left by a process that was killed
-        target.parent.mkdir(parents=True, exist_ok=True)
-        crops.rename(target)
-    write_manifest(job.output, [*others, *entries])

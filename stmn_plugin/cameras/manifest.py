@@ -4,7 +4,7 @@ import datetime
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
@@ -63,9 +63,16 @@ def read_manifest(tree: Path) -> list[ManifestEntry]:
         with open_regular(path, encoding='utf-8') as file:
             for number, line in enumerate(file, 1):
                 try:
-                    entries.append(ManifestEntry(**json.loads(line)))
+                    entry = ManifestEntry(**json.loads(line))
+                    parts = PurePosixPath(entry.tracklet).parts
                 except (ValueError, TypeError) as error:
                     raise InputError(f'{path}:{number}: no line of a manifest: {error}') from error
+                if not parts or '..' in parts or parts[0].startswith('/'):  # may be removed
+                    raise InputError(
+                        f'{path}:{number}: tracklet must be a folder within the tree, got '
+                        f'{entry.tracklet!r:.80}'
+                    )
+                entries.append(entry)
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror}') from error
     return entries
