@@ -329,7 +329,7 @@ def test_checkpoints_that_cannot_be_written_are_found_before_an_epoch_is_trained
 BAD = {
     'unknown key': (['data.typ', 'video'], ["'data.typ'", "'data.type'"]),
     'wrong type': (['train.lr', 'fast'], ['train.lr', "'fast'"]),
-    'unknown architecture': (['model.name', 'stnm'], ["'stnm'", "'stmn'"]),
+    'unknown architecture': (['model.name', 'stmnn'], ["'stmnn'", "'stmn'"]),
     'unknown dataset': (['data.sources', 'marz'], ['marz']),
     'missing root': (['data.root', '/no/such'], ['/no/such/mars']),
     'fewer identities than P': (['train.batch_size', '64'], ['32 identities', '10']),

@@ -568,6 +568,14 @@ def test_a_folder_of_other_steps_is_refused(copied, words, capsys, whole, tmp_pa
     assert 'train.lr was 0.1, is 0.2' in bad(words(copied, 'train.lr', 0.2), capsys)
     assert 'train.max_epoch was 2, is 3' in bad(words(copied, 'train.max_epoch', 3), capsys)
     assert 'one_shot.factor was 100, is 50' in bad(words(copied, 'one_shot.factor', 50), capsys)
+    # features give the pseudo-labels, and a step starts from given weights
+    assert 'test.frames was' in bad(words(copied, 'test.frames', 'all'), capsys)
+    assert 'test.flip was False, is True' in bad(words(copied, 'test.flip', True), capsys)
+    clips = words(copied, 'test.clips_per_tracklet', 2)
+    assert 'test.clips_per_tracklet was 1, is 2' in bad(clips, capsys)
+    assert 'test.amp was' in bad(words(copied, 'test.amp', 'bf16'), capsys)
+    start = words(copied, 'model.load_weights', whole / 'step-00' / 'model' / 'model.pth.tar-2')
+    assert 'model.load_weights was' in bad(start, capsys)
     shutil.rmtree(copied / 'step-00')  # killed before it had a config
     told = bad(words(copied, 'one_shot.split_seed', 1), capsys)
     assert 'split.json is another split' in told

@@ -128,11 +128,11 @@ def test_a_key_of_another_architecture_or_a_later_version_changes_no_digest(monk
     config = {**flatten(get_default_config()), 'train.lr': 0.5, 'test.flip': True}
     before = config_digests(config), run_digest(config)
     later = get_default_config()
-    later.gltr = type(later)({'heads': 3})
+    later.psta = type(later)({'heads': 3})
     monkeypatch.setattr(provenance, 'get_default_config', lambda: later.clone())
-    config = {**config, 'gltr.heads': 3}
+    config = {**config, 'psta.heads': 3}
     assert (config_digests(config), run_digest(config)) == before
-    config['gltr.heads'] = 4
+    config['psta.heads'] = 4
     assert config_digests(config)['recipe'] != before[0]['recipe']
     assert config_digests(config)['test'] == before[0]['test'] and run_digest(config) != before[1]
 

@@ -75,8 +75,17 @@ from .runner import run
 logger = logging.getLogger(__name__)
 
 TRAIN_LIST = 'train_list.json'  # of a step's folder
-# beyond the recipe, what decides the result of a step
-DECISIVE = ('train.max_epoch', 'model.pretrained')
+# beyond the recipe, what decides the result of a step: its length, its start, and how the features
+# are made that pseudo-labels are given by
+DECISIVE = (
+    'train.max_epoch',
+    'model.pretrained',
+    'model.load_weights',
+    'test.frames',
+    'test.clips_per_tracklet',
+    'test.flip',
+    'test.amp',
+)
 
 
 def run_one_shot(cfg: CfgNode) -> list[StepResult]:
