@@ -499,3 +499,12 @@ def test_configs():
     assert (cfg.part_aligned.metric_loss, cfg.part_aligned.margin) == ('all_triplets', 0.2)
     assert (cfg.loss.triplet.weight_t, cfg.loss.triplet.weight_x) == (1, 0)
     assert load_config('equal_terms/part_aligned_mars').part_aligned.metric_loss == 'batch_hard'
+
+
+def test_the_published_schedule_is_one_of_steps():
+    """75,000 steps, the rate falls every 20,000; an epoch of ours is a pass over 625 identities."""
+    cfg = load_config('as_published/part_aligned_mars')
+    steps = IDS // (cfg.train.batch_size // cfg.sampler.num_instances)
+    assert cfg.train.max_epoch * steps == 75_000
+    wanted = [20_000, 40_000, 60_000]
+    assert [steps * epoch for epoch in cfg.train.stepsize] == pytest.approx(wanted, abs=steps)
