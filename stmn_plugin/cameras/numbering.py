@@ -50,8 +50,8 @@ def from_zero(
     Args:
         path: for the message.
         frames: numbers in the file.
-        first: number of the first frame that the tracker looked at.
-        stride: it looked at one of so many.
+        first: number of the first frame that the tracker processed.
+        stride: it processed one of so many.
         last: of these at the last one.
 
     >>> from_zero(Path('x'), np.array([1, 2, 3]), 1, stride=3, last=True)

@@ -105,7 +105,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=value_of(COUNT),
         default=1,
         metavar='N',
-        help='the tracker looked at one of N frames and numbered these alone',
+        help='the tracker processed one of N frames and numbered only these',
     )
     files.add_argument(
         '--first-pixel',

@@ -42,7 +42,10 @@ DUKE_NAME = re.compile(
 )
 
 
-class Mars(TrackletDataset, torchreid.data.datasets.video.Mars):  # type: ignore[misc]
+class Mars(
+    TrackletDataset,
+    torchreid.data.datasets.video.Mars,  # type: ignore[misc]  # the host has no types
+):
     """MARS with the host's split: queries out of the gallery, pid -1 dropped, pid 0 kept.
 
     The lists of names and the .mat tables are checked against each other; that the 1.2 million

@@ -32,7 +32,7 @@ class TrackOptions:
     Attributes:
         first_frame: number that the file gives to the first frame; None where the format says it.
         by_name: frame numbers are those in the names of the images.
-        stride: the tracker looked at one of so many frames, and numbered those alone.
+        stride: the tracker processed one of so many frames and numbered only those.
         first_pixel: number of the leftmost column and topmost row, 0 or 1.
         picture: (width, height) that the pixels of the file belong to; None for the video's own.
         frame_column: name of the column with the frame number (supervision).

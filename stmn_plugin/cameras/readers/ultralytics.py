@@ -2,7 +2,7 @@
 
 A line is ``class xc yc w h [confidence] [id]`` in fractions of the picture. The sixth of six
 columns is the id, or with ``save_conf=True`` the confidence of a box that has no track yet: only
-the other lines tell. Frames count from 1, and with ``vid_stride`` those that were looked at.
+the other lines tell. Frames count from 1, and with ``vid_stride`` those that were processed.
 """
 
 import math
