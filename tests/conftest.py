@@ -12,6 +12,14 @@ REPOSITORY = Path(__file__).parent.parent
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 
 
+def pytest_collection_finish(session):
+    """Tests of every model are made of the registry: a toy in it would be one of them."""
+    from stmn_plugin.models.base import VIDEO_MODELS
+
+    toys = [name for name, model in VIDEO_MODELS.items() if model.__module__.startswith('test_')]
+    assert not toys, f'{", ".join(toys)}: use toy_models.registered in a fixture'
+
+
 @pytest.fixture(scope='session')
 def repository():
     return REPOSITORY

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+import toy_models
 from torch import nn
 from torch.nn import functional
 
@@ -18,7 +19,7 @@ from stmn_plugin.datasets.synthetic import SyntheticSpec
 from stmn_plugin.datasets.tracklets import find_source, read_own_tracklets
 from stmn_plugin.evaluation import Embedder
 from stmn_plugin.labels import UNKNOWN
-from stmn_plugin.models.base import VideoModel, register_video_model
+from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec, build_video_model
 
 pytest.importorskip('av')
@@ -30,7 +31,6 @@ TRAINING = SyntheticSpec(train_ids=100, test_ids=20, **WORLD)  # persons 101 to 
 ROWS, COLUMNS, DIM = 8, 4, 10
 
 
-@register_video_model('colours_of_cells')
 class ColoursOfCells(VideoModel):
     """Mean colours of cells in the middle of a frame, and a linear map that :func:`fit` finds."""
 
@@ -105,6 +105,12 @@ def tree(footage, tmp_path_factory):
 def truth(footage):
     with open(footage[0] / TRUTH) as file:
         return {(row['video'], row['track']): row['person'] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registered():
+    with toy_models.registered(colours_of_cells=ColoursOfCells):
+        yield
 
 
 @pytest.fixture(scope='module')

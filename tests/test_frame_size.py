@@ -5,17 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torchreid
+import toy_models
 from torch import nn
 
 import stmn_plugin
 from stmn_plugin.config import flatten, load_config
 from stmn_plugin.config.rules import Whole
-from stmn_plugin.config.sections import SECTIONS
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.registration import model_registry
-from stmn_plugin.models import VIDEO_MODELS, ModelSpec, VideoModel, build_video_model
-from stmn_plugin.models.base import register_video_model
+from stmn_plugin.models import ModelSpec, VideoModel, build_video_model
 from stmn_plugin.models.encoder import Encoder
 
 
@@ -42,10 +40,8 @@ class ToySized(VideoModel):
 
 @pytest.fixture(autouse=True)
 def registered():
-    register_video_model('toy_sized')(ToySized)
-    yield
-    for table in (VIDEO_MODELS, SECTIONS, model_registry()):
-        table.pop('toy_sized', None)
+    with toy_models.registered(toy_sized=ToySized):
+        yield
 
 
 WORDS = 'model.name toy_sized data.type video data.height 24 data.width 16 video.seq_len 2'

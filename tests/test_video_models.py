@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stmn_plugin.config.rules import Number, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
-from stmn_plugin.models.base import VIDEO_MODELS, VideoModel, register_video_model
+from stmn_plugin.models.base import VideoModel, register_video_model
 from stmn_plugin.models.encoder import Encoder, EncoderConfig
 from stmn_plugin.models.heads import BNNeck, bias_free_classifier
 
@@ -160,17 +160,10 @@ WORDS = {
 
 @pytest.fixture(autouse=True)
 def registered():
-    """The toys are known, and afterwards not: other tests list what there is."""
-    from stmn_plugin.config.sections import SECTIONS
-    from stmn_plugin.host.registration import model_registry
+    import toy_models  # not known to a command that imports this file
 
-    for name, model in TOYS.items():
-        register_video_model(name)(model)
-    yield
-    for name in TOYS:
-        VIDEO_MODELS.pop(name)
-        SECTIONS.pop(name)
-        model_registry().pop(name, None)
+    with toy_models.registered(**TOYS):
+        yield
 
 
 @pytest.fixture
