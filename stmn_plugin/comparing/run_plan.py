@@ -25,6 +25,7 @@ TRAINING = {  # both strategies are tested afterwards, in processes of their own
     'test.evaluate': False,
     'test.rerank': False,
     'test.visrank': False,
+    'test.verification': False,
     'test.features_dir': '',
     'test.frames': 'rrs',
 }

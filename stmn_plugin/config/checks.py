@@ -53,9 +53,14 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.cuhk03.use_metric_cuhk03:
         raise InputError('cuhk03.use_metric_cuhk03 True is not supported: use the new split')
-    for key in ('test.visrank', 'test.rerank', 'test.features_dir'):
+    for key in ('test.visrank', 'test.rerank', 'test.features_dir', 'test.verification'):
         if values[key] and not cfg.test.evaluate:
             raise InputError(f'{key} needs test.evaluate True')
+    if cfg.test.verification and cfg.test.rerank:
+        raise InputError(
+            'test.verification: a distance after test.rerank depends on the other tracklets, no '
+            'threshold of it holds elsewhere'
+        )
     if cfg.video.sample_method == 'all':
         raise InputError(
             'video.sample_method all gives training clips of any length: use test.frames all'

@@ -142,6 +142,8 @@ def testing_kwargs(cfg: CfgNode) -> dict[str, Any]:
         'amp': cfg.test.amp,
         'fold_bn': cfg.test.fold_bn,
         'compiled': cfg.train.compile,
+        'verification': cfg.test.verification,
+        'false_positive_rate': cfg.test.false_positive_rate,
     }
 
 

@@ -161,6 +161,14 @@ class Test(host.Test):
         OneOf(('official', 'torchreid', 'matlab', 'A', 'B', 'C')),
         'how results are scored (README: "Testing as published papers do")',
     )
+    verification: bool = setting(
+        False,
+        FLAG,
+        'with test.evaluate: rates of pairs, and a threshold (docs/cameras-search.md)',
+    )
+    false_positive_rate: float = setting(
+        1e-3, Number(0, 0.1, above=True), 'of test.verification: what "likely" may get wrong'
+    )
 
 
 @dataclass(frozen=True)

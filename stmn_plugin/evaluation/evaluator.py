@@ -23,6 +23,7 @@ from .protocols import (
 from .ranking import QueryScores, score_queries, summarize
 from .searched import count_searched, is_collapsed
 from .settings import TestOptions, TestSettings
+from .verification import PairCollector
 
 Embed = Callable[[Sequence[Tracklet], str], TrackletFeatures | None]
 
@@ -111,9 +112,10 @@ class Evaluator:
         if searched is not None:
             count = len(self.targets[name].query) + len(self.targets[name].gallery)
             seconds = {'extraction': extraction, 'per_tracklet': round(extraction / count, 6)}
-            scores = self.score(searched)
+            pairs = PairCollector(*_labels(searched)) if self.settings.verification else None
+            scores = self.score(searched, pairs)
             seconds['ranking'] = watch()
-            evaluation = self.describe(name, scores, searched, seconds, epoch)
+            evaluation = self.describe(name, scores, searched, seconds, epoch, pairs)
         result: Evaluation = broadcast(evaluation)
         return result
 
@@ -149,12 +151,12 @@ class Evaluator:
             return joined_rows(query.clips, gallery.clips, *joined)
         return scored_rows(query.features, gallery.features, model.score_pairs, device)
 
-    def score(self, searched: Searched) -> QueryScores:
-        """How well every query is answered."""
-        query, gallery = searched
-        labels = query.pids, gallery.pids, query.camids, gallery.camids
-        precision = self.protocol.average_precision
-        scores: QueryScores = score_queries(self.distances(searched), *labels, precision)
+    def score(self, searched: Searched, pairs: PairCollector | None = None) -> QueryScores:
+        """How well every query is answered; the collector gets all distances."""
+        rows, precision = self.distances(searched), self.protocol.average_precision
+        if pairs is not None:
+            rows = pairs.through(rows)
+        scores: QueryScores = score_queries(rows, *_labels(searched), precision)
         return scores
 
     def describe(
@@ -164,8 +166,9 @@ class Evaluator:
         searched: Searched,
         seconds: dict[str, float],
         epoch: int | None = None,
+        pairs: PairCollector | None = None,
     ) -> Evaluation:
-        """The evaluation of the scores of a target."""
+        """The evaluation of the scores of a target, and of its pairs where they were collected."""
         (query, gallery), settings, options = searched, self.settings, self.options
         queries, tracklets = self.tracklets(name)
         num_searched = count_searched(queries, tracklets)
@@ -196,4 +199,10 @@ class Evaluator:
             peak_memory=peak_memory(),
             epoch=epoch,
             made_from=self.made_from(name) if self.made_from else None,
+            verification=pairs.result().as_dict(settings.false_positive_rate) if pairs else None,
         )
+
+
+def _labels(searched: Searched) -> tuple[Any, Any, Any, Any]:
+    query, gallery = searched
+    return query.pids, gallery.pids, query.camids, gallery.camids

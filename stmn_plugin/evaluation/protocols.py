@@ -73,6 +73,7 @@ class Evaluation:
     collapsed: bool = False  # all features are equal
     epoch: int | None = None  # finished epochs; None when only tested
     made_from: dict[str, str] | None = None  # digests of config and data, see ``provenance``
+    verification: dict[str, Any] | None = None  # of ``verification.Verification``
 
     @property
     def doubt(self) -> str:
@@ -92,6 +93,8 @@ class Evaluation:
     def as_dict(self, ranks: Iterable[int]) -> dict[str, Any]:
         """Plain values for ``metrics.json``; rates are fractions."""
         values = {key: value for key, value in vars(self).items() if key != 'ranking'}
+        if self.verification is None:
+            del values['verification']
         values['num_query_with_match'] = self.ranking.num_valid
         values['doubt'] = self.doubt
         values['mAP'] = round(self.ranking.mean_ap, 6)

@@ -97,7 +97,7 @@ def evaluate_ranking(
     """
     if not isinstance(distances, torch.Tensor | np.ndarray):
         distances = np.asarray(distances)
-    labels = _labels(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    labels = checked_labels(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
     chunks = (distances[i : i + chunk_size] for i in range(0, len(distances), chunk_size))
     return rank_rows(chunks, *labels, average_precision, unmatched)
 
@@ -126,7 +126,7 @@ def rank_features(
     The others, the result and the errors are those of ``evaluate_ranking``.
     """
     shape = len(query_features), len(gallery_features)
-    labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    labels = checked_labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
     rows = distance_rows(query_features, gallery_features, dist_metric, memory_limit)
     return rank_rows(rows, *labels, average_precision, unmatched)
 
@@ -183,7 +183,7 @@ def score_queries(
         InputError: distances that are not finite.
     """
     shape = num_query, num_gallery = len(query_pids), len(gallery_pids)
-    labels = _labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    labels = checked_labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
     query_pids, gallery_pids, query_camids, gallery_camids = labels
     if average_precision not in AVERAGE_PRECISIONS:
         got = f'average_precision {average_precision!r}'
@@ -213,14 +213,19 @@ def score_queries(
     return scores
 
 
-def _labels(
+def checked_labels(
     shape: Sequence[int],
     query_pids: Labels,
     gallery_pids: Labels,
     query_camids: Labels,
     gallery_camids: Labels,
 ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Pids of queries and gallery, camids of both: int64 arrays that fit distances of the shape."""
+    """Pids of queries and gallery, camids of both: int64 arrays that fit distances of the shape.
+
+    Raises:
+        ValueError: they do not fit.
+        InputError: labels that cannot be compared exactly.
+    """
     labels = (
         *comparable(query_pids, gallery_pids, 'pids'),
         *comparable(query_camids, gallery_camids, 'camids'),

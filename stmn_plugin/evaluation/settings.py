@@ -21,6 +21,8 @@ class TestSettings:
     amp: str = 'off'  # precision in which frames are encoded: off | bf16 | fp16
     fold_bn: bool = True  # with batch norms of encoders folded into their convolutions
     compiled: bool = False  # the model is
+    verification: bool = False  # also how surely a distance tells the same person
+    false_positive_rate: float = 1e-3  # of the threshold "likely"
 
 
 @dataclass(frozen=True)

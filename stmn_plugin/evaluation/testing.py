@@ -2,8 +2,9 @@
 
 import logging
 import os
+from pathlib import Path
 
-from stmn_plugin.errors import printable, resource_errors
+from stmn_plugin.errors import InputError, printable, resource_errors
 from stmn_plugin.training.metric_files import METRICS
 from stmn_plugin.training.run_record import RunRecord
 
@@ -11,6 +12,8 @@ from .evaluator import Evaluator, Searched
 from .protocols import Evaluation, Stopwatch, host_lines
 from .ranked_lists import write_ranked_list
 from .ranked_pictures import draw_ranked_lists
+from .thresholds import Thresholds, store_thresholds
+from .verification import verification_lines
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +67,28 @@ def _show(evaluator: Evaluator, result: Evaluation, record: RunRecord) -> None:
     name, ranking = result.dataset, result.ranking
     logger.info(f'##### {name}: protocol {result.protocol} #####')
     logger.info(host_lines(ranking, evaluator.options.ranks))
+    if result.verification:
+        logger.info(verification_lines(result.verification))
+        _store(result, record.run.tested)
     if result.doubt:
         logger.warning(result.doubt)
     if record.curves is not None:
         step = None if result.epoch is None else result.epoch - 1
         record.curves.add_scalar(f'Test/{name}/rank1', ranking.rank(1), step)
         record.curves.add_scalar(f'Test/{name}/mAP', ranking.mean_ap, step)
+
+
+def _store(result: Evaluation, weights: str) -> None:
+    """Put the threshold that was measured beside the file of the weights."""
+    measured = Thresholds.of_evaluation(result.as_dict(()))
+    if measured is None or not weights:
+        return
+    try:
+        path = store_thresholds(Path(weights).expanduser().parent, measured)
+    except InputError as error:  # of weights that lie where nothing may be written
+        logger.warning(f'{error}; the threshold is in {METRICS} alone')
+        return
+    logger.info(f'{measured.meaning}\nStored in {printable(str(path))}')
 
 
 def _list(evaluator: Evaluator, name: str, searched: Searched, folder: str) -> None:

@@ -166,7 +166,7 @@ def prepare_test(cfg: CfgNode) -> VideoEngine:
         None,
         use_gpu=cfg.use_gpu,
         testing=test_settings(cfg),
-        record=RunRecord(run=RunFacts(facts, flatten(cfg), trained_on)),
+        record=RunRecord(run=RunFacts(facts, flatten(cfg), trained_on, path)),
         pooling_method=cfg.video.pooling_method,
     )
 

@@ -36,6 +36,10 @@ def _is_positive_or_none(value: Any) -> bool:
     return value is None or is_positive(value)
 
 
+def _is_verification(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get('rates'), list)
+
+
 EVALUATION = {  # key → kind
     'epoch': lambda value: value is None or (is_count(value) and value > 0),
     'dataset': is_text,
@@ -64,6 +68,7 @@ EVALUATION = {  # key → kind
     'collapsed': is_flag,
     'doubt': is_text,
     'feature_dim': is_count,
+    'verification': _is_verification,
 }
 FACTS = {
     'arch': is_text,

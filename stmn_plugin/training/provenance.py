@@ -36,6 +36,8 @@ FREE_IN_TESTING = {
     'test.visrank_topk',
     'test.features_dir',
     'test.batch_size',
+    'test.verification',
+    'test.false_positive_rate',
 }
 
 

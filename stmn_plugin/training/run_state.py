@@ -13,6 +13,7 @@ class RunFacts:
     facts: dict[str, Any] = field(default_factory=dict)  # size and cost of the model, device
     config: dict[str, Any] = field(default_factory=dict)  # key → value
     trained_on: str = ''  # digest of the training data
+    tested: str = ''  # file of the weights, where only a test is made
 
 
 @dataclass

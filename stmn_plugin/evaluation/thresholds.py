@@ -1,0 +1,162 @@
+"""Thresholds of distances, measured by ``test.verification`` and stored with the weights.
+
+``verification.json`` in the folder of the tested weights holds a record for each weights, data and
+way of testing. Of a copy of the file somewhere else, the digest of the weights says whose it is.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.input_files import open_regular
+from stmn_plugin.models.frame_pooling import FrameByFrame
+from stmn_plugin.plain_values import is_like
+from stmn_plugin.whole_files import write_json
+
+from .fingerprint import weights_digest
+
+NAME = 'verification.json'
+LIKELY, UNSURE, UNLIKELY = 'likely', 'unsure', 'unlikely'
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Two distances, and what they were measured on.
+
+    Attributes:
+        weights: digest of the weights, see :func:`digest_of`.
+        likely_below: of nearer pairs of two persons there are no more than the false positive rate.
+        unlikely_above: of farther pairs of one person there are no more than the share ``missed``.
+        false_positive_rate, true_positive_rate: of ``likely_below``.
+        missed: share of the pairs of one person.
+        dataset, frames, flip, dist_metric, normalize_feature: how it was tested.
+        positive_pairs, negative_pairs, persons: that were compared.
+    """
+
+    weights: str
+    likely_below: float
+    unlikely_above: float
+    false_positive_rate: float
+    true_positive_rate: float
+    missed: float
+    dataset: str
+    frames: str
+    flip: bool
+    dist_metric: str
+    normalize_feature: bool
+    positive_pairs: int
+    negative_pairs: int
+    persons: int
+
+    @classmethod
+    def of_evaluation(cls, evaluation: Mapping[str, Any]) -> 'Thresholds | None':
+        """Of an evaluation as ``metrics.json`` holds it; None if it measured no threshold."""
+        verification = evaluation.get('verification') or {}
+        if not verification.get('threshold'):
+            return None
+        known = {**evaluation, **verification, **verification['threshold']}
+        return cls(**{field.name: known[field.name] for field in fields(cls)})
+
+    def verdict(self, distance: float) -> str:
+        """'likely', 'unsure' or 'unlikely' the same person.
+
+        >>> both = Thresholds('', 0.2, 0.5, 1e-3, 0.7, 0.05, 'mars', 'rrs', False, 'cosine', False,
+        ...     900, 90_000, 100)
+        >>> [both.verdict(distance) for distance in (0.19, 0.2, 0.5, 0.51)]
+        ['likely', 'unsure', 'unsure', 'unlikely']
+        """
+        if distance < self.likely_below:
+            return LIKELY
+        return UNLIKELY if distance > self.unlikely_above else UNSURE
+
+    @property
+    def meaning(self) -> str:
+        """What the words mean and what they were measured on, in two sentences."""
+        flip = ' and their mirrored frames' if self.flip else ''
+        return (
+            f'Likely: nearer than {self.likely_below:.4g}, as {self.true_positive_rate:.1%} of the '
+            f'pairs of one person were and {self.false_positive_rate:.3g} of those of two; '
+            f'unlikely: farther than {self.unlikely_above:.4g}, as at most {self.missed:.0%} of '
+            f'the pairs of one person were. Measured on {self.dataset}, {self.persons:,} persons, '
+            f'{self.positive_pairs:,} pairs of one and {self.negative_pairs:,} of two, frames '
+            f'{self.frames}{flip}; other cameras may differ.'
+        )
+
+
+def digest_of(model: nn.Module) -> str:
+    """Digest of the weights as a checkpoint holds them."""
+    return weights_digest(model.network if isinstance(model, FrameByFrame) else model)
+
+
+def store_thresholds(folder: Path, measured: Thresholds) -> Path:
+    """Add a record to the file of a folder, in the place of an older one of the same test.
+
+    Raises:
+        InputError: the file is damaged, or cannot be written.
+    """
+    others = [one for one in read_thresholds(folder) if _test(one) != _test(measured)]
+    return write_json(folder / NAME, [asdict(one) for one in (*others, measured)])
+
+
+def read_thresholds(folder: Path) -> list[Thresholds]:
+    """The records of a folder, the newest last; [] if there is no file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / NAME
+    try:
+        with open_regular(path, encoding='utf-8') as file:
+            return thresholds_of_text(file.read(), str(path))
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'cannot read {path}: {error}') from error
+
+
+def thresholds_of_text(text: str, where: str) -> list[Thresholds]:
+    """The records of a text; InputError names where it is from."""
+    example = vars(Thresholds('', 0.0, 0.0, 0.0, 0.0, 0.0, '', '', False, '', False, 0, 0, 0))
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{where}: no records of thresholds: {error}') from error
+    if not isinstance(records, list):
+        raise InputError(f'{where}: no list of thresholds')
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or record.keys() != example.keys():
+            raise InputError(f'{where}: number {number} is no record of thresholds')
+        for key, value in record.items():
+            if not is_like(value, example[key]):
+                raise InputError(f'{where}: {key} is {value!r:.60} in number {number}')
+    return [Thresholds(**record) for record in records]
+
+
+def select_thresholds(
+    records: Sequence[Thresholds], weights: str, dist_metric: str, normalize_feature: bool
+) -> Thresholds | None:
+    """The newest record that holds for distances of some weights; None if there is none."""
+    own = [
+        one
+        for one in records
+        if one.weights == weights
+        and one.dist_metric == dist_metric
+        and (one.dist_metric == 'cosine' or one.normalize_feature == normalize_feature)
+    ]
+    return own[-1] if own else None
+
+
+def _test(record: Thresholds) -> tuple[Any, ...]:
+    return (
+        record.weights,
+        record.dataset,
+        record.frames,
+        record.flip,
+        record.dist_metric,
+        record.normalize_feature,
+    )
