@@ -121,9 +121,10 @@ def signal_in_step(number, signum=signal.SIGTERM):
 
 @pytest.mark.slow
 def test_two_epochs_and_two_are_four(train, tmp_path):
-    assert train(tmp_path / '4', 'model.name', 'stmn') == 0
+    own = ['model.name', 'stmn', 'train.memory_lr_mult', 20]
+    assert train(tmp_path / '4', *own) == 0
     for workers in (0, 2):
-        keys = ['model.name', 'stmn', 'data.workers', workers]
+        keys = [*own, 'data.workers', workers]
         folder = tmp_path / f'2 and 2 with {workers}'
         assert train(folder, *keys, 'train.max_epoch', 2) == 0
         assert train(folder, *keys, 'model.resume', 'auto') == 0

@@ -11,9 +11,9 @@ import torchreid
 from stmn_plugin.cli import train
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.parts import CONTIGUOUS_ONLY
+from stmn_plugin.host.parts import CONTIGUOUS_ONLY, build_optimizer
 from stmn_plugin.host.runner import prepare
-from stmn_plugin.models import BACKBONES, STMN, Encoder
+from stmn_plugin.models import BACKBONES, STMN, Encoder, VideoModel
 from stmn_plugin.models.folding import conv_norm_pairs, fold_batch_norms, refold
 from stmn_plugin.training import speed
 from stmn_plugin.training.checkpoint import load_checkpoint, save_checkpoint
@@ -222,6 +222,49 @@ def test_fused_steps_are_the_same_steps(name):
             optimizer.step()
     for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Remembering(VideoModel):
+    """Two layers, the second a memory."""
+
+    def __init__(self):
+        super().__init__(2, 1, None)
+        torch.manual_seed(0)
+        self.trunk, self.memory = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+
+    def forward(self, batch):
+        return self.memory(self.trunk(batch).tanh())
+
+    def memory_parameters(self):
+        return self.memory.parameters()
+
+
+@pytest.mark.parametrize('staged', [False, True])
+def test_memories_learn_at_a_rate_of_their_own(staged, messages):
+    words = 'train.optim sgd sgd.momentum 0 train.lr 0.01 train.weight_decay 0 train.stepsize 1'
+    words += f' train.staged_lr {staged} train.new_layers trunk train.base_lr_mult 0.5'
+    model = Remembering().double()
+    cfg = load_config('', [*words.split(), 'train.memory_lr_mult', '20'])
+    optimizer, scheduler = build_optimizer(cfg, model)
+    assert optimizer.param_groups[-1]['lr'] == 0.01  # the rate that is logged: not the memory's
+    for decay in (1, 0.1):
+        before = {key: value.detach().clone() for key, value in model.named_parameters()}
+        optimizer.zero_grad()
+        model(torch.eye(3).double()).square().sum().backward()
+        optimizer.step()
+        scheduler.step()
+        for key, now in model.named_parameters():
+            rate = 0.01 * decay * (20 * (0.5 if staged else 1) if 'memory' in key else 1)
+            torch.testing.assert_close(now, before[key] - rate * now.grad)
+    assert not messages()
+
+
+def test_a_model_without_memories_says_so_and_trains_as_ever(messages):
+    model = conv_net()
+    words = ['train.memory_lr_mult', '20', 'train.lr', '0.01']
+    optimizer, _ = build_optimizer(load_config('', words), model)
+    assert [group['lr'] for group in optimizer.param_groups] == [0.01]
+    assert 'train.memory_lr_mult 20: the model has no memories' in messages()
 
 
 def conv_net():

@@ -210,6 +210,15 @@ def test_once_the_bn_of_the_memory_opens_every_parameter_gets_a_gradient():
     assert not dead
 
 
+def test_the_parameters_of_the_memories():
+    for variant in VARIANTS:
+        model = small_model(*variant)
+        named = {id(p): name for name, p in model.named_parameters()}
+        found = [named[id(p)] for p in model.memory_parameters()]
+        assert found == [name for name in named.values() if '_memory.' in name]
+        assert bool(found) == (variant != ('none', 'average'))
+
+
 @pytest.mark.parametrize('seq_len', [1, 5])
 def test_the_average_takes_clips_of_any_length(seq_len):
     model = small_model('none', 'average').eval()

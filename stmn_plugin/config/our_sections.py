@@ -98,6 +98,9 @@ class Train(host.Train):
     clip_grad_norm: float = setting(
         0.0, Number(0, 1_000_000), "limit of the norm of a step's gradients; 0 is none"
     )
+    memory_lr_mult: float = setting(
+        1.0, Number(0, 1_000), "factor of the learning rate of a model's memories, if it has any"
+    )
     amp: str = setting('off', PRECISION, 'mixed precision')
     tf32: bool = setting(False, FLAG, 'on a GPU: factors of float32 products rounded to TF32')
     channels_last: bool = setting(True, FLAG, 'memory layout of maps and convolutions')

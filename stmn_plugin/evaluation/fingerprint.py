@@ -36,7 +36,8 @@ FREE_KEYS = """
     train.optim train.lr train.weight_decay train.max_epoch train.start_epoch train.batch_size
     train.fixbase_epoch train.open_layers train.staged_lr train.new_layers train.base_lr_mult
     train.lr_scheduler train.stepsize train.gamma train.print_freq train.seed train.sync_bn
-    train.save_freq train.keep_last train.accumulate train.clip_grad_norm train.amp
+    train.save_freq train.keep_last train.accumulate train.clip_grad_norm train.memory_lr_mult
+    train.amp
     train.channels_last train.fused train.checkpoint_activations train.deterministic
     train.allow_changed train.overwrite data.download sgd.momentum sgd.dampening sgd.nesterov
     rmsprop.alpha adam.beta1 adam.beta2

@@ -32,6 +32,7 @@ from stmn_plugin.models import FrameByFrame, ModelSpec, VideoModel, build_video_
 from stmn_plugin.models.encoder import checkpoint_activations
 from stmn_plugin.models.image_models import build_image_model
 from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
+from stmn_plugin.training.layers import scale_memory_rate
 from stmn_plugin.training.objective import ClipObjective, FrameObjective, Objective
 from stmn_plugin.training.speed import (
     check_amp,
@@ -139,6 +140,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> tuple[Optimizer, Any]:
         optimizer = torchreid.optim.build_optimizer(model, **options)
     except ValueError as error:  # torch's word for a number that cannot be
         raise InputError(f'train.optim {cfg.train.optim}: {error}') from error
+    scale_memory_rate(optimizer, model, cfg.train.memory_lr_mult)
     if cfg.train.fused:
         optimizer = with_fused_steps(optimizer)
     return optimizer, torchreid.optim.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))

@@ -96,6 +96,10 @@ class VideoModel(nn.Module):
         """The part that is compiled and, with ``train.sync_bn``, synchronised."""
         raise NotImplementedError
 
+    def memory_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters whose learning rate ``train.memory_lr_mult`` multiplies."""
+        return ()
+
     def parts_of_losses(self) -> Iterable[nn.Module]:
         """Parts that run in :meth:`losses`, not in :meth:`forward`.
 

@@ -4,12 +4,12 @@ Clips → one feature per clip. The parts stand in ``encoder.py`` and ``memory.p
 whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from stmn_plugin.config.checks import check_ranges
@@ -183,6 +183,12 @@ class STMN(VideoModel):
 
     def backbone(self) -> Encoder:
         return self.encoder
+
+    def memory_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the memories with the LSTM and the BN of Eq. 3, or of the MLP."""
+        for memory in (self.spatial_memory, self.temporal_memory):
+            if memory is not None:
+                yield from memory.parameters()
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) → GAP(f^s), GAP(q^t) of each frame, (T, 2*D); (T, D) with the average."""
