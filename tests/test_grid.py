@@ -10,18 +10,18 @@ from stmn_plugin.errors import InputError
 
 def setting(*scores):
     both = score_over_seeds([sum(pair) / 2 for pair in scores]) if scores else None
-    return grid.Setting({}, len(scores), None, None, both)
+    return grid.GridPoint({}, len(scores), None, None, both)
 
 
 def test_the_best_setting():
-    assert grid.best_setting([setting((60, 40)), setting((50, 52)), setting((70, 20))]) == 1
+    assert grid.best_point([setting((60, 40)), setting((50, 52)), setting((70, 20))]) == 1
     # equal means: the smaller standard deviation, then the first
     wide, narrow = setting((40, 40), (60, 60)), setting((49, 49), (51, 51))
-    assert grid.best_setting([wide, narrow, narrow]) == 1
-    assert grid.best_setting([setting(), setting((1, 1)), setting()]) == 1
+    assert grid.best_point([wide, narrow, narrow]) == 1
+    assert grid.best_point([setting(), setting((1, 1)), setting()]) == 1
     # a setting that diverges for some seeds is not chosen for the luck of the others
-    assert grid.best_setting([setting((90, 90)), setting((50, 50), (50, 50))]) == 1
-    assert grid.best_setting([setting(), setting()]) is None
+    assert grid.best_point([setting((90, 90)), setting((50, 50), (50, 50))]) == 1
+    assert grid.best_point([setting(), setting()]) is None
 
 
 def test_each_factor_is_searched_with_the_best_of_those_before():

@@ -13,7 +13,7 @@ from PIL import Image
 from stmn_plugin.cameras import making
 from stmn_plugin.cameras import tree as tree_files
 from stmn_plugin.cameras.boxes import BoxRows
-from stmn_plugin.cameras.making import Job, make_tracklets
+from stmn_plugin.cameras.making import CroppingJob, make_tracklets
 from stmn_plugin.cameras.manifest import read_manifest
 from stmn_plugin.cameras.readers.options import Recording, TrackOptions
 from stmn_plugin.cameras.selection import Filters, crop_corners, sampled, select
@@ -92,12 +92,12 @@ def walk(track=1, frames=range(20), box=(8, 4, 24, 48)):
 
 @pytest.fixture
 def job(video, tmp_path):
-    """A function: boxes and what differs → a Job."""
+    """A function: boxes and what differs → a CroppingJob."""
 
     def make(boxes, **changes):
         tracks = mot(tmp_path / 'tracks.txt', boxes)
         known = {'options': TrackOptions(first_frame=0), 'format': 'mot', 'camera': 'door'}
-        return Job(
+        return CroppingJob(
             **{'video': video, 'tracks': tracks, 'output': tmp_path / 'tree', **known, **changes}
         )
 

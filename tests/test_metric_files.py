@@ -7,7 +7,12 @@ import os
 import pytest
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.training.metric_files import keep_lines, read_lines, read_metrics, remove_metrics
+from stmn_plugin.training.metric_files import (
+    keep_lines,
+    read_epoch_lines,
+    read_metrics,
+    remove_metrics,
+)
 
 EVALUATION = {
     'dataset': 'mars', 'protocol': 'official', 'frames': 'rrs', 'flip': False, 'reranked': False,
@@ -42,11 +47,13 @@ def damages(content, needed, fine):
 
 
 def test_the_right_ones_are_read(tmp_path):
-    assert read_metrics(str(tmp_path)) == {'evaluations': []} and read_lines(str(tmp_path)) == []
+    assert (
+        read_metrics(str(tmp_path)) == {'evaluations': []} and read_epoch_lines(str(tmp_path)) == []
+    )
     (tmp_path / 'metrics.json').write_text(json.dumps(METRICS))
     lines = [LINE, {**LINE, 'epoch': 4}]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    assert read_metrics(str(tmp_path)) == METRICS and read_lines(str(tmp_path)) == lines
+    assert read_metrics(str(tmp_path)) == METRICS and read_epoch_lines(str(tmp_path)) == lines
 
 
 @pytest.mark.parametrize('epoch', [1, 2])
@@ -54,7 +61,7 @@ def test_epochs_out_of_order_are_damage(epoch, tmp_path):
     lines = [LINE, {**LINE, 'epoch': epoch}]  # times of both would add up
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     with pytest.raises(InputError, match=f'line 2 is damaged: epoch {epoch} follows 2'):
-        read_lines(str(tmp_path))
+        read_epoch_lines(str(tmp_path))
 
 
 def test_what_cannot_be_removed_is_a_line(tmp_path):
@@ -84,7 +91,7 @@ def test_every_wrong_field_of_a_line_is_named_with_its_number(tmp_path):
     for title, content in damages(LINE, list(LINE)[:2] + ['seconds'], FINE_OF_LINE):
         path.write_text(json.dumps(LINE) + '\n' + json.dumps(content) + '\n' + json.dumps(LINE))
         with pytest.raises(InputError, match='metrics.jsonl, line 2 is damaged') as caught:
-            read_lines(str(tmp_path))
+            read_epoch_lines(str(tmp_path))
             pytest.fail(title)
         assert title.split()[0] in str(caught.value), title
 
@@ -108,11 +115,11 @@ def test_files_that_are_no_such_thing(content, tmp_path):
         read_metrics(str(tmp_path))
     (tmp_path / 'metrics.jsonl').write_bytes(content + b'\n')
     with pytest.raises(InputError, match='metrics.jsonl, line 1'):
-        read_lines(str(tmp_path))
+        read_epoch_lines(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    'name, read', [('metrics.json', read_metrics), ('metrics.jsonl', read_lines)]
+    'name, read', [('metrics.json', read_metrics), ('metrics.jsonl', read_epoch_lines)]
 )
 def test_what_is_no_regular_file(name, read, tmp_path):
     os.mkfifo(tmp_path / name)
@@ -128,11 +135,11 @@ def test_a_half_written_last_line_is_left_out_with_a_word_and_goes(tmp_path, mes
     path, whole = tmp_path / 'metrics.jsonl', json.dumps(LINE).encode() + b'\n'
     for cut in (1, len(whole) // 2, len(whole) - 2):
         path.write_bytes(whole + whole[:cut])
-        assert read_lines(str(tmp_path)) == [LINE]
+        assert read_epoch_lines(str(tmp_path)) == [LINE]
         assert messages() == f'Warning: {path}: the last line is half written and left out\n'
     path.write_bytes(whole + b'\0' * 40)  # as a lost power supply leaves it
     words = []
-    assert read_lines(str(tmp_path), say=words.append) == [LINE] and len(words) == 1
+    assert read_epoch_lines(str(tmp_path), say=words.append) == [LINE] and len(words) == 1
     keep_lines(str(tmp_path), 2)
     assert path.read_bytes() == whole
     later = copy.deepcopy(LINE) | {'epoch': 3}

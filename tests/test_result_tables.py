@@ -145,6 +145,6 @@ def test_a_collapsed_model_is_marked_wherever_its_numbers_stand(tmp_path):
     )
     of_grid = grid._setting({'video.seq_len': 4}, tested)
     assert row.doubt in grid.factor_table([of_grid]) and 'doubt' not in grid.factor_table(
-        [grid.Setting({}, 1, None, None, None)]
+        [grid.GridPoint({}, 1, None, None, None)]
     )
     assert all(row.doubt in Path(p).read_text() for p in grid.write_grid([[of_grid]], tmp_path))

@@ -11,7 +11,7 @@ from written_runs import AS_IT_IS, VIDEO, evaluation, planned, write_run
 from stmn_plugin.comparing.existing_runs import existing_runs
 from stmn_plugin.comparing.run_plan import plan_runs
 from stmn_plugin.comparing.run_queue import complete_runs, words_to_test, words_to_train
-from stmn_plugin.comparing.run_record import read_run
+from stmn_plugin.comparing.stored_run import read_run
 from stmn_plugin.comparing.variants import (
     Variant,
     arch_variants,

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models.explanations import check_explained
-from stmn_plugin.models.systems.seeforest import SeeForest, SeeForestConfig, TemporalAttention
+from stmn_plugin.models.systems.seeforest import SeeForest, SeeForestConfig, TemporalAttentionModel
 from stmn_plugin.models.systems.seeforest_pairs import (
     DIRECTIONS,
     PairClassifier,
@@ -44,7 +44,7 @@ def clips(count=4, length=L):
 
 def attention(dim=5, channels=3, hidden=4):
     torch.manual_seed(0)
-    module = TemporalAttention(dim, channels, hidden).double()
+    module = TemporalAttentionModel(dim, channels, hidden).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
     return module
@@ -130,7 +130,7 @@ def test_an_lstm_of_zeros_gives_nothing_and_one_frame_is_one_step():
 
 
 def test_the_forget_gate_starts_open():
-    module = TemporalAttention(5, 3, 4)
+    module = TemporalAttentionModel(5, 3, 4)
     bias = module.cell.bias_ih + module.cell.bias_hh
     assert (bias[4:8] == 1).all() and (bias[:4] != 1).all() and (bias[8:] != 1).all()
 

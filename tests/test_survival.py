@@ -21,7 +21,7 @@ from stmn_plugin.interrupt import SIGNALS, Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.training.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
 from stmn_plugin.training.epoch_log import EpochLog
-from stmn_plugin.training.metric_files import append_line, keep_lines, read_lines
+from stmn_plugin.training.metric_files import append_line, keep_lines, read_epoch_lines
 from stmn_plugin.training.resumable import newest_checkpoint
 from stmn_plugin.training.trainer import Trainer
 
@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):
 def test_an_epoch_is_a_line(run, tmp_path):
     code, out, _ = run('train.max_epoch', 2, 'test.eval_freq', 2)
     assert code == 0
-    first, second = read_lines(str(tmp_path / 'run'))
+    first, second = read_epoch_lines(str(tmp_path / 'run'))
     assert (first['epoch'], second['epoch']) == (1, 2)
     assert {'loss', 'triplet_clip', 'spread_spatial', 'acc'} <= set(first['losses'])
     assert first['lr'] == pytest.approx(1e-4) and 0 <= first['data_wait'] <= 1
@@ -304,15 +304,15 @@ def line(epoch):
 
 def test_half_a_line_and_lines_of_lost_epochs_go(tmp_path):
     folder = str(tmp_path)
-    assert read_lines(folder) == []
+    assert read_epoch_lines(folder) == []
     for epoch in (1, 2, 3):
         append_line(folder, line(epoch))
     with open(tmp_path / 'metrics.jsonl', 'a') as file:
         file.write('{"epoch": 4, "los')
-    assert [values['epoch'] for values in read_lines(folder)] == [1, 2, 3]
+    assert [values['epoch'] for values in read_epoch_lines(folder)] == [1, 2, 3]
     keep_lines(folder, 2)
     append_line(folder, {**line(3), 'again': True})
-    assert_equal(read_lines(folder), [line(1), line(2), {**line(3), 'again': True}])
+    assert_equal(read_epoch_lines(folder), [line(1), line(2), {**line(3), 'again': True}])
     keep_lines(folder, 0)
     assert os.listdir(tmp_path) == []
 

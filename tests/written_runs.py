@@ -3,7 +3,7 @@
 import json
 
 from stmn_plugin.comparing.run_plan import TESTING, as_words, plan_runs
-from stmn_plugin.comparing.run_record import read_run
+from stmn_plugin.comparing.stored_run import read_run
 from stmn_plugin.comparing.variants import Variant
 from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten

@@ -27,7 +27,7 @@ JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 95, 'subsampling': 0}
 
 
 @dataclass(frozen=True)
-class Job:
+class CroppingJob:
     """A video to make tracklets of.
 
     Attributes:
@@ -81,7 +81,7 @@ class Made:
         return lines
 
 
-def make_tracklets(job: Job) -> Made:
+def make_tracklets(job: CroppingJob) -> Made:
     """Decode a video once, save the crops, and add the tracklets to the manifest.
 
     The manifest is written last: whatever ends this earlier leaves no line of this video, and the
@@ -165,7 +165,7 @@ def crop_name(frame: int) -> str:
 
 
 def _without_past(
-    job: Job,
+    job: CroppingJob,
     source: VideoFile | ImageFolder,
     selection: Selection,
     times: Mapping[int, float],
@@ -195,7 +195,10 @@ def _without_past(
 
 
 def _entries(
-    job: Job, source: VideoFile | ImageFolder, selection: Selection, times: Mapping[int, float]
+    job: CroppingJob,
+    source: VideoFile | ImageFolder,
+    selection: Selection,
+    times: Mapping[int, float],
 ) -> list[ManifestEntry]:
     boxes = selection.boxes
     order = np.argsort(boxes.tracks, kind='stable')
@@ -204,7 +207,7 @@ def _entries(
 
 
 def _entry(
-    job: Job,
+    job: CroppingJob,
     recording: Recording,
     boxes: Boxes,
     rows: NDArray[np.int64],

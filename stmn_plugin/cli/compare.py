@@ -172,7 +172,7 @@ def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
             print(f'then, with the best of these: {", ".join(map(grid.setting_title, factor))}')
         return 0
     failed = 0
-    factors: list[list[grid.Setting]] = []
+    factors: list[list[grid.GridPoint]] = []
 
     def run_variants(variants: 'Sequence[Variant]') -> 'Iterator[Outcome]':
         nonlocal failed

@@ -22,7 +22,7 @@ from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from .command_line import CommandLine, value_of
 
 if TYPE_CHECKING:
-    from stmn_plugin.cameras.making import Job
+    from stmn_plugin.cameras.making import CroppingJob
 
 FORMAT_NAMES = ('mot', 'ultralytics', 'supervision', 'cvat', 'coco', 'deepstream')
 FIRST_FRAME = WordOr('names', Whole(0, 2**31))
@@ -151,13 +151,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def jobs_of(args: argparse.Namespace) -> list['Job']:
+def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
     """A job for each video.
 
     Raises:
         InputError: numbers of videos, tracks and starts do not fit; a video comes twice.
     """
-    from stmn_plugin.cameras.making import Job
+    from stmn_plugin.cameras.making import CroppingJob
     from stmn_plugin.cameras.readers.formats import FORMATS
     from stmn_plugin.cameras.readers.options import TrackOptions
     from stmn_plugin.cameras.selection import Filters
@@ -201,7 +201,7 @@ def jobs_of(args: argparse.Namespace) -> list['Job']:
         margin=args.margin,
     )
     return [
-        Job(
+        CroppingJob(
             video=video,
             tracks=track,
             format=args.format,

@@ -20,7 +20,7 @@ from stmn_plugin.extras import require
 from .command_line import CONFIG, CommandLine, value_of
 
 if TYPE_CHECKING:
-    from stmn_plugin.looking.report.page import Written
+    from stmn_plugin.looking.report.page import WrittenPage
 
 HEIGHT = 96  # pixels of a frame on the page
 
@@ -75,7 +75,7 @@ def read_config(args: Namespace) -> tuple[Any, str]:
     return cfg, cfg.data.save_dir
 
 
-def make_report(args: Namespace) -> 'Written':
+def make_report(args: Namespace) -> 'WrittenPage':
     """Write the page; returns where."""
     cfg, folder = read_config(args)
     from stmn_plugin.config.kwargs import run_kwargs
@@ -86,12 +86,12 @@ def make_report(args: Namespace) -> 'Written':
     from stmn_plugin.looking.opened_run import open_run
     from stmn_plugin.looking.report.curves import training_panels
     from stmn_plugin.looking.report.film_strips import StripSize, film_strips
-    from stmn_plugin.training.metric_files import read_evaluations, read_lines
+    from stmn_plugin.training.metric_files import read_epoch_lines, read_evaluations
 
     given = run_kwargs(cfg)
     options = TestOptions(**{field.name: given[field.name] for field in fields(TestOptions)})
     size = StripSize.like(cfg.data.height, cfg.data.width, cfg.video.seq_len, HEIGHT)
-    evaluations, lines = read_evaluations(folder), read_lines(folder)
+    evaluations, lines = read_evaluations(folder), read_epoch_lines(folder)
     run = open_run(cfg)
     with resource_errors('test.batch_size'):
         browser = report.rank_for_page(run, options, cfg.data.root, args.top_k, args.max_queries)

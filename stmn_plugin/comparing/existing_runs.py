@@ -14,7 +14,7 @@ from stmn_plugin.training.provenance import experiment_of
 from stmn_plugin.training.resuming import changed_keys, is_recipe
 
 from .run_plan import PlannedRun, as_words, training_config
-from .run_record import CONFIG, RunRecord, is_run, same_folder, try_to_read
+from .stored_run import CONFIG, StoredRun, is_run, same_folder, try_to_read
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def distinct_folders(paths: Sequence[str]) -> list[str]:
 
 
 def _config_of(
-    record: RunRecord, settings: dict[str, Any], words: Sequence[str]
+    record: StoredRun, settings: dict[str, Any], words: Sequence[str]
 ) -> tuple[CfgNode | None, str]:
     """The config of a run under words, or None, and why it cannot be tested with them, or ''."""
     try:
@@ -97,7 +97,7 @@ def _config_of(
     return cfg, f'{record.path} is of another recipe: {named}' if changes else ''
 
 
-def _experiment(record: RunRecord) -> dict[str, Any]:
+def _experiment(record: StoredRun) -> dict[str, Any]:
     """What runs have in common that differ in their seed only: key → value, and their data."""
     settings, trained_on = record.settings, record.made_from.get('train')
     data = {'training data': trained_on, 'data.root': settings['data.root']}
@@ -119,7 +119,7 @@ def _changes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict[str, str]:
+def titles_of(records: Sequence[StoredRun], taken: Collection[str] = ()) -> dict[str, str]:
     """What the rows of existing runs are called: folders of one experiment get one title.
 
     It is the first folder's name without digits and seed; where another experiment has that name,
@@ -132,7 +132,7 @@ def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict
     Returns:
         Path → title.
     """
-    groups: list[tuple[dict[str, Any], list[RunRecord]]] = []
+    groups: list[tuple[dict[str, Any], list[StoredRun]]] = []
     for record in records:
         experiment = _experiment(record)
         same = (runs for known, runs in groups if not _changes(known, experiment))
@@ -162,7 +162,7 @@ def titles_of(records: Sequence[RunRecord], taken: Collection[str] = ()) -> dict
     return titles
 
 
-def _folder_title(record: RunRecord) -> str:
+def _folder_title(record: StoredRun) -> str:
     name = os.path.basename(os.path.abspath(record.path))
     name = re.sub(r'(-[0-9a-f]{8})?[-_ ]*seed[-_ =]*\d+$', '', name)
     return printable(name or record.path)

@@ -43,7 +43,7 @@ NOTES = (
 )
 
 
-class Setting(NamedTuple):
+class GridPoint(NamedTuple):
     """One point of a factor with its scores over the seeds; None where every run failed."""
 
     changes: dict[str, Any]
@@ -60,7 +60,7 @@ class Setting(NamedTuple):
         return setting_title(self.changes)
 
 
-def words_of(factors: Iterable[Iterable[Setting]]) -> list[str]:
+def words_of(factors: Iterable[Iterable[GridPoint]]) -> list[str]:
     """What was chosen in searched factors, as KEY VALUE words."""
     return as_words({k: v for f in factors for s in f if s.chosen for k, v in s.changes.items()})
 
@@ -85,7 +85,7 @@ def factor_variants(
 def search_factors(
     run_variants: Callable[[list[Variant]], Iterable[Outcome]],
     factors: Iterable[Sequence[dict[str, Any]]],
-) -> Iterator[list[Setting]]:
+) -> Iterator[list[GridPoint]]:
     """Search one factor after the other.
 
     Args:
@@ -107,7 +107,7 @@ def search_factors(
             _setting(changes, [o for o in outcomes if o.title == variant.title])
             for changes, variant in zip(factor, variants, strict=True)
         ]
-        best = best_setting(settings)
+        best = best_point(settings)
         if best is None:
             raise InputError(f'no run of the {len(variants)} settings has finished')
         chosen.update(settings[best].changes)
@@ -115,16 +115,16 @@ def search_factors(
         yield settings
 
 
-def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> Setting:
+def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> GridPoint:
     outcomes = list(outcomes)
     well = [outcome for outcome in outcomes if not outcome.error]
     errors = tuple(f'{o.name}: {o.error}' for o in outcomes if o.error)
     scores = [(100 * e['rank-1'], 100 * e['mAP']) for o in well for e in o.evaluations]
     if not scores:
-        return Setting(changes, 0, None, None, None, errors=errors)
+        return GridPoint(changes, 0, None, None, None, errors=errors)
     rank1, mean_ap = zip(*scores, strict=True)
     both = [(a + b) / 2 for a, b in scores]
-    return Setting(
+    return GridPoint(
         changes,
         len(scores),
         score_over_seeds(rank1),
@@ -135,7 +135,7 @@ def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> Setting:
     )
 
 
-def best_setting(settings: Sequence[Setting]) -> int | None:
+def best_point(settings: Sequence[GridPoint]) -> int | None:
     """Index of the best setting, see NOTES; None when none has a score."""
     ranked = [
         (-setting.seeds, -setting.score.mean, setting.score.std or 0.0, index)
@@ -145,7 +145,7 @@ def best_setting(settings: Sequence[Setting]) -> int | None:
     return min(ranked)[-1] if ranked else None
 
 
-def factor_table(settings: Sequence[Setting], tablefmt: str = 'simple') -> str:
+def factor_table(settings: Sequence[GridPoint], tablefmt: str = 'simple') -> str:
     """A factor as text."""
     lines = [
         {
@@ -165,7 +165,7 @@ def factor_table(settings: Sequence[Setting], tablefmt: str = 'simple') -> str:
     return str(tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True))
 
 
-def write_grid(factors: Sequence[Sequence[Setting]], folder: str) -> list[str]:
+def write_grid(factors: Sequence[Sequence[GridPoint]], folder: str) -> list[str]:
     """Write ``grid.md``, ``grid.json`` and ``grid.csv``, and return their paths."""
     plain = [
         {

@@ -18,7 +18,7 @@ from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
 from stmn_plugin.training.provenance import run_digest
 
-from .run_record import RunRecord, try_to_read
+from .stored_run import StoredRun, try_to_read
 from .variants import Variant
 
 TRAINING = {  # both strategies are tested afterwards, in processes of their own
@@ -47,7 +47,7 @@ class PlannedRun(NamedTuple):
     config_file: str
     words: tuple[str, ...]  # KEY VALUE words
     cfg: Any  # CfgNode, the merged config for training; None: it cannot be made
-    record: RunRecord  # of its folder when the plan was made
+    record: StoredRun  # of its folder when the plan was made
     may_train: bool = True
     problem: str = ''  # why it can be neither trained nor tested
 

@@ -17,12 +17,12 @@ from stmn_plugin.config import load_config
 from stmn_plugin.device import device_line
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.evaluation.doubts import doubt_word
-from stmn_plugin.training.metric_files import METRICS, read_lines
+from stmn_plugin.training.metric_files import METRICS, read_epoch_lines
 
 from . import stored_results
 from .child_process import last_error
 from .run_plan import TESTING, TRAINING, PlannedRun, as_words
-from .run_record import RunRecord, read_run
+from .stored_run import StoredRun, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     title: str
     seed: int | None
     folder: str
-    record: RunRecord | None = None
+    record: StoredRun | None = None
     evaluations: tuple[dict[str, Any], ...] = ()  # of every strategy and target
     error: str = ''  # what has failed
 
@@ -113,7 +113,7 @@ def _complete(run: PlannedRun, execute: Execute, strategies: Sequence[str], labe
     return Outcome(run.title, run.seed, run.folder, record, tuple(evaluations), error)
 
 
-def _check_finished(record: RunRecord, run: PlannedRun, strategies: Sequence[str]) -> None:
+def _check_finished(record: StoredRun, run: PlannedRun, strategies: Sequence[str]) -> None:
     """InputError when the weights, or without strategies the results, are not those asked for."""
     problem = stored_results.name_edited(record)
     if run.may_train and not problem:  # trained now, it would see what is there now
@@ -131,7 +131,7 @@ def words_to_train(run: PlannedRun) -> list[str]:
     return [*run.words, *as_words({**TRAINING, **place})]
 
 
-def words_to_test(run: PlannedRun, record: RunRecord, frames: str) -> list[str]:
+def words_to_test(run: PlannedRun, record: StoredRun, frames: str) -> list[str]:
     """KEY VALUE words that test the weights of the last epoch."""
     changes = {
         **TESTING,
@@ -154,7 +154,7 @@ def _train(run: PlannedRun, execute: Execute, label: str, done: int) -> None:
     ) as bar:
 
         def watch() -> None:
-            lines = read_lines(run.folder, say=bar.set_postfix_str)
+            lines = read_epoch_lines(run.folder, say=bar.set_postfix_str)
             bar.n = max([done, *(line['epoch'] for line in lines)])
             bar.refresh()
 

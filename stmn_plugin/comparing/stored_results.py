@@ -24,7 +24,7 @@ from stmn_plugin.training.provenance import (
     first_version_digests,
 )
 
-from .run_record import CONFIG, RunRecord, same_folder
+from .stored_run import CONFIG, StoredRun, same_folder
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ LISTS = ('train', *TESTED)
 DATA_KEYS = ('data.', 'synthetic.', 'sampler.', 'video.', 'train.batch_size')
 
 
-def stored_evaluations(record: RunRecord, cfg: CfgNode) -> list[dict[str, Any]]:
+def stored_evaluations(record: StoredRun, cfg: CfgNode) -> list[dict[str, Any]]:
     """The evaluations of the last weights alone that a config for testing asks for.
 
     Args:
@@ -70,7 +70,7 @@ def stored_evaluations(record: RunRecord, cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def data_asked_for(
-    record: RunRecord, cfg: CfgNode, lists: Sequence[str] = LISTS
+    record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LISTS
 ) -> dict[str, dict[str, str]]:
     """Target → digests of some lists now, under the ``data.root`` of a config.
 
@@ -130,7 +130,7 @@ def forget_data() -> None:
     _read.clear()
 
 
-def name_other_data(record: RunRecord, cfg: CfgNode, lists: Sequence[str] = LISTS) -> str:
+def name_other_data(record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LISTS) -> str:
     """One line when the data under ``data.root`` is not what a finished run saw, else ''.
 
     Raises:
@@ -147,7 +147,7 @@ def name_other_data(record: RunRecord, cfg: CfgNode, lists: Sequence[str] = LIST
     return ''
 
 
-def name_other_test(record: RunRecord, cfg: CfgNode) -> str:
+def name_other_test(record: StoredRun, cfg: CfgNode) -> str:
     """One line when a run was tested at its end otherwise than a config asks for, else ''."""
     before, now = record.settings, flatten(cfg)
     keys = [key for key in now if decides_test(key) and before[key] != now[key]]
@@ -155,7 +155,7 @@ def name_other_test(record: RunRecord, cfg: CfgNode) -> str:
     return f'{record.path} was tested otherwise at its end: {named}' if keys else ''
 
 
-def name_edited(record: RunRecord) -> str:
+def name_edited(record: StoredRun) -> str:
     """One line when a finished run's config.yaml is not that of its weights, else ''."""
     recipe, config = record.made_from.get('recipe'), record.config
     known = (config_digests(config), first_version_digests(config))

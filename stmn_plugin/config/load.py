@@ -14,7 +14,7 @@ from .defaults import get_default_config
 from .rules import as_written, shown
 from .sections import ENCODER_KEYS, RANGES, SECTIONS, SHARED
 from .shipped import config_path
-from .yaml_file import Written, flatten_tree, read_tree
+from .yaml_file import YamlValue, flatten_tree, read_tree
 
 BASE = '_BASE_'
 
@@ -143,8 +143,8 @@ def _share_encoder(cfg: CfgNode) -> None:
             section[key] = cfg.stmn[key]
 
 
-def _values(flat: Mapping[str, Written], file: str) -> dict[str, Any]:
-    """Full key → Written, as full key → value."""
+def _values(flat: Mapping[str, YamlValue], file: str) -> dict[str, Any]:
+    """Full key → YamlValue, as full key → value."""
     return {
         key: _value(key, written.value, f'{file}:{written.line}: ')
         if key in RANGES

@@ -26,7 +26,7 @@ END = '<!-- end of settings -->\n'
 _NARROW, _WIDE = 100, 160  # columns of a console
 
 
-class Row(NamedTuple):
+class KeyRow(NamedTuple):
     """A setting in a table."""
 
     key: str
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     help: str
 
 
-def rows(word: str = '', ours: bool = False) -> list[Row]:
+def rows(word: str = '', ours: bool = False) -> list[KeyRow]:
     """All keys, those of registered architectures, too.
 
     Args:
@@ -44,13 +44,13 @@ def rows(word: str = '', ours: bool = False) -> list[Row]:
     """
     load_plugins()
     return [
-        Row(key, one.shown or "''", str(one.rule), one.help)
+        KeyRow(key, one.shown or "''", str(one.rule), one.help)
         for key, one in known_settings()
         if word.lower() in f'{key}\n{one.help}'.lower() and (_is_ours(key) or not ours)
     ]
 
 
-def as_text(table: list[Row], columns: int | None = None) -> str:
+def as_text(table: list[KeyRow], columns: int | None = None) -> str:
     """A table for a console of so many columns; by default those of the terminal."""
     columns = columns or shutil.get_terminal_size((_NARROW, 24)).columns
     columns = min(max(columns, _NARROW), _WIDE)
@@ -74,7 +74,7 @@ def as_text(table: list[Row], columns: int | None = None) -> str:
     return text
 
 
-def as_markdown(table: list[Row]) -> str:
+def as_markdown(table: list[KeyRow]) -> str:
     """A table for a document."""
     lines = ['| key | default | takes | meaning |', '|---|---|---|---|']
     for row in table:
@@ -83,7 +83,7 @@ def as_markdown(table: list[Row]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def rows_for(name: str) -> list[Row]:
+def rows_for(name: str) -> list[KeyRow]:
     """The keys that the document of a name shows."""
     section = name.partition('.')[0]
     load_plugins()

@@ -18,7 +18,7 @@ _TAG = 'tag:yaml.org,2002:'
 _KINDS = ('null', 'bool', 'int', 'float', 'str', 'timestamp', 'value', 'merge', 'seq', 'map')
 
 
-class Written(NamedTuple):
+class YamlValue(NamedTuple):
     """What stands behind a key."""
 
     value: Any  # str, list, dict, None: text, a list of such, an empty mapping, null
@@ -26,7 +26,7 @@ class Written(NamedTuple):
 
 
 def read_tree(file: str) -> dict[str, Any]:
-    """A YAML file as nested dictionaries: name → Written, or a dictionary that is not empty.
+    """A YAML file as nested dictionaries: name → YamlValue, or a dictionary that is not empty.
 
     Raises:
         InputError: names the file, and the line of what is no config.
@@ -49,13 +49,13 @@ def read_tree(file: str) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def flatten_tree(tree: dict[str, Any], file: str, prefix: str = '') -> dict[str, Written]:
-    """{'train': {'lr': Written}} → {'train.lr': Written}.
+def flatten_tree(tree: dict[str, Any], file: str, prefix: str = '') -> dict[str, YamlValue]:
+    """{'train': {'lr': YamlValue}} → {'train.lr': YamlValue}.
 
     Raises:
         InputError: a key stands there nested and once more with dots.
     """
-    flat: dict[str, Written] = {}
+    flat: dict[str, YamlValue] = {}
     for name, value in tree.items():
         key = f'{prefix}{name}'
         below = flatten_tree(value, file, f'{key}.') if isinstance(value, dict) else {key: value}
@@ -67,7 +67,7 @@ def flatten_tree(tree: dict[str, Any], file: str, prefix: str = '') -> dict[str,
 
 
 class _Reader:
-    """Nodes of one file → dictionaries and Written."""
+    """Nodes of one file → dictionaries and YamlValue."""
 
     def __init__(self, file: str):
         self.file = file
@@ -81,11 +81,11 @@ class _Reader:
         if node.tag.removeprefix(_TAG) not in _KINDS:
             raise InputError(f'{self.file}:{line}: the tag {node.tag!r} has no place in a config')
         if isinstance(node, yaml.MappingNode):
-            return self._read_mapping(node, depth) or Written({}, line)
+            return self._read_mapping(node, depth) or YamlValue({}, line)
         if isinstance(node, yaml.SequenceNode):
             items = [self.read(one, depth + 1) for one in node.value]
-            return Written([i.value if isinstance(i, Written) else i for i in items], line)
-        return Written(None if node.tag == _TAG + 'null' else node.value, line)
+            return YamlValue([i.value if isinstance(i, YamlValue) else i for i in items], line)
+        return YamlValue(None if node.tag == _TAG + 'null' else node.value, line)
 
     def _read_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         own: dict[str, Any] = {}
@@ -104,7 +104,7 @@ class _Reader:
                 own[key.value] = self.read(value, depth + 1)
         for other in merged:  # YAML's rule: own keys first, then the merged ones in their order
             values = self.read(other, depth + 1)
-            if isinstance(values, Written) and values.value != {}:
+            if isinstance(values, YamlValue) and values.value != {}:
                 raise InputError(f'{self.file}:{values.line}: << takes a mapping')
             own = {**(values if isinstance(values, dict) else {}), **own}
         return own

@@ -63,7 +63,7 @@ from stmn_plugin.training.one_shot_files import (
     write_chosen,
     write_split,
 )
-from stmn_plugin.training.one_shot_table import StepResult, as_table, write_summary
+from stmn_plugin.training.one_shot_table import StepResult, steps_table, write_summary
 from stmn_plugin.training.resuming import changed_keys
 from stmn_plugin.training.run_folder import hold_folder
 
@@ -130,7 +130,7 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
             if is_main():
                 write_summary(folder, cfg.model.name, cfg.one_shot.factor, split, results)
             chosen = following
-        logger.info(f'\n{as_table(results)}\n')
+        logger.info(f'\n{steps_table(results)}\n')
         logger.info(printable(f'Written into {folder}: {TABLE}, {SUMMARY}, {SPLIT}, chosen-*.json'))
     return results
 

@@ -16,7 +16,7 @@ from .clip_statistics import ClipStatistics, reduce_clips
 from .clip_truth import ClipTruth, clip_truth, find_truth
 from .clip_views import view_clips
 from .opened_run import OpenedRun, open_run
-from .tracklet_selection import Selection, TargetTracklets, select_tracklets, unite_splits
+from .tracklet_selection import ChosenTracklets, TargetTracklets, select_tracklets, unite_splits
 
 CHANGES = {'frame_norms', 'refined_norms', 'change_norms'}
 
@@ -29,7 +29,7 @@ class RunOnTarget:
     opened: OpenedRun
     target: str  # name of the dataset
     tracklets: TargetTracklets
-    selection: Selection
+    selection: ChosenTracklets
 
     @property
     def cfg(self) -> CfgNode:

@@ -25,7 +25,7 @@ class TargetTracklets(NamedTuple):
     gallery: NDArray[np.int64]  # rows of the gallery split
 
 
-class Selection(NamedTuple):
+class ChosenTracklets(NamedTuple):
     """What is shown; rows of :class:`TargetTracklets`."""
 
     probes: NDArray[np.int64]  # (P,) of the gallery, Fig. 5
@@ -50,7 +50,7 @@ def unite_splits(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> Targ
     return TargetTracklets(tracklets, *rows)
 
 
-def select_tracklets(target: TargetTracklets, names: Sequence[str], seed: int) -> Selection:
+def select_tracklets(target: TargetTracklets, names: Sequence[str], seed: int) -> ChosenTracklets:
     """What is shown of a target.
 
     Args:
@@ -69,11 +69,11 @@ def select_tracklets(target: TargetTracklets, names: Sequence[str], seed: int) -
     if names:
         shown = [find_tracklet(target.all, name) for name in names]
         queries = [row for row in shown if row in set(target.query.tolist())]
-        return Selection(probes, places, shown, queries, 'chosen by name')
+        return ChosenTracklets(probes, places, shown, queries, 'chosen by name')
     shown = rng.choice(gallery, size=min(SHOWN, len(gallery)), replace=False).tolist()
     candidates = matchable_queries(target)
     queries = rng.choice(candidates, size=min(QUERIES, len(candidates)), replace=False).tolist()
-    return Selection(probes, places, shown, queries, f'drawn at random (seed {seed})')
+    return ChosenTracklets(probes, places, shown, queries, f'drawn at random (seed {seed})')
 
 
 def find_tracklet(tracklets: Sequence[Tracklet], name: str) -> int:

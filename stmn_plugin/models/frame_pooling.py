@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from stmn_plugin.losses.recipe import Recipe
 
 from .base import VideoModel
-from .encoder import full_precision
+from .encoder import full_precision, wide
 from .heads import BNNeck, bias_free_classifier
 from .image_models import black_frame_feature, build_image_model, check_feature
 
@@ -147,5 +146,4 @@ def features_of(image_model: nn.Module, frames: Tensor) -> Tensor:
     """Features (T, D), at least in float32."""
     if hasattr(image_model, 'use_gpu'):  # HACNN makes tensors where it was told that it will run
         image_model.use_gpu = frames.is_cuda  # type: ignore[assignment]
-    features: Tensor = image_model(frames)
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+    return wide(image_model(frames))

@@ -178,7 +178,9 @@ def append_line(folder: str, values: dict[str, Any]) -> None:
         raise InputError(f'cannot write {path}: {error.strerror}') from error
 
 
-def read_lines(folder: str, say: Callable[[str], object] = logger.warning) -> list[dict[str, Any]]:
+def read_epoch_lines(
+    folder: str, say: Callable[[str], object] = logger.warning
+) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; [] when there is no such file.
 
     Args:
@@ -219,7 +221,7 @@ def read_lines(folder: str, say: Callable[[str], object] = logger.warning) -> li
 def keep_lines(folder: str, last_epoch: int) -> None:
     """Drop the lines of later epochs: they are about to be trained again."""
     path = os.path.join(folder, EPOCHS)
-    kept = [values for values in read_lines(folder) if values['epoch'] <= last_epoch]
+    kept = [values for values in read_epoch_lines(folder) if values['epoch'] <= last_epoch]
     if kept:
         write_text(path, ''.join(json.dumps(values) + '\n' for values in kept))
     else:

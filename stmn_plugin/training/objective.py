@@ -15,11 +15,12 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses import BatchHardTripletLoss
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models.base import VideoModel
+from stmn_plugin.models.encoder import wide
 
 Outputs: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
-class Loss(NamedTuple):
+class BatchLoss(NamedTuple):
     total: Tensor  # scalar, what is differentiated
     terms: dict[str, Tensor]  # scalars to log, the total among them where there are several
 
@@ -40,7 +41,7 @@ class Objective:
         """What the model takes of a batch (B, L, 3, H, W), and the identity of each output row."""
         return images, pids
 
-    def __call__(self, outputs: Any, pids: Tensor) -> Loss:
+    def __call__(self, outputs: Any, pids: Tensor) -> BatchLoss:
         """
         Args:
             outputs: of the model in training mode, of the whole batch.
@@ -61,13 +62,13 @@ class ClipObjective(Objective):
         super().__init__(model, recipe.triplet_weight)
         self.recipe = recipe
 
-    def __call__(self, outputs: Any, pids: Tensor) -> Loss:
+    def __call__(self, outputs: Any, pids: Tensor) -> BatchLoss:
         losses = self.model.losses(outputs, pids, self.recipe)
         total = torch.as_tensor(sum(losses.values()))
         with torch.no_grad():
             watched = self.model.logged(outputs)
         acc = accuracy(self.model.logits(outputs), pids)
-        return Loss(total, {'loss': total, **losses, **watched, 'acc': acc})
+        return BatchLoss(total, {'loss': total, **losses, **watched, 'acc': acc})
 
 
 class FrameObjective(Objective):
@@ -117,7 +118,7 @@ class FrameObjective(Objective):
             images = images.flatten(0, 1)  # (B*L, 3, H, W)
         return images, pids
 
-    def __call__(self, outputs: Any, pids: Tensor) -> Loss:
+    def __call__(self, outputs: Any, pids: Tensor) -> BatchLoss:
         if not isinstance(outputs, (Tensor, tuple, list)):
             raise InputError(
                 f'model.name: in training the model gives a {type(outputs).__name__}; logits, '
@@ -125,7 +126,7 @@ class FrameObjective(Objective):
             )
         if self.weight_t is None:
             loss = averaged(self.cross_entropy, outputs, pids)
-            return Loss(loss, {'loss': loss, 'acc': accuracy(outputs, pids)})
+            return BatchLoss(loss, {'loss': loss, 'acc': accuracy(outputs, pids)})
         if isinstance(outputs, Tensor) or len(outputs) != 2:
             found = 'one tensor' if isinstance(outputs, Tensor) else f'{len(outputs)} outputs'
             raise InputError(
@@ -141,7 +142,7 @@ class FrameObjective(Objective):
             terms['loss_x'] = averaged(self.cross_entropy, logits, pids)
             total = total + self.weight_x * terms['loss_x']
             terms['acc'] = accuracy(logits, pids)
-        return Loss(total, terms)
+        return BatchLoss(total, terms)
 
 
 def averaged(criterion: Any, outputs: Outputs, pids: Tensor) -> Any:
@@ -161,4 +162,4 @@ def in_float32(tensor: Tensor) -> Tensor:
     """At least; numbers that are no fractions stay what they are."""
     if not tensor.is_floating_point():
         return tensor
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return wide(tensor)

@@ -32,7 +32,7 @@ class StepResult(NamedTuple):
         }
 
 
-def as_table(results: Sequence[StepResult], form: str = 'simple') -> str:
+def steps_table(results: Sequence[StepResult], form: str = 'simple') -> str:
     """A row a step, in per cent; targets one beside the other."""
     rows = []
     for result in results:
@@ -69,7 +69,7 @@ def write_summary(
         for one in result.evaluations
     }
     notes = [f'{arch}, one labelled tracklet an identity, {factor} % a step', *sorted(protocols)]
-    text = f'{as_table(results, "github")}\n\n' + ''.join(f'{note}.\n' for note in notes)
+    text = f'{steps_table(results, "github")}\n\n' + ''.join(f'{note}.\n' for note in notes)
     write_text(os.path.join(folder, TABLE), text)
 
 

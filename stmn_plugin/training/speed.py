@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VideoModel
+from stmn_plugin.models.encoder import wide
 from stmn_plugin.models.folding import FoldedEncoders
 
 logger = logging.getLogger(__name__)
@@ -176,4 +177,4 @@ class InferenceModel:
         folded = contextlib.nullcontext() if self.folded is None else self.folded.in_model()
         with folded, autocast(self.device_type, self.amp):
             vectors = function(images)
-        return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        return wide(vectors)

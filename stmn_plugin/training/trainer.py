@@ -24,7 +24,7 @@ from .batches import EpochBatches, count_images
 from .epoch_log import EpochLog
 from .gradients import Arriving, Step, gradients_of, norms_of
 from .layers import choose_layers
-from .objective import Loss, Objective, in_float32
+from .objective import BatchLoss, Objective, in_float32
 from .precision import Precision
 from .progress import Progress
 from .replica import Replica
@@ -218,7 +218,7 @@ class Trainer:
             self.update_weights()
         return terms
 
-    def loss_of(self, data: dict[str, Any]) -> Loss:
+    def loss_of(self, data: dict[str, Any]) -> BatchLoss:
         """The loss of a batch, all processes together, with the graph of its gradients."""
         data = self.batches.finish(data)
         images, pids = self.objective.inputs(data['img'], data['pid'])

@@ -35,7 +35,7 @@ def read_deepstream(path: Path, recording: Recording, options: TrackOptions) -> 
             '([streammux] width, height), in whose pixels the boxes are'
         )
     rows = BoxRows()
-    for file, frame in files_of(path, options.stream):
+    for file, frame in frame_files(path, options.stream):
         for where, line in lines_of(file):
             match = _LINE.fullmatch(line)
             numbers = match['numbers'].split() if match else []
@@ -60,7 +60,7 @@ def read_deepstream(path: Path, recording: Recording, options: TrackOptions) -> 
     return rows.boxes(path)
 
 
-def files_of(folder: Path, stream: str) -> list[tuple[Path, int]]:
+def frame_files(folder: Path, stream: str) -> list[tuple[Path, int]]:
     """The files of a stream, and their frame numbers.
 
     Args:

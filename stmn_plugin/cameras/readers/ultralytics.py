@@ -29,7 +29,7 @@ def read_ultralytics(path: Path, recording: Recording, options: TrackOptions) ->
         InputError: files of another video, or lines of another kind.
     """
     first = FIRST_FRAME if options.first_frame is None else options.first_frame
-    files = files_of(path, recording, options.stream, first)
+    files = label_files(path, recording, options.stream, first)
     lines = [
         (where, frame, line.split()) for file, frame in files for where, line in lines_of(file)
     ]
@@ -55,7 +55,7 @@ def read_ultralytics(path: Path, recording: Recording, options: TrackOptions) ->
     return rows.boxes(path)
 
 
-def files_of(
+def label_files(
     folder: Path, recording: Recording, stream: str, first_frame: int
 ) -> list[tuple[Path, int]]:
     """The files that belong to a video, and their frame numbers.

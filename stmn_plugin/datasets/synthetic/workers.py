@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from stmn_plugin.errors import WorkerError
 
-Job = TypeVar('Job')
+Task = TypeVar('Task')
 Result = TypeVar('Result')
 
 
@@ -30,7 +30,7 @@ def usable_workers(workers: int | None = None) -> int:
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+    function: Callable[[Task], Result], jobs: Sequence[Task], workers: int
 ) -> Iterator[tuple[int, Result]]:
     """Yields ``(job number, function(job))`` in the order in which the jobs finish.
 
@@ -85,7 +85,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(function: Callable[[Job], Result], job: Job) -> Result:
+def _work(function: Callable[[Task], Result], job: Task) -> Result:
     try:
         return function(job)
     except OSError:

@@ -30,7 +30,7 @@ _SPLITS = {
 }
 
 
-class Job(NamedTuple):
+class PersonToDraw(NamedTuple):
     """All tracklets of one identity."""
 
     stream: str  # 'train', 'test', 'distractor' or 'junk'
@@ -131,19 +131,22 @@ def _write(mars: Path, spec: SyntheticSpec, workers: int, progress: bool) -> Non
     write_truth(mars / 'info' / TRUTH_FILE, spec, everything, _frame_names(everything))
 
 
-def _jobs(spec: SyntheticSpec) -> list[Job]:
+def _jobs(spec: SyntheticSpec) -> list[PersonToDraw]:
     """Identities in the order of the info files; a sixteenth more strangers, half of it junk."""
     share = spec.test_ids * spec.tracklets_per_camera
     test = range(spec.train_ids + 1, spec.train_ids + spec.test_ids + 1)
     return [
-        *(Job('train', pid, spec.tracklets_per_camera) for pid in range(1, spec.train_ids + 1)),
-        Job('junk', JUNK, max(1, share // 32)),
-        Job('distractor', DISTRACTOR, max(2, share // 16)),
-        *(Job('test', pid, spec.tracklets_per_camera) for pid in test),
+        *(
+            PersonToDraw('train', pid, spec.tracklets_per_camera)
+            for pid in range(1, spec.train_ids + 1)
+        ),
+        PersonToDraw('junk', JUNK, max(1, share // 32)),
+        PersonToDraw('distractor', DISTRACTOR, max(2, share // 16)),
+        *(PersonToDraw('test', pid, spec.tracklets_per_camera) for pid in test),
     ]
 
 
-def _draw(mars: Path, spec: SyntheticSpec, job: Job) -> list[DrawnTracklet]:
+def _draw(mars: Path, spec: SyntheticSpec, job: PersonToDraw) -> list[DrawnTracklet]:
     """Draws and saves one identity; returns its DrawnTracklets in the order of the info files."""
     folder = mars / _SPLITS[job.stream] / mars_files.id_name(job.pid)
     drawn = []

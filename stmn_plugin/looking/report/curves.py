@@ -30,7 +30,7 @@ def training_panels(lines: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """Panels of a run: losses, their terms, evaluations, accuracy, learning rate.
 
     Args:
-        lines: of ``metric_files.read_lines``.
+        lines: of ``metric_files.read_epoch_lines``.
 
     Returns:
         Those panels that are not empty.

@@ -41,7 +41,7 @@ class Overview(NamedTuple):
     config: str
 
 
-class Written(NamedTuple):
+class WrittenPage(NamedTuple):
     path: str
     folder: str  # of the pictures; '' when they lie in the page
     size: int  # bytes of the page
@@ -54,7 +54,7 @@ def write_report(
     strips: Sequence[bytes],
     size: StripSize,
     embed: bool | None = None,
-) -> Written:
+) -> WrittenPage:
     """Write the page, and its folder of pictures when it needs one.
 
     Args:
@@ -81,7 +81,7 @@ def write_report(
     page = render(overview, browser, pictures, embed).encode('utf-8', 'backslashreplace')
     write_bytes(path, page)
     _remove_pictures(folder, set() if embed else set(ends))
-    return Written(path, '' if embed else folder, len(page))
+    return WrittenPage(path, '' if embed else folder, len(page))
 
 
 def render(

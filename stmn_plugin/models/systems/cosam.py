@@ -26,7 +26,14 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, channels_of, full_precision, shared_encoder
+from ..encoder import (
+    Encoder,
+    SharedEncoderConfig,
+    channels_of,
+    full_precision,
+    shared_encoder,
+    wide,
+)
 from ..heads import BNNeck, bias_free_classifier
 
 HIDDEN = 64  # channels between the two convolutions of a mask
@@ -264,14 +271,10 @@ class COSAM(VideoModel):
         encoder, batch = self.encoder, clips.shape[:2]  # (B, L)
         blocks = [encoder.stem, *encoder.conv2, *encoder.conv3, *encoder.conv4]
         maps = encoder.run(blocks, clips.flatten(0, 1)).unflatten(0, batch)
+        # the 1e-4 added to a deviation vanishes in half precision
         with full_precision(clips.device.type):
-            conv4 = self.cosam_conv4(at_least_float32(maps))
+            conv4 = self.cosam_conv4(wide(maps))
         maps = encoder.run(encoder.conv5, conv4.maps.flatten(0, 1)).unflatten(0, batch)
         with full_precision(clips.device.type):
-            conv5 = at_least_float32(maps)
+            conv5 = wide(maps)
             return COSAMMaps(conv4, conv5, self.cosam_conv5(conv5))
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """1e-4 beside a deviation vanishes in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

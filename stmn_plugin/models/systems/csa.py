@@ -90,7 +90,7 @@ def frame_weights(keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
     return agreement.softmax(dim=-2)
 
 
-def attend(values: Tensor, keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
+def attentive_pooling(values: Tensor, keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
     """Pool the values v (..., L, d) of snippets, as :func:`frame_weights` → e (..., d).
 
     With v and k (G, L, d) of gallery snippets and q (P, 1, d) of probes it is co-attention:
@@ -234,7 +234,7 @@ class CSA(VideoModel):
         if outputs.other_keys is not None:
             asked = outputs.query[probe].unsqueeze(1)  # (P, 1, d)
             pooled = outputs.values[gallery], outputs.other_keys[gallery]
-            theirs = attend(*pooled, asked, self.config.attention)  # (P, G, d)
+            theirs = attentive_pooling(*pooled, asked, self.config.attention)  # (P, G, d)
         return (outputs.feature[probe].unsqueeze(1) - theirs).square()
 
     def backbone(self) -> Encoder:
@@ -257,7 +257,7 @@ class CSA(VideoModel):
             values = F.normalize(self.value(raw), dim=-1)
             keys, query = self.key(raw), self.query(raw)
             other_keys = None if self.other_key is None else self.other_key(raw)
-            feature = attend(values, keys, query, self.config.attention)
+            feature = attentive_pooling(values, keys, query, self.config.attention)
         return Snippets(values, keys, other_keys, query, feature)
 
     def pair_features(self, vectors: Tensor) -> Tensor:
@@ -278,7 +278,9 @@ class CSA(VideoModel):
             return -constant - weighted_squares(query, gallery, alpha)
         feature, asked = query[:, :DIM], query[:, DIM : 2 * DIM]
         values, keys = gallery[:, 2 * DIM :].unflatten(1, (2, -1, DIM)).unbind(dim=1)
-        pooled = attend(values, keys, asked.unsqueeze(1), self.config.attention)  # (P, G, d)
+        pooled = attentive_pooling(
+            values, keys, asked.unsqueeze(1), self.config.attention
+        )  # (P, G, d)
         return -constant - (feature.unsqueeze(1) - pooled).square() @ alpha
 
     def join_scores(self, scores: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from stmn_plugin.losses.diversity import PENALTIES, diversity_loss, diversity_pe
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import SharedEncoderConfig, full_precision, global_average, shared_encoder
+from ..encoder import SharedEncoderConfig, full_precision, global_average, shared_encoder, wide
 from ..heads import BNNeck, bias_free_classifier
 
 
@@ -88,7 +88,7 @@ class SpatialAttention(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         responses = self.layers(maps).flatten(2)  # e (T, S, K)
         with full_precision(maps.device.type):
-            return at_least_float32(responses).log_softmax(dim=2)
+            return wide(responses).log_softmax(dim=2)
 
 
 class TemporalAttention(nn.Module):
@@ -135,10 +135,6 @@ def zero_biases(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if name.endswith('bias'):
             nn.init.zeros_(parameter)
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class DRSAOutput(NamedTuple):
@@ -251,7 +247,7 @@ class DRSA(VideoModel):
         maps = self.encoder(frames).frame_features
         log_maps = self.spatial(maps)
         with full_precision(frames.device.type):
-            maps = at_least_float32(maps)
+            maps = wide(maps)
             gated = gated_features(log_maps, maps.flatten(2))  # x (T, S, D)
             return maps, log_maps, F.normalize(self.project(gated), dim=2)
 

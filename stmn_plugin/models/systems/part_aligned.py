@@ -37,6 +37,7 @@ from ..encoder import (
     full_precision,
     global_average,
     shared_encoder,
+    wide,
 )
 from ..heads import BNNeck, bias_free_classifier
 from ..pose_maps import PoseMaps
@@ -107,11 +108,11 @@ class Projection(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         maps = self.conv(maps)
         with full_precision(maps.device.type):
-            projected: Tensor = self.norm(maps.to(torch.promote_types(maps.dtype, torch.float32)))
+            projected: Tensor = self.norm(wide(maps))
         return projected
 
 
-class FrameParts(NamedTuple):
+class AlignedFrames(NamedTuple):
     """What is in a frame."""
 
     appearance: Tensor  # (T, Ca, K)
@@ -232,7 +233,7 @@ class PartAligned(VideoModel):
                 'clip_feature': self.embed(vectors),
             }
 
-    def _frame_parts(self, frames: Tensor) -> FrameParts:
+    def _frame_parts(self, frames: Tensor) -> AlignedFrames:
         maps = self.encoder(frames).frame_features  # (T, D, H, W)
         full = self.config.part_input == 'full'
         # pooled to eight, or sixteen, pixels a position: half of 256x128 for 16x8
@@ -244,7 +245,7 @@ class PartAligned(VideoModel):
         appearance, parts = self.appearance(maps).flatten(2), self.parts(stacked).flatten(2)
         with full_precision(frames.device.type):
             sketch: Tensor = self.sketch(bilinear(appearance, parts))
-        return FrameParts(appearance, parts, sketch, maps)
+        return AlignedFrames(appearance, parts, sketch, maps)
 
     def _start_part_stream(self) -> None:
         config = self.config

@@ -104,7 +104,7 @@ class QualityUnit(nn.Module):
         return scores
 
 
-class FrameParts(NamedTuple):
+class WeighedFrames(NamedTuple):
     """What a frame contributes to its clip."""
 
     features: Tensor  # (T, D) f, GAP of conv5
@@ -225,9 +225,9 @@ class QAN(VideoModel):
                 'clip_feature': self.bnneck_clip(weighted_mean(vectors, weights)),
             }
 
-    def _frame_parts(self, frames: Tensor) -> FrameParts:
+    def _frame_parts(self, frames: Tensor) -> WeighedFrames:
         middle, maps = self._maps(frames)
-        return FrameParts(global_average(maps), self.quality(middle))
+        return WeighedFrames(global_average(maps), self.quality(middle))
 
     def _maps(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames (T, 3, height, width) → the map that the quality is read from, and conv5's."""

@@ -68,7 +68,7 @@ class Attended(NamedTuple):
     attention: Tensor  # (B, S, L) alpha
 
 
-class TemporalAttention(nn.Module):
+class TemporalAttentionModel(nn.Module):
     """Vectors of frames → states of an LSTM, each of whose steps reads the frames anew.
 
     With h[0] = c[0] = 0, at step t::
@@ -150,7 +150,7 @@ class SeeForest(VideoModel):
         self.encoder = shared_encoder(config, 'seeforest', pretrained)
         dim = self.encoder.dim
         self.feature_dim = config.hidden_channels
-        self.attention = TemporalAttention(dim, config.attention_channels, self.feature_dim)
+        self.attention = TemporalAttentionModel(dim, config.attention_channels, self.feature_dim)
         self.bnneck = BNNeck(self.feature_dim)
         self.classifier = bias_free_classifier(self.feature_dim, num_classes)
         self.classifier_pairs = PairClassifier(

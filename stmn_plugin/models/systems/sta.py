@@ -26,7 +26,7 @@ from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import SharedEncoderConfig, full_precision, global_average, shared_encoder
+from ..encoder import SharedEncoderConfig, full_precision, global_average, shared_encoder, wide
 
 SMALLEST = 1e-12  # of a denominator: black frames have no energy
 
@@ -217,8 +217,7 @@ class STA(VideoModel):
 
     def _maps(self, frames: Tensor) -> Tensor:
         """f at least in float32, in which a sum of 2048 squares does not overflow."""
-        maps: Tensor = self.encoder(frames).frame_features
-        return maps.to(torch.promote_types(maps.dtype, torch.float32))
+        return wide(self.encoder(frames).frame_features)
 
     def _vectors(self, maps: Tensor) -> Tensor:
         """f (T, D, H, W) → v and s side by side, (T, P*D + P)."""

@@ -90,7 +90,7 @@ def spread(tokens: Tensor, maps: Tensor, stripes: int) -> Tensor:
     return bands.repeat_interleave(height // stripes, dim=3).unsqueeze(4)
 
 
-def attend(block: NonLocal, maps: Tensor, stripes: int, window: int) -> Tensor:
+def attend_in_stripes(block: NonLocal, maps: Tensor, stripes: int, window: int) -> Tensor:
     """The block's residual, added to every position; arguments as of :func:`tokens_of`."""
     residual = spread(block.residual(tokens_of(maps, stripes, window)), maps, stripes)
     attended: Tensor = maps + residual
@@ -207,11 +207,11 @@ class NVAN(VideoModel):
                 attending = maps
                 stripes, window = self._tokens(maps, image_height)
                 block = cast(NonLocal, blocks[number - plain])
-                maps = attend(block, maps, stripes, window)
+                maps = attend_in_stripes(block, maps, stripes, window)
         return maps, attending
 
     def _tokens(self, maps: Tensor, image_height: int) -> tuple[int, int]:
-        """Stripes of a frame and frames of a group, for :func:`attend`."""
+        """Stripes of a frame and frames of a group, for :func:`attend_in_stripes`."""
         length, _, height, _ = maps.shape[1:]
         stripes = min(self.stripes, height)
         if stripes and height % stripes:

@@ -28,7 +28,7 @@ from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
+from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder, wide
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,5 @@ class STMP(VideoModel):
 
     def _maps(self, clips: Tensor) -> Tensor:
         """x (B, L, C, H, W), at least in float32."""
-        maps: Tensor = self.encoder(clips.flatten(0, 1)).frame_features
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        maps = wide(self.encoder(clips.flatten(0, 1)).frame_features)
         return maps.view(*clips.shape[:2], *maps.shape[1:])

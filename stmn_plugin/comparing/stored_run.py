@@ -7,12 +7,12 @@ from stmn_plugin.config import read_yaml
 from stmn_plugin.config.recorded import recorded_settings
 from stmn_plugin.errors import InputError
 from stmn_plugin.training.checkpoint import UNFINISHED, saved_epochs
-from stmn_plugin.training.metric_files import read_lines, read_metrics
+from stmn_plugin.training.metric_files import read_epoch_lines, read_metrics
 
 CONFIG = 'config.yaml'
 
 
-class RunRecord(NamedTuple):
+class StoredRun(NamedTuple):
     """The content of ``data.save_dir`` of a run."""
 
     path: str
@@ -75,14 +75,14 @@ def is_run(path: str) -> bool:
     return os.path.isfile(os.path.join(path, CONFIG))
 
 
-def read_run(path: str) -> RunRecord:
+def read_run(path: str) -> StoredRun:
     """The record of a run folder as it is now.
 
     Raises:
         InputError: a damaged file in it.
     """
-    lines = read_lines(path)
-    return RunRecord(
+    lines = read_epoch_lines(path)
+    return StoredRun(
         path=path,
         config=read_yaml(os.path.join(path, CONFIG)) if is_run(path) else {},
         epochs=_finished_epochs(os.path.join(path, 'model'), lines),
@@ -91,12 +91,12 @@ def read_run(path: str) -> RunRecord:
     )
 
 
-def try_to_read(path: str) -> tuple[RunRecord, str]:
+def try_to_read(path: str) -> tuple[StoredRun, str]:
     """The record of a run folder and '', or an empty one and the line that says what is damaged."""
     try:
         return read_run(path), ''
     except InputError as error:
-        return RunRecord(path), str(error)
+        return StoredRun(path), str(error)
 
 
 def _finished_epochs(folder: str, lines: list[dict[str, Any]]) -> int:
