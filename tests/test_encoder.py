@@ -197,10 +197,10 @@ def assert_holds(encoder, resnet):
             assert torch.equal(tensor, expected[key]), key
 
 
-def refusal(path, **arguments):
+def refusal(path, backbone='resnet18', **arguments):
     """The message with which a file is refused: one line that names key and file."""
     with pytest.raises(InputError) as caught:
-        Encoder('resnet18', weights=str(path), **arguments)
+        Encoder(backbone, weights=str(path), **arguments)
     message = str(caught.value)
     assert str(path) in message and 'stmn.backbone_weights' in message
     assert '\n' not in message
@@ -226,6 +226,21 @@ def test_a_checkpoint_with_a_state_dict_inside_works(weights_file, tmp_path):
     _, resnet = weights_file
     torch.save({'state_dict': resnet.state_dict(), 'epoch': 3}, tmp_path / 'checkpoint.pth')
     assert_holds(Encoder('resnet18', weights=str(tmp_path / 'checkpoint.pth')), resnet)
+
+
+@pytest.mark.parametrize('prefix', ['encoder.', 'module.encoder.'])
+def test_a_checkpoint_of_this_package_gives_its_encoder(weights_file, tmp_path, prefix):
+    _, resnet = weights_file
+    trained = Encoder('resnet18', weights=str(weights_file[0]))
+    with torch.no_grad():  # no copies of each other any more
+        for parameter in trained.spatial_head.parameters():
+            parameter.add_(1)
+    state = {prefix + key: tensor for key, tensor in trained.state_dict().items()}
+    state[prefix.replace('encoder.', 'classifier_clip.weight')] = torch.ones(3, 512)
+    path = tmp_path / 'model.pth.tar-3'
+    torch.save({'state_dict': state, 'epoch': 3}, path)
+    assert_holds(Encoder('resnet18', weights=str(path)), resnet)
+    assert 'does not fit resnet34' in refusal(path, backbone='resnet34')
 
 
 @pytest.mark.parametrize('wrap', ['model', 'DDP', 'compiled', 'float64', 'without counters'])

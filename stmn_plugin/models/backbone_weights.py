@@ -1,4 +1,4 @@
-"""ImageNet weights of a ResNet: torchvision's own download, a file, or a link."""
+"""Weights that a ResNet starts from: torchvision's own download, a file, a link, a checkpoint."""
 
 import hashlib
 import os
@@ -14,16 +14,27 @@ from stmn_plugin.errors import InputError
 from .weight_files import named_tensors, read_weight_file
 from .weights import fitted_weights
 
+# part of an Encoder → what it is in torchvision's ResNet
+RESNET_NAMES = {
+    'trunk.0': 'conv1',
+    'trunk.1': 'bn1',
+    'trunk.4': 'layer1',
+    'trunk.5': 'layer2',
+    'trunk.6': 'layer3',
+    'frame_head': 'layer4',
+}
+
 
 def load_backbone_weights(
     resnet: nn.Module, backbone: str, source: str = '', sha256: str = '', section: str = 'stmn'
 ) -> None:
-    """Load ImageNet weights into a torchvision ResNet.
+    """Load weights into a torchvision ResNet, those of ImageNet by default.
 
     Args:
         resnet: torchvision's model.
         backbone: its name.
-        source: local file or http(s)/Google Drive link; '' is torchvision's own download.
+        source: local file or http(s)/Google Drive link; '' is torchvision's own download. A
+            checkpoint of this package gives the weights of its encoder.
         sha256: expected digest of the file, checked when given.
         section: of the config, for errors.
 
@@ -41,13 +52,29 @@ def load_backbone_weights(
             if sha256 and (found := _sha256(path)) != sha256.lower():
                 raise InputError(f'{path} has sha256 {found}, not {sha256}')
             # the class scores go
-            state = fitted_weights(
-                resnet, named_tensors(content, path), f'{path} does not fit {backbone}: it', r'fc\.'
-            )
+            tensors = resnet_of_encoder(named_tensors(content, path))
+            state = fitted_weights(resnet, tensors, f'{path} does not fit {backbone}: it', r'fc\.')
         except InputError as error:
             reason = str(error).replace(path, source)
             raise InputError(f'{section}.backbone_weights: {reason}') from error
     resnet.load_state_dict(state)
+
+
+def resnet_of_encoder(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Of a model with an :class:`.encoder.Encoder`, the encoder's tensors by torchvision's names.
+
+    The head of the frame features stands for conv5. Tensors of anything else stay as they are.
+    """
+    first = 'encoder.trunk.0.weight'
+    prefix = next((key[: -len('trunk.0.weight')] for key in tensors if key.endswith(first)), None)
+    if prefix is None:
+        return tensors
+    return {
+        name + key[len(prefix + part) :]: tensor
+        for key, tensor in tensors.items()
+        for part, name in RESNET_NAMES.items()
+        if key.startswith(f'{prefix}{part}.')
+    }
 
 
 def torchvision_weights(name: str, key: str) -> Mapping[str, Tensor]:

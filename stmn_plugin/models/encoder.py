@@ -39,7 +39,7 @@ class EncoderConfig:
     backbone_weights: str = setting(
         '',
         Text('a file or link', may_be_empty=True),
-        "in place of torchvision's ImageNet weights; Google Drive, too",
+        "in place of torchvision's ImageNet weights: of a ResNet, or a checkpoint's encoder",
     )
     backbone_sha256: str = setting(
         '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
