@@ -21,7 +21,8 @@ def batch_hard_triplet_loss(features: Tensor, pids: Tensor, margin: float | None
         Scalar, the mean over anchors.
 
     Raises:
-        ValueError: shapes that do not fit, or a batch with fewer than two identities.
+        ValueError: shapes that do not fit, or a batch with fewer than two identities; on a GPU,
+            where to look at identities would be to wait for them, its loss is NaN instead.
     """
     _check(features, pids)
     # exact differences: the matrix-product shortcut loses half the digits between near features,
@@ -53,11 +54,12 @@ def _check(features: Tensor, pids: Tensor) -> None:
 def _batch_hard(distances: Tensor, pids: Tensor, margin: float | None) -> Tensor:
     """Of distances (B, B)."""
     same = pids[:, None] == pids[None, :]  # (B, B)
-    if same.all():
+    if not same.is_cuda and same.all():
         raise ValueError('the triplet loss needs two identities in a batch, got one')
     hardest_positive = distances.masked_fill(~same, -torch.inf).amax(dim=1)
     hardest_negative = distances.masked_fill(same, torch.inf).amin(dim=1)
-    difference = hardest_positive - hardest_negative
+    # the second term is 0, and NaN without a negative
+    difference = hardest_positive - hardest_negative + 0 * hardest_negative
     if margin is None:
         return F.softplus(difference).mean()
     return (difference + margin).clamp(min=0).mean()

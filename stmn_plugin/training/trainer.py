@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from stmn_plugin.distributed import gather, world_size
@@ -222,11 +222,12 @@ class Trainer:
         """The loss of a batch, all processes together, with the graph of its gradients."""
         data = self.batches.finish(data)
         images, pids = self.objective.inputs(data['img'], data['pid'])
+        pids = gather(pids)  # of the whole batch
+        alike = Arriving({'alike': (pids == pids[0]).all()})  # travels while the model runs
         with self.precision.autocast():
             outputs = self.replica(images)  # of this process's part of the batch
         outputs = map_tensors(lambda tensor: gather(in_float32(tensor)), outputs)
-        pids = gather(pids)  # of the whole batch, as all that follows
-        self._check_identities(pids)
+        self._check_identities(alike)
         return self.objective(outputs, pids)
 
     def update_weights(self) -> None:
@@ -266,9 +267,9 @@ class Trainer:
         if broken:
             self._fail(f'{", ".join(broken)} in {self._place(self.batch_idx)}')
 
-    def _check_identities(self, pids: Tensor) -> None:
+    def _check_identities(self, alike: Arriving) -> None:
         weight = self.objective.triplet_weight
-        if weight > 0 and (pids == pids[0]).all():
+        if weight > 0 and alike.numbers()['alike']:
             self._fail(
                 f'all clips or images of {self._place(self.batch_idx)} are of one identity, and '
                 f'the triplet loss (loss.triplet.weight_t {weight}) needs two: batches of '
