@@ -292,3 +292,26 @@ def test_equal_features_are_reranked_in_the_order_they_stand_in():
     rows = torch.cat(list(rerank(features[:5], features[5:], 'euclidean')))
     again = torch.cat(list(rerank(features[:5], features[5:], 'euclidean', memory_limit=500)))
     assert torch.equal(rows, again) and torch.isfinite(rows).all()
+
+
+@pytest.mark.parametrize('backend', search.BACKENDS)
+@pytest.mark.parametrize('metric', search.DIST_METRICS)
+def test_the_nearest_among_some_are_those_of_the_gallery_without_the_others(
+    tmp_path, monkeypatch, metric, backend
+):
+    monkeypatch.setattr(search, 'TOP_K_BLOCK', 16)
+    draw = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(5, 8, generator=draw), torch.randn(100, 8, generator=draw)
+    gallery[50] = gallery[20]
+    among = np.flatnonzero(np.arange(100) % 3 != 1)
+    wanted = search.top_k(query, gallery[among], 60, metric, backend)
+    mapped = np.memmap(tmp_path / 'gallery', np.float32, 'w+', shape=(100, 8))
+    mapped[:] = gallery.numpy()
+    mapped.flush()
+    mapped = np.memmap(tmp_path / 'gallery', np.float32, 'r', shape=(100, 8))
+    for features in (gallery, mapped):
+        found = search.top_k(query, features, 60, metric, backend, among)
+        assert torch.equal(found.indices, torch.from_numpy(among)[wanted.indices])
+        assert torch.equal(found.distances, wanted.distances)
+    with pytest.raises(ValueError, match='between 1 and 67, got 68'):
+        search.top_k(query, gallery, 68, metric, backend, among)

@@ -7,7 +7,6 @@ the same --output; the tree is a data root of the dataset 'tracklets'.
 
 import argparse
 import contextlib
-import datetime
 import functools
 import re
 import time
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmn_plugin.config.rules import Number, Rule, Text, Whole, WordOr
+from stmn_plugin.config.rules import Moment, Number, Rule, Text, Whole, WordOr
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 
@@ -39,19 +38,6 @@ class _Size(Rule):
 
     def __str__(self) -> str:
         return 'a size such as 1920x1080'
-
-
-class _Time(Rule):
-    """A moment with its offset."""
-
-    def _read(self, text: str) -> datetime.datetime | None:
-        with contextlib.suppress(ValueError):
-            moment = datetime.datetime.fromisoformat(re.sub('[zZ]$', '+00:00', text))
-            return moment if moment.tzinfo is not None else None
-        return None
-
-    def __str__(self) -> str:
-        return 'a time with its offset from UTC, such as 2026-03-01T08:00:00+01:00'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--start',
         nargs='+',
-        type=value_of(_Time()),
+        type=value_of(Moment()),
         metavar='TIME',
         help='when each VIDEO begins, with its offset from UTC: 2026-03-01T08:00:00+01:00',
     )

@@ -6,6 +6,8 @@ text takes ``2024`` and ``off`` as they are, and a key that takes a number takes
 calls text. ``str`` of a rule says in words what it takes.
 """
 
+import contextlib
+import datetime
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +109,19 @@ class OneOf(Rule):
 
     def __str__(self) -> str:
         return f'one of {", ".join(self.choices)}'
+
+
+class Moment(Rule):
+    """A time of day with its offset from UTC, in ISO 8601."""
+
+    def _read(self, text: str) -> datetime.datetime | None:
+        with contextlib.suppress(ValueError):
+            moment = datetime.datetime.fromisoformat(re.sub('[zZ]$', '+00:00', text))
+            return moment if moment.tzinfo is not None else None
+        return None
+
+    def __str__(self) -> str:
+        return 'a time with its offset from UTC, such as 2026-03-01T08:00:00+01:00'
 
 
 @dataclass(frozen=True)

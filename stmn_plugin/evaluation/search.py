@@ -142,19 +142,21 @@ def top_k(
     k: int,
     dist_metric: str = 'cosine',
     backend: str | None = None,
+    among: NDArray[np.int64] | None = None,
 ) -> Nearest:
     """The k nearest gallery tracklets of every query, by comparing with all of them.
 
     Args:
         query_features: shape (Q, D).
         gallery_features: shape (G, D), as in ``distance_rows``.
-        k: between 1 and G.
+        k: between 1 and G, or the length of ``among``.
         dist_metric: 'cosine' or 'euclidean' (squared); distances below 0 become 0.
         backend: 'faiss' or 'torch'; by default faiss when it is installed and the queries
             are on the CPU. Both find the same up to the rounding of their matrix products.
+        among: ascending indices of the gallery tracklets that count; all by default.
 
     Returns:
-        Distances and indices, both (Q, k).
+        Distances and indices into the gallery, both (Q, k).
 
     Raises:
         ValueError: shapes, k or a name that does not fit.
@@ -165,12 +167,13 @@ def top_k(
     backend = backend or ('faiss' if faiss is not None and on_cpu else 'torch')
     if backend not in BACKENDS or (backend == 'faiss' and (faiss is None or not on_cpu)):
         raise ValueError(f'backend must be one of {BACKENDS} and usable here, got {backend!r}')
-    if not 1 <= k <= len(gallery_features):
-        raise ValueError(f'k must lie between 1 and {len(gallery_features)}, got {k}')
+    count = len(gallery_features) if among is None else len(among)
+    if not 1 <= k <= count:
+        raise ValueError(f'k must lie between 1 and {count}, got {k}')
     query = _prepare(query_features, dist_metric, query_features.device)
     search = _block_nearest_faiss if backend == 'faiss' else _block_nearest
     best: Nearest | None = None
-    for start, gallery in _blocks(gallery_features, dist_metric, query.device, TOP_K_BLOCK):
+    for start, gallery in _blocks(gallery_features, dist_metric, query.device, TOP_K_BLOCK, among):
         found = search(query, gallery, min(k, len(gallery)), dist_metric)
         found = Nearest(found.distances, found.indices + start)
         if best is not None:  # what was found before comes from earlier in the gallery
@@ -178,6 +181,8 @@ def top_k(
             found = Nearest(*(x[:, :k] for x in _in_order(*joined)))
         best = found
     assert best is not None  # k says that there is a block
+    if among is not None:
+        best = best._replace(indices=torch.from_numpy(among).to(query.device)[best.indices])
     return best
 
 
@@ -209,7 +214,8 @@ def unit_vectors(features: Tensor) -> Tensor:
 def _prepare(features: Features, dist_metric: str, device: torch.device) -> Tensor:
     """Features as float32 on the device, of length 1 for the cosine."""
     if isinstance(features, np.ndarray):
-        features = torch.from_numpy(np.array(features))  # a copy: mapped files are not writable
+        # a copy of what is mapped, for such files are not writable; chosen rows are one already
+        features = torch.from_numpy(np.require(features, requirements='W'))
     features = features.detach().to(device)
     if dist_metric == 'cosine':
         return unit_vectors(features)
@@ -238,11 +244,20 @@ def _squared_lengths(query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(
-    features: Features, dist_metric: str, device: torch.device, length: int
+    features: Features,
+    dist_metric: str,
+    device: torch.device,
+    length: int,
+    among: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields the first index and the prepared vectors of every block of the gallery."""
-    for start in range(0, len(features), length):
-        yield start, _prepare(features[start : start + length], dist_metric, device)
+    """Yields the first index and the prepared vectors of every block of the gallery.
+
+    With ``among`` of the chosen part of it, counted within that.
+    """
+    for start in range(0, len(features if among is None else among), length):
+        part = slice(start, start + length)
+        block = features[part if among is None else among[part]]
+        yield start, _prepare(block, dist_metric, device)
         _release(features)
 
 

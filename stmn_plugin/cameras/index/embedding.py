@@ -1,0 +1,132 @@
+"""A tree of tracklets → features in an index, by any number of processes that may be killed."""
+
+import datetime
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from stmn_plugin.cameras.manifest import NAME as MANIFEST
+from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.embedder import Embedder
+
+from .records import IndexedTracklet
+from .tracklet_index import TrackletIndex
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 256  # tracklets that are embedded, and added to the index, together
+REPORT_SECONDS = 10.0
+POLL_SECONDS = 1.0  # between two looks at what other processes are still at
+
+
+def tree_rows(tree: Path) -> list[IndexedTracklet]:
+    """The tracklets of a tree's manifest.
+
+    Raises:
+        InputError: it has none, or a line of it is wrong.
+    """
+    entries = read_manifest(tree)
+    if not entries:
+        raise InputError(f'{tree / MANIFEST}: no tracklet; tools/make_tracklets.py writes them')
+    return [_row(tree.resolve(), entry) for entry in entries]
+
+
+def embed_rows(
+    index: TrackletIndex,
+    embedder: Embedder,
+    rows: Sequence[IndexedTracklet],
+    at_once: int = AT_ONCE,
+) -> int:
+    """Embed those of the rows that are not in the index, and add them.
+
+    Other processes may do the same at the same time: each takes a part, and at the end this one
+    waits for the others, whose part it takes over if they die.
+
+    Args:
+        index: made with the model of the embedder.
+        embedder: of ``index.model``.
+        rows: of a tree.
+        at_once: tracklets that are embedded and added together; after a kill so many are embedded
+            again.
+
+    Returns:
+        How many this process added.
+
+    Raises:
+        InputError: a crop that is missing or cannot be read; what the database refuses. What was
+            added before stays.
+    """
+    progress = _Progress(len(rows))
+    added = 0
+    left = _missing(index, rows)
+    progress.start(len(rows) - len(left))
+    while left:
+        with index.claim(left, at_once) as claimed:
+            if claimed:
+                found = embedder([crops_of(row) for row in claimed], 'tracklets')
+                assert found is not None  # one process a group
+                added += index.add(claimed, found.features)
+        if claimed:
+            done = {row.tracklet for row in claimed}
+            left = [row for row in left if row.tracklet not in done]
+        else:
+            time.sleep(POLL_SECONDS)
+            left = _missing(index, left)
+        progress.report(len(rows) - len(left))
+    return added
+
+
+def crops_of(row: IndexedTracklet) -> list[str]:
+    """Paths of the crops of a tracklet in the order of time.
+
+    Raises:
+        InputError: the folder is missing or empty.
+    """
+    folder = Path(row.tree, row.tracklet)
+    try:
+        paths = sorted(str(path) for path in folder.iterdir() if not path.name.startswith('.'))
+    except OSError as error:
+        raise InputError(f'cannot read {folder}: {error.strerror}') from error
+    if not paths:
+        raise InputError(f'{folder} has no crops')
+    return paths
+
+
+def _row(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
+    start, end = (
+        None if time is None else datetime.datetime.fromisoformat(time)
+        for time in (entry.start, entry.end)
+    )
+    names = entry.camera, entry.source, entry.track, entry.person
+    return IndexedTracklet(0, str(tree), entry.tracklet, *names, start, end, len(entry.frames))
+
+
+def _missing(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> list[IndexedTracklet]:
+    known = {tree: index.known(tree) for tree in {row.tree for row in rows}}
+    return [row for row in rows if row.tracklet not in known[row.tree]]
+
+
+class _Progress:
+    """A line now and then: how many, how fast, how long still."""
+
+    def __init__(self, total: int):
+        self.total = total
+
+    def start(self, done: int) -> None:
+        self.first, self.since = done, time.monotonic()
+        self.told = self.since
+        if done:
+            logger.info('%s of %s tracklets are in the index', f'{done:,}', f'{self.total:,}')
+
+    def report(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.told < REPORT_SECONDS or done == self.first:
+            return
+        self.told = now
+        rate = (done - self.first) / (now - self.since)
+        left = datetime.timedelta(seconds=round((self.total - done) / rate))
+        logger.info(
+            '%s of %s tracklets, %.1f a second, %s left', f'{done:,}', f'{self.total:,}', rate, left
+        )

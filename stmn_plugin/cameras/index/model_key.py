@@ -1,0 +1,115 @@
+"""A model and how tracklets are tested with it → what decides whether features can be compared."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.evaluation.embedder import Embedder
+from stmn_plugin.evaluation.fingerprint import weights_digest
+from stmn_plugin.evaluation.pair_scores import refuse_pair_scores
+from stmn_plugin.models.base import VideoModel
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """What features depend on: those of two keys are never compared.
+
+    Attributes:
+        weights: SHA-256 of the model's weights and buffers.
+        arch: name of the architecture.
+        height, width: of a frame, pixels.
+        seq_len: frames L of a clip.
+        dim: numbers D of a feature.
+        metric: 'cosine' or 'euclidean' (squared), what the model was tested with.
+        normalized: features have length 1.
+        frames, clips_per_tracklet, rrs_chunks: the ``ClipPlan``.
+        flip: averaged with the mirrored clips.
+    """
+
+    weights: str
+    arch: str
+    height: int
+    width: int
+    seq_len: int
+    dim: int
+    metric: str = 'cosine'
+    normalized: bool = False
+    frames: str = 'rrs'
+    clips_per_tracklet: int = 1
+    rrs_chunks: str = 'balanced'
+    flip: bool = False
+
+    @classmethod
+    def of(cls, model: VideoModel, **changes: Any) -> 'ModelKey':
+        """The key of a model of ``load_model``, tested as its run was.
+
+        Args:
+            model: with its ``spec``.
+            **changes: attributes that shall be others, such as ``frames='all'``.
+
+        Raises:
+            InputError: the model scores pairs itself, so there is no distance of features.
+        """
+        spec = model.spec
+        refuse_pair_scores(model, spec.arch)
+        config = spec.config
+        key: dict[str, Any] = {
+            'weights': weights_digest(model),
+            'arch': spec.arch,
+            'height': spec.height,
+            'width': spec.width,
+            'seq_len': spec.seq_len,
+            'dim': _dim(model, spec.height, spec.width),
+            'metric': config['test.dist_metric'],
+            'normalized': config['test.normalize_feature'],
+            'frames': 'all' if config['test.frames'] == 'all' else spec.sample_method,
+            'clips_per_tracklet': config['test.clips_per_tracklet'],
+            'rrs_chunks': spec.rrs_chunks,
+            'flip': config['test.flip'],
+        }
+        return cls(**key | changes)
+
+    @property
+    def has_unit_features(self) -> bool:
+        """Whether features are kept with length 1: nothing else counts for the distance."""
+        return self.normalized or self.metric == 'cosine'
+
+    def embedder(self, model: VideoModel, device: str = 'cpu', **options: Any) -> Embedder:
+        """What makes the features of this key; ``options`` change none of them."""
+        plan = ClipPlan(self.seq_len, self.frames, self.clips_per_tracklet, self.rrs_chunks)
+        return Embedder(
+            model,
+            plan,
+            device,
+            flip=self.flip,
+            height=self.height,
+            width=self.width,
+            **options,
+        )
+
+    def as_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> 'ModelKey':
+        """What :meth:`as_text` made; ValueError or TypeError for anything else."""
+        return cls(**json.loads(text))
+
+    def differences(self, other: 'ModelKey') -> str:
+        """For a message: what differs, this one's value first."""
+        pairs = [(x.name, getattr(self, x.name), getattr(other, x.name)) for x in fields(self)]
+        return ', '.join(
+            f'{name} {str(one)[:16]} and not {str(two)[:16]}'
+            for name, one, two in pairs
+            if one != two
+        )
+
+
+@torch.no_grad()
+def _dim(model: VideoModel, height: int, width: int) -> int:
+    device = next(model.parameters()).device
+    clip = torch.zeros(1, model.seq_len, 3, height, width, device=device)
+    return int(model.eval().finish(model(clip)).shape[1])

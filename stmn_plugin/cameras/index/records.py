@@ -1,0 +1,142 @@
+"""What an index knows of a tracklet, what one can ask for, and both in the words of a database."""
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stmn_plugin.errors import InputError
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class IndexedTracklet:
+    """A tracklet.
+
+    Attributes:
+        number: key given by the index, never given twice; 0 before insertion.
+        tree: absolute folder of the tree that holds the crops.
+        tracklet: folder of the crops, relative to the tree.
+        camera, source, track: names of camera and video, the tracker's id.
+        person: name, or ``unknown``.
+        start, end: of the first and last frame, with an offset; UTC when read from an index, None
+            if unknown.
+        num_frames: crops.
+    """
+
+    number: int
+    tree: str
+    tracklet: str
+    camera: str
+    source: str
+    track: str
+    person: str
+    start: datetime.datetime | None
+    end: datetime.datetime | None
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which tracklets: every field that is given must hold, and of its names one.
+
+    Attributes:
+        cameras, persons, sources, tracklets, numbers: one of them.
+        not_cameras: none of them.
+        start, end: the tracklet overlaps [start, end]; one without times never does.
+        before: the tracklet had ended by then.
+    """
+
+    cameras: Sequence[str] = ()
+    not_cameras: Sequence[str] = ()
+    start: datetime.datetime | None = None
+    end: datetime.datetime | None = None
+    persons: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    tracklets: Sequence[str] = ()
+    numbers: Sequence[int] = ()
+    before: datetime.datetime | None = None
+
+
+EVERYTHING = Where()
+
+
+class Match(NamedTuple):
+    row: IndexedTracklet
+    distance: float
+
+
+Parameter = str | int | float | list[str] | list[int] | None
+
+COLUMNS = 'number, tree, tracklet, camera, source, track, person, starts, ends, num_frames'
+_COLUMN_OF = {  # field of Where → column that must be one of its values
+    'cameras': 'camera',
+    'persons': 'person',
+    'sources': 'source',
+    'tracklets': 'tracklet',
+    'numbers': 'number',
+}
+
+
+def condition(where: Where, mark: str, one_of: Callable[[str], str]) -> tuple[str, list[Parameter]]:
+    """``Where`` as SQL with marks, never with values, and the values to bind.
+
+    Args:
+        where: what is asked for.
+        mark: of a value, as the database's driver writes it.
+        one_of: column → SQL that it is in a list, which is bound as one value.
+    """
+    parts: list[str] = []
+    values: list[Parameter] = []
+    for name, column in _COLUMN_OF.items():
+        chosen = list(getattr(where, name))
+        if chosen:
+            parts.append(one_of(column))
+            values.append(chosen)
+    if where.not_cameras:
+        parts.append(f'NOT ({one_of("camera")})')
+        values.append(list(where.not_cameras))
+    for moment, comparison in (
+        (where.start, 'ends >='),
+        (where.end, 'starts <='),
+        (where.before, 'ends <'),
+    ):
+        if moment is not None:
+            parts.append(f'{comparison} {mark}')
+            values.append(microseconds(moment))
+    return ' AND '.join(parts) or 'TRUE', values
+
+
+def microseconds(moment: datetime.datetime) -> int:
+    """Microseconds since 1970, as the database keeps a time.
+
+    Raises:
+        ValueError: no offset.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f'a time needs its offset from UTC, got {moment}')
+    return (moment - EPOCH) // MICROSECOND
+
+
+def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
+    """What a database keeps of a tracklet, in the order of COLUMNS but for the number.
+
+    Raises:
+        InputError: a text that no database can hold.
+    """
+    texts = (row.tree, row.tracklet, row.camera, row.source, row.track, row.person)
+    for text in texts:
+        if '\0' in text or any('\ud800' <= char <= '\udfff' for char in text):
+            raise InputError(f'{row.tree}, {row.tracklet}: {text!r:.80} is no text in UTF-8')
+    times = (None if time is None else microseconds(time) for time in (row.start, row.end))
+    return (*texts, *times, row.num_frames)
+
+
+def row_of(values: Sequence[Any]) -> IndexedTracklet:
+    """A tracklet of what a database gives for COLUMNS."""
+    number, tree, tracklet, camera, source, track, person, starts, ends, num_frames = values
+    start, end = (None if time is None else EPOCH + time * MICROSECOND for time in (starts, ends))
+    names = tree, tracklet, camera, source, track, person
+    return IndexedTracklet(number, *names, start, end, num_frames)

@@ -1,0 +1,253 @@
+"""An index in one SQLite file: no server, exact search, and what is deleted is gone.
+
+The rollback journal makes a lock for readers and writers of the file: while a search reads, nobody
+commits, so rows, vectors and the matrix beside the file belong together. Deleted content is
+overwritten (``secure_delete``), in the file at the commit and in the matrix right after it.
+"""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.search import top_k
+from stmn_plugin.whole_files import write_errors
+
+from .matrix import Matrix
+from .records import COLUMNS, IndexedTracklet, Where, condition, row_of, values_of
+from .store import Vectors
+
+WAIT_SECONDS = 60.0  # for other processes that write
+SHARES = 64  # of the tracklets to embed; a process takes one or several at a time
+TABLES = """
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE tracklet (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    tree TEXT NOT NULL, tracklet TEXT NOT NULL,
+    camera TEXT NOT NULL, source TEXT NOT NULL, track TEXT NOT NULL, person TEXT NOT NULL,
+    starts INTEGER, ends INTEGER, num_frames INTEGER NOT NULL,
+    feature BLOB NOT NULL,
+    UNIQUE (tree, tracklet)
+);
+CREATE TABLE erased (number INTEGER PRIMARY KEY);
+CREATE INDEX tracklet_camera ON tracklet (camera, starts, ends);
+CREATE INDEX tracklet_time ON tracklet (starts, ends);
+CREATE INDEX tracklet_person ON tracklet (person);
+"""
+MISTAKES = ('no such', 'syntax error', 'ambiguous', 'misuse')  # of ours, in OperationalErrors
+
+
+class SqliteStore:
+    """See :class:`.store.Store`.
+
+    Args:
+        path: of the file.
+        settings: what a new index is made with; None: it must be there.
+
+    Raises:
+        InputError: it is missing, damaged, or no database.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, str] | None):
+        self.name = str(path)
+        self.path = path
+        self._matrix = Matrix(path.with_name(f'{path.name}-matrix'))
+        if settings is None and not path.exists():
+            raise InputError(f'no index {path}: tools/embed.py makes one')
+        with self._errors():
+            mode = 'rw' if settings is None else 'rwc'
+            self._db = sqlite3.connect(
+                f'file:{quote(str(path.absolute()))}?mode={mode}',
+                uri=True,
+                timeout=WAIT_SECONDS,
+                isolation_level=None,  # transactions are begun and ended here
+            )
+        try:
+            with self._errors():
+                self._db.execute('PRAGMA secure_delete = ON')
+                self._db.execute('PRAGMA journal_mode')  # reads the file
+            self._make_tables(settings)
+            self._wipe()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def setting(self, name: str) -> str | None:
+        found = self._read('SELECT value FROM setting WHERE name = ?', name)
+        return found[0][0] if found else None
+
+    def set_setting(self, name: str, value: str) -> None:
+        with self._writing():
+            self._db.execute('INSERT OR REPLACE INTO setting VALUES (?, ?)', (name, value))
+
+    def insert(self, rows: Sequence[IndexedTracklet], vectors: Vectors) -> int:
+        values = [
+            (*values_of(row), vector.tobytes()) for row, vector in zip(rows, vectors, strict=True)
+        ]
+        marks = ', '.join('?' * (COLUMNS.count(',') + 1))
+        columns = COLUMNS.removeprefix('number, ')
+        with self._writing():
+            before = self._db.total_changes
+            self._db.executemany(
+                f'INSERT OR IGNORE INTO tracklet ({columns}, feature) VALUES ({marks})', values
+            )
+            return self._db.total_changes - before
+
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
+        sql, values = 'SELECT tracklet FROM tracklet WHERE tree = ?', [tree]
+        if tracklets is not None:
+            sql += f' AND {_one_of("tracklet")}'
+            values.append(json.dumps(tracklets))
+        return {tracklet for (tracklet,) in self._read(sql, *values)}
+
+    def rows(self, where: Where) -> list[IndexedTracklet]:
+        sql, values = _condition(where)
+        found = self._read(f'SELECT {COLUMNS} FROM tracklet WHERE {sql} ORDER BY number', *values)
+        return [row_of(one) for one in found]
+
+    def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
+        sql, values = _condition(Where(numbers=numbers))
+        found = self._read(f'SELECT number, feature FROM tracklet WHERE {sql}', *values)
+        return {number: np.frombuffer(feature, np.float16) for number, feature in found}
+
+    def nearest(
+        self, queries: Vectors, top: int, where: Where, metric: str
+    ) -> list[list[tuple[IndexedTracklet, float]]]:
+        sql, values = _condition(where)
+        with self._reading():  # nothing is deleted or added until the rows are read
+            first, matrix = self._matrix.follow(self._db, queries.shape[1])
+            found = self._db.execute(f'SELECT number FROM tracklet WHERE {sql}', values)
+            numbers = np.fromiter((number for (number,) in found), np.int64)
+            if not len(numbers):
+                return [[] for _ in queries]
+            numbers.sort()
+            best = top_k(
+                torch.from_numpy(queries),
+                matrix,
+                min(top, len(numbers)),
+                metric,
+                among=numbers - first,
+            )
+            indices = best.indices + first
+            rows = {row.number: row for row in self.rows(Where(numbers=indices.unique().tolist()))}
+        return [
+            [(rows[number], distance) for number, distance in zip(*pair, strict=True)]
+            for pair in zip(indices.tolist(), best.distances.tolist(), strict=True)
+        ]
+
+    def delete(self, where: Where) -> int:
+        sql, values = _condition(where)
+        with self._writing():
+            self._db.execute(f'INSERT INTO erased SELECT number FROM tracklet WHERE {sql}', values)
+            deleted = self._db.execute(f'DELETE FROM tracklet WHERE {sql}', values)
+        self._wipe()
+        return deleted.rowcount
+
+    def _wipe(self) -> None:
+        """Take the deleted vectors out of the matrix; what a killed process left, too."""
+        erased = [number for (number,) in self._read('SELECT number FROM erased')]
+        if erased:
+            self._matrix.wipe(erased)
+            with self._writing():
+                self._db.execute(
+                    f'DELETE FROM erased WHERE {_one_of("number")}', [json.dumps(erased)]
+                )
+
+    def count(self) -> int:
+        return int(self._read('SELECT count(*) FROM tracklet')[0][0])
+
+    @contextlib.contextmanager
+    def claim(self, rows: Sequence[IndexedTracklet], limit: int) -> Iterator[list[IndexedTracklet]]:
+        shares: dict[int, list[tuple[int, IndexedTracklet]]] = {}
+        for place, row in enumerate(rows):
+            digest = hashlib.sha256(f'{row.tree}\n{row.tracklet}'.encode()).digest()
+            shares.setdefault(digest[0] % SHARES, []).append((place, row))
+        folder = self.path.with_name(f'{self.path.name}-claims')
+        with write_errors(folder):
+            folder.mkdir(exist_ok=True)
+        claimed: list[tuple[int, IndexedTracklet]] = []
+        with contextlib.ExitStack() as locks:
+            for share in sorted(shares, key=lambda _: secrets.token_bytes(4)):
+                if len(claimed) >= limit:
+                    break
+                try:
+                    locks.enter_context(FileLock(folder / f'{share:02}.lock', blocking=False))
+                except Timeout:
+                    continue
+                own = shares[share]
+                for tree in {row.tree for _, row in own}:
+                    done = self.known(tree, [row.tracklet for _, row in own if row.tree == tree])
+                    own = [x for x in own if x[1].tree != tree or x[1].tracklet not in done]
+                claimed += own[: limit - len(claimed)]
+            yield [row for _, row in sorted(claimed, key=lambda one: one[0])]
+
+    def _make_tables(self, settings: Mapping[str, str] | None) -> None:
+        if self._read('SELECT 1 FROM sqlite_master LIMIT 1'):
+            return
+        if settings is None:
+            raise InputError(f'{self.name} is empty, no index: tools/embed.py makes one')
+        with self._writing():
+            if not self._db.execute('SELECT 1 FROM sqlite_master LIMIT 1').fetchone():
+                for statement in filter(str.strip, TABLES.split(';')):
+                    self._db.execute(statement)
+                own = {'id': secrets.token_hex(16), **settings}
+                self._db.executemany('INSERT INTO setting VALUES (?, ?)', own.items())
+
+    def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._db.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One state of the database in the block."""
+        with self._errors():
+            self._db.execute('BEGIN')
+            try:
+                yield
+            finally:
+                self._db.execute('ROLLBACK')
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """All of the block or nothing."""
+        with self._errors():
+            self._db.execute('BEGIN IMMEDIATE')
+            try:
+                yield
+                self._db.execute('COMMIT')
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute('ROLLBACK')
+                raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            of_ours = type(error) not in (sqlite3.DatabaseError, sqlite3.OperationalError)
+            if of_ours or any(word in str(error) for word in MISTAKES):
+                raise
+            raise InputError(f'{self.name}: {error}') from error
+
+
+def _one_of(column: str) -> str:
+    return f'{column} IN (SELECT value FROM json_each(?))'
+
+
+def _condition(where: Where) -> tuple[str, list[object]]:
+    sql, values = condition(where, '?', _one_of)
+    return sql, [json.dumps(value) if isinstance(value, list) else value for value in values]

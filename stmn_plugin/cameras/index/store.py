@@ -1,0 +1,66 @@
+"""What a database must do for an index; it knows rows and float16 vectors, no model."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .records import IndexedTracklet, Where
+
+SCHEMA = 1
+"""Version of the tables; a newer one is refused."""
+
+Vectors = NDArray[np.float16]
+"""(n, D), C-contiguous."""
+
+
+class Neighbour(NamedTuple):
+    number: int
+    distance: float
+
+
+class Store(Protocol):
+    """Tables of one index. Every method is one transaction and raises InputError for what the
+    database refuses; vectors are (n, D)."""
+
+    name: str
+    """Of the file or server, for messages."""
+
+    def setting(self, name: str) -> str | None: ...
+
+    def set_setting(self, name: str, value: str) -> None: ...
+
+    def insert(self, rows: Sequence[IndexedTracklet], vectors: Vectors) -> int:
+        """Add rows whose tree and tracklet are new, in their order; how many there were."""
+
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
+        """Tracklets of a tree that are in the index; of some, or of all."""
+
+    def rows(self, where: Where) -> list[IndexedTracklet]:
+        """By number."""
+
+    def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
+        """Number → vector (D,) of those that are there."""
+
+    def nearest(
+        self, queries: Vectors, top: int, where: Where, metric: str
+    ) -> list[list[tuple[IndexedTracklet, float]]]:
+        """The nearest of every query (Q, D) by distance, then by number."""
+
+    def delete(self, where: Where) -> int:
+        """How many were removed, with the bytes of their vectors."""
+
+    def count(self) -> int: ...
+
+    def claim(
+        self, rows: Sequence[IndexedTracklet], limit: int
+    ) -> AbstractContextManager[list[IndexedTracklet]]:
+        """In the block, some of the rows, at most ``limit``, are this process's to embed.
+
+        None of them is in the index or another process's; a process that dies leaves its own to
+        the others.
+        """
+
+    def close(self) -> None: ...

@@ -1,0 +1,194 @@
+"""``TrackletIndex``: features of tracklets to add, search, list and delete; one API, any store."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.search import unit_vectors
+
+from .model_key import ModelKey
+from .records import EVERYTHING, IndexedTracklet, Match, Where
+from .sqlite_store import SqliteStore
+from .store import SCHEMA, Store, Vectors
+
+SERVERS = ('postgresql://', 'postgres://')
+
+
+class TrackletIndex:
+    """Features of tracklets that one model made, and what is known of these tracklets.
+
+    Features are kept as float16, of length 1 where nothing else counts for the distance. Queries
+    are rounded alike: a tracklet is at distance 0 of itself. One object serves one thread.
+
+    Attributes:
+        model: what the features depend on.
+    """
+
+    def __init__(self, store: Store, model: ModelKey):
+        self._store = store
+        self.model = model
+
+    @classmethod
+    def open(cls, url: str | Path, model: ModelKey | None = None) -> 'TrackletIndex':
+        """Open an index, or make it.
+
+        Args:
+            url: a file, or ``postgresql://USER@HOST/DATABASE``.
+            model: whose features shall be added or searched; without it, the index must be there.
+
+        Raises:
+            InputError: it is missing, damaged, of another program, of a newer version of this one,
+                or made with another model; the server is away.
+        """
+        settings = {'schema': str(SCHEMA), 'model': model.as_text()} if model else None
+        if str(url).startswith(SERVERS):
+            raise InputError(f'{url}: servers come soon')
+        store: Store = SqliteStore(Path(url).expanduser(), settings)
+        try:
+            return cls(store, _agreed_model(store, model))
+        except BaseException:
+            store.close()
+            raise
+
+    def add(self, rows: Sequence[IndexedTracklet], features: Tensor) -> int:
+        """Add tracklets in one transaction; those of the same tree and folder stay as they are.
+
+        Args:
+            rows: N of them; their numbers do not count.
+            features: of the model, (N, D) of any float type.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            InputError: features that float16 cannot hold; what the database refuses.
+        """
+        vectors = self._vectors(features)
+        if len(rows) != len(vectors):
+            raise ValueError(f'{len(rows)} rows and {len(vectors)} features')
+        return self._store.insert(rows, vectors)
+
+    def search(
+        self, queries: Tensor, top: int = 10, where: Where = EVERYTHING
+    ) -> list[list[Match]]:
+        """The nearest tracklets of every query, compared with all that meet the condition.
+
+        Args:
+            queries: features of the model, (Q, D).
+            top: matches of a query, at least 1; fewer if there are not so many.
+            where: which tracklets are compared.
+
+        Returns:
+            For each query by ascending distance, then by number.
+        """
+        if top < 1:
+            raise ValueError(f'top must be at least 1, got {top}')
+        found = self._store.nearest(self._vectors(queries), top, where, self.model.metric)
+        return [[Match(*one) for one in of_query] for of_query in found]
+
+    def rows(self, where: Where = EVERYTHING) -> list[IndexedTracklet]:
+        """What is known of tracklets, by number."""
+        return self._store.rows(where)
+
+    def features(self, numbers: Sequence[int]) -> Tensor:
+        """The features of tracklets in the order of the numbers, float32 (N, D).
+
+        Raises:
+            InputError: a number that is not in the index.
+        """
+        found = self._store.vectors(numbers)
+        missing = [number for number in numbers if number not in found]
+        if missing:
+            raise InputError(f'{self._store.name}: no tracklet {missing[0]}')
+        if not found:
+            return torch.empty(0, self.model.dim)
+        return torch.from_numpy(np.stack([found[number] for number in numbers])).float()
+
+    def delete(self, where: Where) -> int:
+        """Remove tracklets; how many. Their files stay.
+
+        When this returns, the vectors are in no file of an SQLite index any more. A server may keep
+        them in its log and its backups, see docs/cameras-index.md.
+        """
+        return self._store.delete(where)
+
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
+        """Folders of a tree's tracklets that are in the index; of some, or of all."""
+        return self._store.known(tree, tracklets)
+
+    def claim(
+        self, rows: Sequence[IndexedTracklet], limit: int
+    ) -> AbstractContextManager[list[IndexedTracklet]]:
+        """In the block, at most ``limit`` of the rows are this process's to embed and add.
+
+        None of them is in the index yet, or another process's. A process that dies leaves its own
+        to the others.
+        """
+        return self._store.claim(rows, limit)
+
+    def note(self, name: str) -> str | None:
+        """A text that was kept with the index."""
+        return self._store.setting(f'note:{name}')
+
+    def set_note(self, name: str, text: str) -> None:
+        """Keep a text with the index."""
+        self._store.set_setting(f'note:{name}', text)
+
+    def __len__(self) -> int:
+        return self._store.count()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> 'TrackletIndex':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _vectors(self, features: Tensor) -> Vectors:
+        if features.dim() != 2 or features.shape[1] != self.model.dim:
+            raise ValueError(
+                f'expected features of shape (N, {self.model.dim}), got {tuple(features.shape)}'
+            )
+        vectors = features.detach().cpu()
+        if self.model.has_unit_features:
+            vectors = unit_vectors(vectors)
+        vectors = vectors.half().contiguous()
+        if not torch.isfinite(vectors).all():
+            raise InputError('features are NaN, infinite or above 65,504, the largest of float16')
+        array: Vectors = vectors.numpy()
+        return array
+
+
+def _agreed_model(store: Store, model: ModelKey | None) -> ModelKey:
+    """The model of an index, which is ``model`` if that is given."""
+    schema = store.setting('schema')
+    if schema is None or not schema.isdecimal():
+        raise InputError(f'{store.name} is no index of this program')
+    if int(schema) > SCHEMA:
+        raise InputError(
+            f'{store.name} was made by a newer version of this program: its tables are of version '
+            f'{schema}, this one knows {SCHEMA}'
+        )
+    try:
+        made_with = ModelKey.from_text(store.setting('model') or '')
+    except (ValueError, TypeError) as error:
+        raise InputError(f'{store.name} is damaged: its model is no JSON object of one') from error
+    if model is not None and model != made_with:
+        raise InputError(
+            f'{store.name} was made with another model, their features cannot be compared: '
+            f'{made_with.differences(model)}'
+        )
+    return made_with

@@ -1,0 +1,90 @@
+"""List what an index of tracklets holds, or delete some of it.
+
+Without an action it counts the tracklets of every camera. Deleting takes them and their vectors out
+of the index; the crops stay in their tree.
+"""
+
+import argparse
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stmn_plugin.console import run_tool
+from stmn_plugin.errors import InputError, exit_on_input_error, printable
+
+from .command_line import CommandLine
+from .where_flags import add_where_flags, where_of
+
+if TYPE_CHECKING:
+    from stmn_plugin.cameras.index.records import IndexedTracklet
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = CommandLine(
+        takes_keys=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example: %(prog)s people.db --delete --older-than 30d',
+    )
+    parser.add_argument('index', metavar='INDEX', help='an SQLite file')
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument('--rows', action='store_true', help='list every tracklet')
+    action.add_argument('--delete', action='store_true', help='take them out of the index')
+    parser.add_argument('--all', action='store_true', help='with --delete: whatever there is')
+    add_where_flags(parser, 'which tracklets (all by default)')
+    return parser.parse_args(argv)
+
+
+def summary(rows: Sequence['IndexedTracklet']) -> str:
+    """A table: cameras with their tracklets, videos, persons and times."""
+    from tabulate import tabulate
+
+    by_camera: dict[str, list[IndexedTracklet]] = {}
+    for row in rows:
+        by_camera.setdefault(row.camera, []).append(row)
+    lines = [
+        {
+            'camera': printable(camera),
+            'tracklets': len(own),
+            'videos': len({row.source for row in own}),
+            'persons with a name': len({row.person for row in own} - {'unknown'}),
+            'from': _shown(min((row.start for row in own if row.start), default=None)),
+            'to': _shown(max((row.end for row in own if row.end), default=None)),
+        }
+        for camera, own in sorted(by_camera.items())
+    ]
+    table: str = tabulate(lines, headers='keys', disable_numparse=True)
+    return table
+
+
+def _shown(moment: object) -> str:
+    return str(moment)[:19] if moment else '-'
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with exit_on_input_error(args.debug):
+        from stmn_plugin.cameras.index.records import EVERYTHING
+        from stmn_plugin.cameras.index.tracklet_index import TrackletIndex
+
+        where = where_of(args)
+        if args.delete and where == EVERYTHING and not args.all:
+            raise InputError('--delete: say which tracklets, or --all')
+        with TrackletIndex.open(args.index) as index:
+            if args.delete:
+                print(
+                    printable(f'{args.index}: {index.delete(where):,} tracklets deleted, ')
+                    + f'{len(index):,} left'
+                )
+                return
+            rows = index.rows(where)
+            if args.rows:
+                for row in rows:
+                    cells = row.number, row.tree, row.tracklet, row.camera, row.source, row.person
+                    print(*map(printable, cells), _shown(row.start), _shown(row.end), sep='\t')
+            else:
+                print(summary(rows))
+                print(f'{len(rows):,} tracklets, times in UTC')
+
+
+run = functools.partial(run_tool, main)  # the installed command

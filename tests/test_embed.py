@@ -1,0 +1,170 @@
+"""A tree of tracklets and a checkpoint → an index, in one go or in pieces."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy_models
+from PIL import Image
+from torch import nn
+
+from stmn_plugin.cameras.index import ModelKey, TrackletIndex
+from stmn_plugin.cameras.index.embedding import crops_of, embed_rows, tree_rows
+from stmn_plugin.cameras.manifest import ManifestEntry, write_manifest
+from stmn_plugin.cli import embed as command
+from stmn_plugin.cli import index as index_command
+from stmn_plugin.config import flatten, load_config
+from stmn_plugin.models.base import VideoModel
+from stmn_plugin.models.building import ModelSpec, build_video_model
+from stmn_plugin.models.loading import load_model
+
+
+class MeanColours(VideoModel):
+    """The mean colour of a clip, times a scale that is its only weight."""
+
+    takes_any_length = True
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    def __init__(self, num_classes, seq_len, config, pretrained=True):
+        super().__init__(num_classes, seq_len, config, pretrained)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, clips):
+        return self.as_clips(clips).mean(dim=(1, 3, 4)) * self.scale
+
+    def backbone(self):
+        return nn.Identity()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registered():
+    with toy_models.registered(mean_colours=MeanColours):
+        yield
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    words = 'model.name mean_colours data.height 32 data.width 16 data.type video'
+    config = flatten(load_config('', words.split()))
+    network = build_video_model(ModelSpec.from_config(config), 2, pretrained=False)
+    path = tmp_path / 'model.pth.tar-1'
+    torch.save({'state_dict': network.state_dict(), 'epoch': 1, 'config': config}, path)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Twelve tracklets, each of one colour."""
+    folder, entries = tmp_path / 'people', []
+    for i in range(12):
+        name = f'gallery/unknown/{["lobby", "gate"][i % 2]}/video-{i}'
+        (folder / name).mkdir(parents=True)
+        for frame in range(3):
+            picture = Image.new('RGB', (16, 32), tuple(colour_of(i)))
+            picture.save(folder / name / f'{frame:08}.png')
+        start = f'2026-03-01T08:{i:02}:00.250+01:00'
+        entries.append(
+            ManifestEntry(
+                tracklet=name,
+                camera=['lobby', 'gate'][i % 2],
+                source='video.mp4',
+                track=str(i),
+                person='unknown' if i else 'Käthe',
+                start=start,
+                end=start,
+                frames=[0, 1, 2],
+                times=[0, 0.1, 0.2],
+                boxes=[[0, 0, 1, 1]] * 3,
+                confidence=None,
+            )
+        )
+    write_manifest(folder, entries)
+    return folder
+
+
+def colour_of(i):
+    return [20 * i, 255 - 20 * i, (70 * i) % 256]
+
+
+def run(*words):
+    command.main([str(word) for word in words])
+
+
+def test_every_tracklet_is_embedded_with_what_the_manifest_says(tree, checkpoint, tmp_path, capsys):
+    run(checkpoint, tree, '--index', tmp_path / 'people.db')
+    said = capsys.readouterr().out
+    assert '12 tracklets added' in said and '12 in all' in said
+    with TrackletIndex.open(tmp_path / 'people.db') as index:
+        rows = index.rows()
+        assert [row.track for row in rows] == [str(i) for i in range(12)]
+        assert {row.tree for row in rows} == {str(tree)} and rows[0].person == 'Käthe'
+        utc = datetime.timezone.utc
+        assert rows[3].start == datetime.datetime(2026, 3, 1, 7, 3, 0, 250_000, utc)
+        assert {row.num_frames for row in rows} == {3}
+        # what the model does, with the normalisation of ImageNet
+        mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        wanted = [(np.array(colour_of(i)) / 255 - mean) / std for i in range(12)]
+        found = index.features([row.number for row in rows]).numpy()
+        if index.model.has_unit_features:
+            wanted = [one / np.linalg.norm(one) for one in wanted]
+        assert np.allclose(found, wanted, atol=2e-3)
+
+
+def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys, monkeypatch):
+    run(checkpoint, tree, '--index', tmp_path / 'people.db')
+    with TrackletIndex.open(tmp_path / 'people.db') as index:
+        before = index.rows()
+    monkeypatch.setattr(MeanColours, 'forward', lambda *_: pytest.fail('embedded again'))
+    model = load_model(checkpoint)
+    key = ModelKey(**{**vars(index.model)})
+    with TrackletIndex.open(tmp_path / 'people.db', key) as index:
+        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == 0
+        assert index.rows() == before
+
+
+def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, tmp_path, capsys):
+    rows = tree_rows(tree)
+    broken = Path(crops_of(rows[5])[1])
+    whole = broken.read_bytes()
+    broken.write_bytes(b'no picture')
+    model = load_model(checkpoint)
+    key = ModelKey.of(model)
+    path = tmp_path / 'people.db'
+    with (
+        TrackletIndex.open(path, key) as index,
+        pytest.raises(ValueError, match=r'00000001\.png'),
+    ):
+        embed_rows(index, key.embedder(model), rows, at_once=1)
+    with TrackletIndex.open(path, key) as index:
+        there = {row.track for row in index.rows()}
+        assert '5' not in there
+        broken.write_bytes(whole)
+        assert embed_rows(index, key.embedder(model), rows, at_once=4) == 12 - len(there)
+        assert sorted(int(row.track) for row in index.rows()) == list(range(12))
+
+
+def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, capsys):
+    path = str(tmp_path / 'people.db')
+    run(checkpoint, tree, '--index', path)
+    capsys.readouterr()
+    index_command.main([path])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:4] == ['gate', '6', '1', '0'] and lines[3].split()[3] == '1'
+    assert lines[-1] == '12 tracklets, times in UTC'
+    index_command.main([path, '--rows', '--person', 'Käthe'])
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.split('\t')[2:6] == ['gallery/unknown/lobby/video-0', 'lobby', 'video.mp4', 'Käthe']
+    with pytest.raises(SystemExit) as ended:
+        index_command.main([path, '--delete'])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == 'error: --delete: say which tracklets, or --all\n'
+    index_command.main([path, '--delete', '--camera', 'gate', '--to', '2026-03-01T07:05:00Z'])
+    assert capsys.readouterr().out == f'{path}: 2 tracklets deleted, 10 left\n'
+    index_command.main([path, '--delete', '--older-than', '1d'])
+    assert capsys.readouterr().out == f'{path}: 10 tracklets deleted, 0 left\n'

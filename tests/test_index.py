@@ -1,0 +1,210 @@
+"""An index of tracklets: what is added is found, filtered, listed, deleted; models do not mix."""
+
+import datetime
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from stmn_plugin.cameras.index import IndexedTracklet, ModelKey, TrackletIndex, Where
+from stmn_plugin.errors import InputError
+
+KEY = ModelKey('a' * 64, 'stmn', 64, 32, 4, dim=16)
+BEGIN = datetime.datetime(2026, 3, 1, 8, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
+MINUTE = datetime.timedelta(minutes=1)
+HOSTILE = "'); DROP TABLE tracklet; --"
+
+
+def make_rows(count, first=0):
+    """Tracklets of three cameras, a minute apart and half a minute long; some without times."""
+    return [
+        IndexedTracklet(
+            number=0,
+            tree='/people',
+            tracklet=f'gallery/unknown/{i % 3}/{i}',
+            camera=['lobby', 'gate', HOSTILE][i % 3],
+            source=f'video{i % 2}.mp4',
+            track=str(i),
+            person=f'person {i % 5}' if i % 2 else 'unknown',
+            start=None if i % 7 == 6 else BEGIN + i * MINUTE,
+            end=None if i % 7 == 6 else BEGIN + (i + 0.5) * MINUTE,
+            num_frames=i + 1,
+        )
+        for i in range(first, first + count)
+    ]
+
+
+def make_features(count, seed=0, dim=16):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def index(tmp_path):
+    with TrackletIndex.open(tmp_path / 'people.db', KEY) as opened:
+        opened.add(make_rows(40), make_features(40))
+        yield opened
+
+
+def slow_search(query, features, chosen, top, metric='cosine'):
+    """Places of the nearest and their distances, one by one, in float64 of the rounded vectors."""
+    found = []
+    for i in chosen:
+        a, b = (np.asarray(x, dtype=np.float64) for x in (query, features[i]))
+        if metric == 'cosine':
+            distance = 1 - a @ b / np.sqrt((a @ a) * (b @ b))
+        else:
+            distance = ((a - b) ** 2).sum()
+        found.append((distance, i))
+    return sorted(found)[:top]
+
+
+def holds(row, where):
+    """The condition in words."""
+    overlaps = row.start is not None and (
+        (where.start is None or row.end >= where.start)
+        and (where.end is None or row.start <= where.end)
+    )
+    return (
+        (not where.cameras or row.camera in where.cameras)
+        and row.camera not in where.not_cameras
+        and (not where.persons or row.person in where.persons)
+        and (not where.sources or row.source in where.sources)
+        and (not where.tracklets or row.tracklet in where.tracklets)
+        and (not where.numbers or row.number in where.numbers)
+        and ((where.start is None and where.end is None) or overlaps)
+        and (where.before is None or (row.end is not None and row.end < where.before))
+    )
+
+
+CONDITIONS = [
+    Where(),
+    Where(cameras=['gate']),
+    Where(cameras=['gate', HOSTILE], sources=['video1.mp4']),
+    Where(not_cameras=['lobby', 'nowhere']),
+    Where(start=BEGIN + 10 * MINUTE),
+    Where(end=BEGIN + 10 * MINUTE),
+    Where(start=BEGIN + 3.25 * MINUTE, end=BEGIN + 8 * MINUTE, not_cameras=[HOSTILE]),
+    Where(before=BEGIN + 8 * MINUTE),
+    Where(persons=['person 1', 'person 3', "' OR 1=1 --"]),
+    Where(tracklets=['gallery/unknown/1/4', 'gallery/unknown/2/5']),
+    Where(numbers=[2, 3, 5, 7, 999]),
+    Where(cameras=['nowhere']),
+]
+
+
+@pytest.mark.parametrize('where', CONDITIONS)
+def test_the_nearest_of_those_that_meet_the_condition(index, where):
+    rows, features = index.rows(), make_features(40).numpy()
+    chosen = [i for i, row in enumerate(rows) if holds(row, where)]
+    assert len(chosen) < 40 or where == Where()
+    assert index.rows(where) == [rows[i] for i in chosen]
+    queries = make_features(3, seed=1)
+    for query, matches in zip(queries.numpy(), index.search(queries, 6, where), strict=True):
+        wanted = slow_search(query, features, chosen, 6)
+        assert [match.row for match in matches] == [rows[i] for _, i in wanted]
+        distances = [match.distance for match in matches]
+        assert np.allclose(distances, [one for one, _ in wanted], atol=2e-3)
+
+
+def test_rows_come_back_as_they_were_with_times_in_utc(index):
+    for given, row in zip(make_rows(40), index.rows(), strict=True):
+        assert row == IndexedTracklet(row.number, *list(vars(given).values())[1:])
+        assert row.start is None or row.start.utcoffset() == datetime.timedelta(0)
+    assert [row.number for row in index.rows()] == list(range(1, 41))
+
+
+def test_features_come_back_in_the_order_of_the_numbers(index):
+    features = index.features([7, 3, 7])
+    unit = make_features(40) / make_features(40).norm(dim=1, keepdim=True)
+    assert torch.equal(features, unit[[6, 2, 6]].half().float())
+    with pytest.raises(InputError, match='no tracklet 41'):
+        index.features([1, 41])
+
+
+def test_a_tracklet_is_added_once(index):
+    again = make_rows(42)
+    assert index.add(again, make_features(42, seed=9)) == 2 and len(index) == 42
+    assert torch.equal(index.features([40]), index.features([40]))
+    [[match]] = index.search(make_features(40)[39:], 1)
+    assert (match.row.number, match.distance) == (40, pytest.approx(0, abs=1e-6))
+
+
+def test_equal_distances_are_in_the_order_of_numbers(index):
+    index.add(make_rows(8, first=100), torch.ones(8, 16))
+    [matches] = index.search(torch.ones(1, 16), 5)
+    assert [match.row.number for match in matches] == [41, 42, 43, 44, 45]
+
+
+def test_euclidean_distances_are_squared_and_of_features_as_they_are(tmp_path):
+    key = ModelKey('a' * 64, 'stmn', 64, 32, 4, 16, 'euclidean')
+    features, queries = 30 * make_features(40), 30 * make_features(2, seed=1)
+    with TrackletIndex.open(tmp_path / 'people.db', key) as index:
+        index.add(make_rows(40), features)
+        for query, matches in zip(queries, index.search(queries, 5), strict=True):
+            wanted = slow_search(query, features, range(40), 5, 'euclidean')
+            assert [match.row.number - 1 for match in matches] == [i for _, i in wanted]
+            distances = [match.distance for match in matches]
+            assert np.allclose(distances, [one for one, _ in wanted], rtol=2e-3)
+        with pytest.raises(InputError, match='65,504'):
+            index.add(make_rows(1, first=50), torch.full((1, 16), 1e5))
+        assert len(index) == 40
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_any_order_of_adding_and_deleting_gives_the_same_search(tmp_path, seed):
+    """Against a dictionary; the index is also closed, opened and copied without its matrix."""
+    draw = np.random.default_rng(seed)
+    path, there, given = tmp_path / 'people.db', {}, itertools.count()
+    query = make_features(1, seed=50)
+    index = TrackletIndex.open(path, KEY)
+    for _ in range(40):
+        action = draw.integers(6)
+        if action <= 2:
+            rows = [row for _ in range(draw.integers(1, 9)) for row in make_rows(1, next(given))]
+            features = make_features(len(rows), seed=int(draw.integers(1 << 30)))
+            index.add(rows, features)
+            there |= {row.tracklet: one for row, one in zip(rows, features, strict=True)}
+        elif action == 3 and there:
+            gone = draw.choice(sorted(there), size=draw.integers(1, len(there) + 1), replace=False)
+            gone = list(gone)[: draw.integers(1, 30)]
+            assert index.delete(Where(tracklets=list(map(str, gone)))) == len(gone)
+            there = {name: one for name, one in there.items() if name not in gone}
+        elif action == 4:
+            index.close()
+            if draw.integers(2):
+                path.with_name('people.db-matrix').unlink(missing_ok=True)
+            index = TrackletIndex.open(path)
+        assert len(index) == len(there)
+        if draw.integers(2):
+            [matches] = index.search(query, 5)
+            names = sorted(there)
+            wanted = slow_search(query[0], [there[name] for name in names], range(len(names)), 5)
+            assert [match.row.tracklet for match in matches] == [names[i] for _, i in wanted]
+    index.close()
+
+
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        ({'weights': 'b' * 64}, 'weights aaaaaaaaaaaaaaaa and not bbbbbbbbbbbbbbbb'),
+        ({'height': 128}, 'height 64 and not 128'),
+        ({'seq_len': 8}, 'seq_len 4 and not 8'),
+        ({'metric': 'euclidean'}, 'metric cosine and not euclidean'),
+        ({'flip': True}, 'flip False and not True'),
+    ],
+)
+def test_an_index_of_another_model_is_refused(index, tmp_path, change, said):
+    with pytest.raises(InputError) as raised:
+        TrackletIndex.open(tmp_path / 'people.db', ModelKey(**{**vars(KEY), **change}))
+    assert str(raised.value).endswith(f'features cannot be compared: {said}')
+    with TrackletIndex.open(tmp_path / 'people.db') as again:
+        assert again.model == KEY
+
+
+def test_notes_stay(index, tmp_path):
+    assert index.note('verification') is None
+    index.set_note('verification', '{"a": "é"}')
+    index.set_note('verification', '{"b": 2}')
+    with TrackletIndex.open(tmp_path / 'people.db') as again:
+        assert again.note('verification') == '{"b": 2}'
