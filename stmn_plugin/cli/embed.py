@@ -1,4 +1,4 @@
-"""Embed the tracklets of a tree with a trained model, into an index.
+"""Put features of the tracklets of a tree into an index.
 
 Tracklets that are in the index already are skipped: interrupt it whenever you like, the same
 command goes on where it stopped. Started several times, the processes share the work.
