@@ -133,6 +133,10 @@ def test_the_papers_recipe():
         'temporal_mode': 'memory',
         'temporal_items': 5,
         'similarity_scale': 'auto',
+        'key_normalisation': 'item',
+        'addressing': 'position',
+        'stem_relu': True,
+        'frame_bnneck': 'clip',
     }
     assert cfg.video.seq_len == 6
     assert recipe_kwargs(cfg) == {
@@ -143,6 +147,7 @@ def test_the_papers_recipe():
         'spread_weight': 1.0,
         'spread_margin': 0.3,
         'spread_reduction': 'mean',
+        'spread_replicas': 1,
     }
     assert (cfg.train.lr, cfg.train.weight_decay, cfg.train.max_epoch) == (1e-4, 1e-5, 200)
     assert (cfg.train.stepsize, cfg.train.gamma) == ([50], 0.1)

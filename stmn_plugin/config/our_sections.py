@@ -139,6 +139,12 @@ class Spread:
     reduction: str = setting(
         'mean', OneOf(('sum', 'mean')), "over the items: mean (authors' code), sum (Eq. 9)"
     )
+    replicas: int = setting(
+        1,
+        COUNT,
+        'parts of a batch whose losses are averaged: 1 (Eq. 9); 3, as on the three GPUs of the '
+        "authors' code",
+    )
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ FREE_KEYS = """
     rmsprop.alpha adam.beta1 adam.beta2
     loss.softmax.label_smooth loss.triplet.margin loss.triplet.weight_t loss.triplet.weight_x
     loss.spread.weight loss.spread.margin loss.spread.reduction
+    loss.spread.replicas
     test.batch_size test.dist_metric test.normalize_feature test.ranks test.evaluate test.eval_freq
     test.start_eval test.rerank test.visrank test.visrank_topk test.frames
     test.clips_per_tracklet test.features_dir test.flip test.protocol

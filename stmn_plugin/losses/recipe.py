@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class Recipe:
     spread_weight: float = 1.0  # of every memory spread term; 0 is "w/o L_S" of Table 1
     spread_margin: float = 0.3  # alpha
     spread_reduction: str = 'mean'  # over the items; 'sum' is Eq. 9 literally
+    spread_replicas: int = 1  # parts of the batch, each with a loss; 3 in the authors' code
 
     def cross_entropy(self, logits: Tensor, pids: Tensor) -> Tensor:
         """Of logits (B, identities) with identities (B,) (Sec. 3.3)."""
@@ -36,10 +38,21 @@ class Recipe:
             return features.new_zeros(())
         return self.triplet_weight * batch_hard_triplet_loss(features, pids, self.triplet_margin)
 
-    def spread(self, probs: Tensor) -> Tensor:
-        """Of a memory's matching probabilities (P, items) (Eq. 9)."""
+    def spread(self, probs: Tensor, num_clips: int = 1) -> Tensor:
+        """Of a memory's matching probabilities (P, items) (Eq. 9).
+
+        Args:
+            probs: of a whole batch, the accesses of a clip one after the other.
+            num_clips: B. The parts, of ceil(B / replicas) clips, are those of DataParallel; their
+                losses are averaged.
+        """
         if self.spread_weight == 0:
             return probs.new_zeros(())
-        return self.spread_weight * memory_spread_loss(
-            probs, self.spread_margin, self.spread_reduction
-        )
+        parts = [probs]
+        if self.spread_replicas > 1:
+            by_clip = probs.unflatten(0, (num_clips, -1)).chunk(self.spread_replicas)
+            parts = [part.flatten(0, 1) for part in by_clip]
+        losses = [
+            memory_spread_loss(part, self.spread_margin, self.spread_reduction) for part in parts
+        ]
+        return self.spread_weight * torch.stack(losses).mean()

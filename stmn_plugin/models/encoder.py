@@ -86,6 +86,8 @@ class Encoder(nn.Module):
         weights: a file or link with a torchvision ResNet's weights instead of torchvision's.
         sha256: expected digest of ``weights``.
         section: of the config, for errors.
+        stem_relu: has the ResNet's ReLU between its first BN and the max pooling; the authors'
+            released code has none.
 
     Raises:
         InputError: unknown backbone, weights that cannot be had or do not fit.
@@ -100,6 +102,7 @@ class Encoder(nn.Module):
         weights: str = '',
         sha256: str = '',
         section: str = 'stmn',
+        stem_relu: bool = True,
     ):
         super().__init__()
         if backbone not in BACKBONES:
@@ -112,7 +115,7 @@ class Encoder(nn.Module):
         self.trunk = nn.Sequential(
             resnet.conv1,
             resnet.bn1,
-            resnet.relu,
+            resnet.relu if stem_relu else nn.Identity(),
             resnet.maxpool,
             resnet.layer1,
             resnet.layer2,

@@ -1,11 +1,14 @@
 """Spatial and Temporal Memory Networks (ICCV 2021), the architecture of the paper.
 
-``memory.py`` holds the two memories (Eq. 1-7), ``stmn.py`` the whole network (Fig. 2, 3). The
-encoder in front of them is in ``models/encoder.py``, as other architectures have it, too.
+``memory.py`` holds addressing and the spatial memory (Eq. 1-3), ``temporal.py`` the temporal one
+(Eq. 4-7), ``stmn.py`` the whole network (Fig. 2, 3), ``config.py`` its settings. The encoder in
+front of them is in ``models/encoder.py``, as other architectures have it, too.
 """
 
-from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
-from .stmn import STMN, STMNConfig, STMNOutput
+from .config import STMNConfig
+from .memory import SpatialMemory
+from .stmn import STMN, STMNOutput
+from .temporal import TemporalAverage, TemporalMemory, TemporalMLP
 
 __all__ = [
     'STMN',

@@ -1,4 +1,4 @@
-"""Maps and queries of the encoder → refined frame vectors (spatial), one clip vector (temporal).
+"""How a memory is addressed, and the spatial one: maps and queries → refined frame vectors.
 
 Letters: B clips, L frames, D channels, H W positions (K = H*W), M spatial items, N temporal items,
 T = B*L frames, P accesses of a memory.
@@ -10,6 +10,9 @@ DEPARTURE from the letter of Eq. 1: the scale. The paper writes no temperature (
 the probabilities of M=10 items lie between 0.085 and 0.232 for orthogonal keys, so the paper's own
 spread margin of 0.3 is out of reach; ``scale=None`` takes sqrt(D / items), about what the authors'
 code reaches by normalising its keys across items. ``scale=1.0`` is Eq. 1 literally.
+
+Two arguments select what the authors' released code computes (docs/released-code.md):
+``key_normalisation='channel'`` and ``addressing='group'``.
 """
 
 import math
@@ -23,32 +26,41 @@ from stmn_plugin.distributed import total, world_size
 
 from ..encoder import global_average
 
+ADDRESSINGS = ('position', 'group')
+KEY_NORMALISATIONS = ('item', 'channel')
+
 
 def auto_scale(dim: int, num_items: int) -> float:
     """The default similarity scale, sqrt(D / items)."""
     return math.sqrt(dim / num_items)
 
 
-def cosine_probs(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+def cosine_probs(
+    queries: Tensor, keys: Tensor, scale: float, key_normalisation: str = 'item'
+) -> Tensor:
     """Matching probabilities of Eq. 1 and Eq. 5.
 
     Args:
         queries: shape (..., D).
         keys: shape (items, D).
-        scale: factor of the cosine before the softmax.
+        scale: factor of the similarity before the softmax.
+        key_normalisation: one of KEY_NORMALISATIONS. 'item': each key has length 1, so that the
+            similarity is the cosine; 'channel', as in the authors' code: each channel has length
+            1 over the items.
 
     Returns:
         Shape (..., items), rows sum to 1. A query of zeros matches all alike.
     """
-    # (q.k) / |q||k| without a normalised copy of the queries, the largest tensor around
+    keys = F.normalize(keys, dim=1 if key_normalisation == 'item' else 0)
+    # (q.k) / |q| without a normalised copy of the queries, the largest tensor around
     query_norms = torch.linalg.vector_norm(queries, dim=-1, keepdim=True).clamp(min=1e-12)
-    similarity = F.linear(queries, F.normalize(keys, dim=1)) / query_norms  # (..., items)
+    similarity = F.linear(queries, keys) / query_norms  # (..., items)
     return F.softmax(scale * similarity, dim=-1)
 
 
 class SpatialMemoryOutput(NamedTuple):
     output: Tensor  # (T, D) GAP(f^s), the refined features pooled over positions
-    probs: Tensor  # (T*H*W, M) A^s, frames in order, positions row by row
+    probs: Tensor  # (T*K, M) A^s, frames in order; positions row by row, or groups
 
 
 class SpatialMemory(nn.Module):
@@ -60,11 +72,27 @@ class SpatialMemory(nn.Module):
         scale: similarity scale; None is :func:`auto_scale`.
         bn_scale: where the scale of Eq. 3's BN starts. With 0 training starts from the
             plain encoder, and L_ID teaches keys, values and queries nothing until it has grown.
+        addressing: one of ADDRESSINGS, what the D numbers of a query are. 'position': the channels
+            of one position (Eq. 1). 'group', as in the authors' code: D consecutive numbers of a
+            frame's map (D, H, W), that is D/K channels at all K positions (16 x 128 for 256x128
+            frames); the read-out goes back to where its query came from.
+        key_normalisation: see :func:`cosine_probs`.
     """
 
-    def __init__(self, dim: int, num_items: int, scale: float | None = None, bn_scale: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_items: int,
+        scale: float | None = None,
+        bn_scale: float = 0.0,
+        addressing: str = 'position',
+        key_normalisation: str = 'item',
+    ):
         super().__init__()
+        check_choices(key_normalisation, addressing)
         self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
+        self.addressing = addressing
+        self.key_normalisation = key_normalisation
         self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^s
         self.values = nn.Parameter(torch.randn(num_items, dim))  # v^s
         self.bn = nn.BatchNorm1d(dim)
@@ -76,7 +104,8 @@ class SpatialMemory(nn.Module):
         What follows the spatial memory needs only GAP(f^s), the read-out is linear in the
         probabilities, and BN is affine, so its statistics follow from the mean and covariance of
         the probabilities: mean_d = mean(A) v_d, var_d = v_d' Cov(A) v_d. :meth:`refine` is the same
-        step by step, on full maps.
+        step by step, on full maps. With groups a channel's positions lie in one row if K divides
+        D, so that the values are pooled in place of the read-out; otherwise the read-out is built.
 
         Args:
             frame_features: f^o, shape (T, D, H, W).
@@ -86,7 +115,6 @@ class SpatialMemory(nn.Module):
             ValueError: the two shapes differ.
         """
         probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
-        pooled = probs.view(frame_features.shape[0], -1, probs.shape[1]).mean(dim=1)  # (T, M)
         if self.training:
             mean, var = self._batch_statistics(probs)
             self._update_running_statistics(mean, var, len(probs) * world_size())
@@ -94,7 +122,13 @@ class SpatialMemory(nn.Module):
             assert self.bn.running_mean is not None and self.bn.running_var is not None
             mean, var = self.bn.running_mean, self.bn.running_var
         factor = self.bn.weight * torch.rsqrt(var + self.bn.eps)  # (D,)
-        distraction = (pooled @ self.values - mean) * factor + self.bn.bias  # (T, D) GAP(BN(o^s))
+        by_frame = probs.unflatten(0, (frame_features.shape[0], -1))  # (T, K, M)
+        if self.addressing == 'position':
+            pooled = by_frame.mean(dim=1)  # (T, M)
+            distraction = (pooled @ self.values - mean) * factor + self.bn.bias  # (T, D)
+        else:
+            # probabilities sum to 1: BN of the weighted values is the weighted BN of the values
+            distraction = _pool_groups(by_frame, (self.values - mean) * factor + self.bn.bias)
         return SpatialMemoryOutput(global_average(frame_features) - distraction, probs)
 
     def refine(self, frame_features: Tensor, spatial_queries: Tensor) -> Tensor:
@@ -108,6 +142,8 @@ class SpatialMemory(nn.Module):
         probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
         readout: Tensor = self.bn(probs @ self.values)  # (T*K, D), Eq. 2
         num_frames, dim, height, width = frame_features.shape
+        if self.addressing == 'group':
+            return frame_features - readout.view(num_frames, dim, height, width)
         readout = readout.view(num_frames, height, width, dim).permute(0, 3, 1, 2)  # (T, D, H, W)
         return frame_features - readout
 
@@ -118,9 +154,11 @@ class SpatialMemory(nn.Module):
                 f'got {tuple(frame_features.shape)} and {tuple(spatial_queries.shape)}'
             )
         dim = spatial_queries.shape[1]
-        rows = spatial_queries.permute(0, 2, 3, 1).reshape(-1, dim)  # (T*K, D)
+        if self.addressing == 'position':
+            spatial_queries = spatial_queries.permute(0, 2, 3, 1)
+        rows = spatial_queries.reshape(-1, dim)  # (T*K, D)
         rows = rows.to(torch.promote_types(rows.dtype, self.keys.dtype))  # of a bf16 encoder
-        return cosine_probs(rows, self.keys, self.scale)
+        return cosine_probs(rows, self.keys, self.scale, self.key_normalisation)
 
     def _batch_statistics(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance, each (D,), of the read-out over all accesses.
@@ -149,95 +187,24 @@ class SpatialMemory(nn.Module):
         bn.running_var.lerp_(var * (count / max(count - 1, 1)), bn.momentum)
 
 
-class TemporalOutput(NamedTuple):
-    output: torch.Tensor  # (B, D) f^t, Eq. 7
-    probs: torch.Tensor | None  # (B, N) A^t, Eq. 5; None where there is no memory
-    attention: torch.Tensor  # (B, L) o-hat^t, sums to 1 over the frames
+def _pool_groups(probs: Tensor, values: Tensor) -> Tensor:
+    """GAP of the read-out of groups: (T, K, M) and normalised values (M, D) → (T, D).
 
-
-def attend(frame_vectors: Tensor, attention: Tensor) -> Tensor:
-    """Weighted sum over the frames (Eq. 7): (B, L, D) and (B, L) → (B, D)."""
-    return torch.einsum('bl,bld->bd', attention, frame_vectors)
-
-
-class TemporalMemory(nn.Module):
-    """Temporal memory (Sec. 3.2, Eq. 4-7): a clip's pattern addresses stored attentions.
-
-    Args:
-        dim: D.
-        num_items: N.
-        seq_len: L, the length of the stored attentions.
-        scale: similarity scale; None is :func:`auto_scale`.
+    Channel c of a frame is the numbers c*K .. (c+1)*K of its K rows of D, one after the other.
     """
-
-    def __init__(self, dim: int, num_items: int, seq_len: int, scale: float | None = None):
-        super().__init__()
-        self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
-        self.lstm = nn.LSTM(dim, dim, batch_first=True)
-        self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^t
-        self.values = nn.Parameter(torch.rand(num_items, seq_len))  # v^t
-
-    def forward(self, clip_queries: Tensor, frame_vectors: Tensor) -> TemporalOutput:
-        """
-        Args:
-            clip_queries: GAP(q^t) of every frame, shape (B, L, D).
-            frame_vectors: GAP(f^s) of every frame, shape (B, L, D).
-
-        Raises:
-            ValueError: shapes that differ, or clips of another length than the stored attentions.
-        """
-        _check_clips(clip_queries, frame_vectors, self.values.shape[1])
-        probs = cosine_probs(
-            encode_pattern(self.lstm, clip_queries), self.keys, self.scale
-        )  # (B, N)
-        attention = F.softmax(probs @ self.values, dim=1)  # (B, L), Eq. 6 and its softmax
-        return TemporalOutput(attend(frame_vectors, attention), probs, attention)
+    num_frames, positions, _ = probs.shape
+    num_items, dim = values.shape
+    if dim % positions:  # a channel may reach from one row into the next
+        return (probs @ values).view(num_frames, dim, positions).mean(dim=2)
+    pooled = values.view(num_items, -1, positions).mean(dim=2)  # (M, D/K)
+    return (probs @ pooled).flatten(1)  # (T, K, D/K) → (T, D)
 
 
-class TemporalMLP(nn.Module):
-    """The variant of Sec. 4.2: two layers D x N and N x L regress the attention, no memory.
-
-    As many parameters as the memory with the same N; ``num_items=512`` is the paper's larger one.
-    """
-
-    def __init__(self, dim: int, num_items: int, seq_len: int):
-        super().__init__()
-        self.lstm = nn.LSTM(dim, dim, batch_first=True)
-        self.hidden = nn.Linear(dim, num_items, bias=False)
-        self.regress = nn.Linear(num_items, seq_len, bias=False)
-
-    def forward(self, clip_queries: Tensor, frame_vectors: Tensor) -> TemporalOutput:
-        """As :meth:`TemporalMemory.forward`; ``probs`` is None."""
-        _check_clips(clip_queries, frame_vectors, self.regress.out_features)
-        pattern = encode_pattern(self.lstm, clip_queries)  # (B, D)
-        attention = F.softmax(self.regress(F.relu(self.hidden(pattern))), dim=1)  # (B, L)
-        return TemporalOutput(attend(frame_vectors, attention), None, attention)
-
-
-class TemporalAverage(nn.Module):
-    """Temporal average pooling, the baseline of Table 1; takes clips of any length."""
-
-    def forward(self, clip_queries: Tensor | None, frame_vectors: Tensor) -> TemporalOutput:
-        """As :meth:`TemporalMemory.forward`; ``clip_queries`` is not used and may be None."""
-        num_clips, seq_len, _ = frame_vectors.shape
-        attention = frame_vectors.new_full((num_clips, seq_len), 1 / seq_len)
-        return TemporalOutput(frame_vectors.mean(dim=1), None, attention)
-
-
-def encode_pattern(lstm: nn.LSTM, clip_queries: Tensor) -> Tensor:
-    """The temporal context q^t of each clip (Eq. 4): the last hidden state, (B, L, D) → (B, D)."""
-    hidden: Tensor
-    _, (hidden, _) = lstm(clip_queries)  # hidden (1, B, D)
-    return hidden[0]
-
-
-def _check_clips(clip_queries: Tensor, frame_vectors: Tensor, seq_len: int) -> None:
-    if frame_vectors.dim() != 3 or clip_queries.shape != frame_vectors.shape:
+def check_choices(key_normalisation: str, addressing: str = 'position') -> None:
+    """ValueError for a word that is none of the choices."""
+    if key_normalisation not in KEY_NORMALISATIONS:
         raise ValueError(
-            'expected clip_queries and frame_vectors of one shape (B, L, D), '
-            f'got {tuple(clip_queries.shape)} and {tuple(frame_vectors.shape)}'
+            f'key_normalisation must be one of {KEY_NORMALISATIONS}, got {key_normalisation!r}'
         )
-    if frame_vectors.shape[1] != seq_len:
-        raise ValueError(
-            f'expected clips of {seq_len} frames (video.seq_len), got {frame_vectors.shape[1]}'
-        )
+    if addressing not in ADDRESSINGS:
+        raise ValueError(f'addressing must be one of {ADDRESSINGS}, got {addressing!r}')

@@ -1,11 +1,10 @@
 """STMN: Video-based Person Re-identification with Spatial and Temporal Memory Networks (ICCV 2021).
 
-Clips → one feature per clip. The parts stand in ``encoder.py`` and ``memory.py``; here is the
-whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
+Clips → one feature per clip. The parts stand in ``encoder.py``, ``memory.py`` and ``temporal.py``;
+here is the whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -13,37 +12,15 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from stmn_plugin.config.checks import check_ranges
-from stmn_plugin.config.ranges import AUTO, ITEMS
-from stmn_plugin.config.rules import Number, OneOf, WordOr
-from stmn_plugin.config.settings import setting
+from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, EncoderConfig, full_precision, global_average
+from ..encoder import Encoder, full_precision, global_average
 from ..heads import BNNeck, bias_free_classifier
-from .memory import SpatialMemory, TemporalAverage, TemporalMemory, TemporalMLP
-
-
-@dataclass(frozen=True)
-class STMNConfig(EncoderConfig):
-    """The section ``stmn``."""
-
-    spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
-    spatial_items: int = setting(10, ITEMS, 'M')
-    spatial_bn_scale: float = setting(
-        0.0, Number(-100, 100), "scale of Eq. 3's BN at the start; torch's own is 1"
-    )
-    temporal_mode: str = setting(
-        'memory',
-        OneOf(('memory', 'mlp', 'average')),
-        'temporal memory, the MLP of Sec. 4.2, or the average (baseline)',
-    )
-    temporal_items: int = setting(5, ITEMS, 'N; hidden size of the mlp')
-    similarity_scale: str | float = setting(
-        AUTO,
-        WordOr(AUTO, Number(0, 1_000_000, above=True)),
-        'auto: sqrt(D / items); 1.0 is Eq. 1 to the letter',
-    )
+from .config import STMNConfig
+from .memory import SpatialMemory
+from .temporal import TemporalAverage, TemporalMemory, TemporalMLP
 
 
 class FrameParts(NamedTuple):
@@ -51,7 +28,7 @@ class FrameParts(NamedTuple):
 
     refined: Tensor  # (T, D) GAP(f^s), or GAP(f^o) without a spatial memory
     temporal_queries: Tensor | None  # (T, D) GAP(q^t)
-    spatial_probs: Tensor | None  # (T*H*W, M) A^s
+    spatial_probs: Tensor | None  # (T*K, M) A^s
 
 
 class STMNOutput(NamedTuple):
@@ -110,23 +87,34 @@ class STMN(VideoModel):
             weights=config.backbone_weights,
             sha256=config.backbone_sha256,
             section='stmn',
+            stem_relu=config.stem_relu,
         )
         dim = self.encoder.dim
         scale = None if config.similarity_scale == AUTO else float(config.similarity_scale)
         self.feature_dim = dim
         self.spatial_memory = (
-            SpatialMemory(dim, config.spatial_items, scale, config.spatial_bn_scale)
+            SpatialMemory(
+                dim,
+                config.spatial_items,
+                scale,
+                config.spatial_bn_scale,
+                config.addressing,
+                config.key_normalisation,
+            )
             if has_memory
             else None
         )
         temporal: dict[str, Callable[[], TemporalMemory | TemporalMLP | TemporalAverage]] = {
-            'memory': lambda: TemporalMemory(dim, config.temporal_items, seq_len, scale),
+            'memory': lambda: TemporalMemory(
+                dim, config.temporal_items, seq_len, scale, config.key_normalisation
+            ),
             'mlp': lambda: TemporalMLP(dim, config.temporal_items, seq_len),
             'average': TemporalAverage,
         }
         self.temporal_memory = temporal[config.temporal_mode]()
         self.bnneck_clip = BNNeck(dim)
         self.bnneck_frame = BNNeck(dim)
+        self.frame_bnneck = config.frame_bnneck
         self.classifier_clip = bias_free_classifier(dim, num_classes)
         self.classifier_frame = bias_free_classifier(dim, num_classes)
 
@@ -156,26 +144,37 @@ class STMN(VideoModel):
                 clip_feature=clip.output,
                 frame_feature=frame_feature,
                 clip_logits=self.classifier_clip(self.bnneck_clip(clip.output)),
-                frame_logits=self.classifier_frame(self.bnneck_frame(frame_feature)),
+                frame_logits=self.classifier_frame(self._supervised(refined)),
                 spatial_probs=parts.spatial_probs,
                 temporal_probs=clip.probs,
                 temporal_attention=clip.attention,
             )
+
+    def _supervised(self, refined: Tensor) -> Tensor:
+        """What the classifier of deep supervision sees, (B, L, D) → (B, D).
+
+        The mean of a linear classifier's logits is the classifier of the mean.
+        """
+        if self.frame_bnneck == 'clip':
+            normalised: Tensor = self.bnneck_frame(refined.mean(dim=1))
+            return normalised
+        by_frame: Tensor = self.bnneck_frame(refined.flatten(0, 1)).view_as(refined)
+        return by_frame.mean(dim=1)
 
     def losses(self, outputs: STMNOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
         """L_S and L_ID with deep supervision (Eq. 8, Eq. 9, Sec. 3.3).
 
         The spread of a memory that the variant does not have is zero.
         """
-        nothing = outputs.clip_logits.new_zeros(())
+        num_clips, nothing = len(pids), outputs.clip_logits.new_zeros(())
         spatial, temporal = outputs.spatial_probs, outputs.temporal_probs
         return {
             'cross_entropy_clip': recipe.cross_entropy(outputs.clip_logits, pids),
             'cross_entropy_frame': recipe.cross_entropy(outputs.frame_logits, pids),
             'triplet_clip': recipe.triplet(outputs.clip_feature, pids),
             'triplet_frame': recipe.triplet(outputs.frame_feature, pids),
-            'spread_spatial': nothing if spatial is None else recipe.spread(spatial),
-            'spread_temporal': nothing if temporal is None else recipe.spread(temporal),
+            'spread_spatial': nothing if spatial is None else recipe.spread(spatial, num_clips),
+            'spread_temporal': nothing if temporal is None else recipe.spread(temporal, num_clips),
         }
 
     def logits(self, outputs: STMNOutput) -> Tensor:
@@ -207,7 +206,8 @@ class STMN(VideoModel):
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
         """What the memories do in clips (B, L, 3, H, W), in eval mode; see ``explanations.py``.
 
-        Attention is absent with temporal average, whatever belongs to a memory without that memory.
+        Attention is absent with temporal average, whatever belongs to a memory without that memory,
+        matching probabilities of positions where groups address the spatial one.
         """
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
@@ -221,12 +221,9 @@ class STMN(VideoModel):
             }
             if self.spatial_memory is not None:
                 refined = self.spatial_memory.refine(original, maps.spatial_queries)
-                probs = self.spatial_memory(original, maps.spatial_queries).probs  # (T*K, M)
                 vectors = global_average(refined).unflatten(0, batch)
-                values = self.spatial_memory.values.detach()
+                explained |= self._explained_items(original, maps.spatial_queries, batch)
                 explained |= {
-                    'spatial_probs': probs.view(*batch, *original.shape[2:], -1),
-                    'spatial_values': values.expand(len(clips), *values.shape),
                     'refined_norms': vector_norm(refined, dim=1).unflatten(0, batch),
                     'change_norms': vector_norm(refined - original, dim=1).unflatten(0, batch),
                     'refined_feature': vectors.mean(dim=1),
@@ -245,6 +242,20 @@ class STMN(VideoModel):
                 }
             explained['clip_feature'] = self.bnneck_clip(clip.output)
         return explained
+
+    def _explained_items(
+        self, original: Tensor, queries: Tensor, batch: torch.Size
+    ) -> dict[str, Tensor]:
+        """What addresses the spatial memory, of maps (T, D, H, W); groups have no position."""
+        memory = self.spatial_memory
+        if memory is None or memory.addressing == 'group':
+            return {}
+        probs = memory(original, queries).probs  # (T*K, M)
+        values = memory.values.detach()
+        return {
+            'spatial_probs': probs.view(*batch, *original.shape[2:], -1),
+            'spatial_values': values.expand(batch[0], *values.shape),
+        }
 
     def _frame_parts(self, frames: Tensor) -> FrameParts:
         """Everything that needs one frame at a time; frames (T, 3, H, W)."""

@@ -1,0 +1,58 @@
+"""The settings of STMN; those that say so compute what the authors' released code computes.
+
+docs/released-code.md lists these, and ``configs/stmn_mars_released.yaml`` sets all of them.
+"""
+
+from dataclasses import dataclass
+
+from stmn_plugin.config.ranges import AUTO, FLAG, ITEMS
+from stmn_plugin.config.rules import Number, OneOf, WordOr
+from stmn_plugin.config.settings import setting
+
+from ..encoder import EncoderConfig
+from .memory import ADDRESSINGS, KEY_NORMALISATIONS
+
+
+@dataclass(frozen=True)
+class STMNConfig(EncoderConfig):
+    """The section ``stmn``."""
+
+    spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
+    spatial_items: int = setting(10, ITEMS, 'M')
+    spatial_bn_scale: float = setting(
+        0.0, Number(-100, 100), "scale of Eq. 3's BN at the start; torch's own is 1"
+    )
+    temporal_mode: str = setting(
+        'memory',
+        OneOf(('memory', 'mlp', 'average')),
+        'temporal memory, the MLP of Sec. 4.2, or the average (baseline)',
+    )
+    temporal_items: int = setting(5, ITEMS, 'N; hidden size of the mlp')
+    similarity_scale: str | float = setting(
+        AUTO,
+        WordOr(AUTO, Number(0, 1_000_000, above=True)),
+        'auto: sqrt(D / items); 1.0 is Eq. 1 to the letter',
+    )
+    key_normalisation: str = setting(
+        'item',
+        OneOf(KEY_NORMALISATIONS),
+        "length 1 of each item's key (cosine, Eq. 1), or of each channel over the items "
+        "(authors' code, with similarity_scale 1)",
+    )
+    addressing: str = setting(
+        'position',
+        OneOf(ADDRESSINGS),
+        'what a query of the spatial memory is: the D channels of a position (Eq. 1), or D '
+        "consecutive numbers of the map, D/K channels at all K positions (authors' code)",
+    )
+    stem_relu: bool = setting(
+        True,
+        FLAG,
+        "ReLU between the encoder's first BN and max pooling (ResNet); False: authors' code",
+    )
+    frame_bnneck: str = setting(
+        'clip',
+        OneOf(('clip', 'frame')),
+        "BNNeck of deep supervision: on a clip's mean (Sec. 3.3), or on every frame, whose logits "
+        "are averaged (authors' code)",
+    )
