@@ -9,12 +9,15 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/python tools/main.py --config-file configs/stmn_synthetic.yaml model.resume auto
 
+# a process for each core; a file's tests stay together, which share what they make
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # without the runs of whole commands
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
