@@ -22,12 +22,14 @@ from stmn_plugin.datasets.synthetic import (
     SyntheticSpec,
     contact_sheet,
     ensure,
+    ensure_painted,
     generate,
     load_truth,
     writer,
 )
 from stmn_plugin.datasets.synthetic.look import person_look
 from stmn_plugin.datasets.synthetic.truth import holds_truth_of
+from stmn_plugin.datasets.synthetic_dataset import Synthetic
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import whole_folder
 
@@ -345,6 +347,73 @@ def test_ensure_draws_once(tmp_path, monkeypatch):
     assert folder == tmp_path / 'synthetic' / TINY.fingerprint
     monkeypatch.setattr(writer, 'draw_tracklet', None)
     assert ensure(str(tmp_path), TINY) == folder
+
+
+# -- painted data ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def painted(tmp_path_factory):
+    """Folders of the same data: as drawn, painted."""
+    root = tmp_path_factory.mktemp('painted')
+    painted = ensure_painted(root, TINY, workers=1)
+    return root / 'synthetic' / TINY.fingerprint, painted
+
+
+def pixels(folder, split, name):
+    return np.asarray(Image.open(folder / 'mars' / split / name[:4] / name), dtype=float)
+
+
+def test_painting_covers_exactly_the_masked_cells(painted):
+    drawn, other = painted
+    truth = load_truth(drawn)
+    masks, splits = truth.masks(), {True: 'bbox_train', False: 'bbox_test'}
+    seen = {'inside': 0, 'outside': 0}
+    for row in range(0, len(truth.names), 7):
+        name = truth.names[row]
+        split = splits[(drawn / 'mars' / 'bbox_train' / name[:4] / name).is_file()]
+        before, after = pixels(drawn, split, name), pixels(other, split, name)
+        assert after.shape == before.shape == (TINY.height, TINY.width, 3)
+        for y in range(masks.shape[1]):
+            for x in range(masks.shape[2]):
+                near = masks[row, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+                if near.min() != near.max():
+                    continue  # JPEG's blocks hold both
+                cell = np.s_[4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+                place = 'inside' if masks[row, y, x] else 'outside'
+                expected = (124, 116, 104) if masks[row, y, x] else before[cell].mean(axis=(0, 1))
+                assert np.abs(after[cell].mean(axis=(0, 1)) - expected).max() < 12, (name, y, x)
+                seen[place] += 1
+    assert min(seen.values()) > 30
+
+
+def test_painted_data_has_the_names_lists_and_truth_of_the_drawn(painted):
+    drawn, other = painted
+    assert other == drawn.with_name(f'{drawn.name}-painted')
+    before, after = hashes(drawn), hashes(other)
+    assert before.keys() == after.keys()
+    assert all(after[name] == before[name] for name in before if '/info/' in name)
+    assert len(host_mars(str(other)).train) == len(host_mars(str(drawn)).train)
+
+
+def test_painted_data_is_made_once_and_what_lies_there_is_refused(painted, tmp_path, monkeypatch):
+    drawn, other = painted
+    assert holds_truth_of(other, TINY)
+    monkeypatch.setattr('stmn_plugin.datasets.synthetic.painted.paint_out', None)
+    assert ensure_painted(drawn.parents[1], TINY) == other
+    shutil.copytree(drawn, tmp_path / 'synthetic' / drawn.name)
+    (tmp_path / 'synthetic' / other.name).mkdir()
+    (tmp_path / 'synthetic' / other.name / 'mine').write_text('keep me')
+    with pytest.raises(InputError, match='-painted: exists and is not'):
+        ensure_painted(tmp_path, TINY)
+
+
+def test_the_key_trains_and_tests_on_painted_frames(painted):
+    drawn, other = painted
+    for flag, folder in ((False, drawn), (True, other)):
+        dataset = Synthetic(str(drawn.parents[1]), 'tiny', paint_out=flag, verbose=False)
+        for split in (dataset.train, dataset.query, dataset.gallery):
+            assert all(Path(paths[0]).is_relative_to(folder) for paths, *_ in split)
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -109,7 +109,11 @@ def lr_scheduler_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 def synthetic_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.datasets.synthetic_dataset.Synthetic` beyond the host's."""
-    return {'preset': cfg.synthetic.preset, 'seed': cfg.synthetic.seed}
+    return {
+        'preset': cfg.synthetic.preset,
+        'seed': cfg.synthetic.seed,
+        'paint_out': cfg.synthetic.paint_out,
+    }
 
 
 def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:

@@ -188,6 +188,9 @@ class Synthetic:
         'default', OneOf(('default', 'tiny', 'study')), 'how much (see tools/make_synthetic.py)'
     )
     seed: int = setting(0, SEED, 'which synthetic data')
+    paint_out: bool = setting(
+        False, FLAG, 'objects and occluders in one colour: what a perfect spatial memory would see'
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from .host_datasets import Mars
-from .synthetic import PRESETS, ensure
+from .synthetic import PRESETS, ensure, ensure_painted
 
 
 class Synthetic(Mars):
@@ -14,14 +14,24 @@ class Synthetic(Mars):
     Args:
         root: data root; the data lies in ``<root>/synthetic/<fingerprint>/mars``.
         preset: one of PRESETS.
-        seed: another seed, other people.
+        seed: another seed, other people and other scenes.
+        paint_out: with the known distractors in one colour, see ``synthetic/painted.py``; the data
+            then lies in ``<root>/synthetic/<fingerprint>-painted/mars``.
         **kwargs: the host's.
 
     Raises:
         InputError: the folder cannot be written.
     """
 
-    def __init__(self, root: str = '', preset: str = 'default', seed: int = 0, **kwargs: Any):
+    def __init__(
+        self,
+        root: str = '',
+        preset: str = 'default',
+        seed: int = 0,
+        paint_out: bool = False,
+        **kwargs: Any,
+    ):
         root = os.path.abspath(os.path.expanduser(root))
         spec = dataclasses.replace(PRESETS[preset], seed=seed)
-        super().__init__(root=str(ensure(root, spec)), **kwargs)
+        made = ensure_painted(root, spec) if paint_out else ensure(root, spec)
+        super().__init__(root=str(made), **kwargs)

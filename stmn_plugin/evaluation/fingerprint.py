@@ -48,7 +48,7 @@ FREE_KEYS = """
     test.start_eval test.rerank test.visrank test.visrank_topk test.frames
     test.clips_per_tracklet test.features_dir test.flip test.protocol
     test.verification test.false_positive_rate
-    synthetic.preset synthetic.seed
+    synthetic.preset synthetic.seed synthetic.paint_out
     csa.percentile csa.oim_weight csa.verification_weight csa.negative_weight
 """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())

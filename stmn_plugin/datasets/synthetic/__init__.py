@@ -3,10 +3,12 @@
 Reading path: ``spec.py`` (how much of what) -> ``look.py`` (who) -> ``canvas.py``, ``person.py``
 (drawn) -> ``props.py``, ``textures.py``, ``scene.py`` (cameras) -> ``motion.py`` (patterns) ->
 ``tracklet.py`` (one pass), ``footage.py`` (whole pictures) -> ``mars_files.py``, ``workers.py``,
-``writer.py`` (files) -> ``truth.py`` (read back) -> ``contact_sheet.py`` (looked at).
+``writer.py`` (files) -> ``truth.py`` (read back) -> ``painted.py`` (without distractors),
+``contact_sheet.py`` (looked at).
 """
 
 from .contact_sheet import contact_sheet
+from .painted import ensure_painted, paint_out
 from .spec import GENERATOR_VERSION, PRESETS, SyntheticSpec
 from .truth import Truth, load_truth
 from .writer import ensure, generate
@@ -18,6 +20,8 @@ __all__ = [
     'Truth',
     'contact_sheet',
     'ensure',
+    'ensure_painted',
     'generate',
     'load_truth',
+    'paint_out',
 ]

@@ -21,8 +21,8 @@ from .tracklet import draw_tracklet
 from .truth import TRUTH_FILE, holds_truth_of, write_truth
 from .workers import run_jobs, usable_workers
 
-_JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 88, 'subsampling': 2, 'optimize': False}
-_SPLITS = {
+JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 88, 'subsampling': 2, 'optimize': False}
+SPLITS = {
     'train': 'bbox_train',
     'test': 'bbox_test',
     'distractor': 'bbox_test',
@@ -103,7 +103,7 @@ def generate(
 def _write(mars: Path, spec: SyntheticSpec, workers: int, progress: bool) -> None:
     jobs = _jobs(spec)
     for job in jobs:
-        (mars / _SPLITS[job.stream] / mars_files.id_name(job.pid)).mkdir(parents=True)
+        (mars / SPLITS[job.stream] / mars_files.id_name(job.pid)).mkdir(parents=True)
     drawn: list[list[DrawnTracklet]] = [[] for _ in jobs]
     bar = tqdm(
         total=len(jobs),
@@ -117,7 +117,7 @@ def _write(mars: Path, spec: SyntheticSpec, workers: int, progress: bool) -> Non
             bar.update()
     by_split: dict[str, list[DrawnTracklet]] = {'bbox_train': [], 'bbox_test': []}
     for job, tracklets in zip(jobs, drawn, strict=True):
-        by_split[_SPLITS[job.stream]] += tracklets
+        by_split[SPLITS[job.stream]] += tracklets
     info = mars / 'info'
     info.mkdir()
     for split, tracklets in zip(('train', 'test'), by_split.values(), strict=True):
@@ -148,14 +148,14 @@ def _jobs(spec: SyntheticSpec) -> list[PersonToDraw]:
 
 def _draw(mars: Path, spec: SyntheticSpec, job: PersonToDraw) -> list[DrawnTracklet]:
     """Draws and saves one identity; returns its DrawnTracklets in the order of the info files."""
-    folder = mars / _SPLITS[job.stream] / mars_files.id_name(job.pid)
+    folder = mars / SPLITS[job.stream] / mars_files.id_name(job.pid)
     drawn = []
     for cam in range(1, spec.cameras + 1):
         for number in range(1, job.tracklets + 1):
             tracklet = draw_tracklet(spec, _camera(spec, cam), job.stream, job.pid, cam, number)
             name = mars_files.tracklet_name(job.pid, cam, number)
             for frame, crop in enumerate(tracklet.crops, 1):
-                crop.save(folder / mars_files.frame_name(name, frame), **_JPEG)
+                crop.save(folder / mars_files.frame_name(name, frame), **JPEG)
             bits = np.packbits(tracklet.masks)
             drawn.append(
                 DrawnTracklet(name, job.pid, cam, tracklet.pattern, tracklet.visibility, bits)
