@@ -411,7 +411,8 @@ def test_painted_data_is_made_once_and_what_lies_there_is_refused(painted, tmp_p
 def test_the_key_trains_and_tests_on_painted_frames(painted):
     drawn, other = painted
     for flag, folder in ((False, drawn), (True, other)):
-        dataset = Synthetic(str(drawn.parents[1]), 'tiny', paint_out=flag, verbose=False)
+        options = {'transform': lambda image: image, 'verbose': False}
+        dataset = Synthetic(str(drawn.parents[1]), 'tiny', paint_out=flag, **options)
         for split in (dataset.train, dataset.query, dataset.gallery):
             assert all(Path(paths[0]).is_relative_to(folder) for paths, *_ in split)
 
