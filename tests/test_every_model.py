@@ -16,6 +16,7 @@ from stmn_plugin.config.sections import flatten
 from stmn_plugin.config.table import with_table
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import VIDEO_MODELS, ModelSpec, build_video_model
+from stmn_plugin.models.encoder import Encoder
 from stmn_plugin.models.explanations import check_explained
 from stmn_plugin.models.non_local import NonLocal
 from stmn_plugin.plugins import load_plugins
@@ -249,6 +250,53 @@ def test_weights_are_saved_whole(name, build):
     with torch.no_grad():
         clips, _ = clips_of(2)
         assert torch.equal(model(clips), other(clips))
+
+
+@slow
+@every_model
+def test_compilation_reaches_every_block_of_the_encoder(name, build, monkeypatch):
+    from stmn_plugin.training import speed
+
+    done = []  # how many convolutions each call of compiled code had
+
+    def counted(graph, inputs):
+        calls = [node for node in graph.graph.nodes if node.op == 'call_function']
+        convolutions = sum('conv2d' in str(node.target) for node in calls)
+        return lambda *args: done.append(convolutions) or graph.forward(*args)
+
+    monkeypatch.setattr(speed, '_inductor_or_eager', counted)
+    torch._dynamo.reset()
+    plain, model = (scattered(build(name)) for _ in range(2))
+    for module in (*plain.modules(), *model.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    speed.compile_in_place(model)
+    wanted = []  # of each block that runs; M3D takes the first of a stage apart
+
+    def note(block, *_):
+        wanted.append(sum(isinstance(x, nn.Conv2d) for x in block.modules()))
+
+    for encoder in plain.modules():
+        if isinstance(encoder, Encoder):
+            for stage in (encoder.conv2, encoder.conv3, encoder.conv4, encoder.conv5):
+                for block in stage:
+                    block.register_forward_hook(note)
+    clips, _ = clips_of(4)
+    outputs = []
+    for each in (plain, model):
+        torch.manual_seed(3)  # STA draws frames
+        outputs.append(each(clips))
+    for one, other in zip(*outputs, strict=True):
+        assert one is other is None or torch.allclose(one, other, 1e-9, 1e-9)
+    assert sum(done) >= sum(wanted) > 0
+    done.clear()
+    wanted.clear()
+    with torch.no_grad():
+        tested = InferenceModel(model.eval(), 'cpu', compiled=True)
+        close(tested.encode_clips(clips), plain.eval()(clips))
+    assert sum(done) >= sum(wanted) > 0
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    torch._dynamo.reset()
 
 
 @slow

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 import torchvision
@@ -28,6 +28,7 @@ from .backbone_weights import load_backbone_weights
 
 Block: TypeAlias = BasicBlock | Bottleneck
 
+BLOCK_VERSIONS = 64  # by channels, stride, size of maps, number of frames, training or testing
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 
 
@@ -193,6 +194,20 @@ class Encoder(nn.Module):
         for stride in strides:  # each rounds up
             height, width = -(-height // stride), -(-width // stride)
         return height, width
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`torch.nn.Module.compile`, and every residual block by itself.
+
+        Architectures that run the stages themselves never call the encoder: without its blocks
+        nothing of theirs would be compiled. A call of the encoder stays one graph.
+        """
+        super().compile(*args, **kwargs)
+        for block in (*self.conv2, *self.conv3, *self.conv4, *self.conv5):
+            block.compile(*args, **kwargs)
+        # all blocks are versions of one function, of which torch keeps 8 and runs others as it is
+        config: Any = torch._dynamo.config
+        limit = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'
+        setattr(config, limit, max(getattr(config, limit), BLOCK_VERSIONS))
 
     def run(self, layers: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
         """Layers one after the other, such as those of a stage; activations are kept as set."""

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VideoModel
-from stmn_plugin.models.encoder import wide
+from stmn_plugin.models.encoder import Encoder, wide
 from stmn_plugin.models.folding import FoldedEncoders
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,10 @@ def compile_in_place(model: nn.Module) -> None:
     as it is, and a warning says so.
     """
     part = model.backbone() if isinstance(model, VideoModel) else model
-    part.compile(backend=_inductor_or_eager)
+    # a backbone of several networks is never called as a whole
+    encoders: list[nn.Module] = [m for m in part.modules() if isinstance(m, Encoder)]
+    for network in encoders or [part]:
+        network.compile(backend=_inductor_or_eager)
 
 
 def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
