@@ -9,6 +9,10 @@ EXTRA_OF = {  # in pyproject.toml
     'jinja2': 'report',
     'av': 'cameras',
     'defusedxml': 'cameras',
+    'onnx': 'export',
+    'onnxscript': 'export',
+    'onnxruntime': 'export',
+    'openvino': 'export',
 }
 
 

@@ -1,7 +1,8 @@
-"""Write the weights of a checkpoint as a file of their own.
+"""Write a model as ONNX, torch or OpenVINO, or its weights alone.
 
-A checkpoint also holds what training needs to go on, with Adam twice the size of the weights. The
-config of the run, its epoch and the facts of the model stand in the header of the file, as JSON.
+With --format the network itself is written, with batch norms folded, and compared with the model;
+manifest.json says how frames are prepared and chosen. --weights writes what training needs not to
+go on: the config of the run, its epoch and the facts of the model stand in the header, as JSON.
 """
 
 import argparse
@@ -9,14 +10,21 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
+from stmn_plugin.extras import require
 from stmn_plugin.whole_files import check_writable
 
 from .command_line import CommandLine
 
 SUFFIX = '.safetensors'
+PACKAGES = {  # that a format needs
+    'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
+    'torch': (),
+    'openvino': ('onnx', 'onnxscript', 'openvino'),
+}
 BESIDE = ('config', 'epoch', 'facts', 'trained_on')  # what the header tells
 
 
@@ -24,17 +32,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(
         takes_keys=False,
         description=__doc__.split('\n', 1)[0],
-        epilog='example: %(prog)s --weights stmn.safetensors '
-        'log/stmn_mars/model/model-best.pth.tar',
+        epilog='example: %(prog)s log/stmn_mars/model/model-best.pth.tar '
+        '--format onnx --output stmn_onnx',
     )
+    parser.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='with --format')
+    parser.add_argument('--format', choices=tuple(PACKAGES), help='of the files')
+    parser.add_argument('--output', type=Path, metavar='FOLDER', help='a new folder for them')
     parser.add_argument(
         '--weights',
         nargs=2,
-        required=True,
         metavar=('OUT' + SUFFIX, 'CHECKPOINT'),
         help='write the weights of a checkpoint in the safetensors format',
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    network = [args.checkpoint, args.format, args.output]
+    if args.weights is None and None in network:
+        parser.error('give CHECKPOINT --format FORMAT --output FOLDER, or --weights')
+    if args.weights is not None and network != [None] * 3:
+        parser.error('--weights stands alone')
+    return args
 
 
 def export_weights(path: str, checkpoint: str) -> int:
@@ -56,8 +72,32 @@ def export_weights(path: str, checkpoint: str) -> int:
     return write_safetensors(path, content['state_dict'], {'stmn_plugin': __version__, **beside})
 
 
+def export_network(args: argparse.Namespace) -> None:
+    """Write the network of a checkpoint and say what of its input is open.
+
+    Raises:
+        InputError: see ``load_model`` and ``export_model``; a package is missing.
+    """
+    require(*PACKAGES[args.format])
+    from stmn_plugin.cameras.exporting import export_model
+    from stmn_plugin.models.loading import load_model
+
+    manifest = export_model(load_model(args.checkpoint), args.format, args.output)
+    for part in manifest['parts']:
+        shape = ', '.join('any' if size is None else str(size) for size in part['input']['shape'])
+        print(
+            f'Wrote {printable(args.output / part["file"])}: {part["input"]["name"]} ({shape}) → '
+            f'{part["output"]["name"]} ({part["output"]["size"]}), differs from the model by '
+            f'{part["largest_difference"]:.0e}'
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.weights is None:
+        with exit_on_input_error(args.debug):
+            export_network(args)
+        return
     path, checkpoint = args.weights
     with exit_on_input_error(args.debug):
         size, before = export_weights(path, checkpoint), os.path.getsize(checkpoint)

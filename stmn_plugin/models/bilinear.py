@@ -44,7 +44,7 @@ class CountSketch(nn.Module):
 
     def forward(self, products: Tensor) -> Tensor:
         signed = (products * self._signs()).flatten(1)  # (T, Ca*Cp)
-        sketch = signed.new_zeros(len(signed), self.dim)
+        sketch = signed.new_zeros(signed.shape[0], self.dim)
         return sketch.index_add(1, self._places(), signed)
 
     def spread(self, sketches: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class TemporalAttentionModel(nn.Module):
     def forward(self, vectors: Tensor, steps: int) -> Attended:
         """Vectors (B, L, D) → states and attention of so many steps."""
         of_frames = self.of_frame(vectors)  # (B, L, A)
-        h = c = vectors.new_zeros(len(vectors), self.cell.hidden_size)  # (B, U)
+        h = c = vectors.new_zeros(vectors.shape[0], self.cell.hidden_size)  # (B, U)
         states, attention = [], []
         for _ in range(steps):
             energies = self.energy(torch.tanh(of_frames + self.of_state(h).unsqueeze(1)))

@@ -1,0 +1,91 @@
+"""Traced program → file of a format, and a file → a function that runs it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+Run: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class Format(NamedTuple):
+    """How a part of a model is written and read back."""
+
+    write: Callable[[ExportedProgram, Path, str, str, str], list[str]]
+    """Program, folder, name of the part, of its input and output → names of the files."""
+    open: Callable[[Path], Run]
+    """The first of the files → what it computes."""
+
+
+def write_onnx(
+    program: ExportedProgram, folder: Path, part: str, input: str, output: str
+) -> list[str]:
+    """Write ``PART.onnx``, with its weights inside."""
+    torch.onnx.export(
+        program,
+        (),
+        folder / f'{part}.onnx',
+        input_names=[input],
+        output_names=[output],
+        opset_version=18,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    return [f'{part}.onnx']
+
+
+def open_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it refuses is raised, too
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda batch: torch.from_numpy(session.run(None, {name: batch.numpy()})[0])
+
+
+def write_torch(
+    program: ExportedProgram, folder: Path, part: str, input: str, output: str
+) -> list[str]:
+    """Write ``PART.pt2``, which ``torch.export.load`` reads."""
+    torch.export.save(program, folder / f'{part}.pt2')
+    return [f'{part}.pt2']
+
+
+def open_torch(path: Path) -> Run:
+    module = torch.export.load(path).module()
+    return lambda batch: module(batch)
+
+
+def write_openvino(
+    program: ExportedProgram, folder: Path, part: str, input: str, output: str
+) -> list[str]:
+    """Write ``PART.xml`` and ``PART.bin``, by way of ONNX."""
+    import openvino
+
+    [name] = write_onnx(program, folder, part, input, output)
+    try:
+        model = openvino.convert_model(folder / name)
+    finally:
+        (folder / name).unlink()
+    openvino.save_model(model, folder / f'{part}.xml', compress_to_fp16=False)
+    return [f'{part}.xml', f'{part}.bin']
+
+
+def open_openvino(path: Path) -> Run:
+    import openvino
+
+    hints = {'INFERENCE_PRECISION_HINT': 'f32'}  # else rounded where the processor can
+    compiled = openvino.Core().compile_model(path, 'CPU', hints)
+    return lambda batch: torch.from_numpy(compiled(batch.numpy())[0].copy())
+
+
+FORMATS = {
+    'onnx': Format(write_onnx, open_onnx),
+    'torch': Format(write_torch, open_torch),
+    'openvino': Format(write_openvino, open_openvino),
+}

@@ -1,0 +1,244 @@
+"""A trained model → files that run without this package, each compared with the model itself.
+
+A ``frame_once`` model becomes two files, frames → vectors and clips of vectors → features; any
+other one becomes one file, clips → features. Batch norms of encoders are folded. The number of rows
+is open in every file; the length of clips and the size of frames are where model and format allow.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from stmn_plugin import __version__
+from stmn_plugin.errors import InputError
+from stmn_plugin.models.base import VideoModel
+from stmn_plugin.models.folding import FoldedEncoders
+from stmn_plugin.whole_files import whole_folder, write_errors
+
+from .export_formats import FORMATS
+
+TOLERANCE = 1e-4  # of the largest number of the model's own output
+MANIFEST = 'manifest.json'
+ROWS = (1, 5, 2)  # of the three batches that are compared; the traced one has 3
+SAMPLING = {  # of a tracklet of F frames: RRS in testing, by video.rrs_chunks
+    'balanced': 'floor(i * F / L) for i from 0 to L - 1',
+    'ceil': 'min(i * ceil(F / L), F - 1) for i from 0 to L - 1',
+}
+LENGTHS = (1, 3, 7)  # of their clips, where the length is open
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes a file: a stage of the model, and the batch that it is traced with."""
+
+    name: str
+    input: str
+    output: str
+    module: nn.Module
+    example: Tensor
+    length: int | None = None  # the dimension of a clip's frames, if it may be open
+    size: bool = False  # whether the last two dimensions, pixels, may be open
+
+    def openings(self) -> list[tuple[int, ...]]:
+        """Dimensions that may be of any length, the most open choice first."""
+        length = () if self.length is None else (self.length,)
+        size = (self.example.dim() - 2, self.example.dim() - 1) if self.size else ()
+        return list(dict.fromkeys([(0, *length, *size), (0, *length), (0, *size), (0,)]))
+
+    def other_batches(self, opening: tuple[int, ...]) -> list[Tensor]:
+        """The three batches that are compared, of other shapes wherever these are open."""
+        height, width = self.example.shape[-2:]
+        # sizes that no stride divides are among them
+        sizes = ((height * 3 // 2 + 1, width), (height, width), (height - 3, width * 2 + 5))
+        batches = []
+        for number, rows in enumerate(ROWS):
+            shape = list(self.example.shape)
+            shape[0] = rows
+            if self.length in opening:
+                shape[self.length] = LENGTHS[number]
+            if self.size and len(shape) - 1 in opening:
+                shape[-2:] = sizes[number]
+            generator = torch.Generator().manual_seed(number)
+            batches.append(torch.randn(shape, generator=generator))
+        return batches
+
+
+class Stage(nn.Module):
+    """A method of a model as a module of its own."""
+
+    def __init__(self, model: VideoModel, method: str):
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, batch: Tensor) -> Tensor:
+        result: Tensor = getattr(self.model, self.method)(batch)
+        return result
+
+
+@torch.no_grad()
+def parts_of(model: VideoModel) -> list[Part]:
+    """The parts of a model of ``load_model``, in the order in which they run."""
+    spec, rows = model.spec, 3
+    frame = (3, spec.height, spec.width)
+    generator = torch.Generator().manual_seed(9)
+    frames = torch.randn(rows, *frame, generator=generator)
+    length = 1 if model.takes_any_length else None
+    any_size = model.frame_size is None
+    if model.frame_once:
+        vectors = model.encode_frames(frames)
+        clips = vectors.unsqueeze(1).repeat(1, spec.seq_len, 1)
+        clips = clips + torch.randn(clips.shape, generator=generator)
+        encode, embed = Stage(model, 'encode_frames'), Stage(model, 'embed')
+        parts = [
+            Part('frames', 'frames', 'vectors', encode, frames, size=any_size),
+            Part('clips', 'vectors', 'features', embed, clips, length),
+        ]
+        features = model.embed(clips)
+    else:
+        clips = torch.randn(rows, spec.seq_len, *frame, generator=generator)
+        whole = Stage(model, 'forward')
+        parts = [Part('clips', 'clips', 'features', whole, clips, length, any_size)]
+        features = model(clips)
+    if type(model).finish is not VideoModel.finish:
+        parts.append(Part('finish', 'means', 'features', Stage(model, 'finish'), features))
+    return parts
+
+
+def export_model(model: VideoModel, kind: str, folder: Path) -> dict[str, Any]:
+    """Write the files of a model and ``manifest.json`` into a new folder, whole or not at all.
+
+    Args:
+        model: of ``load_model``, on the CPU.
+        kind: a key of FORMATS.
+        folder: empty, or not there yet.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: the folder holds something or cannot be written; the exporter does not know an
+            operation of the model, or the file gives something else than the model.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f'--output {folder} is there already: name a new folder')
+    model = model.eval().requires_grad_(False)
+    with write_errors(folder), whole_folder(folder) as temporary:
+        parts = [export_part(part, model, kind, temporary) for part in parts_of(model)]
+        manifest = {**description(model), 'format': kind, 'parts': parts}
+        text = json.dumps(manifest, indent=2) + '\n'
+        (temporary / MANIFEST).write_text(text, encoding='utf-8')
+    return manifest
+
+
+def export_part(part: Part, model: VideoModel, kind: str, folder: Path) -> dict[str, Any]:
+    """Write a part with as many open dimensions as it can have; returns its entry in the manifest.
+
+    Raises:
+        InputError: not even the number of rows can be open, or the file differs from the model.
+    """
+    written = FORMATS[kind]
+    for opening in part.openings():
+        batches = part.other_batches(opening)
+        expected = [part.module(batch) for batch in batches]
+        try:
+            with silent_exporters():
+                program = traced(part, model, opening)
+                names = written.write(program, folder, part.name, part.input, part.output)
+                run = written.open(folder / names[0])
+                found = [run(batch) for batch in batches]
+        except OSError:
+            raise
+        except Exception as error:  # of many types: tracer, exporter, engine
+            failure = ' '.join(str(error).split())[:300] or type(error).__name__
+            continue
+        differences = [difference(*pair) for pair in zip(found, expected, strict=True)]
+        if max(differences) > TOLERANCE:
+            failure = f'differs from the model by {max(differences):.1e}, {TOLERANCE:.0e} allowed'
+            continue
+        shape = [None if at in opening else size for at, size in enumerate(part.example.shape)]
+        return {
+            'name': part.name,
+            'file': names[0],
+            'input': {'name': part.input, 'shape': shape},
+            'output': {'name': part.output, 'size': expected[0].shape[-1]},
+            'largest_difference': max(differences),
+            'sha256': {
+                name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names
+            },
+        }
+    raise InputError(f'--format {kind}: {model.spec.arch}, part {part.name}: {failure}')
+
+
+def traced(part: Part, model: VideoModel, opening: tuple[int, ...]) -> ExportedProgram:
+    """The program of a part, with batch norms folded.
+
+    Raises:
+        ValueError: a dimension would be fixed to the length it was traced with.
+    """
+    with torch.no_grad(), FoldedEncoders(model).in_model():
+        program = torch.export.export(
+            part.module, (part.example,), dynamic_shapes=({at: Dim.AUTO for at in opening},)
+        )
+    [name] = program.graph_signature.user_inputs
+    [shape] = [n.meta['val'].shape for n in program.graph.nodes if n.name == name]
+    fixed = [at for at in opening if isinstance(shape[at], int)]
+    if fixed:
+        raise ValueError(f'dimensions {fixed} of {part.input} are fixed')
+    return program
+
+
+@contextlib.contextmanager
+def silent_exporters() -> Iterator[None]:
+    """In the block exporters neither warn nor log: what they cannot do they raise, too."""
+    above = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(above)
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a share of the largest number of the second.
+
+    Infinite for another shape, or numbers that are not finite.
+    """
+    if one.shape != other.shape or not one.isfinite().all():
+        return float('inf')
+    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))
+
+
+def description(model: VideoModel) -> dict[str, Any]:
+    """What one must know to run the files: the manifest without the parts."""
+    spec = model.spec
+    return {
+        'stmn_plugin': __version__,
+        'arch': spec.arch,
+        'frame': {
+            'height': spec.height,
+            'width': spec.width,
+            'colours': 'RGB',
+            'resize': 'bilinear with antialiasing',
+            'mean': list(spec.norm_mean),
+            'std': list(spec.norm_std),
+            'normalisation': '(x / 255 - mean) / std, channels first',
+        },
+        'clip_length': spec.seq_len,
+        'sampling': {'chunks': spec.rrs_chunks, 'frames': SAMPLING[spec.rrs_chunks]},
+        'ranked_by': 'distance of features'
+        if model.score_pairs is None
+        else 'a score of pairs of tracklets, which is not in these files',
+    }

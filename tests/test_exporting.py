@@ -1,0 +1,184 @@
+"""Exported networks give what the model gives, at shapes they were not traced with."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from test_every_model import narrow_resnet, scattered
+
+from stmn_plugin import load_model
+from stmn_plugin.cameras import exporting
+from stmn_plugin.cameras.export_formats import FORMATS
+from stmn_plugin.cli import export
+from stmn_plugin.config import load_config
+from stmn_plugin.config.sections import flatten
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation import Embedder
+from stmn_plugin.models import ModelSpec, build_video_model
+from stmn_plugin.training.checkpoint import save_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Saves a narrow network; further words are of the config."""
+
+    def save(name, *words):
+        size = ['data.type', 'video', 'data.height', '64', 'data.width', '32', 'video.seq_len', '4']
+        config = flatten(load_config('', ['model.name', name, *size, *words]))
+        torch.manual_seed(0)
+        model = build_video_model(ModelSpec.from_config(config), 4, pretrained=False)
+        state = {'state_dict': scattered(model).state_dict(), 'epoch': 1, 'config': config}
+        return save_checkpoint({**state, 'rank1': 0.0}, str(tmp_path / 'model'), 1)
+
+    return save
+
+
+def save_crops(folder, sizes):
+    """A crop of each size (width, height), PNG."""
+    rng = np.random.default_rng(3)
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        coarse = rng.integers(0, 256, (6 + number, 4, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / f'{number}.png')
+    return folder
+
+
+def share(found, expected):
+    """The largest difference as a share of the largest number."""
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, chunks', [('stmn', 'balanced'), ('cosam', 'ceil')])
+def test_the_sample_gives_the_feature_of_the_embedder(
+    name, chunks, checkpoint, tmp_path, repository, capsys
+):
+    path, folder = checkpoint(name, 'video.rrs_chunks', chunks), tmp_path / 'exported'
+    export.main([path, '--format', 'onnx', '--output', str(folder)])
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    files = ['frames.onnx', 'clips.onnx'] if name == 'stmn' else ['clips.onnx']
+    assert [part['file'] for part in manifest['parts']] == files
+    assert capsys.readouterr().out.count('Wrote') == len(files)
+    assert {entry.name for entry in folder.iterdir()} == {*files, 'manifest.json'}
+    for part in manifest['parts']:
+        assert part['input']['shape'][0] is None
+        digest = hashlib.sha256((folder / part['file']).read_bytes()).hexdigest()
+        assert part['sha256'] == {part['file']: digest}
+    if name == 'stmn':
+        assert manifest['parts'][0]['input']['shape'] == [None, 3, None, None]
+        types = [node.op_type for node in onnx.load(folder / 'frames.onnx').graph.node]
+        # that of the spatial memory is behind no convolution
+        assert types.count('BatchNormalization') <= 1 and types.count('Conv') > 20
+    plan = ClipPlan(4, rrs_chunks=chunks)
+    as_they_are = save_crops(tmp_path / 'of the size', [(32, 64)] * 7)
+    resized = save_crops(tmp_path / 'others', [(40 + number, 90) for number in range(7)])
+    # resizing rounds to bytes, and not every rounding is Pillow's
+    for crops, allowed in ((as_they_are, 1e-5), (resized, 1e-3)):
+        sample = repository / 'examples' / 'onnx_features.py'
+        words = [sys.executable, sample, folder, crops, tmp_path / 'feature.npy']
+        subprocess.run(words, check=True, timeout=60)
+        [expected] = Embedder(load_model(path), plan)([sorted(crops.iterdir())]).features.numpy()
+        assert share(np.load(tmp_path / 'feature.npy'), expected) < allowed
+
+
+def test_the_sample_is_short_and_needs_three_packages(repository):
+    text = (repository / 'examples' / 'onnx_features.py').read_text()
+    assert len(text.splitlines()) <= 40
+    found = {name.split('.')[0] for name in re.findall(r'^(?:import|from) (\S+)', text, re.M)}
+    assert found - sys.stdlib_module_names == {'numpy', 'onnxruntime', 'PIL'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['torch', 'openvino'])
+def test_other_formats(kind, checkpoint, tmp_path):
+    """Of a model that has a finish and takes clips of any length."""
+    model = load_model(checkpoint('eug'))
+    parts = exporting.export_model(model, kind, tmp_path / kind)['parts']
+    assert [part['name'] for part in parts] == ['frames', 'clips', 'finish']
+    assert parts[0]['input']['shape'] == [None, 3, None, None]
+    assert parts[1]['input']['shape'][:2] == [None, None]
+    frames, clips, finish = (FORMATS[kind].open(tmp_path / kind / part['file']) for part in parts)
+    batch = torch.randn(6, 3, 64, 32)
+    found = finish(clips(frames(batch).unflatten(0, (2, 3))))
+    with torch.no_grad():
+        expected = model.finish(model(batch.unflatten(0, (2, 3))))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def written_without_tracing(monkeypatch):
+    """Sets the function of the file that the format torch writes, as a format of its own."""
+
+    def compute(run):
+        fake = FORMATS['torch']._replace(
+            write=lambda program, folder, part, *_: [(folder / part).write_text('x') and part],
+            open=lambda path: run,
+        )
+        monkeypatch.setitem(FORMATS, 'torch', fake)
+        monkeypatch.setattr(exporting, 'traced', lambda *_: None)
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    'wrong, said',
+    [
+        (lambda found: 1.001 * found, 'differs from the model by .*e-0[34], 1e-04 allowed'),
+        (lambda found: found[:, :-1], 'differs from the model by inf'),
+        # of the last batch alone
+        (lambda found: found / (len(found) != 2), 'differs from the model by inf'),
+        (lambda found: found.unflatten(0, (3, -1)), 'unflatten.*3'),
+    ],
+)
+def test_a_file_that_differs_is_an_error_and_leaves_nothing(
+    wrong, said, checkpoint, tmp_path, written_without_tracing
+):
+    model = load_model(checkpoint('stmn'))
+    written_without_tracing(lambda batch: wrong(model.encode_frames(batch)))
+    with pytest.raises(InputError, match=f'--format torch: stmn, part frames: {said}'):
+        exporting.export_model(model, 'torch', tmp_path / 'out')
+    assert [entry.name for entry in tmp_path.iterdir()] == ['model']
+
+
+def test_a_fault_of_the_model_itself_goes_through(checkpoint, tmp_path, monkeypatch):
+    model = load_model(checkpoint('stmn'))
+    monkeypatch.setattr(exporting, 'difference', lambda *_: 1 / 0)
+    monkeypatch.setattr(exporting, 'traced', lambda *_: None)
+    run = torch.nn.Identity()
+    fake = FORMATS['torch']._replace(write=lambda *_: ['frames'], open=lambda path: run)
+    monkeypatch.setitem(FORMATS, 'torch', fake)
+    with pytest.raises(ZeroDivisionError):
+        exporting.export_model(model, 'torch', tmp_path / 'out')
+    assert [entry.name for entry in tmp_path.iterdir()] == ['model']
+
+
+def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
+    path = checkpoint('stmn')
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'file').touch()
+    cases = [
+        ([path, '--format', 'torch', '--output', str(tmp_path / 'full')], 'is there already'),
+        ([path, '--format', 'torch'], 'give CHECKPOINT'),
+        ([path, '--weights', 'a', 'b'], '--weights stands alone'),
+        ([str(tmp_path / 'no'), '--format', 'torch', '--output', 'x'], 'no'),
+    ]
+    for words, said in cases:
+        with pytest.raises(SystemExit) as ended:
+            export.main(words)
+        assert ended.value.code == 2 and said in capsys.readouterr().err
