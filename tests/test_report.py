@@ -13,8 +13,7 @@ import pytest
 
 from stmn_plugin.cli import report
 from stmn_plugin.errors import InputError
-from stmn_plugin.looking.report import Browser, Overview, write_report
-from stmn_plugin.looking.report import page as page_module
+from stmn_plugin.looking.report import Browser, Overview, html_file, write_report
 from stmn_plugin.looking.report.curves import draw_panel, training_panels, values_by_epoch
 from stmn_plugin.looking.report.film_strips import StripSize
 
@@ -136,7 +135,7 @@ def test_an_old_picture_that_cannot_be_removed_is_left(tmp_path, monkeypatch):
 
 
 def test_many_pictures_go_into_the_folder_unless_told_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr(page_module, 'EMBED_LIMIT', sum(map(len, STRIPS)) * 4 / 3)
+    monkeypatch.setattr(html_file, 'EMBED_LIMIT', sum(map(len, STRIPS)) * 4 / 3)
     assert write(tmp_path / 'r.html').folder
     assert not write(tmp_path / 'r.html', strips=STRIPS[:2]).folder
     assert not write(tmp_path / 'r.html', embed=True).folder

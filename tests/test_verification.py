@@ -192,14 +192,24 @@ def test_records_are_kept_for_each_weights_and_way_of_testing(tmp_path):
             {'dataset': 'own'},
         )
     ]
-    for one in (RECORD, *others, newer):
+    for one in (RECORD, *others[:2], newer, others[2]):
         path = store_thresholds(tmp_path, one)
-    assert path.name == thresholds.NAME and read_thresholds(tmp_path) == [*others, newer]
+    assert path.name == thresholds.NAME and read_thresholds(tmp_path) == [
+        *others[:2],
+        newer,
+        others[2],
+    ]
     records = read_thresholds(tmp_path)
-    assert select_thresholds(records, 'digest', 'cosine', True) == newer
-    assert select_thresholds(records, 'digest', 'euclidean', False) == others[1]
-    assert select_thresholds(records, 'digest', 'euclidean', True) is None
-    assert select_thresholds(records, 'third', 'cosine', False) is None
+    same = {'dist_metric': 'cosine', 'normalize_feature': False, 'frames': 'rrs', 'flip': False}
+    for changes, expected in (
+        ({'normalize_feature': True}, others[2]),  # the newest; the cosine knows no length
+        ({'dist_metric': 'euclidean'}, others[1]),
+        ({'dist_metric': 'euclidean', 'normalize_feature': True}, None),
+        ({'weights': 'third'}, None),
+        ({'frames': 'all'}, None),
+        ({'flip': True}, None),
+    ):
+        assert select_thresholds(records, **{'weights': 'digest', **same, **changes}) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.labels import natural_key
 
 from .boxes import Boxes
 from .readers.options import Recording
@@ -32,6 +33,7 @@ class Filters:
         every: one of so many boxes of a track.
         max_frames: of a tracklet, evenly spread over the track; None for all.
         margin: added on each side, as a share of the box.
+        tracks: ids of the only ones that are wanted; () for all.
     """
 
     classes: tuple[str, ...] = ()
@@ -42,6 +44,7 @@ class Filters:
     every: int = 1
     max_frames: int | None = None
     margin: float = 0.0
+    tracks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -71,9 +74,10 @@ def select(path: object, boxes: Boxes, recording: Recording, filters: Filters) -
     """Choose the crops.
 
     Raises:
-        InputError: a class or confidences that the file does not have, more than a few boxes
+        InputError: a track, class or confidences that the file does not have, more than a few boxes
             outside the picture, or nothing is left; names ``path``.
     """
+    boxes = _of_tracks(path, boxes, filters.tracks)
     total, total_tracks = len(boxes) + boxes.left_out.total(), len(set(boxes.tracks.tolist()))
     size = np.array([recording.width, recording.height] * 2)
     clipped = boxes.corners.clip(0, size)
@@ -156,6 +160,17 @@ def sampled(boxes: Boxes, every: int, max_frames: int | None) -> NDArray[np.bool
 def reasons(left_out: Counter[str]) -> str:
     """Counts and reasons in a line."""
     return ', '.join(f'{count:,} {reason}' for reason, count in left_out.most_common())
+
+
+def _of_tracks(path: object, boxes: Boxes, tracks: tuple[str, ...]) -> Boxes:
+    if not tracks:
+        return boxes
+    unknown = [track for track in tracks if track not in boxes.track_ids]
+    if unknown:
+        known = ', '.join(sorted(boxes.track_ids, key=natural_key)[:10])
+        raise InputError(f'{path}: has no track {unknown[0]}; it has {known}')
+    wanted = np.array([track in tracks for track in boxes.track_ids])
+    return boxes.only(wanted[boxes.tracks])
 
 
 def _of_classes(path: object, boxes: Boxes, classes: tuple[str, ...]) -> Boxes:

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error(args.debug):
         from stmn_plugin.cameras.index.embedding import embed_rows, tree_rows
         from stmn_plugin.cameras.index.model_key import ModelKey
+        from stmn_plugin.cameras.index.thresholds import keep_thresholds
         from stmn_plugin.cameras.index.tracklet_index import TrackletIndex
         from stmn_plugin.device import usable_gpu
         from stmn_plugin.models.loading import load_model
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with TrackletIndex.open(args.index, key) as index:
             begin = time.perf_counter()
             added = embed_rows(index, embedder, rows)
+            keep_thresholds(index, Path(args.checkpoint).expanduser().parent)
             seconds = time.perf_counter() - begin
             rate = f', {added / seconds:.1f} a second' if added else ''
             print(

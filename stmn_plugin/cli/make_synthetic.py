@@ -1,6 +1,8 @@
-"""Make the synthetic pedestrians (MARS layout).
+"""Make the synthetic pedestrians: as a dataset, or as videos.
 
-Every field of the preset can be replaced, for example ``--train-ids 100 --seed 2``.
+``--root`` gets them in MARS' layout; ``--footage`` gets a video of every camera, with its MOT file,
+in which all test persons pass, and who is who. Every field of the preset can be replaced, for
+example ``--train-ids 100 --seed 2``.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
@@ -27,6 +30,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         spec = dataclasses.replace(PRESETS[args.preset], **changes)
         start = time.perf_counter()
+        if args.footage:
+            from stmn_plugin.cameras.synthetic_footage import make_footage
+
+            made = make_footage(args.footage, spec, args.strangers)
+            print(
+                f'{printable(str(args.footage))}: {len(made)} videos with their tracks, '
+                f'{spec.test_ids} persons and {args.strangers} strangers at each, '
+                f'{time.perf_counter() - start:.1f} s'
+            )
+            return
         folder = ensure(args.root, spec, workers=args.workers)
         seconds = time.perf_counter() - start
         truth = load_truth(folder)
@@ -45,11 +58,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--root', required=True, help='data folder; writes <root>/synthetic/<name>')
+    made = parser.add_mutually_exclusive_group(required=True)
+    made.add_argument('--root', help='data folder; writes <root>/synthetic/<name>')
+    made.add_argument('--footage', type=Path, metavar='FOLDER', help='videos and MOT files')
     parser.add_argument('--preset', choices=PRESETS, default='default')
     for field in dataclasses.fields(SyntheticSpec):
         flag = '--' + field.name.replace('_', '-')
         parser.add_argument(flag, type=field.type, help=f'default preset: {field.default}')
+    strangers = value_of(Whole(0, 1_000))
+    parser.add_argument(
+        '--strangers', type=strangers, default=2, metavar='N', help='passers-by of a video: 2'
+    )
     parser.add_argument('--contact-sheet', metavar='FILE', help='also write a PNG to look at')
     workers = value_of(Whole(1, 1_024))
     parser.add_argument('--workers', type=workers, help='processes (default: one per core)')

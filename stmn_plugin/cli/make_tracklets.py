@@ -8,36 +8,27 @@ the same --output; the tree is a data root of the dataset 'tracklets'.
 import argparse
 import contextlib
 import functools
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmn_plugin.config.rules import Moment, Number, Rule, Text, Whole, WordOr
+from stmn_plugin.config.rules import Moment, Number
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 
 from .command_line import CommandLine, value_of
+from .track_flags import (
+    COUNT,
+    FORMAT_NAMES,
+    NAME,
+    add_fps_flag,
+    add_track_flags,
+    track_options,
+)
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.making import CroppingJob
-
-FORMAT_NAMES = ('mot', 'ultralytics', 'supervision', 'cvat', 'coco', 'deepstream')
-FIRST_FRAME = WordOr('names', Whole(0, 2**31))
-NAME = Text('a name that a folder can have', pattern=r'(?!\.)[^\0/\\]+')
-COUNT = Whole(1, 1_000_000)
-
-
-class _Size(Rule):
-    """Width and height, such as 1920x1080."""
-
-    def _read(self, text: str) -> tuple[int, int] | None:
-        match = re.fullmatch(r'([1-9]\d{0,4})[xX]([1-9]\d{0,4})', text)
-        return (int(match[1]), int(match[2])) if match else None
-
-    def __str__(self) -> str:
-        return 'a size such as 1920x1080'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,47 +60,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='TIME',
         help='when each VIDEO begins, with its offset from UTC: 2026-03-01T08:00:00+01:00',
     )
-    parser.add_argument(
-        '--fps',
-        type=value_of(Number(0, 1_000_000, above=True)),
-        help='frames a second: of images, or in place of the times in a video',
-    )
+    add_fps_flag(parser)
     parser.add_argument('--persons', type=Path, metavar='CSV', help='columns track,person[,video]')
     parser.add_argument(
         '--split', choices=('train', 'query', 'gallery'), default='gallery', help='gallery'
     )
     parser.add_argument('--replace', action='store_true', help='make those of a VIDEO anew')
-    files = parser.add_argument_group('what the tracks mean, where their format leaves it open')
-    files.add_argument(
-        '--first-frame',
-        type=value_of(FIRST_FRAME),
-        metavar='N',
-        help='number of the first frame in the file; names: numbers in the names of images',
-    )
-    files.add_argument(
-        '--stride',
-        type=value_of(COUNT),
-        default=1,
-        metavar='N',
-        help='the tracker processed one of N frames and numbered only these',
-    )
-    files.add_argument(
-        '--first-pixel',
-        type=value_of(Whole(0, 1)),
-        default=0,
-        metavar='N',
-        help='number of the leftmost column and topmost row; 1 in files of MOTChallenge itself',
-    )
-    files.add_argument(
-        '--picture-size',
-        type=value_of(_Size()),
-        metavar='WxH',
-        help='size of the picture that the boxes belong to, if it is not that of the video',
-    )
-    files.add_argument('--frame-column', default='', metavar='NAME', help='of supervision')
-    files.add_argument(
-        '--stream', default='', metavar='NAME', help='which video or stream of the file or folder'
-    )
+    add_track_flags(parser)
     chosen = parser.add_argument_group('which boxes become crops')
     chosen.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='names or numbers')
     chosen.add_argument('--min-confidence', type=value_of(Number(-1e6, 1e6)), metavar='P')
@@ -145,7 +102,6 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
     """
     from stmn_plugin.cameras.making import CroppingJob
     from stmn_plugin.cameras.readers.formats import FORMATS
-    from stmn_plugin.cameras.readers.options import TrackOptions
     from stmn_plugin.cameras.selection import Filters
 
     videos, tracks = args.videos, args.tracks
@@ -166,16 +122,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
         raise InputError('--split train: --persons CSV must name who is to be learned')
     if args.first_frame == 'names' and not all(video.is_dir() for video in videos):
         raise InputError('--first-frame names: is for folders of images alone')
-    by_name = args.first_frame == 'names'
-    options = TrackOptions(
-        first_frame=None if by_name or args.first_frame is None else int(args.first_frame),
-        by_name=by_name,
-        stride=args.stride,
-        first_pixel=args.first_pixel,
-        picture=args.picture_size,
-        frame_column=args.frame_column,
-        stream=args.stream,
-    )
+    options = track_options(args)
     filters = Filters(
         classes=tuple(args.classes),
         min_confidence=args.min_confidence,

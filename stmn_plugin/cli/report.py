@@ -20,7 +20,7 @@ from stmn_plugin.extras import require
 from .command_line import CONFIG, CommandLine, value_of
 
 if TYPE_CHECKING:
-    from stmn_plugin.looking.report.page import WrittenPage
+    from stmn_plugin.looking.report.html_file import WrittenPage
 
 HEIGHT = 96  # pixels of a frame on the page
 

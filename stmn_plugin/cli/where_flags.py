@@ -3,7 +3,7 @@
 import argparse
 import datetime
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stmn_plugin.config.rules import Moment, Rule, Text
 
@@ -30,24 +30,27 @@ class _Age(Rule):
 def add_where_flags(parser: argparse.ArgumentParser, title: str) -> None:
     """Add the flags; several words of a flag are alternatives, several flags must all hold."""
     group = parser.add_argument_group(title)
+    add_camera_and_time_flags(group)
+    _add_names(group, '--person', 'with one of these names')
+    _add_names(group, '--source', 'from one of these videos')
+    _add_names(group, '--tracklet', 'folders, relative to their tree')
+    help = 'over for so long: 30d, 12h'
+    group.add_argument('--older-than', type=value_of(_Age()), metavar='AGE', help=help)
 
-    def add_names(flag: str, help: str) -> None:
-        group.add_argument(
-            flag, nargs='+', type=value_of(NAME), default=[], metavar='NAME', help=help
-        )
 
-    def add_time(flag: str, rule: Rule, **options: Any) -> None:
-        group.add_argument(flag, type=value_of(rule), **options)
+def add_camera_and_time_flags(group: 'argparse._ArgumentGroup') -> None:
+    """Add those flags that a search has, too, where the others say who is searched for."""
+    _add_names(group, '--camera', 'of one of these cameras')
+    _add_names(group, '--not-camera', 'of none of these')
+    for flag, name, help in (
+        ('--from', 'since', 'not over at 2026-03-01T08:00:00+01:00'),
+        ('--to', 'until', 'begun by then'),
+    ):
+        group.add_argument(flag, type=value_of(Moment()), metavar='TIME', dest=name, help=help)
 
-    add_names('--camera', 'of one of these cameras')
-    add_names('--not-camera', 'of none of these')
-    add_names('--person', 'with one of these names')
-    add_names('--source', 'from one of these videos')
-    add_names('--tracklet', 'folders, relative to their tree')
-    times = {'metavar': 'TIME', 'dest': 'since'}
-    add_time('--from', Moment(), help='not over at 2026-03-01T08:00:00+01:00', **times)
-    add_time('--to', Moment(), metavar='TIME', dest='until', help='begun by then')
-    add_time('--older-than', _Age(), metavar='AGE', help='over for so long: 30d, 12h')
+
+def _add_names(group: 'argparse._ArgumentGroup', flag: str, help: str) -> None:
+    group.add_argument(flag, nargs='+', type=value_of(NAME), default=[], metavar='NAME', help=help)
 
 
 def where_of(args: argparse.Namespace) -> 'Where':

@@ -16,7 +16,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.models.frame_pooling import FrameByFrame
 from stmn_plugin.plain_values import is_like
-from stmn_plugin.whole_files import write_json
+from stmn_plugin.whole_files import write_text
 
 from .fingerprint import weights_digest
 
@@ -100,7 +100,7 @@ def store_thresholds(folder: Path, measured: Thresholds) -> Path:
         InputError: the file is damaged, or cannot be written.
     """
     others = [one for one in read_thresholds(folder) if _test(one) != _test(measured)]
-    return write_json(folder / NAME, [asdict(one) for one in (*others, measured)])
+    return write_text(folder / NAME, thresholds_text([*others, measured]) + '\n')
 
 
 def read_thresholds(folder: Path) -> list[Thresholds]:
@@ -117,6 +117,11 @@ def read_thresholds(folder: Path) -> list[Thresholds]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'cannot read {path}: {error}') from error
+
+
+def thresholds_text(records: Sequence[Thresholds]) -> str:
+    """The records as JSON."""
+    return json.dumps([asdict(one) for one in records], indent=1)
 
 
 def thresholds_of_text(text: str, where: str) -> list[Thresholds]:
@@ -138,15 +143,23 @@ def thresholds_of_text(text: str, where: str) -> list[Thresholds]:
 
 
 def select_thresholds(
-    records: Sequence[Thresholds], weights: str, dist_metric: str, normalize_feature: bool
+    records: Sequence[Thresholds],
+    weights: str,
+    dist_metric: str,
+    normalize_feature: bool,
+    frames: str,
+    flip: bool,
 ) -> Thresholds | None:
-    """The newest record that holds for distances of some weights; None if there is none."""
+    """The newest record of features that were made and compared alike; None if there is none.
+
+    The length of a feature does not count for the cosine.
+    """
     own = [
         one
         for one in records
-        if one.weights == weights
-        and one.dist_metric == dist_metric
-        and (one.dist_metric == 'cosine' or one.normalize_feature == normalize_feature)
+        if (one.weights, one.dist_metric, one.frames, one.flip)
+        == (weights, dist_metric, frames, flip)
+        and (dist_metric == 'cosine' or one.normalize_feature == normalize_feature)
     ]
     return own[-1] if own else None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from stmn_plugin.config import load_config
-from stmn_plugin.data.clip_plans import ClipPlan, clip_loader
+from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.tracklets import Target, Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
@@ -18,8 +18,9 @@ from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models.base import VideoModel
-from stmn_plugin.models.explanations import check_explained
 from stmn_plugin.training.speed import set_tf32
+
+from .explained_clips import explain, read_clips
 
 BEST = os.path.join('model', 'model-best.pth.tar')
 
@@ -96,27 +97,8 @@ class OpenedRun:
     def clips(
         self, tracklets: Sequence[Tracklet], plan: ClipPlan | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised clips (B, L, 3, H, W) on the device and the rows (B,) of their tracklets.
-
-        Raises:
-            InputError: a frame cannot be read.
-        """
-        embedder = self.embedder
-        loader = clip_loader(
-            tracklets,
-            plan or self.plan,
-            embedder.height,
-            embedder.width,
-            embedder.mean,
-            embedder.std,
-            batch_size=embedder.batch_size,
-            workers=embedder.workers,
-            as_uint8=True,
-            skip_bad=embedder.skip_bad,
-        )
-        for batch in loader:
-            frames = embedder.prepare(batch.frames)  # (T, 3, H, W)
-            yield frames[batch.rows.to(frames.device)], batch.tracklets
+        """See :func:`read_clips`; by the plan of the run, if none is given."""
+        return read_clips(self.embedder, tracklets, plan or self.plan)
 
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
         """What the model explains of clips (B, L, 3, H, W), in shapes as their names say."""
@@ -156,15 +138,3 @@ def open_run(cfg: CfgNode) -> OpenedRun:
         frozenset(explain(embedder.model.eval(), black)),
         engine.evaluator,
     )
-
-
-@torch.no_grad()
-def explain(model: VideoModel, clips: Tensor) -> dict[str, Tensor]:
-    """``model.explain``, checked.
-
-    Raises:
-        ValueError: the model gives a name that ``explanations.py`` knows in another shape.
-    """
-    explained = model.explain(clips)
-    check_explained(explained, *clips.shape[:2])
-    return explained

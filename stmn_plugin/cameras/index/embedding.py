@@ -30,7 +30,7 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     entries = read_manifest(tree)
     if not entries:
         raise InputError(f'{tree / MANIFEST}: no tracklet; tools/make_tracklets.py writes them')
-    return [_row(tree.resolve(), entry) for entry in entries]
+    return [row_of_entry(tree.resolve(), entry) for entry in entries]
 
 
 def embed_rows(
@@ -94,7 +94,8 @@ def crops_of(row: IndexedTracklet) -> list[str]:
     return paths
 
 
-def _row(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
+def row_of_entry(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
+    """What a manifest knows of a tracklet; it has no number yet."""
     start, end = (
         None if time is None else datetime.datetime.fromisoformat(time)
         for time in (entry.start, entry.end)

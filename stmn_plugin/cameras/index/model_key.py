@@ -8,8 +8,8 @@ import torch
 
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.evaluation.embedder import Embedder
-from stmn_plugin.evaluation.fingerprint import weights_digest
 from stmn_plugin.evaluation.pair_scores import refuse_pair_scores
+from stmn_plugin.evaluation.thresholds import digest_of
 from stmn_plugin.models.base import VideoModel
 
 
@@ -57,7 +57,7 @@ class ModelKey:
         refuse_pair_scores(model, spec.arch)
         config = spec.config
         key: dict[str, Any] = {
-            'weights': weights_digest(model),
+            'weights': digest_of(model),
             'arch': spec.arch,
             'height': spec.height,
             'width': spec.width,

@@ -1,34 +1,12 @@
-"""Plain values and pictures → one HTML file that asks nothing of any network.
+"""A run as a whole and the browser of its queries → one HTML page."""
 
-Pictures lie in the file, or in a folder beside it when they are many. They are named by their
-content and written first; the page, written last, replaces an older one in one step. So there is a
-whole page, with all its pictures, at any moment.
-"""
-
-import base64
-import contextlib
-import hashlib
-import json
-import os
-import re
-import urllib.parse
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from stmn_plugin.evaluation.doubts import doubt_word
-from stmn_plugin.whole_files import write_bytes
 
 from .browser import Browser
 from .curves import HEIGHT, LEFT, RIGHT, WIDTH, Panel, values_by_epoch
 from .film_strips import StripSize
-
-EMBED_LIMIT = 30_000_000  # bytes of the pictures in a page
-PICTURE = re.compile(r'[0-9a-f]{20}\.webp')
-TEMPLATES = 'templates'
+from .html_file import WrittenPage, write_html
 
 
 class Overview(NamedTuple):
@@ -41,12 +19,6 @@ class Overview(NamedTuple):
     config: str
 
 
-class WrittenPage(NamedTuple):
-    path: str
-    folder: str  # of the pictures; '' when they lie in the page
-    size: int  # bytes of the page
-
-
 def write_report(
     path: str,
     overview: Overview,
@@ -55,113 +27,22 @@ def write_report(
     size: StripSize,
     embed: bool | None = None,
 ) -> WrittenPage:
-    """Write the page, and its folder of pictures when it needs one.
+    """Write the page of a run.
 
     Args:
         path: of the HTML file.
         overview: of the run.
         browser: of its queries and memories.
         strips: a WebP picture for every tracklet of the browser.
-        size: of a frame in them.
-        embed: put the pictures into the page; by default when it stays small.
-
-    Raises:
-        InputError: a file cannot be written; an older page stays as it was.
+        size, embed, and what is raised: see :func:`write_html`.
     """
-    if embed is None:
-        embed = sum(map(len, strips)) * 4 / 3 < EMBED_LIMIT
-    folder = os.path.splitext(path)[0] + '_files'
-    if embed:
-        start, ends = 'data:image/webp;base64,', [base64.b64encode(x).decode() for x in strips]
-    else:
-        start = urllib.parse.quote(os.fsencode(os.path.basename(folder))) + '/'
-        ends = _write_pictures(folder, strips)
-    pictures = {'start': start, 'ends': ends, 'height': size.height, 'width': size.width}
-    # a name may be no UTF-8
-    page = render(overview, browser, pictures, embed).encode('utf-8', 'backslashreplace')
-    write_bytes(path, page)
-    _remove_pictures(folder, set() if embed else set(ends))
-    return WrittenPage(path, '' if embed else folder, len(page))
-
-
-def render(
-    overview: Overview, browser: Browser, pictures: Mapping[str, Any], embedded: bool
-) -> str:
-    """The page as text. Everything from outside passes the template's escaping."""
-    environment = Environment(
-        loader=PackageLoader(__package__, TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies['json.dumps_function'] = _dump
-    environment.filters['doubt_word'] = doubt_word
-    script, style = _own('report.js'), _own('report.css')
     names, rows = values_by_epoch(overview.panels)
-    return environment.get_template('report.html').render(
-        run=overview,
-        shown=browser.evaluations,
-        data=browser.data,
-        pictures=pictures,
-        names=names,
-        rows=rows,
-        plot={'width': WIDTH, 'height': HEIGHT, 'left': LEFT, 'right': WIDTH - RIGHT},
-        script=script,
-        style=style,
-        policy='; '.join(
-            [
-                "default-src 'none'",
-                f"script-src '{_digest(script)}'",
-                f"style-src '{_digest(style)}'",
-                'img-src data:' if embedded else "img-src data: file: 'self'",
-                "base-uri 'none'",
-                "form-action 'none'",
-            ]
-        ),
-    )
-
-
-def _dump(values: Any, **_: Any) -> str:
-    return json.dumps(values, separators=(',', ':'), allow_nan=False)
-
-
-def _own(name: str) -> Markup:
-    """A file of ours, which needs no escaping."""
-    return Markup(resources.files(__package__).joinpath(TEMPLATES, name).read_text('utf-8'))
-
-
-def _digest(text: str) -> str:
-    """For the content security policy: exactly this script or style, no other."""
-    return 'sha256-' + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _write_pictures(folder: str, strips: Sequence[bytes]) -> list[str]:
-    """Names of the pictures, which are there afterwards."""
-    names = [_name_of(strip) for strip in strips]
-    for name, strip in dict(zip(names, strips, strict=True)).items():
-        path = os.path.join(folder, name)
-        if not _is_picture(path):
-            write_bytes(path, strip)
-    return names
-
-
-def _name_of(picture: bytes) -> str:
-    return f'{hashlib.sha256(picture).hexdigest()[:20]}.webp'
-
-
-def _is_picture(path: str) -> bool:
-    """Whether a page wrote this file: its name says what is in it, which no other file's does."""
-    if not PICTURE.fullmatch(os.path.basename(path)) or not os.path.isfile(path):
-        return False
-    with open(path, 'rb') as file:
-        return _name_of(file.read()) == os.path.basename(path)
-
-
-def _remove_pictures(folder: str, needed: set[str]) -> None:
-    """Remove pictures of older pages, and a folder that is empty then."""
-    with contextlib.suppress(OSError):  # what is needed, not ours or cannot be removed stays
-        for name in set(os.listdir(folder)) - needed:
-            if _is_picture(os.path.join(folder, name)):
-                os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
+    values = {
+        'run': overview,
+        'shown': browser.evaluations,
+        'data': browser.data,
+        'names': names,
+        'rows': rows,
+        'plot': {'width': WIDTH, 'height': HEIGHT, 'left': LEFT, 'right': WIDTH - RIGHT},
+    }
+    return write_html(path, 'report', values, strips, size, embed)

@@ -1,0 +1,160 @@
+"""What a user asks for (a tracklet of the index, a person, crops, a track of a video) → queries."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stmn_plugin.datasets.csv_rows import csv_rows
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.embedder import Embedder
+
+from .index import IndexedTracklet, TrackletIndex, Where
+from .index.embedding import crops_of, row_of_entry
+from .making import UNKNOWN_PERSON, CroppingJob, make_tracklets
+from .searching import Query
+
+NO_CAMERA = 'query'  # of crops that come from no camera of the index
+KINDS = ('tracklet', 'person', 'crops')  # columns of a file of queries
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query before its features are known: its name, and its tracklets, which are one person."""
+
+    name: str
+    rows: Sequence[IndexedTracklet]  # number 0: not in the index
+
+
+def ask_tracklet(index: TrackletIndex, name: str) -> IndexedTracklet:
+    """A tracklet of the index.
+
+    Args:
+        index: that holds it.
+        name: its folder in the tree, or its number in the index.
+
+    Raises:
+        InputError: there is none, or several trees have one of this name.
+    """
+    if name.isdecimal() and len(name) < 19:
+        rows = index.rows(Where(numbers=[int(name)]))
+    else:
+        rows = index.rows(Where(tracklets=[name.rstrip('/')]))
+    if not rows:
+        raise InputError(f'--tracklet {name}: the index has no such tracklet')
+    if len(rows) > 1:
+        places = ', '.join(f'{row.number} ({row.tree})' for row in rows[:5])
+        raise InputError(f'--tracklet {name}: is in several trees; give its number: {places}')
+    return rows[0]
+
+
+def ask_person(index: TrackletIndex, name: str) -> list[IndexedTracklet]:
+    """All tracklets of the index that have this name.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = index.rows(Where(persons=[name]))
+    if not rows or name == UNKNOWN_PERSON:
+        raise InputError(f'--person {name}: no tracklet of the index has this name')
+    return rows
+
+
+def ask_crops(index: TrackletIndex, folder: Path) -> IndexedTracklet:
+    """A folder of crops of one person; the tracklet of the index, if it is the folder of one.
+
+    Raises:
+        InputError: it cannot be read, or has no crops.
+    """
+    folder = folder.expanduser().resolve()
+    names = {str(parent): folder.relative_to(parent).as_posix() for parent in folder.parents}
+    for row in index.rows(Where(tracklets=list(names.values()))):
+        if names.get(row.tree) == row.tracklet:
+            return row
+    row = IndexedTracklet(
+        0, str(folder.parent), folder.name, NO_CAMERA, '', '', UNKNOWN_PERSON, None, None, 0
+    )
+    return dataclasses.replace(row, num_frames=len(crops_of(row)))
+
+
+def ask_video(job: CroppingJob, tracks: Sequence[str]) -> list[IndexedTracklet]:
+    """Tracks of a video, whose crops are saved in the output of the job.
+
+    Args:
+        job: of the video; its filters are left alone but for the tracks.
+        tracks: ids, in the order in which they are wanted.
+
+    Raises:
+        InputError: the file has no such track; whatever ``make_tracklets`` refuses.
+    """
+    filters = dataclasses.replace(job.filters, tracks=tuple(tracks))
+    made = make_tracklets(dataclasses.replace(job, filters=filters))
+    rows = {entry.track: row_of_entry(job.output.resolve(), entry) for entry in made.entries}
+    return [rows[track] for track in dict.fromkeys(tracks) if track in rows]
+
+
+def read_queries(index: TrackletIndex, path: Path) -> list[Asked]:
+    """A batch: a CSV with the column query, and in each row one of tracklet, person or crops.
+
+    Rows of the same query are one person.
+
+    Raises:
+        InputError: names the line.
+    """
+    asked: dict[str, list[IndexedTracklet]] = {}
+    for line, cells in csv_rows(str(path), ('query',), contextlib.nullcontext):
+        given = [kind for kind in KINDS if cells.get(kind)]
+        if not cells['query'] or len(given) != 1:
+            raise InputError(f'{path}:{line}: needs a query, and one of {", ".join(KINDS)}')
+        try:
+            if given == ['person']:
+                rows = ask_person(index, cells['person'])
+            elif given == ['crops']:
+                rows = [ask_crops(index, path.parent / cells['crops'])]
+            else:
+                rows = [ask_tracklet(index, cells['tracklet'])]
+        except InputError as error:
+            raise InputError(f'{path}:{line}: {error}') from error
+        asked.setdefault(cells['query'], []).extend(rows)
+    if not asked:
+        raise InputError(f'{path}: holds no query')
+    return [Asked(name, rows) for name, rows in asked.items()]
+
+
+def make_queries(
+    index: TrackletIndex, asked: Sequence[Asked], embedder: Callable[[], Embedder] | None
+) -> list[Query]:
+    """Queries with their features: of the index where it has them, else of the model.
+
+    Args:
+        index: that is searched.
+        asked: what is asked for.
+        embedder: makes one of the index's model; only called where it is needed.
+
+    Raises:
+        InputError: it is needed and there is none; crops that cannot be read.
+    """
+    outside = list(dict.fromkeys(row for query in asked for row in query.rows if not row.number))
+    features = {}
+    if outside:
+        if embedder is None:
+            raise InputError(
+                f'{Path(outside[0].tree, outside[0].tracklet)} is not in the index: CHECKPOINT '
+                'must name the model that the index was made with'
+            )
+        found = embedder()([crops_of(row) for row in outside], 'queries')
+        assert found is not None  # a single process
+        features = dict(zip(outside, found.features, strict=True))
+    numbers = list(dict.fromkeys(row.number for query in asked for row in query.rows if row.number))
+    known = dict(zip(numbers, index.features(numbers), strict=True))
+    return [
+        Query(
+            query.name,
+            query.rows,
+            torch.stack([known[row.number] if row.number else features[row] for row in query.rows]),
+        )
+        for query in asked
+    ]

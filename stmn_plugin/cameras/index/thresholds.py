@@ -1,0 +1,44 @@
+"""Thresholds that were measured with a model, kept with the index of its features."""
+
+from pathlib import Path
+
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.evaluation.thresholds import (
+    Thresholds,
+    read_thresholds,
+    select_thresholds,
+    thresholds_of_text,
+    thresholds_text,
+)
+
+from .model_key import ModelKey
+from .tracklet_index import TrackletIndex
+
+NOTE = 'verification'
+
+
+def keep_thresholds(index: TrackletIndex, folder: Path) -> None:
+    """Copy what was measured with the weights of the index from their folder, if there is any."""
+    records = [one for one in read_thresholds(folder) if one.weights == index.model.weights]
+    if records:
+        index.set_note(NOTE, thresholds_text(records))
+
+
+def index_thresholds(index: TrackletIndex) -> Thresholds | None:
+    """What holds for the distances of an index; None if nothing was measured with its model.
+
+    Raises:
+        InputError: what is kept is damaged.
+    """
+    text = index.note(NOTE)
+    if text is None:
+        return None
+    return thresholds_for(index.model, thresholds_of_text(text, f'{NOTE} of the index'))
+
+
+def thresholds_for(model: ModelKey, records: list[Thresholds]) -> Thresholds | None:
+    """The record of a model and of the frames that its features are made of."""
+    plan = ClipPlan(model.seq_len, model.frames, model.clips_per_tracklet)
+    return select_thresholds(
+        records, model.weights, model.metric, model.normalized, plan.title, model.flip
+    )
