@@ -24,12 +24,13 @@ from pathlib import Path
 from unittest import mock
 
 import measuring
+import profiling
 import torch
-from measuring import GFLOP_PER_FRAME, StraightforwardSpatialMemory
+from measuring import StraightforwardSpatialMemory
 from tabulate import tabulate
 
 from stmn_plugin.models import STMN, SpatialMemory, encoder
-from stmn_plugin.training.speed import InferenceModel
+from stmn_plugin.training.speed import AMP_DTYPES, InferenceModel
 
 SHORT_TRACKLETS = 64
 SEQ_LEN = 6
@@ -46,6 +47,8 @@ class Variant:
 
 OURS = {'straightforward': False, 'channels_last': True, 'fold': True}
 REFERENCE = 'reference path'
+FORMATS = {'seconds': '.3f', 'x reference': '.2f', 'least': '.2f', 'most': '.2f'}
+FORMATS |= {'frames/s': '.1f', 'share of matrix rate': '.0%', 'largest difference': '.1e'}
 VARIANTS = {
     REFERENCE: Variant(),
     '+ exact shortcuts of the memories': Variant(straightforward=False),
@@ -65,14 +68,17 @@ def pool_last(block, maps):
 
 
 @torch.no_grad()
-def measure(frames, repeats):
+def measure(args):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    backbone, height, width = network = measuring.network_of(args)
     torch.manual_seed(0)
-    trained = STMN(625, SEQ_LEN, STMN.Config(), pretrained=False).eval().to(device)
+    config = STMN.Config(backbone=backbone)
+    trained = STMN(625, SEQ_LEN, config, pretrained=False).eval().to(device)
     torch.nn.init.normal_(trained.spatial_memory.bn.weight)
-    images = torch.randn(frames, 3, 256, 128, device=device)
+    images = torch.randn(args.frames, 3, height, width, device=device)
+    variants = measuring.chosen(VARIANTS, args, REFERENCE)
     models, candidates, outputs = {}, {}, {}
-    for name, variant in VARIANTS.items():
+    for name, variant in variants.items():
         layout = variant.channels_last
         if layout not in models:
             format_ = torch.channels_last if layout else torch.contiguous_format
@@ -90,25 +96,41 @@ def measure(frames, repeats):
                 outputs[name] = tested.encode_frames(images)
 
         candidates[name] = run
-    print(measuring.machine_line(device))
-    seconds = measuring.in_turns(candidates, repeats, warm_up=2)
+    size = 256 if args.small else None
+    print(measuring.machine_line(device, size))
+    dtypes = {n: AMP_DTYPES[v.amp] or torch.float32 for n, v in variants.items()}
+    rates = {d: measuring.matrix_rate(d, device, size) for d in {*dtypes.values(), torch.float32}}
+    flop = measuring.gflop_per_frame(*network) * 1e9 * args.frames
+    facts = {'frames': args.frames}
+    if args.profile:
+        for name in [n for n in variants if n != REFERENCE]:
+            floor = flop / rates[dtypes[name]]
+            print(f'{name}, {args.frames} frames:')
+            facts |= {'benchmark': 'extract profile', 'testing': name}
+            profiling.show(candidates[name], device, floor, args, **facts)
+        return
+    seconds = measuring.in_turns(candidates, args.repeats, 2, args.seconds)
     gains = measuring.speed_ups(seconds, REFERENCE)
     expected = outputs[REFERENCE]
-    rows = [
-        {
-            'testing': name,
-            'seconds': f'{statistics.median(seconds[name]):.3f}',
-            'x reference': f'{gains[name][0]:.2f}',
-            'range': f'{gains[name][1]:.2f} .. {gains[name][2]:.2f}',
-            'frames/s': f'{frames / statistics.median(seconds[name]):.1f}',
-            'largest difference': f'{(outputs[name] - expected).abs().max():.1e}',
-        }
-        for name in VARIANTS
-    ]
-    print(tabulate(rows, headers='keys', disable_numparse=True))
-    floor = GFLOP_PER_FRAME * 1e9 * frames / measuring.matrix_rate(device=device)
-    print(f'{frames} frames; floor in float32 {floor:.3f} s; medians of {repeats}; ', end='')
-    print(f'vectors are {expected.abs().max():.1f} at most')
+    rows = []
+    for name in variants:
+        median = statistics.median(seconds[name])
+        rows.append(
+            {
+                'testing': name,
+                'seconds': median,
+                'x reference': gains[name][0],
+                'least': gains[name][1],
+                'most': gains[name][2],
+                'frames/s': args.frames / median,
+                'share of matrix rate': flop / median / rates[dtypes[name]],
+                'largest difference': float((outputs[name] - expected).abs().max()),
+            }
+        )
+    measuring.show(rows, FORMATS, args, benchmark='extract', **facts)
+    rounds = len(seconds[REFERENCE])
+    print(f'{args.frames} frames; floor in float32 {flop / rates[torch.float32]:.3f} s; ', end='')
+    print(f'medians of {rounds}; vectors are {expected.abs().max():.1f} at most')
 
 
 def extract(num_frames, batch_size, folder):
@@ -154,12 +176,11 @@ def memory_row(num_frames, batch_size):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
     on_gpu = torch.cuda.is_available()
+    parser = measuring.parser_of(__doc__, 20 if on_gpu else 7)
     parser.add_argument('--frames', type=int, default=192 if on_gpu else 24)
-    parser.add_argument('--repeats', type=int, default=20 if on_gpu else 7)
+    parser.add_argument('--only', nargs='*', default=[], help='candidates whose name contains one')
+    parser.add_argument('--without', nargs='*', default=[], help='none whose name contains one')
     parser.add_argument('--memory', action='store_true')
     parser.add_argument('--child', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -170,7 +191,7 @@ def main():
         rows += [memory_row(1000, batch_size) for batch_size in (4, 64)]
         print(tabulate(rows, headers='keys', floatfmt='.0f'))
     else:
-        measure(args.frames, args.repeats)
+        measure(args)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """What benchmarks share: candidates that take turns, the rates of the machine, the slow path."""
 
+import argparse
 import contextlib
 import io
+import json
 import os
 import statistics
 import time
@@ -9,18 +11,76 @@ import time
 import torch
 import torch.nn.functional as F
 from reading import make_tracklets
+from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
 
 from stmn_plugin.config import load_config
 from stmn_plugin.host.runner import prepare
-from stmn_plugin.models import SpatialMemory
+from stmn_plugin.models import STMN, SpatialMemory
 from stmn_plugin.models.stmn.memory import SpatialMemoryOutput
 
-GFLOP_PER_FRAME = 15.83  # forward of STMN with ResNet-50 at 256x128, a multiply-add being two
-PARTS = (  # of them
+PARTS = (  # of the 15.83 GFLOP of a frame, forward, with ResNet-50 at 256x128
     ('plain ResNet-50 with stride 1 in conv5', 8.11),
     ('of that up to conv4', 4.28),
     ('of that, and of each further head', 3.83),
 )
+
+
+def parser_of(doc, repeats):
+    """A parser with what every benchmark takes."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--repeats', type=int, default=repeats)
+    parser.add_argument('--seconds', type=float, default=1e9, help='begin no round after so many')
+    parser.add_argument('--json', metavar='FILE', help='append the rows, a line each')
+    parser.add_argument('--profile', action='store_true', help='where the time of a step goes')
+    parser.add_argument(
+        '--small', action='store_true', help='ResNet-18 on 64x32, to try the command out'
+    )
+    return parser
+
+
+def network_of(args):
+    """Backbone, height and width."""
+    return ('resnet18', 64, 32) if args.small else ('resnet50', 256, 128)
+
+
+def chosen(variants, args, reference):
+    """The variants that ``--only`` and ``--without`` leave, the reference always."""
+    return {
+        name: variant
+        for name, variant in variants.items()
+        if name == reference
+        or (not args.only or any(word in name for word in args.only))
+        and not any(word in name for word in args.without)
+    }
+
+
+def gflop_per_frame(backbone='resnet50', height=256, width=128):
+    """Of a forward of STMN in training, a multiply-add being two."""
+    with torch.device('meta'):
+        model = STMN(2, 2, STMN.Config(backbone=backbone), pretrained=False).train()
+        clips = torch.zeros(2, 2, 3, height, width)
+    with FlopCounterMode(display=False) as counter:
+        model(clips)
+    return counter.get_total_flops() / 4e9
+
+
+def show(rows, formats, args, **facts):
+    """Print rows as a table, and append them as they are to ``args.json``.
+
+    Args:
+        rows (list): dictionaries.
+        formats (dict): column → how it is written, as in ``format``.
+        args: of :func:`parser_of`.
+        **facts: of all rows, for the file.
+    """
+    texts = [{k: format(v, formats.get(k, '')) for k, v in row.items()} for row in rows]
+    print(tabulate(texts, headers='keys', disable_numparse=True))
+    if args.json:
+        with open(args.json, 'a', encoding='utf-8') as file:
+            file.writelines(json.dumps({**facts, **row}) + '\n' for row in rows)
 
 
 def reset_peak(device='cpu'):
@@ -52,19 +112,23 @@ def seconds_of(function):
     return time.perf_counter() - start
 
 
-def in_turns(candidates, repeats, warm_up=1):
+def in_turns(candidates, repeats, warm_up=1, limit=1e9):
     """Seconds of every candidate, each run once per round, so that a busy machine slows all alike.
 
     Args:
         candidates (dict): name → callable.
         repeats (int): rounds that count.
         warm_up (int): rounds before them that do not.
+        limit (float): no round that counts begins so many seconds after the first, but one.
 
     Returns:
         dict: name → list of seconds.
     """
     seconds = {name: [] for name in candidates}
+    start = time.perf_counter()
     for round_ in range(warm_up + repeats):
+        if round_ > warm_up and time.perf_counter() - start > limit:
+            break
         for name, run in candidates.items():
             elapsed = seconds_of(run)
             if round_ >= warm_up:
@@ -102,14 +166,14 @@ def read_rate(device='cpu'):
     return 4 * len(vector) / min(seconds_of(vector.sum) for _ in range(5))
 
 
-def machine_line(device):
-    """The machine and its two rates, for the head of a table."""
+def machine_line(device, size=None):
+    """The machine and its two rates, for the head of a table; ``size`` of the products."""
     name = (
         torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} threads'
     )
     rates = ', '.join(
-        f'{matrix_rate(dtype, device) / 1e9:,.0f}e9 FLOP/s in {str(dtype).removeprefix("torch.")}'
-        for dtype in (torch.float32, torch.bfloat16)
+        f'{matrix_rate(getattr(torch, dtype), device, size) / 1e9:,.0f}e9 FLOP/s in {dtype}'
+        for dtype in ('float32', 'bfloat16')
     )
     return f'{name}, torch {torch.__version__}: {rates}, {read_rate(device) / 1e9:.1f}e9 bytes/s'
 
@@ -146,10 +210,11 @@ def make_data(root, num_ids, num_frames):
             os.link(path, os.path.join(folder, os.path.basename(path)))
 
 
-def make_engine(root, *words):
+def make_engine(root, *words, network=('resnet50', 256, 128)):
     """The engine of configs/stmn_mars.yaml on :func:`make_data`, at its first batch."""
     file = os.path.join(os.path.dirname(__file__), '..', 'configs', 'stmn_mars.yaml')
-    words = ['model.pretrained', 'False', *map(str, words)]
+    words = ['model.pretrained', 'False', *map(str, words), 'stmn.backbone', network[0]]
+    words += ['data.height', str(network[1]), 'data.width', str(network[2])]
     overrides = {'data.root': root, 'data.sources': ['tracklets'], 'data.targets': ['tracklets']}
     with contextlib.redirect_stdout(io.StringIO()):
         engine = prepare(load_config(file, words, overrides))

@@ -8,27 +8,24 @@ the backward pass, to read q^s again and to write both gradients. Candidates tak
 printed. That both give the same numbers is checked first, in float64.
 """
 
-import argparse
 import copy
 import statistics
 
 import measuring
 import torch
 from measuring import StraightforwardSpatialMemory
-from tabulate import tabulate
 
 from stmn_plugin.models import SpatialMemory
 
 DIM, ITEMS, HEIGHT, WIDTH = 2048, 10, 16, 8
 REFERENCE, OURS = 'straightforward', 'ours'
+FORMATS = {'straightforward, ms': '.1f', 'ours, ms': '.1f', 'ratio': '.2f', 'least': '.2f'}
+FORMATS |= {'most': '.2f', 'MiB moved at least': '.0f', 'floor, ms': '.1f'}
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = measuring.parser_of(__doc__, repeats=15)
     parser.add_argument('--frames', type=int, default=192 if torch.cuda.is_available() else 24)
-    parser.add_argument('--repeats', type=int, default=15)
     args = parser.parse_args()
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
@@ -54,27 +51,28 @@ def main():
     gradients = [both(copy.deepcopy(memory).double(), *few) for memory in (ours, plain)]
     for one, other in zip(*gradients, strict=True):
         assert (one - other).norm() <= 1e-9 * other.norm()
-    print(measuring.machine_line(device))
+    print(measuring.machine_line(device, 256 if args.small else None))
     size = 4 * args.frames * DIM * HEIGHT * WIDTH
     rows, rate = [], measuring.read_rate(device)
     for title, run, moved in (('forward', forward, 2 * size), ('and backward', both, 5 * size)):
         candidates = {
             name: (lambda m=m, run=run: run(m)) for name, m in ((REFERENCE, plain), (OURS, ours))
         }
-        seconds = measuring.in_turns(candidates, args.repeats, warm_up=2)
+        seconds = measuring.in_turns(candidates, args.repeats, 2, args.seconds / 2)
         gain = measuring.speed_ups(seconds, REFERENCE)[OURS]
         rows.append(
             {
                 'spatial memory': title,
-                'straightforward, ms': f'{1e3 * statistics.median(seconds[REFERENCE]):.1f}',
-                'ours, ms': f'{1e3 * statistics.median(seconds[OURS]):.1f}',
-                'ratio': f'{gain[0]:.2f}',
-                'range': f'{gain[1]:.2f} .. {gain[2]:.2f}',
-                'MiB moved at least': f'{moved / 2**20:.0f}',
-                'floor, ms': f'{1e3 * moved / rate:.1f}',
+                'straightforward, ms': 1e3 * statistics.median(seconds[REFERENCE]),
+                'ours, ms': 1e3 * statistics.median(seconds[OURS]),
+                'ratio': gain[0],
+                'least': gain[1],
+                'most': gain[2],
+                'MiB moved at least': moved / 2**20,
+                'floor, ms': 1e3 * moved / rate,
             }
         )
-    print(tabulate(rows, headers='keys', disable_numparse=True))
+    measuring.show(rows, FORMATS, args, benchmark='memory_block', frames=args.frames)
     print(f'{args.frames} frames; medians of {args.repeats}')
 
 

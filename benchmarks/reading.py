@@ -59,12 +59,12 @@ def make_tracklets(folder, num_tracklets, num_frames, seed=0):
     return tracklets
 
 
-def host_dataset(tracklets, seq_len):
+def host_dataset(tracklets, seq_len, size=SIZE):
     """torchreid's own VideoDataset with its own test transform."""
     import torchreid  # after stmn_plugin, which silences the advice to compile its ranking
 
     with contextlib.redirect_stdout(io.StringIO()):
-        _, transform = torchreid.data.transforms.build_transforms(*SIZE, transforms=[])
+        _, transform = torchreid.data.transforms.build_transforms(*size, transforms=[])
     return torchreid.data.VideoDataset(
         tracklets,
         tracklets,

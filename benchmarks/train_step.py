@@ -21,8 +21,9 @@ import time
 from dataclasses import dataclass
 
 import measuring
+import profiling
 import torch
-from measuring import GFLOP_PER_FRAME, PARTS, StraightforwardSpatialMemory
+from measuring import PARTS, StraightforwardSpatialMemory
 from reading import host_dataset
 from tabulate import tabulate
 from torch.utils.data import DataLoader
@@ -50,6 +51,8 @@ class Variant:
 
 SLOW = {'straightforward': True, 'host_loader': True, 'channels_last': False, 'fused': False}
 REFERENCE = 'reference path'
+FORMATS = {'seconds': '.3f', 'x reference': '.2f', 'least': '.2f', 'most': '.2f'}
+FORMATS |= {'frames/s': '.1f', 'share of matrix rate': '.0%', 'waiting for data': '.1%'}
 VARIANTS = {
     REFERENCE: Variant(**SLOW),
     '+ exact shortcut of the spatial memory': Variant(**{**SLOW, 'straightforward': False}),
@@ -73,16 +76,19 @@ VARIANTS = {
 class Steps:
     """Runs steps of any variant on shared loaders; variants share weights where they can."""
 
-    def __init__(self, root, clips, workers, separate=None):
+    def __init__(self, root, clips, workers, separate=None, network=('resnet50', 256, 128)):
         """``separate``: the only variant of this process, which sets all up as a run does."""
         self.root, self.clips, self.workers, self.separate = root, clips, workers, bool(separate)
+        self.network = network
         self.engines = {}
         self.waited, self.total = {}, {}  # name → seconds in the rounds so far
         plain = self.engine(separate or Variant())
         ours = plain.train_loader
         self.device = 'cuda' if plain.use_gpu else 'cpu'
         host = DataLoader(
-            host_dataset([tracklet[:4] for tracklet in ours.dataset.tracklets], SEQ_LEN),
+            host_dataset(
+                [tracklet[:4] for tracklet in ours.dataset.tracklets], SEQ_LEN, network[1:]
+            ),
             batch_sampler=[[request.index for request in batch] for batch in ours.batch_sampler],
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -99,7 +105,7 @@ class Steps:
             words += ['train.batch_size', self.clips, 'sampler.num_instances', 2]
             words += ['data.workers', self.workers]
             words += ['train.checkpoint_activations', variant.checkpoint and self.separate]
-            engine = measuring.make_engine(self.root, *words)
+            engine = measuring.make_engine(self.root, *words, network=self.network)
             engine.trainer.num_batches = 1 << 30
             engine.set_model_mode('train')
             self.engines[key] = engine
@@ -129,42 +135,55 @@ def of_this_machine(name, device):
 
 
 def measure(args, root):
-    steps = Steps(root, args.clips, args.workers)
-    print(measuring.machine_line(steps.device))
-    frames = args.clips * SEQ_LEN
-    print(f'{frames} frames of 256x128 a step, {args.workers} workers; GFLOP a frame, forward:')
-    print(f'  STMN {GFLOP_PER_FRAME}' + ''.join(f'; {name} {gflop}' for name, gflop in PARTS))
-    variants = {n: v for n, v in VARIANTS.items() if of_this_machine(n, steps.device)}
-    if args.only:
-        variants = {n: v for n, v in variants.items() if n == REFERENCE or args.only in n}
+    network = measuring.network_of(args)
+    steps = Steps(root, args.clips, args.workers, network=network)
+    size = 256 if args.small else None
+    print(measuring.machine_line(steps.device, size))
+    frames, gflop = args.clips * SEQ_LEN, measuring.gflop_per_frame(*network)
+    print(f'{frames} frames of {network[1]}x{network[2]} a step, {args.workers} workers; ', end='')
+    print(f'GFLOP a frame, forward: STMN with {network[0]} {gflop:.2f}', end='')
+    print('' if args.small else ''.join(f'; {name} {part}' for name, part in PARTS))
+    variants = measuring.chosen(VARIANTS, args, REFERENCE)
+    variants = {n: v for n, v in variants.items() if of_this_machine(n, steps.device)}
     candidates = {n: (lambda n=n, v=v: steps.run(n, v)) for n, v in variants.items()}
-    measuring.in_turns(candidates, 0, warm_up=1)
-    steps.waited.clear()
-    steps.total.clear()
-    seconds = measuring.in_turns(candidates, args.repeats, warm_up=0)
-    gains = measuring.speed_ups(seconds, REFERENCE)
     rates = {}  # of each precision
     for variant in variants.values():
         dtype = AMP_DTYPES[variant.amp] or torch.float32
         with tf32(variant.tf32):
             if (dtype, variant.tf32) not in rates:
-                rates[dtype, variant.tf32] = measuring.matrix_rate(dtype, steps.device)
+                rates[dtype, variant.tf32] = measuring.matrix_rate(dtype, steps.device, size)
     rate = {n: rates[AMP_DTYPES[v.amp] or torch.float32, v.tf32] for n, v in variants.items()}
-    flop = 3 * GFLOP_PER_FRAME * 1e9 * frames
-    rows = [
-        {
-            'step': name,
-            'seconds': f'{statistics.median(seconds[name]):.3f}',
-            'x reference': f'{gains[name][0]:.2f}',
-            'range': f'{gains[name][1]:.2f} .. {gains[name][2]:.2f}',
-            'frames/s': f'{frames / statistics.median(seconds[name]):.1f}',
-            'share of matrix rate': f'{flop / statistics.median(seconds[name]) / rate[name]:.0%}',
-            'waiting for data': f'{steps.waited[name] / steps.total[name]:.1%}',
-        }
-        for name in variants
-    ]
-    print(tabulate(rows, headers='keys', disable_numparse=True))
-    print(f'floor in float32: {flop / rate[REFERENCE]:.3f} s a step; medians of {args.repeats}')
+    flop = 3e9 * gflop * frames
+    facts = {'frames': frames, 'workers': args.workers}
+    if args.profile:
+        for name in [n for n in variants if n != REFERENCE]:
+            print(f'{name}, {frames} frames:')
+            facts |= {'benchmark': 'train_step profile', 'step': name}
+            profiling.show(candidates[name], steps.device, flop / rate[name], args, **facts)
+        return
+    measuring.in_turns(candidates, 0, warm_up=1)
+    steps.waited.clear()
+    steps.total.clear()
+    seconds = measuring.in_turns(candidates, args.repeats, 0, args.seconds)
+    gains = measuring.speed_ups(seconds, REFERENCE)
+    rows = []
+    for name in variants:
+        median = statistics.median(seconds[name])
+        rows.append(
+            {
+                'step': name,
+                'seconds': median,
+                'x reference': gains[name][0],
+                'least': gains[name][1],
+                'most': gains[name][2],
+                'frames/s': frames / median,
+                'share of matrix rate': flop / median / rate[name],
+                'waiting for data': steps.waited[name] / steps.total[name],
+            }
+        )
+    measuring.show(rows, FORMATS, args, benchmark='train_step', **facts)
+    rounds = len(seconds[REFERENCE])
+    print(f'floor in float32: {flop / rate[REFERENCE]:.3f} s a step; medians of {rounds}')
 
 
 def peak(args, root, name):
@@ -203,14 +222,12 @@ def memory_rows(args, root, rounds=2):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
     on_gpu = torch.cuda.is_available()
+    parser = measuring.parser_of(__doc__, 20 if on_gpu else 5)
     parser.add_argument('--clips', type=int, default=32 if on_gpu else 4)
     parser.add_argument('--workers', type=int, default=16 if on_gpu else 1)
-    parser.add_argument('--repeats', type=int, default=20 if on_gpu else 5)
-    parser.add_argument('--only', default='', help='candidates whose name contains this')
+    parser.add_argument('--only', nargs='*', default=[], help='candidates whose name contains one')
+    parser.add_argument('--without', nargs='*', default=[], help='none whose name contains one')
     parser.add_argument('--memory', action='store_true')
     parser.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -198,7 +198,7 @@ def test_a_step_is_the_exact_one_within_its_precision(name, device, make_engine,
         assert error > 1e-5  # otherwise it was not switched on
 
 
-@SLOW_CPU
+@GPU_ONLY  # on the CPU test_speed.py does that
 @pytest.mark.parametrize('name', COMPILED)
 def test_a_compiled_step_is_the_exact_one(name, device, make_engine, smooth, messages):
     check_a_step(make_engine, device, *COMPILED[name])
@@ -469,7 +469,7 @@ def test_features_are_the_exact_ones_within_their_precision(name, device, make_e
     assert error > 1e-4 or name not in ('bf16', 'fp16')
 
 
-@SLOW_CPU
+@GPU_ONLY
 def test_compiled_features_are_the_exact_ones(device, make_engine, messages):
     check_features(make_engine, device, {'compiled': True}, 1e-3)
     assert 'not compiled' not in messages()
