@@ -161,7 +161,7 @@ def run_benchmarks(results, seconds):
     wanted = [one for one in BENCHMARKS if not (DRY and 'compiled' in one[0])]
     left = sum(share for *_, share in wanted)
     for name, words, share in wanted:
-        budget = (until - time.monotonic()) * share / left
+        budget = (until - time.monotonic()) * (1 if DRY else share / left)
         left -= share
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder, 'rows')
