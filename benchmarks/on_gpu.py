@@ -235,19 +235,21 @@ def run_study(results, seconds, root, drawing):
         return row
 
     start = time.monotonic()
-    names = dict(list(ROWS.items())[-1:]) if DRY else ROWS
     first = train(
-        '+ SM + TM, two epochs to plan with', ROWS['+ SM + TM'], 1 if DRY else 2, seconds / 4
+        '+ SM + TM, two epochs to plan with',
+        ROWS['+ SM + TM'],
+        1 if DRY else 2,
+        seconds / (1 if DRY else 4),
     )
     whole = time.monotonic() - start
     results.add('study', **first)
     if first['state'] != 'ended' or DRY:
         return
     each = first['last seconds'] if 'last seconds' in first else whole / 2
-    budget = (until - time.monotonic()) / len(names)
+    budget = (until - time.monotonic()) / len(ROWS)
     epochs = max(1, int(0.9 * (budget - (whole - 2 * each)) / each))
-    for number, (name, config) in enumerate(names.items()):
-        budget = (until - time.monotonic()) / (len(names) - number)
+    for number, (name, config) in enumerate(ROWS.items()):
+        budget = (until - time.monotonic()) / (len(ROWS) - number)
         results.add('study', **train(name, config, epochs, budget))
 
 
@@ -260,7 +262,7 @@ def scores_of(path):
     if not path.exists():
         return {}
     last = json.loads(path.read_text())['evaluations'][-1]
-    return {'mAP, %': 100 * last['mAP'], 'rank-1, %': 100 * last['rank1']}
+    return {'mAP, %': 100 * last['mAP'], 'rank-1, %': 100 * last['rank-1']}
 
 
 def check():

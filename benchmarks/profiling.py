@@ -58,12 +58,12 @@ def profile_rows(run, device, floor, steps=3):
         run: a step.
         device: 'cuda' or 'cpu'.
         floor: seconds that the products of a step take at the rate of a large one.
-        steps: profiled.
+        steps: profiled, after as many to warm up.
 
     Returns:
         list: dictionaries; 'lost' is what each takes beyond the floor of the products.
     """
-    for _ in range(3):
+    for _ in range(steps):
         run()
     seconds = statistics.median(measuring.seconds_of(run) for _ in range(2 * steps + 1))
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == 'cuda')
@@ -100,4 +100,5 @@ FORMATS = {'ms a step': '.2f', 'share': '.1%', 'lost, ms': '.2f'}
 
 def show(run, device, floor, args, **facts):
     """Profile a step and print its kinds, see :func:`profile_rows`."""
-    measuring.show(profile_rows(run, device, floor), FORMATS, args, **facts)
+    rows = profile_rows(run, device, floor, min(3, args.repeats))
+    measuring.show(rows, FORMATS, args, **facts)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stmn_plugin.training.metric_files import write_metrics
+
 
 @pytest.fixture
 def modules(repository, monkeypatch):
@@ -61,6 +63,17 @@ def test_results_are_on_disk_before_the_next(modules, tmp_path):
         assert f'| ours | {number} |' in results.summary.read_text()
 
 
+def test_scores_are_those_of_the_last_evaluation(modules, tmp_path):
+    """In the file that a run writes."""
+    on_gpu, *_ = modules
+    assert on_gpu.scores_of(tmp_path / 'metrics.json') == {}
+    scores = [
+        {'epoch': epoch, 'mAP': value, 'rank-1': 0.5} for epoch, value in ((1, 0.1), (2, 0.25))
+    ]
+    write_metrics(str(tmp_path), scores, {})
+    assert on_gpu.scores_of(tmp_path / 'metrics.json') == {'mAP, %': 25, 'rank-1, %': 50}
+
+
 def on_gpu_sh(repository, out, *words, **environment):
     return subprocess.run(
         [repository / 'benchmarks' / 'on_gpu.sh', *words],
@@ -93,7 +106,8 @@ def test_a_dry_run_goes_through_every_part(repository, tmp_path):
     assert {'memory block', 'training step', 'profile of a step', 'testing', 'study'} <= {
         row['part'] for row in rows
     }
-    assert next(row for row in rows if row['part'] == 'study')['epochs'] == 1
+    (study,) = (row for row in rows if row['part'] == 'study')
+    assert study['epochs'] == 1 and 0 <= study['mAP, %'] <= 100
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         'dry-run.jsonl',
         'dry-run.log',
