@@ -207,3 +207,23 @@ def test_losses_and_slices(network):
     features = torch.tensor([[0.0], [1], [3], [7]], dtype=torch.float64)
     assert hinge.triplet(features, PIDS).item() == pytest.approx(0.575, abs=1e-6)
     check_explained(network.eval().explain(clips), 4, 2)
+
+
+@torch.no_grad()
+def test_fewer_graphs_for_small_frames(network):
+    """Of half as many bands the graphs of 2 and 4 parts are the same, and that of 8 is missing."""
+    coarse = MGH(3, 8, MGHConfig(width=16, graphs=2), pretrained=False).double().eval()
+    own = coarse.state_dict()
+    given = network.state_dict()
+    coarse.load_state_dict({key: given[key][: len(value)] if value.dim() else given[key]
+                            for key, value in own.items()})  # fmt: skip
+    assert [graph.parts for graph in coarse.graphs] == [2, 4]
+    assert coarse.feature_dim == 32 + 2 * 32
+    vectors = bands()  # (2, 8, 8*32)
+    halves = vectors.unflatten(2, (4, 2, -1)).mean(dim=3).flatten(2)
+    equal(coarse.embed(halves), network.embed(vectors)[:, : coarse.feature_dim])
+    frames = drawn(2, 3, 64, 32)
+    assert coarse.encode_frames(frames).shape == (2, 4 * 32)
+    assert coarse.train()(frames).graph_logits.shape == (2, 2, 3)
+    with pytest.raises(InputError, match='mgh.graphs'):
+        network.encode_frames(frames[:, :, :32])

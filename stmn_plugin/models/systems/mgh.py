@@ -34,7 +34,6 @@ from ..encoder import Encoder, SharedEncoderConfig, channels_of, full_precision,
 from ..non_local import NonLocal
 
 PARTS = (2, 4, 8)  # p of the graphs
-BANDS = PARTS[-1]  # the smallest parts; the others are means of these
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ class MGHConfig(SharedEncoderConfig):
 
     neighbours: int = setting(2, Whole(1, 64), 'k, nearest other nodes that a node learns from')
     window: int = setting(3, Whole(0, 4_096), 'frames that they may be away')
+    graphs: int = setting(
+        3, Whole(1, 3), 'graphs, of 2, 4 and 8 parts a frame; frames of 64 rows have 2'
+    )
     width: int = setting(512, COUNT, 'E, numbers that a layer keeps of a node, and of neighbours')
     non_local: bool = setting(
         True, FLAG, 'attention inside a frame after every second block of conv3 and conv4'
@@ -132,7 +134,7 @@ class PartGraph(nn.Module):
         return nearest_nodes(nodes, self.parts, self.config.neighbours, self.config.window)
 
 
-def band_means(maps: Tensor, parts: int = BANDS) -> Tensor:
+def band_means(maps: Tensor, parts: int = PARTS[-1]) -> Tensor:
     """(T, D, H, W) → means of horizontal bands (T, parts, D), at least in float32.
 
     Raises:
@@ -140,8 +142,8 @@ def band_means(maps: Tensor, parts: int = BANDS) -> Tensor:
     """
     if maps.shape[2] % parts:
         raise InputError(
-            f'data.height: mgh cuts maps of {maps.shape[2]} rows into {parts} parts; the height '
-            'must be a multiple of 128'
+            f'data.height: mgh cuts maps of {maps.shape[2]} rows into {parts} parts (mgh.graphs); '
+            f'the height must be a multiple of {16 * parts}'
         )
     precise = torch.promote_types(maps.dtype, torch.float32)
     bands: Tensor = maps.unflatten(2, (parts, -1)).mean(dim=(3, 4), dtype=precise)
@@ -149,7 +151,7 @@ def band_means(maps: Tensor, parts: int = BANDS) -> Tensor:
 
 
 def nodes_of(bands: Tensor, parts: int) -> Tensor:
-    """Means of bands (B, L, 8, D) → nodes (B, L*p, D)."""
+    """Means of bands (B, L, n, D), n a multiple of p → nodes (B, L*p, D)."""
     means: Tensor = bands.unflatten(2, (parts, -1)).mean(dim=3)  # (B, L, p, D)
     return means.flatten(1, 2)
 
@@ -157,9 +159,9 @@ def nodes_of(bands: Tensor, parts: int) -> Tensor:
 class MGHOutput(NamedTuple):
     """What the losses need; returned in training mode."""
 
-    feature: Tensor  # (B, D + 3*2E) f, before the BNNeck
+    feature: Tensor  # (B, D + G*2E) f of G graphs, before the BNNeck
     logits: Tensor  # (B, num_classes) of the global part
-    graph_logits: Tensor  # (B, 3, num_classes)
+    graph_logits: Tensor  # (B, G, num_classes)
 
 
 @register_video_model('mgh')
@@ -192,9 +194,10 @@ class MGH(VideoModel):
             for _ in range(len(stage) // 2 * config.non_local)
         )
         dim, width = self.encoder.dim, 2 * config.width
+        self.parts = PARTS[: config.graphs]
         self.bn_global = nn.BatchNorm1d(dim)
-        self.graphs = nn.ModuleList(PartGraph(dim, parts, config) for parts in PARTS)
-        self.sizes = [dim] + [width] * len(PARTS)
+        self.graphs = nn.ModuleList(PartGraph(dim, parts, config) for parts in self.parts)
+        self.sizes = [dim] + [width] * len(self.parts)
         self.feature_dim = sum(self.sizes)
         self.bnneck = nn.BatchNorm1d(self.feature_dim)  # with a shift that is trained, as released
         self.classifiers = nn.ModuleList(nn.Linear(size, num_classes) for size in self.sizes)
@@ -219,7 +222,7 @@ class MGH(VideoModel):
     def losses(self, outputs: MGHOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
         """Cross-entropies of the global part and of each graph, their sum; triplet on f."""
         losses = {'cross_entropy_global': recipe.cross_entropy(outputs.logits, pids)}
-        for parts, logits in zip(PARTS, outputs.graph_logits.unbind(1), strict=True):
+        for parts, logits in zip(self.parts, outputs.graph_logits.unbind(1), strict=True):
             losses[f'cross_entropy_{parts}_parts'] = recipe.cross_entropy(logits, pids)
         return losses | {'triplet': recipe.triplet(outputs.feature, pids)}
 
@@ -227,8 +230,8 @@ class MGH(VideoModel):
         return self.encoder
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) → means of the 8 bands of each frame, (T, 8*D)."""
-        return band_means(self.maps(frames)).flatten(1)
+        """(T, 3, H, W) → means of the finest bands of each frame, (T, 8*D) if those are 8."""
+        return band_means(self.maps(frames), self.parts[-1]).flatten(1)
 
     def embed(self, vectors: Tensor) -> Tensor:
         """Clips of :meth:`encode_frames`, (B, L, 8*D) → z, (B, D + 3*2E)."""
@@ -238,10 +241,10 @@ class MGH(VideoModel):
 
     def joined(self, vectors: Tensor) -> Tensor:
         """(B, L, 8*D) → f = [f_g, f_2, f_4, f_8]."""
-        bands = vectors.unflatten(2, (BANDS, -1))  # (B, L, 8, D)
+        bands = vectors.unflatten(2, (self.parts[-1], -1))  # (B, L, 8, D)
         # the ReLU of the released code does nothing here: a mean of ReLUs is not negative
         features = [self.bn_global(F.normalize(bands.mean(dim=(1, 2))))]
-        for parts, graph in zip(PARTS, self.graphs, strict=True):
+        for parts, graph in zip(self.parts, self.graphs, strict=True):
             features.append(graph(nodes_of(bands, parts)))
         return torch.cat(features, dim=1)
 
@@ -263,11 +266,11 @@ class MGH(VideoModel):
         batch = clips.shape[:2]
         with full_precision(clips.device.type):
             maps = self.maps(clips.flatten(0, 1))
-            bands = band_means(maps).unflatten(0, batch)  # (B, L, 8, D)
+            bands = band_means(maps, self.parts[-1]).unflatten(0, batch)  # (B, L, 8, D)
             last = cast(PartGraph, self.graphs[-1])
             return {
                 'frame_norms': vector_norm(maps, dim=1).unflatten(0, batch),
                 'frame_feature': bands.mean(dim=(1, 2)),
-                'graph_neighbours': last.neighbours(nodes_of(bands, BANDS)).to(maps.dtype),
+                'graph_neighbours': last.neighbours(bands.flatten(1, 2)).to(maps.dtype),
                 'clip_feature': self.embed(bands.flatten(2)),
             }
