@@ -24,7 +24,7 @@ from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import recipe_kwargs
 from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
 from stmn_plugin.config.yaml_file import LARGEST
-from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, RRS_CHUNKS
+from stmn_plugin.data.frame_samplers import ALL_CLIPS, FRAME_SAMPLERS, RRS_CHUNKS
 from stmn_plugin.data.identity_sampler import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.errors import InputError
@@ -32,6 +32,7 @@ from stmn_plugin.evaluation.protocols import PROTOCOLS
 from stmn_plugin.losses import Recipe
 from stmn_plugin.losses.memory_spread import REDUCTIONS, memory_spread_loss
 from stmn_plugin.models import BACKBONES, STMN
+from stmn_plugin.models.stmn.memory import ADDRESSINGS, KEY_NORMALISATIONS
 
 # what the nine public torchreid configs set: the network, then what differs between them
 HOST_YAML = """
@@ -605,6 +606,9 @@ def test_the_choices_are_those_of_the_code():
     choices = {key: rule.choices for key, rule in RANGES.items() if hasattr(rule, 'choices')}
     assert choices['video.sample_method'] == tuple(FRAME_SAMPLERS)
     assert choices['video.rrs_chunks'] == RRS_CHUNKS
+    assert choices['test.all_clips'] == ALL_CLIPS
+    assert choices['stmn.addressing'] == ADDRESSINGS
+    assert choices['stmn.key_normalisation'] == KEY_NORMALISATIONS
     assert choices['loss.spread.reduction'] == REDUCTIONS
     assert choices['stmn.backbone'] == BACKBONES
     assert choices['test.protocol'] == tuple(PROTOCOLS)

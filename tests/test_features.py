@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from references.released import all_frames_clips
 
 import stmn_plugin
 from stmn_plugin.config.defaults import flatten, get_default_config
@@ -185,6 +186,14 @@ def test_all_frames_equal_the_slow_way(data, modes, flip):
     found = extract(data, model, ClipPlan(LENGTH, 'all'), flip)
     torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-5)
     assert found.pids.tolist() == [pid for _, pid, _, _ in data.test_dataset['mars']['gallery']]
+
+
+def test_all_frames_as_the_authors_test_them_equal_the_slow_way(data):
+    """Also of a model that otherwise counts every frame once."""
+    model, clips_of = TinyImageModel().eval(), lambda count: all_frames_clips(count, LENGTH)
+    expected = slow_features(data, clips_of, lambda clip: model(clip).mean(dim=0), flip=True)
+    found = extract(data, model, ClipPlan(LENGTH, 'all', all_clips='floor'), flip=True)
+    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rrs_equals_the_models_own_forward_on_the_hosts_batches(data):

@@ -1,12 +1,21 @@
 """What the authors' released code computes, by config: against loops, and against the paper."""
 
+import numpy as np
 import pytest
 import references.released as references
 import torch
 from references.stmn import relative_error
 
+from stmn_plugin.config import kwargs, load_config
+from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import count_clips, sample_rrs
+from stmn_plugin.errors import InputError
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import STMN, SpatialMemory, TemporalMemory
+from stmn_plugin.training.checkpoint import BEST, load_checkpoint
+from stmn_plugin.training.resuming import _best_score
+from stmn_plugin.training.run_record import Parts, RunRecord
+from stmn_plugin.training.run_state import RunFacts
 
 T, M, N = 3, 4, 3
 B, L = 2, 3
@@ -241,3 +250,163 @@ def test_the_spread_of_parts_equals_the_loops_with_gradients(clips, rows, reduct
 def test_one_part_is_the_whole_batch_bit_for_bit():
     probs = torch.randn(24, 4).softmax(dim=1)
     assert torch.equal(Recipe().spread(probs, 4), Recipe().spread(probs))
+
+
+# --- which frames are tested ---
+
+CEIL = {  # F: frames of the clip, L = 6
+    1: [0, 0, 0, 0, 0, 0],
+    2: [0, 1, 1, 1, 1, 1],
+    3: [0, 1, 2, 2, 2, 2],
+    4: [0, 1, 2, 3, 3, 3],
+    5: [0, 1, 2, 3, 4, 4],
+    6: [0, 1, 2, 3, 4, 5],
+    7: [0, 2, 4, 6, 6, 6],
+    8: [0, 2, 4, 6, 7, 7],
+    9: [0, 2, 4, 6, 8, 8],
+    10: [0, 2, 4, 6, 8, 9],
+    11: [0, 2, 4, 6, 8, 10],
+    12: [0, 2, 4, 6, 8, 10],
+    13: [0, 3, 6, 9, 12, 12],
+    14: [0, 3, 6, 9, 12, 13],
+    15: [0, 3, 6, 9, 12, 14],
+    16: [0, 3, 6, 9, 12, 15],
+    17: [0, 3, 6, 9, 12, 15],
+    18: [0, 3, 6, 9, 12, 15],
+    19: [0, 4, 8, 12, 16, 18],
+    20: [0, 4, 8, 12, 16, 19],
+}
+ONE = [[0, 1, 2, 3, 4, 5]]
+TWO = [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]
+THREE = [[0, 3, 6, 9, 12, 15], [1, 4, 7, 10, 13, 16], [2, 5, 8, 11, 14, 17]]
+FLOOR = {
+    1: [[0, 0, 0, 0, 0, 0]],
+    2: [[0, 1, 0, 1, 0, 1]],
+    3: [[0, 1, 2, 1, 2, 1]],
+    4: [[0, 1, 2, 3, 2, 3]],
+    5: [[0, 1, 2, 3, 4, 3]],
+    **dict.fromkeys(range(6, 12), ONE),
+    **dict.fromkeys(range(12, 18), TWO),
+    **dict.fromkeys(range(18, 21), THREE),
+}
+
+
+def clips_of(plan, num_frames):
+    return [plan.clip(num_frames, index).tolist() for index in range(plan.count(num_frames))]
+
+
+@pytest.mark.parametrize('num_frames', range(1, 21))
+def test_the_released_config_tests_these_frames(num_frames):
+    rrs = ClipPlan(**kwargs.plan_kwargs(load_config('stmn_mars_released')))
+    assert clips_of(rrs, num_frames) == [CEIL[num_frames]]
+    words = ['test.frames', 'all']
+    every = ClipPlan(**kwargs.plan_kwargs(load_config('stmn_mars_released', words)))
+    assert clips_of(every, num_frames) == FLOOR[num_frames]
+    assert (rrs.title, every.title) == ('rrs', 'all (floor)')
+    plain = ClipPlan(**kwargs.plan_kwargs(load_config('stmn_mars', words)))
+    assert plain.title == 'all' and plain.count(num_frames) == -(-num_frames // 6)
+
+
+def test_all_frames_with_other_lengths_equal_the_loops():
+    for seq_len in range(1, 9):
+        plan = ClipPlan(seq_len, 'all', all_clips='floor')
+        for num_frames in range(1, 40):
+            expected = references.all_frames_clips(num_frames, seq_len)
+            assert clips_of(plan, num_frames) == expected, (num_frames, seq_len)
+            assert plan.clip(num_frames, 0).dtype == np.int64
+    consecutive = ClipPlan(6, 'consecutive', all_clips='floor')
+    assert consecutive.count(7) == 2  # stored vectors are of every frame all the same
+    with pytest.raises(ValueError, match="got 'round'"):
+        count_clips(5, 2, 'round')
+
+
+def test_training_draws_from_chunks_padded_with_the_last_frame():
+    rng, draws = np.random.default_rng(0), []
+    for _ in range(600):
+        draws.append(sample_rrs(8, 6, rng, 'ceil'))
+    share = np.mean(np.stack(draws) == 7, axis=0)  # chunks 01 23 45 67 77 77
+    assert share.tolist() == pytest.approx([0, 0, 0, 0.5, 1, 1], abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ('flip', 'frames', 'flipped'),
+    [
+        ('all', 'rrs', False),
+        ('all', 'all', True),
+        ('True', 'rrs', True),
+        ('False', 'all', False),
+    ],
+)
+def test_what_is_averaged_with_the_mirrored_clip(flip, frames, flipped):
+    cfg = load_config(opts=['test.flip', flip, 'test.frames', frames])
+    assert kwargs.testing_kwargs(cfg)['flip'] is flipped
+
+
+def record_of(best_by, folder='', config=None):
+    record = RunRecord(run=RunFacts(config=config or {}), first_target='mars', best_by=best_by)
+    record.folder = str(folder)
+    return record
+
+
+def test_what_chooses_the_best_epoch():
+    scores = [(0.5, 0.3), (0.6, 0.2), (0.6, 0.4), (0.4, 0.4)]  # rank-1, mAP
+    expected = {
+        'mAP': [True, False, True, False],
+        'rank-1': [True, True, True, False],
+        'none': [False] * 4,
+    }
+    for best_by, wanted in expected.items():
+        record, found = record_of(best_by), []
+        for rank1, mean_ap in scores:
+            other = {'dataset': 'other', 'rank-1': 1.0, 'mAP': 1.0}
+            own = {'dataset': 'mars', 'rank-1': rank1, 'mAP': mean_ap}
+            record.evaluations += [own, other]
+            found.append(record.improved())
+        assert found == wanted, best_by
+
+
+@pytest.mark.parametrize(
+    ('held_out', 'words'),
+    [(0.0, 'rank-1 on the test data of mars'), (0.1, 'rank-1 on the held-out training identities')],
+)
+def test_a_best_checkpoint_says_how_it_was_chosen(held_out, words, tmp_path):
+    record = record_of('rank-1', tmp_path, {'data.validation_ids': held_out})
+    record.parts = {'model': Parts(torch.nn.Linear(2, 2))}
+    record.save(1)
+    record.save(2, is_best=True)
+    best = load_checkpoint(str(tmp_path / 'model' / BEST))
+    assert best['epoch'] == 2 and best['chosen_by'].startswith(words)
+    assert 'chosen_by' not in load_checkpoint(str(tmp_path / 'model' / 'model.pth.tar-1'))
+
+
+def test_a_lost_best_checkpoint_is_found_again_by_the_same_score(tmp_path):
+    for best_by, epoch in (('mAP', 1), ('rank-1', 3)):
+        record = record_of(best_by, tmp_path / best_by)
+        record.parts, record.best_map = {'model': Parts(torch.nn.Linear(2, 2))}, 0.9
+        for number, rank1, mean_ap in ((1, 0.5, 0.4), (2, 0.6, 0.3), (3, 0.6, 0.2)):
+            score = {'dataset': 'mars', 'epoch': number, 'rank-1': rank1, 'mAP': mean_ap}
+            record.evaluations.append(score)
+            record.keep_last = 3
+            record.save(number)
+        record._restore_best()
+        best = load_checkpoint(str(tmp_path / best_by / 'model' / BEST))
+        assert best['epoch'] == epoch, best_by
+
+
+def test_a_run_resumed_with_another_score_starts_to_choose_anew():
+    checkpoint = {'best_map': 0.7, 'config': {'test.best': 'rank-1'}}
+    assert _best_score(checkpoint, RunFacts(config={'test.best': 'rank-1'})) == 0.7
+    assert _best_score(checkpoint, RunFacts(config={'test.best': 'mAP'})) == -1
+    assert _best_score({'best_map': 0.7}, RunFacts(config={'test.best': 'mAP'})) == 0.7
+    with pytest.raises(InputError, match=r'test.best rank-1 needs 1 among test.ranks, got \[5\]'):
+        load_config(opts=['test.best', 'rank-1', 'test.ranks', '5'])
+
+
+def test_the_released_config():
+    cfg = load_config('stmn_mars_released')
+    assert cfg.test.best == 'none'
+    assert cfg.test.flip == 'all' and cfg.test.dist_metric == 'cosine'
+    assert (cfg.loss.spread.replicas, cfg.loss.spread.reduction) == (3, 'mean')
+    assert not cfg.stmn.stem_relu and cfg.stmn.frame_bnneck == 'frame'
+    assert cfg.stmn.addressing == 'group' and cfg.stmn.key_normalisation == 'channel'
+    assert cfg.stmn.similarity_scale == 1.0 and cfg.stmn.spatial_bn_scale == 0

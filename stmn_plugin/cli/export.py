@@ -25,7 +25,7 @@ PACKAGES = {  # that a format needs
     'torch': (),
     'openvino': ('onnx', 'onnxscript', 'openvino'),
 }
-BESIDE = ('config', 'epoch', 'facts', 'trained_on')  # what the header tells
+BESIDE = ('config', 'epoch', 'facts', 'trained_on', 'chosen_by')  # what the header tells
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -30,6 +30,7 @@ KEYS_OF_PLAN = {
     'frames': 'test.frames',
     'clips_per_tracklet': 'test.clips_per_tracklet',
     'rrs_chunks': 'video.rrs_chunks',
+    'all_clips': 'test.all_clips',
 }
 
 

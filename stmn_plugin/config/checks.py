@@ -61,6 +61,8 @@ def check_config(cfg: CfgNode) -> None:
             'test.verification: a distance after test.rerank depends on the other tracklets, no '
             'threshold of it holds elsewhere'
         )
+    if cfg.test.best == 'rank-1' and 1 not in cfg.test.ranks:
+        raise InputError(f'test.best rank-1 needs 1 among test.ranks, got {cfg.test.ranks}')
     if cfg.video.sample_method == 'all':
         raise InputError(
             'video.sample_method all gives training clips of any length: use test.frames all'

@@ -123,6 +123,7 @@ def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:
         'frames': 'all' if cfg.test.frames == 'all' else cfg.video.sample_method,
         'clips_per_tracklet': cfg.test.clips_per_tracklet,
         'rrs_chunks': cfg.video.rrs_chunks,
+        'all_clips': cfg.test.all_clips,
     }
 
 
@@ -141,7 +142,7 @@ def testing_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of :class:`stmn_plugin.evaluation.settings.TestSettings`, but the plan."""
     return {
         'protocol': cfg.test.protocol,
-        'flip': cfg.test.flip,
+        'flip': cfg.test.frames == 'all' if cfg.test.flip == 'all' else cfg.test.flip,
         'batch_size': cfg.test.batch_size,
         'features_dir': cfg.test.features_dir,
         'amp': cfg.test.amp,

@@ -18,7 +18,7 @@ from .ranges import (
     SEED,
     WEIGHT,
 )
-from .rules import Number, OneOf, Text, Whole
+from .rules import Number, OneOf, Text, Whole, WordOr
 from .settings import setting
 
 
@@ -155,12 +155,28 @@ class Test(host.Test):
     clips_per_tracklet: int = setting(
         1, Whole(1, 10_000), 'with rrs: up to so many clips, their features averaged'
     )
+    all_clips: str = setting(
+        'ceil',
+        OneOf(('ceil', 'floor')),
+        'clips of test.frames all: ceil(F/L), so that every frame is in one; floor(F/L), without '
+        "the remainder (authors' code)",
+    )
     features_dir: str = setting(
         '',
         Text('a folder', may_be_empty=True),
         'with test.evaluate: keep the vectors of all frames here and read them back',
     )
-    flip: bool = setting(False, FLAG, 'average with the mirrored clip')
+    flip: bool | str = setting(
+        False,
+        WordOr('all', FLAG),
+        "average with the mirrored clip; all: with test.frames all only (authors' code)",
+    )
+    best: str = setting(
+        'mAP',
+        OneOf(('mAP', 'rank-1', 'none')),
+        'what chooses the epoch of model-best among the evaluations of the first target; rank-1, '
+        "of equal ones the last: authors' code; none: no model-best",
+    )
     amp: str = setting('off', PRECISION, 'precision in which frames are encoded')
     fold_bn: bool = setting(
         True, FLAG, 'fold the batch norms of encoders of this package into their convolutions'

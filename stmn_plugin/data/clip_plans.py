@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, Normalize
-from .frame_samplers import FRAME_SAMPLERS, count_clips, dealt_clip, interleaved_clip
+from .frame_samplers import FRAME_SAMPLERS, count_clips, dealt_clip, dropping_clip, interleaved_clip
 from .frames import read_clip
 from .loaders import FrameLoader, check_shared_memory
 from .tracklets import Frames, Tracklet, as_tracklets
@@ -29,15 +29,19 @@ class ClipPlan(NamedTuple):
     )
     clips_per_tracklet: int = 1  # with 'rrs': at most that many
     rrs_chunks: str = 'balanced'
+    all_clips: str = 'ceil'  # how many clips 'all' is, see ``count_clips``
 
     def count(self, num_frames: int) -> int:
         """Clips of a tracklet of F frames."""
         if self.frames in ('all', 'consecutive'):
-            return count_clips(num_frames, self.seq_len)
+            clips = self.all_clips if self.frames == 'all' else 'ceil'
+            return count_clips(num_frames, self.seq_len, clips)
         return min(self.clips_per_tracklet, count_clips(num_frames, self.seq_len))
 
     def clip(self, num_frames: int, index: int) -> NDArray[np.int64]:
         """Frame indices of one of them, int64 (L,)."""
+        if self.drops_remainder:
+            return dropping_clip(num_frames, self.seq_len, index)
         if self.frames == 'all':
             return interleaved_clip(num_frames, self.seq_len, index)
         if self.frames == 'consecutive':
@@ -49,8 +53,15 @@ class ClipPlan(NamedTuple):
         return FRAME_SAMPLERS[self.frames](num_frames, self.seq_len)
 
     @property
+    def drops_remainder(self) -> bool:
+        """Whether frames of a tracklet are in no clip, as in the authors' all-frames test."""
+        return self.frames == 'all' and self.all_clips == 'floor'
+
+    @property
     def title(self) -> str:
-        """For tables: 'all', 'rrs', 'rrs x 4'."""
+        """For tables: 'all', 'all (floor)', 'rrs', 'rrs x 4'."""
+        if self.drops_remainder:
+            return 'all (floor)'
         many = self.frames == 'rrs' and self.clips_per_tracklet > 1
         return f'rrs x {self.clips_per_tracklet}' if many else self.frames
 

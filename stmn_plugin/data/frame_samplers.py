@@ -16,6 +16,7 @@ Indices: TypeAlias = NDArray[np.int64]
 """Of frames."""
 
 RRS_CHUNKS = ('balanced', 'ceil')
+ALL_CLIPS = ('ceil', 'floor')
 
 
 def sample_rrs(
@@ -80,10 +81,22 @@ def sample_all(num_frames: int, seq_len: int, rng: Generator | None = None) -> I
     return np.arange(num_frames, dtype=np.int64)
 
 
-def count_clips(num_frames: int, seq_len: int) -> int:
-    """Clips that hold all frames of a tracklet once: ceil(F / L)."""
+def count_clips(num_frames: int, seq_len: int, clips: str = 'ceil') -> int:
+    """Clips of an all-frames test.
+
+    Args:
+        num_frames: F >= 1.
+        seq_len: L >= 1.
+        clips: 'ceil', ceil(F / L) clips hold all frames; 'floor', floor(F / L) clips, but one at
+            least, leave out the remainder.
+
+    Raises:
+        ValueError: num_frames or seq_len below 1, or an unknown ``clips``.
+    """
     _check(num_frames, seq_len)
-    return -(-num_frames // seq_len)
+    if clips not in ALL_CLIPS:
+        raise ValueError(f'clips must be one of {ALL_CLIPS}, got {clips!r}')
+    return -(-num_frames // seq_len) if clips == 'ceil' else max(num_frames // seq_len, 1)
 
 
 def interleaved_clip(num_frames: int, seq_len: int, index: int) -> Indices:
@@ -99,6 +112,23 @@ def interleaved_clip(num_frames: int, seq_len: int, index: int) -> Indices:
     """
     frames = np.arange(index, num_frames, count_clips(num_frames, seq_len), dtype=np.int64)
     return frames[(np.arange(1, seq_len + 1) * len(frames) - 1) // seq_len]
+
+
+def dropping_clip(num_frames: int, seq_len: int, index: int) -> Indices:
+    """Clip ``index`` of the floor(F / L) that the authors' released code tests.
+
+    Clip i of n holds the frames i, i + n, ..., i + (L-1)n; the last F - nL frames are in none. With
+    F < L their code appends the last but one of the frames so far until there are L, so that the
+    last two frames alternate: F=3, L=6 gives 0 1 2 1 2 1. With F=1 it does not end; here the frame
+    repeats.
+
+    Returns:
+        Frame indices, shape (L,).
+    """
+    count = count_clips(num_frames, seq_len, 'floor')
+    frames = index + count * np.arange(seq_len, dtype=np.int64)
+    alternating = np.maximum(num_frames - 2 + (frames - num_frames) % 2, 0)
+    return np.where(frames < num_frames, frames, alternating)
 
 
 def dealt_clip(

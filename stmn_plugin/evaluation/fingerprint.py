@@ -46,7 +46,7 @@ FREE_KEYS = """
     loss.spread.replicas
     test.batch_size test.dist_metric test.normalize_feature test.ranks test.evaluate test.eval_freq
     test.start_eval test.rerank test.visrank test.visrank_topk test.frames
-    test.clips_per_tracklet test.features_dir test.flip test.protocol
+    test.clips_per_tracklet test.best test.all_clips test.features_dir test.flip test.protocol
     test.verification test.false_positive_rate
     synthetic.preset synthetic.seed synthetic.paint_out
     csa.percentile csa.oim_weight csa.verification_weight csa.negative_weight

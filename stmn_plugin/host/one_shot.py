@@ -83,6 +83,7 @@ DECISIVE = (
     'model.load_weights',
     'test.frames',
     'test.clips_per_tracklet',
+    'test.all_clips',
     'test.flip',
     'test.amp',
 )

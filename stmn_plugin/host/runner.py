@@ -20,7 +20,7 @@ from stmn_plugin.errors import printable, resource_errors
 from stmn_plugin.evaluation.protocols import results_table
 from stmn_plugin.models.facts import check_batch, model_facts
 from stmn_plugin.randomness import deterministic_algorithms
-from stmn_plugin.training.checkpoint import count_classes, load_weights
+from stmn_plugin.training.checkpoint import BEST, count_classes, load_weights
 from stmn_plugin.training.metric_files import METRICS
 from stmn_plugin.training.provenance import training_digest
 from stmn_plugin.training.resuming import newest_of_run, path_to_resume, resume_run
@@ -145,7 +145,11 @@ def prepare_training(cfg: CfgNode) -> VideoEngine:
         training=TrainingSettings(**training_kwargs(cfg)),
         testing=test_settings(cfg),
         record=RunRecord(
-            run=run, reached=reached, keep_last=cfg.train.keep_last, overwrite=cfg.train.overwrite
+            run=run,
+            reached=reached,
+            keep_last=cfg.train.keep_last,
+            overwrite=cfg.train.overwrite,
+            best_by=cfg.test.best,
         ),
         pooling_method=cfg.video.pooling_method,
     )
@@ -159,7 +163,9 @@ def prepare_test(cfg: CfgNode) -> VideoEngine:
         model = build_model(cfg, count_classes(path) if path else datamanager.num_train_pids or 1)
     facts = facts_of(cfg, model)
     checkpoint = load_weights(model, path) if path else {}
-    trained_on = str(checkpoint.get('trained_on', ''))
+    trained_on, chosen_by = (str(checkpoint.get(name, '')) for name in ('trained_on', 'chosen_by'))
+    if chosen_by and os.path.basename(path) == BEST:
+        logger.warning(f'{printable(path)} is the epoch with the best {chosen_by}')
     return VideoEngine(
         datamanager,
         speed_up(cfg, model),

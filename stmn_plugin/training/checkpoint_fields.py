@@ -43,6 +43,7 @@ FIELDS: dict[
     ),
     'rank1': (is_share, 'a number from 0 to 1'),
     'best_map': (lambda v: is_number(v) and -1 <= v <= 1, 'a number from 0 to 1, or -1'),
+    'chosen_by': (lambda v: isinstance(v, str), 'how it was chosen'),
     'facts': (lambda v: isinstance(v, Mapping), 'a dictionary'),
     'config': (lambda v: named(v, is_setting), 'a dictionary of keys and values'),
     'trained_on': (lambda v: isinstance(v, str), 'a digest'),

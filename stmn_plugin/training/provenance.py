@@ -32,6 +32,7 @@ FREE_IN_TESTING = {
     'test.evaluate',
     'test.start_eval',
     'test.eval_freq',
+    'test.best',
     'test.visrank',
     'test.visrank_topk',
     'test.features_dir',

@@ -165,7 +165,7 @@ def resume_run(
     reached = Reached(
         checkpoint['epoch'],
         path,
-        best_map=float(checkpoint.get('best_map', Reached.best_map)),
+        best_map=_best_score(checkpoint, run),
         rank1=float(checkpoint.get('rank1', Reached.rank1)),
         scaler=checkpoint.get('scaler'),
     )
@@ -178,3 +178,11 @@ def resume_run(
             where += f' and batch {log["batches"]} of the next'
     logger.info(f'Resumed from {printable(path)} after {where}')
     return reached
+
+
+def _best_score(checkpoint: Mapping[str, Any], run: RunFacts) -> float:
+    """Of the evaluations so far, by ``test.best``; of another score nothing is known yet."""
+    before = (checkpoint.get('config') or {}).get('test.best', 'mAP')
+    if run.config.get('test.best', before) != before:
+        return Reached.best_map
+    return float(checkpoint.get('best_map', Reached.best_map))

@@ -53,7 +53,8 @@ class RunRecord:
         parts: name of a folder of checkpoints, 'model' → what they hold.
         run: what the files say of the run.
         reached: where it starts.
-        first_target: whose mAP decides which checkpoint is the best.
+        first_target: whose score decides which checkpoint is the best.
+        best_by: that score, as evaluations name it ('mAP', 'rank-1'), or 'none'.
         keep_last: checkpoints that stay.
         overwrite: remove what another run left in the folder.
     """
@@ -66,6 +67,7 @@ class RunRecord:
         first_target: str | None = None,
         keep_last: int = 2,
         overwrite: bool = False,
+        best_by: str = 'mAP',
     ):
         self.folder = ''
         self.parts = {} if parts is None else parts
@@ -74,6 +76,7 @@ class RunRecord:
         self.first_target = first_target
         self.keep_last = keep_last
         self.overwrite = overwrite
+        self.best_by = best_by
         self.best_map = self.reached.best_map
         self.rank1 = self.reached.rank1  # of the last evaluation
         self.last_checkpoint: str | None = self.reached.path or None
@@ -154,10 +157,12 @@ class RunRecord:
 
     def _restore_best(self) -> None:
         """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""
-        if self.best_map < 0:
+        if self.best_map < 0 or self.best_by == 'none':
             return
         own = [e for e in self.evaluations if e['dataset'] == self.first_target and e['epoch']]
-        epoch = max(own, key=lambda e: e['mAP'], default={'epoch': 0})['epoch']
+        if self.best_by == 'rank-1':
+            own.reverse()  # of equal ones the last
+        epoch = max(own, key=lambda e: e[self.best_by], default={'epoch': 0})['epoch']
         for folder in (os.path.join(self.folder, name) for name in self.parts):
             best, path = os.path.join(folder, BEST), checkpoint_path(folder, epoch)
             if os.path.isfile(best):
@@ -189,11 +194,22 @@ class RunRecord:
 
     def improved(self) -> bool:
         """Whether the last evaluation of the first target is the best so far; that is kept."""
-        scores = [e['mAP'] for e in self.evaluations if e['dataset'] == self.first_target]
-        if not scores or scores[-1] <= self.best_map:  # none: the target has no labels
+        if self.best_by == 'none':
+            return False
+        scores = [e[self.best_by] for e in self.evaluations if e['dataset'] == self.first_target]
+        if not scores or scores[-1] < self.best_map:  # none: the target has no labels
+            return False
+        if scores[-1] == self.best_map and self.best_by == 'mAP':
             return False
         self.best_map = scores[-1]
         return True
+
+    @property
+    def chosen_by(self) -> str:
+        """How the best checkpoint is chosen, in words for whoever loads it."""
+        held_out = self.run.config.get('data.validation_ids')
+        split = 'held-out training identities' if held_out else 'test data'
+        return f'{self.best_by} on the {split} of {self.first_target}'
 
     def add_line(self, line: dict[str, Any]) -> None:
         """Add an epoch to ``metrics.jsonl``."""
@@ -230,6 +246,8 @@ class RunRecord:
                 self.last_checkpoint = path if within else checkpoint_path(place, epochs)
                 continue
             state = self._state(parts, epochs, log, scaler)
+            if is_best:
+                state['chosen_by'] = self.chosen_by
             try:
                 if within:
                     path = save_unfinished(state, place)

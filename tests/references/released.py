@@ -130,3 +130,12 @@ def frame_logits(refined, weight, classifier, eps=1e-5):
             own.append(torch.stack([dot(vector, w) for w in classifier]))
         logits.append(sum(own[1:], own[0]) / frames)
     return torch.stack(logits)
+
+
+def all_frames_clips(num_frames, seq_len):
+    """All-frames testing: the clips of a tracklet, lists of frames; one frame alone repeats."""
+    frames = list(range(num_frames))
+    while len(frames) < seq_len:
+        frames.append(frames[-2] if len(frames) > 1 else frames[0])
+    count = len(frames) // seq_len
+    return [[frames[j * count + i] for j in range(seq_len)] for i in range(count)]
