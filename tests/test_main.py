@@ -220,6 +220,20 @@ def test_a_test_is_added_to_the_results_of_training_and_a_refused_run_changes_no
     assert (folder / 'config.yaml').read_text() == config
 
 
+def test_the_released_config_says_how_the_best_epoch_was_chosen(run, folder):
+    config, words = 'stmn_mars_released.yaml', ['train.max_epoch', 2, 'test.eval_freq', 1]
+    code, _, err = run(config=config, keys=words)
+    weights = folder / 'model' / 'model-best.pth.tar'
+    assert code == 0 and not weights.exists()
+    again = ['train.overwrite', True, 'test.best', 'rank-1']
+    assert run(config=config, keys=[*words, *again])[0] == 0 and weights.exists()
+    tested = ['test.evaluate', True, 'model.load_weights', weights, 'test.frames', 'all']
+    code, out, err = run(config=config, keys=tested)
+    assert code == 0 and 'the epoch with the best rank-1 on the test data of mars' in out + err
+    last = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
+    assert (last['frames'], last['flip']) == ('all (floor)', True)
+
+
 def test_resuming_goes_on_from_the_checkpoint(run, folder):
     run(keys=['train.max_epoch', 2])
     path = folder / 'model' / 'model.pth.tar-2'

@@ -66,16 +66,26 @@ def own_names(
     plain = {_unwrapped(key): key for key in own}
     if len(plain) < len(own):  # two of its names differ by what a wrapper is called
         return dict(tensors)
-    named: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        if named.setdefault(_unwrapped(key), tensor) is not tensor:
-            raise InputError(f'{path} holds {_unwrapped(key)} twice, with and without a wrapper')
+    named = without_wrappers(tensors, path)
     while named and not named.keys() & plain.keys():
         above = {key.partition('.')[0] for key in named if '.' in key}
         if len(above) != 1 or not all('.' in key for key in named):
             break
         named = {key.partition('.')[2]: tensor for key, tensor in named.items()}
     return {plain.get(key, key): tensor for key, tensor in named.items()}
+
+
+def without_wrappers(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """Tensors by name without what wrappers of a model add to it.
+
+    Raises:
+        InputError: the file at ``path`` holds a name twice, with and without a wrapper.
+    """
+    named: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if named.setdefault(_unwrapped(key), tensor) is not tensor:
+            raise InputError(f'{path} holds {_unwrapped(key)} twice, with and without a wrapper')
+    return named
 
 
 def _unwrapped(key: str) -> str:

@@ -1,0 +1,140 @@
+"""A state dict of the authors' released code → the weights of STMN, under our names and layouts.
+
+docs/released-code.md says what that code computes. Of its modules ``features.backbone`` has the
+names of a torchvision ResNet with three copies of ``layer4``, ``smem`` and ``tmem`` are the
+memories, ``bn_s``, ``cls_s`` belong to the frames (deep supervision) and ``bn_t``, ``cls_t`` to the
+clip, whose ``bn_t`` gives the feature.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stmn_plugin.errors import InputError
+
+from .weight_files import named_tensors, read_weight_file
+from .weights import check_finite, is_dense, without_wrappers
+
+# ours → theirs: names of weights, or what names begin with
+NAMES = {
+    'encoder.trunk.0.': 'features.backbone.conv1.',
+    'encoder.trunk.1.': 'features.backbone.bn1.',
+    'encoder.trunk.4.': 'features.backbone.layer1.',
+    'encoder.trunk.5.': 'features.backbone.layer2.',
+    'encoder.trunk.6.': 'features.backbone.layer3.',
+    'encoder.frame_head.': 'features.backbone.layer4_val.',
+    'encoder.spatial_head.': 'features.backbone.layer4_key_s.',
+    'encoder.temporal_head.': 'features.backbone.layer4_key_t.',
+    'spatial_memory.keys': 'smem.key',
+    'spatial_memory.values': 'smem.val',
+    'spatial_memory.bn.': 'smem.bn.',
+    'temporal_memory.keys': 'tmem.key',
+    'temporal_memory.values': 'tmem.val',
+    'temporal_memory.lstm.': 'tmem.lstm.',
+    'bnneck_frame.': 'bn_s.',
+    'bnneck_clip.': 'bn_t.',
+    'classifier_frame.': 'cls_s.',
+    'classifier_clip.': 'cls_t.',
+}
+NECKS = ('bn_s', 'bn_t')
+MEMORIES = ('smem.key', 'smem.val', 'tmem.key', 'tmem.val')
+COUNTER = 'num_batches_tracked'
+
+
+def read_authors_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of theirs, without DataParallel's ``module.``, rows as ours.
+
+    Raises:
+        InputError: missing, damaged, of another code, not finite; a memory whose rows cannot be
+            told from its columns.
+    """
+    tensors = without_wrappers(named_tensors(read_weight_file(path), path), path)
+    for name in ('bn_t.weight', 'bn_t.running_mean', *MEMORIES, 'cls_t.weight'):
+        _check_known(name in tensors, path, f'it has no {name}')
+    for name, tensor in tensors.items():
+        _check_known(is_dense(tensor), path, f'{name} is no dense tensor')
+    check_finite(tensors, path)
+    dim = tensors['bn_t.weight'].numel()
+    for name in ('smem.key', 'smem.val', 'tmem.key'):
+        tensors[name] = _turned(tensors[name], 1, dim, f'{path}: {name}')
+    num_items = len(tensors['tmem.key'])
+    tensors['tmem.val'] = _turned(tensors['tmem.val'], 0, num_items, f'{path}: tmem.val')
+    return tensors
+
+
+def settings_in_authors_weights(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Keys of the config that the shapes tell."""
+    num_items, seq_len = tensors['tmem.val'].shape
+    return {
+        'stmn.spatial_items': len(tensors['smem.key']),
+        'stmn.temporal_items': num_items,
+        'video.seq_len': seq_len,
+    }
+
+
+def converted(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> dict[str, Tensor]:
+    """What ``model.load_state_dict`` takes.
+
+    Args:
+        tensors: of :func:`read_authors_weights`.
+        model: an STMN of the same backbone and sizes.
+        path: of the checkpoint, for errors.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape; a bias that ours cannot have.
+    """
+    tensors = dict(tensors)
+    for neck in NECKS:
+        _fold_bias(tensors, neck, path)
+    own = model.state_dict()
+    theirs = {_their_name(name): name for name in own}
+    for name, tensor in tensors.items():
+        _check_known(name in theirs or name.endswith(COUNTER), path, f'unknown tensor {name}')
+        if name in theirs and tensor.shape != own[theirs[name]].shape:
+            wanted, found = tuple(own[theirs[name]].shape), tuple(tensor.shape)
+            raise InputError(f'{path}: {name} has shape {found}, the config says {wanted}')
+    for name in theirs:
+        _check_known(name in tensors or name.endswith(COUNTER), path, f'it has no {name}')
+    return {
+        ours: tensors.get(name, torch.zeros(())).to(own[ours].dtype)  # counters may be missing
+        for name, ours in theirs.items()
+    }
+
+
+def _their_name(name: str) -> str:
+    start = next(start for start in NAMES if name.startswith(start))
+    return NAMES[start] + name.removeprefix(start)
+
+
+def _turned(tensor: Tensor, dimension: int, size: int, name: str) -> Tensor:
+    """A matrix one dimension of which has a size, also where it was saved transposed.
+
+    Where both have it, it is as their code writes it.
+    """
+    if tensor.dim() == 2 and tensor.shape[dimension] == size:
+        return tensor
+    if tensor.dim() == 2 and tensor.shape[1 - dimension] == size:
+        return tensor.T.contiguous()
+    raise InputError(
+        f'{name} has shape {tuple(tensor.shape)}: neither its rows nor its columns are {size}'
+    )
+
+
+def _fold_bias(tensors: dict[str, Tensor], neck: str, path: str) -> None:
+    """Take the bias of a BNNeck into its running mean: ours has none, theirs is not trained."""
+    bias = tensors.pop(f'{neck}.bias', torch.zeros(1)).double()
+    if not bias.any():
+        return
+    weight, mean, var = (
+        tensors[f'{neck}.{name}'].double() for name in ('weight', 'running_mean', 'running_var')
+    )
+    if (weight[bias != 0] == 0).any():
+        raise InputError(f'{path}: {neck}.bias is not 0 where {neck}.weight is: ours has no bias')
+    shift = bias * (var + nn.BatchNorm1d(1).eps).sqrt() / weight.where(bias != 0, 1)
+    tensors[f'{neck}.running_mean'] = mean - shift
+
+
+def _check_known(known: bool, path: str, reason: str) -> None:
+    if not known:
+        raise InputError(f"{path} holds no weights of the authors' released code: {reason}")
