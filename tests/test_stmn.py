@@ -12,6 +12,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import STMN, STMNOutput
 from stmn_plugin.models.explanations import check_explained
+from stmn_plugin.training.objective import ClipObjective
 
 CLASSES, L, M, N = 3, 2, 3, 2
 VARIANTS = [
@@ -208,6 +209,53 @@ def test_once_the_bn_of_the_memory_opens_every_parameter_gets_a_gradient():
     total_loss(model, model(clips(4)), [0, 0, 1, 2], spread_margin=1.0).backward()
     dead = [name for name, p in model.named_parameters() if not p.grad.any()]
     assert not dead
+
+
+def gradients(model, loss):
+    """Name → gradient; zeros where there is none."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if gradient is None else gradient
+        for name, p, gradient in zip(names, parameters, found, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'temporal'), [('memory', 'memory'), ('memory', 'mlp'), ('none', 'memory')]
+)
+def test_the_spread_loss_is_kept_from_the_trunk_and_nothing_else_changes(spatial, temporal):
+    """Against its gradient with reach all, set to zero in the trunk."""
+    found = {}
+    for reach in ('all', 'heads'):
+        model = wake(small_model(spatial, temporal)).double().train()
+        recipe = Recipe(spread_margin=1.0, spread_reach=reach)
+        objective = ClipObjective(model, recipe)
+        out = model(clips(4, dtype=torch.float64))
+        loss = objective(out, torch.tensor([0, 0, 1, 2]))
+        spread = loss.terms['spread_spatial'] + loss.terms['spread_temporal']
+        losses = loss.total, spread, loss.total - spread
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        found[reach] = loss.terms, state, *(gradients(model, one) for one in losses)
+    terms, state, total, spread, rest = found['all']
+    for name, value in found['heads'][0].items():
+        torch.testing.assert_close(value, terms[name])
+    for name, value in found['heads'][1].items():  # BN has counted the batch once
+        torch.testing.assert_close(value, state[name], msg=name)
+    reached = 0
+    for name, gradient in found['heads'][2].items():
+        in_trunk = name.startswith('encoder.trunk')
+        expected = rest[name] if in_trunk else total[name]
+        torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-10, msg=name)
+        assert not (in_trunk and found['heads'][3][name].any())
+        reached += bool(in_trunk and spread[name].any())
+    assert reached > 10  # where it is not kept
+
+
+def test_without_the_spread_loss_nothing_is_computed_twice():
+    model = small_model()
+    ClipObjective(model, Recipe(spread_weight=0.0, spread_reach='heads'))
+    assert model.spread_reach == 'all'
 
 
 def test_the_parameters_of_the_memories():

@@ -21,6 +21,7 @@ def recipe_kwargs(cfg: CfgNode) -> dict[str, Any]:
         'spread_weight': loss.spread.weight if with_spread else 0.0,
         'spread_margin': loss.spread.margin,
         'spread_reduction': loss.spread.reduction,
+        'spread_reach': loss.spread.reach,
         'spread_replicas': loss.spread.replicas,
     }
 

@@ -139,6 +139,9 @@ class Spread:
     reduction: str = setting(
         'mean', OneOf(('sum', 'mean')), "over the items: mean (authors' code), sum (Eq. 9)"
     )
+    reach: str = setting(
+        'all', OneOf(('all', 'heads')), 'of the gradient of L_S; heads: not into the trunk'
+    )
     replicas: int = setting(
         1,
         COUNT,

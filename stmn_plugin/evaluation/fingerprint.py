@@ -43,7 +43,7 @@ FREE_KEYS = """
     rmsprop.alpha adam.beta1 adam.beta2
     loss.softmax.label_smooth loss.triplet.margin loss.triplet.weight_t loss.triplet.weight_x
     loss.spread.weight loss.spread.margin loss.spread.reduction
-    loss.spread.replicas
+    loss.spread.reach loss.spread.replicas
     test.batch_size test.dist_metric test.normalize_feature test.ranks test.evaluate test.eval_freq
     test.start_eval test.rerank test.visrank test.visrank_topk test.frames
     test.clips_per_tracklet test.best test.all_clips test.features_dir test.flip test.protocol
@@ -52,7 +52,7 @@ FREE_KEYS = """
     csa.percentile csa.oim_weight csa.verification_weight csa.negative_weight
 """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
-FREE_ATTRIBUTES = {'training', 'checkpoint_activations'}
+FREE_ATTRIBUTES = {'training', 'checkpoint_activations', 'spread_reach'}
 EMPTY = nn.Module()  # what it has is torch's own
 PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device
 ARRAYS = torch.Tensor | np.ndarray | np.generic

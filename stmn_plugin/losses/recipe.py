@@ -25,6 +25,7 @@ class Recipe:
     spread_weight: float = 1.0  # of every memory spread term; 0 is "w/o L_S" of Table 1
     spread_margin: float = 0.3  # alpha
     spread_reduction: str = 'mean'  # over the items; 'sum' is Eq. 9 literally
+    spread_reach: str = 'all'  # of its gradient: 'heads' keeps it from the trunk
     spread_replicas: int = 1  # parts of the batch, each with a loss; 3 in the authors' code
 
     def cross_entropy(self, logits: Tensor, pids: Tensor) -> Tensor:

@@ -42,6 +42,10 @@ class VideoModel(nn.Module):
     takes_any_length: bool = False
     """Whether clips may have another length than the ``seq_len`` that the model was built for."""
 
+    spread_reach: str = 'all'
+    """How far the gradient of a memory spread loss goes, set by what trains the model: 'all', or
+    with 'heads' not into the trunk that identification shares (``loss.spread.reach``)."""
+
     spec: Any = None
     """Of a model of ``load_model``: a ``ModelSpec``, what one must know to use it."""
 

@@ -70,6 +70,7 @@ class FrameMaps(NamedTuple):
     frame_features: Tensor  # (T, D, H, W) f^o, not negative
     spatial_queries: Tensor | None  # (T, D, H, W) q^s
     temporal_queries: Tensor | None  # (T, D) GAP(q^t), all that Eq. 4 needs of q^t
+    trunk: Tensor | None = None  # (T, C, H, W) of conv4, in training
 
 
 class Encoder(nn.Module):
@@ -161,8 +162,12 @@ class Encoder(nn.Module):
             FrameMaps: an output whose head does not exist is None.
         """
         maps = self.run(self._trunk_parts(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
-        return FrameMaps(
-            self.run(self.frame_head, maps),
+        frame_features = self.run(self.frame_head, maps)
+        return FrameMaps(frame_features, *self.queries(maps), maps if self.training else None)
+
+    def queries(self, maps: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Maps of conv4 → q^s and GAP(q^t), as :meth:`forward` gives them."""
+        return (
             self._run_query_head(self.spatial_head, maps, query_block),
             self._run_query_head(self.temporal_head, maps, pooled_query_block),
         )

@@ -61,6 +61,7 @@ class ClipObjective(Objective):
     def __init__(self, model: VideoModel, recipe: Recipe):
         super().__init__(model, recipe.triplet_weight)
         self.recipe = recipe
+        model.spread_reach = recipe.spread_reach if recipe.spread_weight else 'all'
 
     def __call__(self, outputs: Any, pids: Tensor) -> BatchLoss:
         losses = self.model.losses(outputs, pids, self.recipe)

@@ -114,7 +114,8 @@ class SpatialMemory(nn.Module):
         Raises:
             ValueError: the two shapes differ.
         """
-        probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
+        _check_maps(frame_features, spatial_queries)
+        probs = self.address(spatial_queries)  # (T*K, M)
         if self.training:
             mean, var = self._batch_statistics(probs)
             self._update_running_statistics(mean, var, len(probs) * world_size())
@@ -139,7 +140,8 @@ class SpatialMemory(nn.Module):
         Returns:
             Shape (T, D, H, W).
         """
-        probs = self._probs(frame_features, spatial_queries)  # (T*K, M)
+        _check_maps(frame_features, spatial_queries)
+        probs = self.address(spatial_queries)  # (T*K, M)
         readout: Tensor = self.bn(probs @ self.values)  # (T*K, D), Eq. 2
         num_frames, dim, height, width = frame_features.shape
         if self.addressing == 'group':
@@ -147,12 +149,8 @@ class SpatialMemory(nn.Module):
         readout = readout.view(num_frames, height, width, dim).permute(0, 3, 1, 2)  # (T, D, H, W)
         return frame_features - readout
 
-    def _probs(self, frame_features: Tensor, spatial_queries: Tensor) -> Tensor:
-        if frame_features.dim() != 4 or frame_features.shape != spatial_queries.shape:
-            raise ValueError(
-                'expected frame_features and spatial_queries of one shape (T, D, H, W), '
-                f'got {tuple(frame_features.shape)} and {tuple(spatial_queries.shape)}'
-            )
+    def address(self, spatial_queries: Tensor) -> Tensor:
+        """A^s (Eq. 1) of q^s (T, D, H, W): (T*K, M)."""
         dim = spatial_queries.shape[1]
         if self.addressing == 'position':
             spatial_queries = spatial_queries.permute(0, 2, 3, 1)
@@ -185,6 +183,14 @@ class SpatialMemory(nn.Module):
         bn.num_batches_tracked += 1
         bn.running_mean.lerp_(mean, bn.momentum)
         bn.running_var.lerp_(var * (count / max(count - 1, 1)), bn.momentum)
+
+
+def _check_maps(frame_features: Tensor, spatial_queries: Tensor) -> None:
+    if frame_features.dim() != 4 or frame_features.shape != spatial_queries.shape:
+        raise ValueError(
+            'expected frame_features and spatial_queries of one shape (T, D, H, W), '
+            f'got {tuple(frame_features.shape)} and {tuple(spatial_queries.shape)}'
+        )
 
 
 def _pool_groups(probs: Tensor, values: Tensor) -> Tensor:

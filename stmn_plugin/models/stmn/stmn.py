@@ -16,7 +16,7 @@ from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, full_precision, global_average
+from ..encoder import Encoder, full_precision, global_average, still_statistics
 from ..heads import BNNeck, bias_free_classifier
 from .config import STMNConfig
 from .memory import SpatialMemory
@@ -29,6 +29,7 @@ class FrameParts(NamedTuple):
     refined: Tensor  # (T, D) GAP(f^s), or GAP(f^o) without a spatial memory
     temporal_queries: Tensor | None  # (T, D) GAP(q^t)
     spatial_probs: Tensor | None  # (T*K, M) A^s
+    trunk: Tensor | None = None  # (T, C, H, W) of conv4, in training
 
 
 class STMNOutput(NamedTuple):
@@ -140,15 +141,34 @@ class STMN(VideoModel):
                 None if queries is None else self._clips_of(queries, clips), refined
             )
             frame_feature = refined.mean(dim=1)  # (B, D)
+            spatial_probs, temporal_probs = parts.spatial_probs, clip.probs
+        if self.spread_reach == 'heads' and parts.trunk is not None:
+            spatial_probs, temporal_probs = self._probs_apart(parts.trunk.detach(), clips)
+        with full_precision(clips.device.type):
             return STMNOutput(
                 clip_feature=clip.output,
                 frame_feature=frame_feature,
                 clip_logits=self.classifier_clip(self.bnneck_clip(clip.output)),
                 frame_logits=self.classifier_frame(self._supervised(refined)),
-                spatial_probs=parts.spatial_probs,
-                temporal_probs=clip.probs,
+                spatial_probs=spatial_probs,
+                temporal_probs=temporal_probs,
                 temporal_attention=clip.attention,
             )
+
+    def _probs_apart(self, trunk: Tensor, clips: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """A^s and A^t once more, of maps that no gradient leaves: L_S then moves no trunk.
+
+        The query heads run twice, as the gradient of L_ID goes through them into the trunk.
+        """
+        with still_statistics(self.encoder):
+            spatial, temporal = self.encoder.queries(trunk)
+        memory, spatial_probs, temporal_probs = self.temporal_memory, None, None
+        with full_precision(clips.device.type):
+            if self.spatial_memory is not None and spatial is not None:
+                spatial_probs = self.spatial_memory.address(spatial)
+            if isinstance(memory, TemporalMemory) and temporal is not None:
+                temporal_probs = memory.address(self._clips_of(temporal, clips))
+        return spatial_probs, temporal_probs
 
     def _supervised(self, refined: Tensor) -> Tensor:
         """What the classifier of deep supervision sees, (B, L, D) → (B, D).
@@ -191,8 +211,9 @@ class STMN(VideoModel):
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) → GAP(f^s), GAP(q^t) of each frame, (T, 2*D); (T, D) with the average."""
-        refined, queries, _ = self._frame_parts(frames)
-        return refined if queries is None else torch.cat([refined, queries], dim=1)
+        parts = self._frame_parts(frames)
+        queries = parts.temporal_queries
+        return parts.refined if queries is None else torch.cat([parts.refined, queries], dim=1)
 
     def embed(self, vectors: Tensor) -> Tensor:
         """Clips of :meth:`encode_frames`, (B, L, V) → features after the BNNeck, (B, D)."""
@@ -272,7 +293,7 @@ class STMN(VideoModel):
                 refined, probs = global_average(maps.frame_features), None
             else:
                 refined, probs = self.spatial_memory(maps.frame_features, maps.spatial_queries)
-        return FrameParts(refined, maps.temporal_queries, probs)
+        return FrameParts(refined, maps.temporal_queries, probs, maps.trunk)
 
     def _clips_of(self, vectors: Tensor, clips: Tensor) -> Tensor:
         """(T, ...) → (B, L, ...); an image stands for all L frames."""

@@ -60,10 +60,14 @@ class TemporalMemory(nn.Module):
             ValueError: shapes that differ, or clips of another length than the stored attentions.
         """
         _check_clips(clip_queries, frame_vectors, self.values.shape[1])
-        pattern = encode_pattern(self.lstm, clip_queries)  # (B, D)
-        probs = cosine_probs(pattern, self.keys, self.scale, self.key_normalisation)  # (B, N)
+        probs = self.address(clip_queries)  # (B, N)
         attention = F.softmax(probs @ self.values, dim=1)  # (B, L), Eq. 6 and its softmax
         return TemporalOutput(attend(frame_vectors, attention), probs, attention)
+
+    def address(self, clip_queries: Tensor) -> Tensor:
+        """A^t (Eq. 5) of GAP(q^t) of every frame (B, L, D): (B, N)."""
+        pattern = encode_pattern(self.lstm, clip_queries)  # (B, D)
+        return cosine_probs(pattern, self.keys, self.scale, self.key_normalisation)
 
 
 class TemporalMLP(nn.Module):
