@@ -1,0 +1,149 @@
+"""What could the memories gain, and which share of it does a row have?
+
+python studies/distractors/ceilings.py --rows Baseline '+ TM' '+ SM' --oracle masks visibility \
+    --output log/studies/distractors --json ceilings.json
+
+Runs in `--output` are those of tools/compare.py with the same config, rows and seeds: what is
+finished is used, what is not is trained. `--oracle masks` trains the first row once more, on frames
+whose known distractors are painted out (synthetic.paint_out), and tests it on such: what a perfect
+spatial memory could gain. `--oracle visibility` trains nothing: a frame of the first row counts as
+the square of the person's true visibility in it, its features being as they are: what a perfect
+temporal memory could gain. Every other row is compared with the first, query by query and seed by
+seed; the table has its difference and its share of each ceiling.
+"""
+
+import argparse
+import os
+import sys
+
+import numpy as np
+from tabulate import tabulate
+
+from stmn_plugin.cli.compare import child
+from stmn_plugin.comparing.run_plan import TESTING, as_words, plan_runs
+from stmn_plugin.comparing.run_queue import complete_runs
+from stmn_plugin.comparing.variants import Variant, named_variants
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError, exit_on_input_error
+from stmn_plugin.looking.explained_run import open_on_target
+from stmn_plugin.looking.frame_weights import OWN, WEIGHTINGS, rank_weighted, read_clip_frames
+from stmn_plugin.looking.measures.ceilings import share_of_ceiling
+from stmn_plugin.whole_files import write_json
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ORACLES = ('masks', 'visibility')
+VISIBILITY = 'visibility^2'
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+    parser.add_argument('--config-file', default=os.path.join(HERE, 'rows.yaml'))
+    parser.add_argument('--variants', default=os.path.join(HERE, 'rows_variants.yaml'))
+    parser.add_argument('--rows', nargs='+', metavar='TITLE', help='the baseline first (all)')
+    parser.add_argument('--oracle', nargs='+', choices=ORACLES, default=ORACLES)
+    parser.add_argument('--seeds', type=int, default=3, metavar='N')
+    parser.add_argument('--output', default=os.path.join('log', 'studies', 'distractors'))
+    parser.add_argument('--json', metavar='FILE', help='average precisions are not kept, means are')
+    parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
+    return parser.parse_intermixed_args(argv)
+
+
+def chosen_rows(file, titles):
+    """Variants by title, the baseline first."""
+    rows = {variant.title: variant for variant in named_variants(file)}
+    unknown = [title for title in titles or () if title not in rows]
+    if unknown:
+        raise InputError(f'--rows {unknown[0]!r}: {file} has {", ".join(rows)}')
+    return [rows[title] for title in titles or rows]
+
+
+def painted(row):
+    """The same row on frames without their known distractors."""
+    changes = {**row.changes, 'synthetic.paint_out': True}
+    return Variant(f'{row.title}, distractors painted out', f'{row.name}-painted', changes)
+
+
+def precisions_of(run, weightings):
+    """Average precision of every query (Q,) by weighting, and the person of each query (Q,)."""
+    weights = run.record.checkpoint(run.cfg.train.max_epoch)
+    words = [*run.words, *as_words({**TESTING, 'model.load_weights': weights})]
+    opened = open_on_target(load_config(run.config_file, words), run.title)
+    scores = rank_weighted(opened, read_clip_frames(opened), weightings)
+    persons = np.array([opened.tracklets.all[row][1] for row in opened.tracklets.query])
+    return {name: own.aps for name, own in scores.items()}, persons
+
+
+def measure(args, execute):
+    """Title → weighting → average precisions (S, Q), and the person of each query."""
+    rows = chosen_rows(args.variants, args.rows)
+    wanted = [*rows, painted(rows[0])] if 'masks' in args.oracle else rows
+    planned = plan_runs(wanted, args.seeds, args.config_file, args.opts, args.output)
+    found = {}
+    for run, outcome in zip(planned, complete_runs(planned, execute, strategies=()), strict=True):
+        if outcome.error:
+            raise InputError(f'{outcome.title}, {outcome.name}: {outcome.error}')
+        weightings = WEIGHTINGS if 'visibility' in args.oracle else (OWN,)
+        precisions, persons = precisions_of(run, weightings)
+        for name, own in precisions.items():
+            found.setdefault(run.title, {}).setdefault(name, []).append(own)
+        print(f'{run.title}, seed {run.seed}:', shown(precisions), flush=True)
+    return {
+        title: {name: np.stack(own) for name, own in by_weighting.items()}
+        for title, by_weighting in found.items()
+    }, persons
+
+
+def shown(precisions):
+    return ', '.join(f'{name} {100 * np.nanmean(own):.1f}' for name, own in precisions.items())
+
+
+def compare(found, persons, oracles):
+    """The measure of every row against every ceiling: title → oracle → Measure."""
+    baseline, *others = found
+    own = found[baseline][OWN]
+    ceilings = {}
+    if 'masks' in oracles:
+        ceilings['masks'] = found[others.pop()][OWN]
+    if 'visibility' in oracles:
+        ceilings['visibility'] = found[baseline][VISIBILITY]
+    return {
+        title: {
+            oracle: share_of_ceiling(found[title][OWN], own, ceiling, persons)
+            for oracle, ceiling in ceilings.items()
+        }
+        for title in others
+    }
+
+
+def main(argv=None, execute=child):
+    args = parse_args(argv)
+    with exit_on_input_error(debug=False):
+        found, persons = measure(args, execute)
+        measures = compare(found, persons, args.oracle)
+        if args.json:
+            means = {
+                title: {name: np.nanmean(own, axis=1).tolist() for name, own in one.items()}
+                for title, one in found.items()
+            }
+            shares = {
+                title: {oracle: measure.as_dict() for oracle, measure in one.items()}
+                for title, one in measures.items()
+            }
+            write_json(args.json, {'mAP': means, 'shares': shares, 'words': sys.argv[1:]})
+        table = [
+            {
+                'row': title,
+                'oracle': oracle,
+                'difference': str(measure.values['difference']),
+                'ceiling': str(measure.values['ceiling']),
+                'share': str(measure.values['share']),
+                'verdict': measure.verdict.split(' (')[0],
+            }
+            for title, one in measures.items()
+            for oracle, measure in one.items()
+        ]
+        print(tabulate(table, headers='keys'))
+
+
+if __name__ == '__main__':
+    main()

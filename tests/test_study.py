@@ -1,0 +1,92 @@
+"""The study of distractors: its configs load, its table says what the arrays say, it runs."""
+
+import json
+import runpy
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from stmn_plugin.cli.train import main as train
+from stmn_plugin.comparing.run_plan import plan_runs
+from stmn_plugin.comparing.variants import named_variants
+from stmn_plugin.config import load_config
+from stmn_plugin.datasets.synthetic import PRESETS, ensure
+
+SEEDS, QUERIES = 2, 40
+
+
+@pytest.fixture(scope='module')
+def study(repository):
+    return repository / 'studies' / 'distractors'
+
+
+@pytest.fixture(scope='module')
+def ceilings(study):
+    return SimpleNamespace(**runpy.run_path(str(study / 'ceilings.py')))
+
+
+def test_every_row_is_a_run_of_its_own_from_one_encoder(study, tmp_path):
+    rows = named_variants(str(study / 'rows_variants.yaml'))
+    planned = plan_runs(rows, 1, str(study / 'rows.yaml'), [], str(tmp_path))
+    assert len({run.folder for run in planned}) == len(rows) >= 18
+    encoder = load_config(str(study / 'encoder.yaml'), [])
+    last = f'{encoder.data.save_dir}/model/model.pth.tar-{encoder.train.max_epoch}'
+    for run in planned:
+        cfg = run.cfg
+        assert (cfg.stmn.backbone_weights, cfg.model.pretrained) == (last, True)
+        assert cfg.synthetic.seed != encoder.synthetic.seed  # other persons, other scenes
+        for key in ('height', 'width'):
+            assert cfg.data[key] == encoder.data[key]
+        assert (cfg.stmn.backbone, cfg.video.seq_len) == ('resnet18', 6)
+
+
+def test_the_table_compares_rows_with_the_first_and_its_oracles(ceilings):
+    rng = np.random.default_rng(0)
+    baseline = rng.uniform(0.2, 0.3, (SEEDS, QUERIES))
+    titles = {'Baseline': 0.0, '+ TM': 0.05, '+ SM': 0.0, 'painted': 0.4}
+    found = {
+        title: {'own': baseline + gain + rng.normal(0, 1e-3, baseline.shape)}
+        for title, gain in titles.items()
+    }
+    found['Baseline'] |= {'own': baseline, 'visibility^2': baseline + 0.1}
+    measures = ceilings.compare(found, np.arange(QUERIES) // 2, ('masks', 'visibility'))
+    assert list(measures) == ['+ TM', '+ SM']
+    shares = {key: one['visibility'].values['share'].value for key, one in measures.items()}
+    assert shares == {'+ TM': pytest.approx(0.5, abs=0.01), '+ SM': pytest.approx(0, abs=0.01)}
+    assert measures['+ TM']['masks'].values['share'].value == pytest.approx(0.125, abs=0.01)
+    assert [one['masks'].does_its_job for one in measures.values()] == [True, False]
+    alone = ceilings.compare({key: found[key] for key in ('Baseline', '+ TM')}, np.arange(40), ())
+    assert alone == {'+ TM': {}}
+
+
+@pytest.mark.slow
+def test_the_whole_study_on_tiny_data(ceilings, study, tmp_path, monkeypatch, capsys):
+    ensure(tmp_path, PRESETS['tiny'], workers=1)
+
+    def execute(words, log, watch):
+        train(words)
+        return 0
+
+    keys = f"""
+        synthetic.preset tiny model.pretrained False data.root {tmp_path} data.height 64
+        data.width 32 data.workers 0 train.max_epoch 1 train.batch_size 4 video.seq_len 2
+        sampler.num_instances 2 train.amp off test.amp off train.optim sgd stmn.backbone_weights
+    """
+    words = [*keys.split(), '']
+    flags = ['--rows', 'Baseline', '+ TM, rate x 20', '--seeds', '1']
+    flags += ['--output', str(tmp_path / 'runs'), '--json', str(tmp_path / 'ceilings.json')]
+    monkeypatch.setattr(sys, 'argv', ['ceilings.py'])
+    ceilings.main([*flags, *words], execute)
+    out = capsys.readouterr().out
+    assert 'Baseline, distractors painted out, seed 1: own' in out and 'verdict' in out
+    written = json.loads((tmp_path / 'ceilings.json').read_text())
+    assert {*written['shares']} == {'+ TM, rate x 20'}
+    assert {*written['shares']['+ TM, rate x 20']} == {'masks', 'visibility'}
+    painted = written['mAP']['Baseline, distractors painted out']['own']
+    assert painted != written['mAP']['Baseline']['own']
+    # what a run's own test says
+    (folder,) = (tmp_path / 'runs').glob('baseline-painted-*')
+    tested = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]['mAP']
+    assert painted == [pytest.approx(tested, abs=2e-6)]
