@@ -90,3 +90,26 @@ def test_the_whole_study_on_tiny_data(ceilings, study, tmp_path, monkeypatch, ca
     (folder,) = (tmp_path / 'runs').glob('baseline-painted-*')
     tested = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]['mAP']
     assert painted == [pytest.approx(tested, abs=2e-6)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('spatial', ['memory', 'none'])
+def test_where_a_run_loses_its_signal(spatial, study, tmp_path, capsys):
+    ensure(tmp_path, PRESETS['tiny'], workers=1)
+    keys = f"""
+        synthetic.preset tiny model.pretrained False data.root {tmp_path} data.height 64
+        data.width 32 data.workers 0 train.max_epoch 1 train.batch_size 4 video.seq_len 2
+        sampler.num_instances 2 train.amp off test.amp off train.optim sgd
+        stmn.spatial_mode {spatial} data.save_dir {tmp_path / 'run'}
+    """
+    train(['--config-file', str(study / 'config.yaml'), *keys.split()])
+    look = SimpleNamespace(**runpy.run_path(str(study / 'lost_signal.py')))
+    capsys.readouterr()
+    lost = tmp_path / 'lost.json'
+    look.main([str(tmp_path / 'run'), '--batches', '2', '--items', '3', '--json', str(lost)])
+    out = capsys.readouterr().out
+    assert ('read-out:' in out) == (spatial == 'memory') and 'gradient, triplet:' in out
+    found = json.loads(lost.read_text())
+    scales = {f'{name} x {scale}' for name in ('items', 'added') for scale in ('0.25', '0.5', '1')}
+    assert {*found['mAP']} == {'nothing', *scales}
+    assert all(0 < value <= 1 for value in found['mAP'].values())
