@@ -27,6 +27,13 @@ def ceilings(study):
     return SimpleNamespace(**runpy.run_path(str(study / 'ceilings.py')))
 
 
+@pytest.fixture(scope='module')
+def tiny_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('tiny')
+    ensure(root, PRESETS['tiny'], workers=1)
+    return root
+
+
 def test_every_row_is_a_run_of_its_own_from_one_encoder(study, tmp_path):
     rows = named_variants(str(study / 'rows_variants.yaml'))
     planned = plan_runs(rows, 1, str(study / 'rows.yaml'), [], str(tmp_path))
@@ -62,15 +69,14 @@ def test_the_table_compares_rows_with_the_first_and_its_oracles(ceilings):
 
 
 @pytest.mark.slow
-def test_the_whole_study_on_tiny_data(ceilings, study, tmp_path, monkeypatch, capsys):
-    ensure(tmp_path, PRESETS['tiny'], workers=1)
+def test_the_whole_study_on_tiny_data(ceilings, tiny_root, tmp_path, monkeypatch, capsys):
 
     def execute(words, log, watch):
         train(words)
         return 0
 
     keys = f"""
-        synthetic.preset tiny model.pretrained False data.root {tmp_path} data.height 64
+        synthetic.preset tiny model.pretrained False data.root {tiny_root} data.height 64
         data.width 32 data.workers 0 train.max_epoch 1 train.batch_size 4 video.seq_len 2
         sampler.num_instances 2 train.amp off test.amp off train.optim sgd stmn.backbone_weights
     """
@@ -94,10 +100,9 @@ def test_the_whole_study_on_tiny_data(ceilings, study, tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize('spatial', ['memory', 'none'])
-def test_where_a_run_loses_its_signal(spatial, study, tmp_path, capsys):
-    ensure(tmp_path, PRESETS['tiny'], workers=1)
+def test_where_a_run_loses_its_signal(spatial, study, tiny_root, tmp_path, capsys):
     keys = f"""
-        synthetic.preset tiny model.pretrained False data.root {tmp_path} data.height 64
+        synthetic.preset tiny model.pretrained False data.root {tiny_root} data.height 64
         data.width 32 data.workers 0 train.max_epoch 1 train.batch_size 4 video.seq_len 2
         sampler.num_instances 2 train.amp off test.amp off train.optim sgd
         stmn.spatial_mode {spatial} data.save_dir {tmp_path / 'run'}
