@@ -1,6 +1,7 @@
-"""From videos and MOT files to the right persons: tracklets, a model, features, the nearest."""
+"""From videos and MOT files to the right persons: tracklets, a model, an index, a search."""
 
 import csv
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 import stmn_plugin
 from stmn_plugin.cameras.manifest import read_manifest
 from stmn_plugin.cameras.synthetic_footage import TRUTH, make_footage
+from stmn_plugin.cli import embed, search
 from stmn_plugin.cli import make_tracklets as command
 from stmn_plugin.config import flatten, load_config
 from stmn_plugin.datasets.synthetic import SyntheticSpec
@@ -114,8 +116,8 @@ def registered():
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    """Trained on other persons, whose tracklets are made in the same way; read from its file."""
+def checkpoint(tmp_path_factory):
+    """Trained on other persons, whose tracklets are made in the same way."""
     folder = tmp_path_factory.mktemp('training')
     made = make_footage(folder, TRAINING, strangers=0)
     labels = ['--persons', folder / TRUTH, '--split', 'train', '--max-frames', 6]
@@ -132,7 +134,12 @@ def model(tmp_path_factory):
     network.project.weight.data = torch.tensor(weight, dtype=torch.float32)
     path = folder / 'model.pth.tar-1'
     torch.save({'state_dict': network.state_dict(), 'epoch': 1, 'config': config}, path)
-    return stmn_plugin.load_model(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def model(checkpoint):
+    return stmn_plugin.load_model(checkpoint)
 
 
 def test_every_passage_becomes_a_tracklet_of_its_frames(footage, tree, truth):
@@ -175,3 +182,55 @@ def test_persons_that_are_known_make_a_labelled_test(footage, tmp_path):
         [*range(SPEC.test_ids)] * 2
     )
     assert {len(paths) for paths, *_ in [*query, *gallery]} == {4}
+
+
+@pytest.fixture(scope='module')
+def index(checkpoint, tree, tmp_path_factory):
+    path = tmp_path_factory.mktemp('index') / 'people.db'
+    embed.main([str(checkpoint), str(tree), '--index', str(path)])
+    return path
+
+
+def searched(tmp_path, *words):
+    """The answers that the command writes."""
+    search.main([str(word) for word in (*words, '--json', tmp_path / 'answers.json')])
+    return json.loads((tmp_path / 'answers.json').read_text())['answers']
+
+
+def test_a_search_names_the_right_persons_at_other_cameras(index, tree, truth, tmp_path):
+    """A batch of all persons of camera1, by the files that a user has."""
+    asked = [entry for entry in read_manifest(tree) if entry.camera == 'camera1']
+    known = {entry.tracklet: truth.get((entry.source, entry.track)) for entry in asked}
+    rows = [f'{person},{tracklet}' for tracklet, person in known.items() if person]
+    (tmp_path / 'queries.csv').write_text('\n'.join(['query,tracklet', *rows]))
+    words = ['--index', index, '--queries', tmp_path / 'queries.csv', '--not-camera', 'camera1']
+    answers = searched(tmp_path, *words, '--top', 2, '--html', tmp_path / 'answers.html')
+    assert len(answers) == SPEC.test_ids
+    right = [
+        [truth.get((one['source'], one['track'])) == answer['query'] for one in answer['results']]
+        for answer in answers
+    ]
+    assert np.shape(right) == (SPEC.test_ids, 2) and np.all(right, axis=0)[0], right
+    assert np.mean(right) > 0.8
+    page = (tmp_path / 'answers.html').read_text()
+    assert page.count('<li id="q') == 2 * SPEC.test_ids and 'are gone' not in page
+    early = searched(tmp_path, *words, '--to', '2026-03-01T07:00:00Z')  # begun when it starts
+    assert {one['start'][:19] for answer in early for one in answer['results']} <= {
+        '2026-03-01T07:00:00'
+    }
+
+
+def test_a_track_of_a_video_finds_its_own_tracklet_first(
+    index, checkpoint, footage, tree, tmp_path
+):
+    _, (made, *_) = footage
+    entry = next(entry for entry in read_manifest(tree) if entry.camera == made.camera)
+    words = [checkpoint, '--index', index, '--video', made.video, '--tracks', made.tracks]
+    words += ['--format', 'mot', '--first-frame', 1, '--track', entry.track, '--top', 1]
+    ((answer,), (by_crops,)) = (
+        searched(tmp_path, *words),
+        searched(tmp_path, '--index', index, '--crops', tree / entry.tracklet, '--top', 1),
+    )
+    assert answer['results'][0]['tracklet'] == entry.tracklet
+    assert answer['results'][0]['distance'] < 0.01 < by_crops['results'][0]['distance']
+    assert by_crops['tracklets'][0]['tracklet'] == entry.tracklet  # known by its folder
