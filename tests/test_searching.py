@@ -207,6 +207,7 @@ def test_crops_need_a_model_and_are_embedded_once(index, tmp_path):
 
     one, two = make_queries(index, asked, Toy)
     assert calls == [[5]] and torch.equal(one.features, features_of(1, 9))
+    assert index.features([]).shape == (0, DIM)
     assert torch.equal(two.features, torch.cat([features_of(1, 9), index.features([3])]))
 
 

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         answers = [Answer(*pair) for pair in zip(queries, found, strict=True)]
         moment = args.since or args.until
         zone = moment.tzinfo if moment else datetime.timezone.utc
-        words = options_in_words(args, index)
+        words = options_in_words(args, index, max(len(query.rows) for query in queries))
         if args.csv:
             write_text(args.csv, answers_csv(answers, zone))
         if args.json:
@@ -236,9 +236,15 @@ def embedder_of(checkpoint: str, index: 'TrackletIndex') -> 'Embedder':
     return made_with.embedder(model, device)
 
 
-def options_in_words(args: argparse.Namespace, index: 'TrackletIndex') -> str:
-    """Which tracklets were searched, and how."""
-    parts = [f'{len(index):,} tracklets in {args.index}']
+def options_in_words(args: argparse.Namespace, index: 'TrackletIndex', most: int) -> str:
+    """Which tracklets were searched, and how; no folder, no name of a server's user.
+
+    Args:
+        args: what was asked for.
+        index: that was searched.
+        most: tracklets of a query.
+    """
+    parts = [f'{len(index):,} tracklets in {Path(args.index).name}']
     for names, word in ((args.camera, 'cameras'), (args.not_camera, 'not cameras')):
         if names:
             parts.append(f'{word} {", ".join(names)}')
@@ -248,11 +254,9 @@ def options_in_words(args: argparse.Namespace, index: 'TrackletIndex') -> str:
     parts.append(f'{index.model.metric} distance')
     if args.max_distance is not None:
         parts.append(f'at most {args.max_distance:g}')
-    parts.append(
-        'of several tracklets of a query the mean distance'
-        if args.fuse == 'mean'
-        else 'of several tracklets of a query the nearest counts'
-    )
+    if most > 1:
+        which = 'mean distance' if args.fuse == 'mean' else 'smallest distance'
+        parts.append(f'of several tracklets of a query the {which}')
     if args.rerank:
         parts.append(f'the nearest {args.rerank} re-ranked by k-reciprocal encoding')
     return 'Searched: ' + ', '.join(parts)

@@ -102,12 +102,12 @@ class TrackletIndex:
         Raises:
             InputError: a number that is not in the index.
         """
+        if not numbers:
+            return torch.empty(0, self.model.dim)
         found = self._store.vectors(numbers)
         missing = [number for number in numbers if number not in found]
         if missing:
             raise InputError(f'{self._store.name}: no tracklet {missing[0]}')
-        if not found:
-            return torch.empty(0, self.model.dim)
         return torch.from_numpy(np.stack([found[number] for number in numbers])).float()
 
     def delete(self, where: Where) -> int:
