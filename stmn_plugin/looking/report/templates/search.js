@@ -1,5 +1,10 @@
 'use strict';
 // Without it the page shows everything in the order of rank; here are order, filters and the theme.
+for (const strip of document.querySelectorAll('.strip')) {
+  const width = Number(strip.querySelector('img')?.getAttribute('width') ?? 0);
+  const times = strip.classList.contains('big') ? 2 : 1.5; // more would be blurred
+  if (width) strip.style.setProperty('--full', `${times * width}px`);
+}
 for (const section of document.querySelectorAll('.answer')) {
   const form = section.querySelector('.filters');
   if (form === null) continue;
