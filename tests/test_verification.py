@@ -164,6 +164,8 @@ def test_the_two_thresholds_never_cross():
     assert 0.15 < values['likely_below'] == values['unlikely_above']
     assert values['true_positive_rate'] == 1
     mixed = np.random.default_rng(0).random(same.shape).astype(np.float32)
+    assert collect(mixed, labels).as_dict(1e-2)['threshold'] is None  # it tells nobody apart
+    mixed[::3][same[::3]] *= 0.001
     values = collect(mixed, labels).as_dict(1e-2)['threshold']
     assert values['likely_below'] < 0.05 and 0.9 < values['unlikely_above'] < 1
     beyond = mixed[same] > np.float32(values['unlikely_above'])
@@ -178,7 +180,7 @@ def test_few_pairs_of_one_person_make_no_threshold():
 
 
 def some_pairs(count):
-    return np.arange(count, dtype=np.float32), np.arange(60, dtype=np.float32) / 100, 500
+    return np.arange(count, dtype=np.float32), 1 + np.arange(60, dtype=np.float32), 500
 
 
 def test_records_are_kept_for_each_weights_and_way_of_testing(tmp_path):

@@ -29,6 +29,7 @@ ROC = tuple(m * 10.0**-e for e in (5, 4, 3, 2) for m in (1, 2, 5)) + (0.1,)
 HIGHEST = ROC[-1]  # beyond it no threshold is of use
 MISSED = 0.05  # share of the positive pairs that are farther than the "unlikely" ones begin
 FEWEST = 20  # positive pairs of which one may be that share
+LEAST_GAIN = 10  # times more of the positive than of the negative pairs are "likely"
 
 Distances = NDArray[np.float32]
 
@@ -103,13 +104,16 @@ class Verification(NamedTuple):
 
 
 def threshold(pairs: Pairs, rate: float) -> dict[str, Any] | None:
-    """Two distances between which nothing is said; None where a rate cannot be measured.
+    """Two distances between which nothing is said.
+
+    None where the rate cannot be measured, or the nearest pairs are hardly more often one person's:
+    then no distance of the model is evidence.
 
     A pair nearer than ``likely_below`` is one person as far as so low a false positive rate tells.
     Beyond ``unlikely_above`` lie few pairs of one person, and never a likely one.
     """
     likely, unlikely = pairs.at(rate), pairs.unlikely_above()
-    if likely is None or unlikely is None:
+    if likely is None or unlikely is None or likely.true_positive_rate < LEAST_GAIN * rate:
         return None
     return {
         'likely_below': likely.below,
@@ -149,8 +153,8 @@ def verification_lines(verification: Mapping[str, Any]) -> str:
         )
     if verification['threshold'] is None:
         lines.append(
-            'No threshold: too few pairs for test.false_positive_rate, or less than '
-            f'{FEWEST} of one person'
+            f'No threshold: too few pairs for test.false_positive_rate, less than {FEWEST} of one '
+            f'person, or not {LEAST_GAIN} times as many of these accepted'
         )
     return '\n'.join(lines)
 
