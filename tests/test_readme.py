@@ -1,4 +1,4 @@
-"""What the documents tell to type: keys, flags and values exist, and the examples run."""
+"""What the documents say: commands, keys and values exist, links lead somewhere, examples run."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,7 +16,11 @@ from stmn_plugin.config.table import with_table
 from stmn_plugin.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
-DOCUMENTS = [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
+DOCUMENTS = [*sorted(REPOSITORY.glob('*.md')), *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
+OF_TODAY = [
+    one for one in DOCUMENTS if one.name != 'CHANGELOG.md'
+]  # that tells of former keys, too
+CONFIGURATION = REPOSITORY / 'docs' / 'configuration.md'
 COMMANDS = {
     name: import_module(f'stmn_plugin.cli.{name.replace("-", "_")}') for name in commands.commands()
 }
@@ -28,7 +33,7 @@ def blocks(text, language):
 
 def command_lines():
     """(document, words) of every command line in a block or between backticks."""
-    for document in DOCUMENTS:
+    for document in OF_TODAY:
         text = document.read_text(encoding='utf-8')
         lines = '\n'.join(blocks(text, 'bash')).replace('\\\n', ' ').splitlines()
         lines += re.findall(r'`(python (?:tools|benchmarks)/[^`]*)`', text)
@@ -40,7 +45,10 @@ def command_lines():
 
 def parts_of(words):
     """The command or script that a line runs and the words behind it; None of other programs."""
+    words = [word for word in words if not re.match(r'[A-Z_]+=', word)]  # of the environment
     for number, word in enumerate(words):
+        if word.startswith('stmn_plugin.'):
+            return f'{word.replace(".", "/")}.py', words[number + 1 :]
         if word.startswith('stmn-'):
             return word.removeprefix('stmn-'), words[number + 1 :]
         if word == 'stmn_plugin':
@@ -58,6 +66,9 @@ def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
     script, words = parts_of(words)
     if script is None:
         assert words[0] in ('make', 'pip', 'source'), words
+        if words[0] == 'make':
+            targets = (REPOSITORY / 'Makefile').read_text(encoding='utf-8')
+            assert re.search(rf'^{words[1]}:', targets, re.MULTILINE), words[1]
         return
     if script == '--help':
         return
@@ -88,8 +99,13 @@ def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
 
 def mentions():
     """(key, value words) of everything between backticks that begins with a section and a dot."""
-    for document in DOCUMENTS:
-        text = re.sub(r'^```.*?^```$', '', document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for document in OF_TODAY:
+        text = re.sub(
+            r'^```.*?^```$',
+            '',
+            document.read_text(encoding='utf-8'),
+            flags=re.DOTALL | re.MULTILINE,
+        )
         for words in map(str.split, re.findall(r'`([^`]+)`', text)):
             key = words[0].rstrip(':')
             if re.fullmatch(r'\w+(\.\w+)+', key) and key.split('.')[0] in SECTIONS:
@@ -106,21 +122,24 @@ def test_every_key_between_backticks_exists_and_takes_its_value():
 
 
 def test_the_table_of_keys_is_made_from_the_settings():
-    text = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
-    assert with_table(text, 'README.md') == text, 'python -m stmn_plugin.config.table README.md'
+    text = CONFIGURATION.read_text(encoding='utf-8')
+    command = 'run: python -m stmn_plugin.config.table docs/configuration.md'
+    assert with_table(text, CONFIGURATION.name) == text, command
     row = '| `train.keep_last` | `2` | a whole number from 1 to 1,000,000 | checkpoints that stay, '
     assert row in text
     for other in ('| `train.lr`', '| `use_gpu`', '| `loss.triplet'):  # the host's
         assert other not in text
     stale = text.replace(row, '| `train.keep_last` | `3` | a number |')
-    assert with_table(stale, 'README.md') == text
-    with pytest.raises(InputError, match='page.md has no lines <!-- settings'):
+    assert with_table(stale, CONFIGURATION.name) == text
+    with pytest.raises(InputError, match='page.md needs the lines <!-- settings'):
         with_table(text, 'page.md')
+    with pytest.raises(InputError, match='needs the lines'):
+        with_table(text.replace('<!-- end of settings -->', ''), CONFIGURATION.name)
+    assert with_table('# A page\n', 'page.md') == '# A page\n'
 
 
 def test_the_table_of_keys_tells_the_defaults():
-    text = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
-    table = text[text.index('## Configuration') : text.index('## Rooms')]
+    table = CONFIGURATION.read_text(encoding='utf-8')
     defaults = load_config().clone()
     checked = 0
     for line in table.splitlines():
@@ -144,7 +163,7 @@ def test_the_table_of_keys_tells_the_defaults():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_example_from_python_runs_as_written_on_spawned_workers(mars_root, tmp_path):
-    example, _ = blocks((REPOSITORY / 'README.md').read_text(encoding='utf-8'), 'python')
+    [example] = blocks((REPOSITORY / 'docs' / 'train.md').read_text(encoding='utf-8'), 'python')
     small = {  # of the miniature, on a CPU, without a download
         "'/data'": repr(mars_root),
         'batch_size_train=32': 'batch_size_train=8, workers=1, height=32, width=16, use_gpu=False',
@@ -172,7 +191,8 @@ def test_the_trained_model_from_python_gives_features_as_written(small_run, mars
 
     config = str(REPOSITORY / 'configs' / 'stmn_mars.yaml')
     train.main(['--config-file', config, '--root', mars_root, *small_run])
-    _, example = blocks((REPOSITORY / 'README.md').read_text(encoding='utf-8'), 'python')
+    page = REPOSITORY / 'docs' / 'use-a-model.md'
+    example, *_ = blocks(page.read_text(encoding='utf-8'), 'python')
     frames = sorted(Path(mars_root).rglob('*.jpg'))[:3]
     written = [
         'log/stmn_mars/model/model-best.pth.tar',
@@ -188,3 +208,56 @@ def test_the_trained_model_from_python_gives_features_as_written(small_run, mars
     names = {}
     exec(example, names)
     assert names['features'].shape == (2, 512) and names['features'].isfinite().all()
+
+
+def anchors(text):
+    """Anchors of the headings of a document, as GitHub and mkdocs make them."""
+    prose = re.sub(r'^```.*?^```$', '', text, flags=re.DOTALL | re.MULTILINE)
+    for heading in re.findall(r'^#+ (.*)$', prose, re.MULTILINE):
+        words = re.sub(r'[^\w\- ]', '', heading.lower()).strip()
+        yield re.sub(r'[- ]+', '-', words)
+
+
+def links():
+    """(document, target) of every link or picture that leads to a file of the repository."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding='utf-8')
+        prose = re.sub(r'^```.*?^```$|`[^`\n]*`', '', text, flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r'\]\(([^)\s]+)\)', prose):
+            if not re.match(r'\w+:', target):
+                yield document, target
+
+
+def test_every_link_leads_to_a_file_and_a_heading():
+    found = list(links())
+    assert len(found) > 60
+    for document, target in found:
+        path, _, anchor = unquote(target).partition('#')
+        place = document.parent / path if path else document
+        assert place.exists(), f'{document.name}: {target}'
+        if anchor and not anchor.startswith('stmn_plugin.'):  # those are made by mkdocstrings
+            text = place.read_text(encoding='utf-8')
+            assert anchor in anchors(text), f'{document.name}: {target}'
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    listed = re.findall(
+        r'^ +- ([\w./-]+\.md)$', (REPOSITORY / 'mkdocs.yml').read_text(), re.MULTILINE
+    )
+    pages = [p.relative_to(REPOSITORY / 'docs') for p in (REPOSITORY / 'docs').rglob('*.md')]
+    assert sorted(listed) == sorted(page.as_posix() for page in pages), 'add the page to mkdocs.yml'
+
+
+def test_the_readme_is_short():
+    assert len((REPOSITORY / 'README.md').read_text(encoding='utf-8').splitlines()) <= 170
+
+
+def test_every_dependency_is_explained():
+    tomllib = pytest.importorskip('tomllib')
+    project = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text(encoding='utf-8'))['project']
+    extras = project['optional-dependencies'].values()
+    needed = {re.match(r'[\w.-]+', one)[0] for one in sum(extras, project['dependencies'])}
+    text = (REPOSITORY / 'docs' / 'installation.md').read_text(encoding='utf-8')
+    table = text[text.index('## Dependencies') :]
+    missing = [name for name in needed - {'stmn_plugin'} if not re.search(rf'\b{name}\b', table)]
+    assert len(needed) > 25 and not missing

@@ -1,4 +1,4 @@
-"""Imports point up the list of rooms in the README, and no file imports in a circle."""
+"""Imports point up the list of rooms in docs/design.md, and no file imports in a circle."""
 
 import ast
 import re
@@ -19,9 +19,9 @@ MODULES = {
 
 @pytest.fixture(scope='module')
 def rooms(repository):
-    """Names of the rooms in the README's order; '' is the root of the package."""
-    text = (repository / 'README.md').read_text()
-    table = text[text.index('## Rooms') : text.index('## Design')]
+    """Names of the rooms in the document's order; '' is the root of the package."""
+    text = (repository / 'docs' / 'design.md').read_text(encoding='utf-8')
+    table = text[text.index('## Rooms') : text.index('## Decisions')]
     names = re.findall(r'^\| `([^`]+)/`', table, re.MULTILINE)
     return [name.removeprefix('stmn_plugin') for name in names]
 
@@ -53,7 +53,7 @@ def room_of(module):
     return module[0] if len(module) > 1 else ''
 
 
-def test_the_readme_lists_every_room_once(rooms):
+def test_the_document_lists_every_room_once(rooms):
     assert sorted(rooms) == sorted({room_of(module) for module in MODULES})
 
 

@@ -187,7 +187,7 @@ class Test(host.Test):
     protocol: str = setting(
         'official',
         OneOf(('official', 'torchreid', 'matlab', 'A', 'B', 'C')),
-        'how results are scored (README: "Testing as published papers do")',
+        'how results are scored (docs/test.md)',
     )
     verification: bool = setting(
         False,

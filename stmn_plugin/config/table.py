@@ -1,8 +1,9 @@
-"""Settings → the tables of ``--help-config``, of the README and of the documents.
+"""Settings → the tables of ``--help-config`` and of the documents.
 
-``python -m stmn_plugin.config.table README.md docs/systems/*.md`` writes keys between the marks of
+``python -m stmn_plugin.config.table docs/*.md docs/systems/*.md`` writes keys between the marks of
 each document: those of a section into the document that bears its name, those of this plugin but
-not of the compared systems into any other. Without a document all keys are printed.
+not of the compared systems into any other. A document without marks stays as it is. Without a
+document all keys are printed.
 """
 
 import inspect
@@ -99,14 +100,19 @@ def with_table(text: str, name: str) -> str:
         text: of the document.
         name: of its file.
 
+    Returns:
+        The document; unchanged if it has no marks.
+
     Raises:
-        InputError: it has no marks.
+        InputError: one of its two marks is missing, or is another document's.
     """
+    if '<!-- settings' not in text and END not in text:
+        return text
     start = START.format(name)
     before, found, behind = text.partition(start)
     _, ends, after = behind.partition(END)
     if not (found and ends):
-        raise InputError(f'{name} has no lines {start.strip()} and {END.strip()}')
+        raise InputError(f'{name} needs the lines {start.strip()} and {END.strip()}')
     return f'{before}{start}\n{as_markdown(rows_for(name))}\n{END}{after}'
 
 

@@ -157,8 +157,10 @@ def clip_loader(
     Args:
         tracklets: the host's 4-tuples, or only the frames of each, see :func:`as_tracklets`.
         plan: which frames, in which clips.
-        height, width: of the clips, in pixels.
-        mean, std: of the colours, three numbers each, of frames from 0 to 1.
+        height: of the clips, in pixels.
+        width: of the clips, in pixels.
+        mean: of the colours of frames from 0 to 1, three numbers.
+        std: standard deviations of the colours.
         batch_size: clips at a time.
         workers: processes that read; 0 reads in this one.
         as_uint8: leave the frames bytes, a quarter of the memory; the caller passes them through

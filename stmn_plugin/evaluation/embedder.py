@@ -47,8 +47,10 @@ class Embedder:
         flip: average with the mirrored clips.
         batch_size: clips at a time.
         store: where the vectors of frames are kept and read back.
-        height, width: of a frame, pixels; those of ``model.spec`` by default, and so the next.
-        mean, std: of the colours of frames from 0 to 1.
+        height: of a frame, in pixels; by default that of ``model.spec``, as the next three.
+        width: of a frame, in pixels.
+        mean: of the colours of frames from 0 to 1.
+        std: standard deviations of the colours.
         workers: processes that read; 0 reads in this one.
         skip_bad: leave unreadable frames out instead of raising; :attr:`bad_frames` has them.
         fold_bn: with batch norms of encoders folded into their convolutions.

@@ -80,9 +80,11 @@ def evaluate_ranking(
 
     Args:
         distances: shape (Q, G), NumPy or torch.
-        query_pids, gallery_pids: identities, shapes (Q,) and (G,); whole numbers, texts
-            or bytes, both of one kind, see :func:`stmn_plugin.labels.comparable`.
-        query_camids, gallery_camids: cameras, shapes (Q,) and (G,), likewise.
+        query_pids: identities, shape (Q,); whole numbers, texts or bytes, of the
+            gallery's kind, see :func:`stmn_plugin.labels.comparable`.
+        gallery_pids: identities, shape (G,).
+        query_camids: cameras, shape (Q,), of the gallery's kind.
+        gallery_camids: cameras, shape (G,).
         average_precision: 'rectangle', the precision at each match averaged (host, most
             papers), or 'trapezoid', the area under the interpolated curve (the official MATLAB
             code of MARS).

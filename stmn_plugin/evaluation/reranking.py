@@ -45,7 +45,8 @@ def rerank(
     the encoding are done before this returns; what it returns can be iterated once.
 
     Args:
-        query_features, gallery_features: shapes (Q, D) and (G, D).
+        query_features: shape (Q, D).
+        gallery_features: shape (G, D).
         dist_metric: 'cosine' or 'euclidean'.
         k1: neighbours that must have each other as neighbours.
         k2: nearest tracklets (with itself) whose encodings are averaged; 1 averages none.

@@ -66,7 +66,10 @@ def pair_distances(
     """Distances (p,) of chosen pairs of one set of features (N, D), as a NumPy array, float32.
 
     Args:
-        row, column: indices into the features, shape (p,), rows ascending.
+        features: shape (N, D).
+        row: indices into the features, shape (p,), ascending.
+        column: indices into the features, shape (p,).
+        dist_metric: 'cosine' or 'euclidean'.
     """
     features = _prepare(features, dist_metric, features.device)
     squares = features.square().sum(dim=1).cpu().numpy()  # (N,)

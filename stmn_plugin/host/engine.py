@@ -39,10 +39,12 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
     Args:
         datamanager: ours or the host's, of video or image data.
         model: on its device.
-        optimizer, scheduler: the host's or torch's; no optimizer for a model that is only tested.
+        optimizer: the host's or torch's; None for a model that is only tested.
+        scheduler: the host's or torch's.
         use_gpu: when there is one.
         objective: what is minimised; by default made of the loss options.
-        training, testing: how.
+        training: how to train.
+        testing: how to test.
         record: the run's files, where it starts.
         pooling_method: of features of frames over a clip, for models of frames: 'avg' or 'max'.
         **loss_options: of :class:`stmn_plugin.losses.Recipe` for a video model, of
