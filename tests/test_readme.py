@@ -240,14 +240,6 @@ def test_every_link_leads_to_a_file_and_a_heading():
             assert anchor in anchors(text), f'{document.name}: {target}'
 
 
-def test_every_page_is_in_the_navigation_of_the_site():
-    listed = re.findall(
-        r'^ +- ([\w./-]+\.md)$', (REPOSITORY / 'mkdocs.yml').read_text(), re.MULTILINE
-    )
-    pages = [p.relative_to(REPOSITORY / 'docs') for p in (REPOSITORY / 'docs').rglob('*.md')]
-    assert sorted(listed) == sorted(page.as_posix() for page in pages), 'add the page to mkdocs.yml'
-
-
 def test_the_readme_is_short():
     assert len((REPOSITORY / 'README.md').read_text(encoding='utf-8').splitlines()) <= 170
 
