@@ -5,6 +5,7 @@ here is the whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memo
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import NamedTuple, cast
 
 import torch
@@ -77,7 +78,8 @@ class STMN(VideoModel):
 
     def __init__(self, num_classes: int, seq_len: int, config: STMNConfig, pretrained: bool = True):
         super().__init__(num_classes, seq_len, config, pretrained)
-        check_ranges({f'stmn.{name}': value for name, value in vars(config).items()})
+        ours = (field.name for field in fields(STMNConfig))  # a subclass may have more
+        check_ranges({f'stmn.{name}': getattr(config, name) for name in ours})
         has_memory = config.spatial_mode == 'memory'
         self.takes_any_length = config.temporal_mode == 'average'
         self.encoder = Encoder(
