@@ -242,14 +242,3 @@ def test_every_link_leads_to_a_file_and_a_heading():
 
 def test_the_readme_is_short():
     assert len((REPOSITORY / 'README.md').read_text(encoding='utf-8').splitlines()) <= 170
-
-
-def test_every_dependency_is_explained():
-    tomllib = pytest.importorskip('tomllib')
-    project = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text(encoding='utf-8'))['project']
-    extras = project['optional-dependencies'].values()
-    needed = {re.match(r'[\w.-]+', one)[0] for one in sum(extras, project['dependencies'])}
-    text = (REPOSITORY / 'docs' / 'installation.md').read_text(encoding='utf-8')
-    table = text[text.index('## Dependencies') :]
-    missing = [name for name in needed - {'stmn_plugin'} if not re.search(rf'\b{name}\b', table)]
-    assert len(needed) > 25 and not missing
