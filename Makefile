@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-fast lint types docs
+.PHONY: demo test test-fast test-lowest lint types docs wheel
 
 # the main job on data it makes itself: train, evaluate, print the table; goes on where it stopped
 demo: $(VENV)/.installed
@@ -19,9 +19,18 @@ test: $(VENV)/.installed
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
 
+# the fast tests with the oldest torch, torchvision and numpy that pyproject.toml allows; needs a
+# Python that has them, such as PYTHON=python3.11, and as much disk as .venv
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet -e '.[test]' \
+	    $$(sed -nE 's/^ +"(torch|torchvision|numpy)>=([0-9.]+)",$$/\1==\2.*/p' pyproject.toml)
+	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -29,6 +38,10 @@ types: $(VENV)/.installed
 # the documentation as a site of HTML pages in site/
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# dist/stmn_plugin-VERSION-py3-none-any.whl
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 $(VENV)/.installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)

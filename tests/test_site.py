@@ -4,8 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def read(name):
+    return (REPOSITORY / name).read_text(encoding='utf-8')
 
 
 def test_every_page_is_in_the_navigation_of_the_site():
@@ -25,3 +30,54 @@ def test_every_dependency_is_explained():
     table = text[text.index('## Dependencies') :]
     missing = [name for name in needed - {'stmn_plugin'} if not re.search(rf'\b{name}\b', table)]
     assert len(needed) > 25 and not missing
+
+
+def steps_of(workflow):
+    for name, job in workflow['jobs'].items():
+        for step in job['steps']:
+            if 'run' in step:
+                for target in job['strategy']['matrix'].get('target', ['']):
+                    yield name, step['run'].replace('${{ matrix.target }}', target)
+
+
+def test_workflows_and_ci_call_the_targets_of_the_makefile():
+    targets = re.findall(r'^([\w-]+):', (REPOSITORY / 'Makefile').read_text(), re.MULTILINE)
+    called = {}
+    for path in (REPOSITORY / '.github' / 'workflows').glob('*.yml'):
+        for _, run in steps_of(yaml.safe_load(path.read_text())):
+            called.setdefault('workflows', set()).update(re.findall(r'make ([\w-]+)', run))
+    called['.ci/run'] = set(
+        re.findall(r'^make ([\w-]+)', (REPOSITORY / '.ci/run').read_text(), re.M)
+    )
+    assert called['.ci/run'] == {'lint', 'types', 'docs', 'test'}
+    assert called['workflows'] == called['.ci/run'] | {'wheel'} <= set(targets)
+
+
+def test_a_container_is_installed_as_the_documents_say():
+    [step] = re.findall(
+        r"^RUN pip install --no-cache-dir ('.*')$", read('Dockerfile'), re.MULTILINE
+    )
+    assert f'pip install {step}' in read('docs/installation.md')
+    assert f'pip install {step}' in read('README.md')
+
+
+def test_the_version_is_written_once():
+    from stmn_plugin import __version__
+
+    newest = re.search(r'^## ([\d.]+)', read('CHANGELOG.md'), re.MULTILINE)[1]
+    assert newest == __version__
+    for name in ('pyproject.toml', 'CITATION.cff', 'README.md', 'mkdocs.yml'):
+        assert __version__ not in read(name).replace(f'torchreid {__version__}', ''), name
+
+
+def test_the_forms_are_yaml_that_github_understands():
+    for path in (REPOSITORY / '.github' / 'ISSUE_TEMPLATE').glob('*.yml'):
+        form = yaml.safe_load(path.read_text(encoding='utf-8'))
+        if path.name == 'config.yml':
+            continue
+        assert form['name'] and form['description']
+        ids = [field['id'] for field in form['body']]
+        assert len(ids) == len(set(ids)) and all(f['attributes'] for f in form['body'])
+    cff = yaml.safe_load(read('CITATION.cff'))
+    assert cff['cff-version'] == '1.2.0' and cff['title'] and cff['authors'] and cff['message']
+    assert yaml.safe_load(read('.github/dependabot.yml'))['version'] == 2

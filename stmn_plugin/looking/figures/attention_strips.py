@@ -13,12 +13,12 @@ from ..clip_truth import clip_truth, find_truth
 from ..clip_views import view_clips
 from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, strip_of, tracklet_title
-from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILLION, Sheet, attention_bars
+from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILION, Sheet, attention_bars
 
 BAR_HEIGHT = 0.42
 GAP = 0.04
 LABEL = 0.36
-COLOURS = (BLUE, VERMILLION)
+COLOURS = (BLUE, VERMILION)
 
 
 class Strip(NamedTuple):

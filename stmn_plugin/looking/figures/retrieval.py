@@ -15,7 +15,7 @@ from stmn_plugin.evaluation.ranking import summarize
 
 from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, thumbnail_of, tracklet_title
-from .sheet import BLACK, BLUE, LINE, MARGIN, PAGE, VERMILLION, Sheet
+from .sheet import BLACK, BLUE, LINE, MARGIN, PAGE, VERMILION, Sheet
 
 GAP = 0.06
 LABEL = 0.3
@@ -55,7 +55,7 @@ def draw(searches: Sequence[Search], caption: str) -> Figure:
             sheet.text(left, y + height / 2, name, va='center')
             for place, one in enumerate(found):
                 x = left + LABEL + place * (width + GAP)
-                colour = BLUE if one.right else VERMILLION
+                colour = BLUE if one.right else VERMILION
                 sheet.picture(x, y, width, height, one.picture, colour, 1.6)
                 sheet.text(
                     x + width / 2,

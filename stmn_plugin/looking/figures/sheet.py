@@ -26,7 +26,7 @@ LINE = 0.135  # inches, of a line of text
 MARGIN = 0.06
 SEQUENTIAL, DIVERGING = 'cividis', 'PuOr_r'
 BLACK, GREY = '#000000', '#7F7F7F'
-BLUE, VERMILLION = '#0072B2', '#D55E00'
+BLUE, VERMILION = '#0072B2', '#D55E00'
 FORMATS = ('png', 'svg')
 STYLE: Any = {  # keys are a Literal of hundreds
     'font.size': TEXT,
