@@ -132,6 +132,10 @@ def test_the_tracklets_of_a_query_are_not_among_its_results(index):
         assert len(two) == 28 and not {*rows[6:8]} & {x.row for x in two}
         alone = search(index, queries[1:], SearchOptions(top=30, fusion=fusion))[0]
         assert [x.row for x in alone] == [x.row for x in two]  # a batch changes nothing
+        few = search(index, queries, SearchOptions(top=3, fusion=fusion))
+        assert [[x.row for x in found] for found in few] == [
+            [x.row for x in found[:3]] for found in (one, two)
+        ]
     assert search(index, [], SearchOptions()) == []
 
 
