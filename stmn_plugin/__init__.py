@@ -24,3 +24,10 @@ def load_model(path: Any, device: Any = 'cpu') -> Any:
     from .models.loading import load_model as load  # imports torch
 
     return load(path, device)
+
+
+def from_pretrained(name: Any, device: Any = 'cpu', revision: str | None = None) -> Any:
+    """A shared network; see :func:`stmn_plugin.cameras.hub.from_pretrained`."""
+    from .cameras.hub import from_pretrained as load  # imports torch
+
+    return load(name, device, revision)

@@ -13,6 +13,7 @@ EXTRA_OF = {  # in pyproject.toml
     'onnxscript': 'export',
     'onnxruntime': 'export',
     'openvino': 'export',
+    'huggingface_hub': 'hub',
 }
 
 

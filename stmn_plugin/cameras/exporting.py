@@ -150,7 +150,11 @@ def export_part(part: Part, model: VideoModel, kind: str, folder: Path) -> dict[
     written = FORMATS[kind]
     for opening in part.openings():
         batches = part.other_batches(opening)
-        expected = [part.module(batch) for batch in batches]
+        try:
+            expected = [part.module(batch) for batch in batches]
+        except InputError as error:  # a model of stripes, say, takes not every size
+            failure = str(error)
+            continue
         try:
             with silent_exporters():
                 program = traced(part, model, opening)

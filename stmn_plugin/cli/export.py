@@ -24,6 +24,7 @@ PACKAGES = {  # that a format needs
     'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
     'torch': (),
     'openvino': ('onnx', 'onnxscript', 'openvino'),
+    'hub': (),
 }
 BESIDE = ('config', 'epoch', 'facts', 'trained_on', 'chosen_by')  # what the header tells
 
@@ -36,7 +37,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--format onnx --output stmn_onnx',
     )
     parser.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='with --format')
-    parser.add_argument('--format', choices=tuple(PACKAGES), help='of the files')
+    parser.add_argument(
+        '--format', choices=tuple(PACKAGES), help='of the files; hub: weights with a model card'
+    )
     parser.add_argument('--output', type=Path, metavar='FOLDER', help='a new folder for them')
     parser.add_argument(
         '--weights',
@@ -44,12 +47,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=('OUT' + SUFFIX, 'CHECKPOINT'),
         help='write the weights of a checkpoint in the safetensors format',
     )
+    parser.add_argument('--terms', default='', help='with --format hub: of use, for the card')
+    parser.add_argument('--push', metavar='OWNER/NAME', help='upload to this hub repository')
+    parser.add_argument('--public', action='store_true', help='with --push: for everybody to read')
     args = parser.parse_args(argv)
     network = [args.checkpoint, args.format, args.output]
     if args.weights is None and None in network:
         parser.error('give CHECKPOINT --format FORMAT --output FOLDER, or --weights')
     if args.weights is not None and network != [None] * 3:
         parser.error('--weights stands alone')
+    if args.format != 'hub' and (args.terms or args.push or args.public):
+        parser.error('--terms, --push and --public go with --format hub')
     return args
 
 
@@ -79,6 +87,9 @@ def export_network(args: argparse.Namespace) -> None:
         InputError: see ``load_model`` and ``export_model``; a package is missing.
     """
     require(*PACKAGES[args.format])
+    if args.format == 'hub':
+        share(args)
+        return
     from stmn_plugin.cameras.exporting import export_model
     from stmn_plugin.models.loading import load_model
 
@@ -90,6 +101,25 @@ def export_network(args: argparse.Namespace) -> None:
             f'{part["output"]["name"]} ({part["output"]["size"]}), differs from the model by '
             f'{part["largest_difference"]:.0e}'
         )
+
+
+def share(args: argparse.Namespace) -> None:
+    """Write the folder of a hub repository and, with --push, upload it.
+
+    Raises:
+        InputError: see ``save_pretrained`` and ``push_to_hub``.
+    """
+    if args.push:
+        require('huggingface_hub')
+    from stmn_plugin.cameras.hub import push_to_hub, save_pretrained
+    from stmn_plugin.training.metric_files import METRICS
+
+    measured = save_pretrained(args.checkpoint, args.output, args.terms)
+    print(f'Wrote {printable(args.output)}; evaluations in its card: {len(measured)}')
+    if not measured:
+        print(f'No {METRICS} beside the checkpoint has an evaluation of these weights.')
+    if args.push:
+        print(f'Pushed to {printable(push_to_hub(args.output, args.push, args.public))}')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

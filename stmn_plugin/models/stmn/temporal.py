@@ -103,7 +103,8 @@ class TemporalAverage(nn.Module):
 def encode_pattern(lstm: nn.LSTM, clip_queries: Tensor) -> Tensor:
     """The temporal context q^t of each clip (Eq. 4): the last hidden state, (B, L, D) → (B, D)."""
     hidden: Tensor
-    _, (hidden, _) = lstm(clip_queries)  # hidden (1, B, D)
+    # queries are a slice of vectors, whose strides would bind B in an exported program
+    _, (hidden, _) = lstm(clip_queries.contiguous())  # hidden (1, B, D)
     return hidden[0]
 
 
