@@ -22,7 +22,7 @@ from stmn_plugin.config import load_config
 from stmn_plugin.config.sections import flatten
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation import Embedder
+from stmn_plugin.evaluation import Embedder, evaluate_ranking
 from stmn_plugin.models import ModelSpec, build_video_model
 from stmn_plugin.training.checkpoint import save_checkpoint
 
@@ -175,6 +175,12 @@ def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
     cases = [
         ([path, '--format', 'torch', '--output', str(tmp_path / 'full')], 'is there already'),
         ([path, '--format', 'torch'], 'give CHECKPOINT'),
+        ([path, '--format', 'torch', '--output', 'x', '--int8', 'y'], '--int8 goes with'),
+        ([path, '--format', 'onnx', '--output', 'x', '--labelled', 'y'], '--labelled with --int8'),
+        (
+            [path, '--format', 'onnx', '--output', 'x', '--int8', str(tmp_path / 'full')],
+            'no image in it',
+        ),
         ([path, '--weights', 'a', 'b'], '--weights stands alone'),
         ([str(tmp_path / 'no'), '--format', 'torch', '--output', 'x'], 'no'),
     ]
@@ -182,3 +188,55 @@ def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             export.main(words)
         assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_int8_says_what_it_costs(checkpoint, tmp_path, capsys):
+    path, crops = checkpoint('eug'), save_crops(tmp_path / 'crops', [(32, 64)] * 40)
+    for number, crop in enumerate(sorted(crops.iterdir())[:16]):
+        split, pid, camera = 'query' if number % 4 == 0 else 'gallery', number // 4, number % 2
+        place = tmp_path / 'own' / split / str(pid) / str(camera) / str(number)
+        place.mkdir(parents=True)
+        (place / '0.png').write_bytes(crop.read_bytes())
+    words = [path, '--format', 'onnx', '--int8', str(crops), '--labelled', str(tmp_path / 'own')]
+    export.main([*words, '--output', str(tmp_path / 'int8')])
+    said = capsys.readouterr().out
+    manifest = json.loads((tmp_path / 'int8' / 'manifest.json').read_text())
+    frames = manifest['parts'][0]
+    data = (tmp_path / 'int8' / 'frames.onnx').read_bytes()
+    assert frames['sha256'] == {'frames.onnx': hashlib.sha256(data).hexdigest()}
+    tensors = {each.name: each for each in onnx.load_from_string(data).graph.initializer}
+    scales = [each for name, each in tensors.items() if name.endswith('_scale') and each.dims]
+    kinds = {each.data_type for each in tensors.values()}
+    assert onnx.TensorProto.INT8 in kinds and max(each.dims[0] for each in scales) == 32
+    # the second half of the crops, by hand
+    model, run = load_model(path), FORMATS['onnx'].open(tmp_path / 'int8' / 'frames.onnx')
+    pixels = np.stack([np.asarray(Image.open(crop)) for crop in sorted(crops.iterdir())])
+    mean, std = np.float32(model.spec.norm_mean), np.float32(model.spec.norm_std)
+    rows = [i * 40 // 32 for i in range(16, 32)]
+    batch = torch.from_numpy(((pixels[rows] / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        one, other = model.encode_frames(batch).double(), run(batch).double()
+    cosines = (one * other).sum(1) / (one.square().sum(1) * other.square().sum(1)).sqrt()
+    assert frames['int8']['outputs'] == 16
+    assert abs(frames['int8']['mean_cosine'] - cosines.mean()) < 1e-5
+    assert abs(frames['int8']['least_cosine'] - cosines.min()) < 1e-5
+    assert 0.9 < cosines.min() < 0.999999
+    # mAP of both by their own features
+    for name, key in ((None, 'model'), (run, 'int8')):
+        tested = load_model(path)
+        if name is not None:
+            tested.encode_frames = run
+        splits = {}
+        for split in ('query', 'gallery'):
+            places = sorted((tmp_path / 'own' / split).glob('*/*/*'))
+            tracklets = [
+                ([str(p / '0.png')], int(p.parts[-3]), int(p.parts[-2]), 0) for p in places
+            ]
+            splits[split] = Embedder(tested)(tracklets).features, tracklets
+        distances = torch.cdist(splits['query'][0], splits['gallery'][0]).numpy()
+        labels = [np.array([t[i] for t in splits[s][1]]) for i in (1, 2) for s in splits]
+        assert abs(evaluate_ranking(distances, *labels).mean_ap - manifest['mAP'][key]) < 1e-6
+    assert re.search(r'In int8: cosine to float32 [01]\.\d{4} in the mean', said) and re.search(
+        r'mAP .*%, in int8 .* points', said
+    )

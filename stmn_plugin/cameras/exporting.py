@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from stmn_plugin.models.folding import FoldedEncoders
 from stmn_plugin.whole_files import whole_folder, write_errors
 
 from .export_formats import FORMATS
+from .quantising import ExportedModel, find_crops, inputs_of, labelled_data, mean_ap, quantise
 
 TOLERANCE = 1e-4  # of the largest number of the model's own output
 MANIFEST = 'manifest.json'
@@ -115,27 +116,44 @@ def parts_of(model: VideoModel) -> list[Part]:
     return parts
 
 
-def export_model(model: VideoModel, kind: str, folder: Path) -> dict[str, Any]:
+def export_model(
+    model: VideoModel, kind: str, folder: Path, crops: Path | None = None, labelled: str = ''
+) -> dict[str, Any]:
     """Write the files of a model and ``manifest.json`` into a new folder, whole or not at all.
 
     Args:
         model: of ``load_model``, on the CPU.
         kind: a key of FORMATS.
         folder: empty, or not there yet.
+        crops: with the format onnx: images below it calibrate the first part in int8.
+        labelled: own tracklets with query and gallery, on which the mAP of int8 is measured.
 
     Returns:
         The manifest.
 
     Raises:
         InputError: the folder holds something or cannot be written; the exporter does not know an
-            operation of the model, or the file gives something else than the model.
+            operation of the model, or the file gives something else than the model; no crop, or no
+            labelled data; ``labelled`` and a model that ranks by a score of pairs.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'--output {folder} is there already: name a new folder')
     model = model.eval().requires_grad_(False)
+    batches = [] if crops is None else inputs_of(find_crops(crops), model)
+    target = labelled_data(labelled) if labelled else None
+    if target is not None and model.score_pairs is not None:
+        raise InputError(f'--labelled: {model.spec.arch} ranks by a score that is not exported')
     with write_errors(folder), whole_folder(folder) as temporary:
         parts = [export_part(part, model, kind, temporary) for part in parts_of(model)]
         manifest = {**description(model), 'format': kind, 'parts': parts}
+        if batches:
+            with silent_exporters():
+                cost = quantise(temporary / parts[0]['file'], parts[0]['input']['name'], batches)
+            parts[0]['int8'] = cost._asdict()
+            parts[0]['sha256'] = digests(temporary, parts[0]['sha256'])
+        if target is not None:
+            exported = ExportedModel(model, temporary, manifest)
+            manifest['mAP'] = {'model': mean_ap(model, target), 'int8': mean_ap(exported, target)}
         text = json.dumps(manifest, indent=2) + '\n'
         (temporary / MANIFEST).write_text(text, encoding='utf-8')
     return manifest
@@ -177,11 +195,14 @@ def export_part(part: Part, model: VideoModel, kind: str, folder: Path) -> dict[
             'input': {'name': part.input, 'shape': shape},
             'output': {'name': part.output, 'size': expected[0].shape[-1]},
             'largest_difference': max(differences),
-            'sha256': {
-                name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names
-            },
+            'sha256': digests(folder, names),
         }
     raise InputError(f'--format {kind}: {model.spec.arch}, part {part.name}: {failure}')
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files by name."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def traced(part: Part, model: VideoModel, opening: tuple[int, ...]) -> ExportedProgram:

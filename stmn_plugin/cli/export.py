@@ -47,6 +47,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=('OUT' + SUFFIX, 'CHECKPOINT'),
         help='write the weights of a checkpoint in the safetensors format',
     )
+    parser.add_argument(
+        '--int8', type=Path, metavar='FRAMES', help='with --format onnx: calibrate with its crops'
+    )
+    parser.add_argument(
+        '--labelled', default='', metavar='ROOT', help='with --int8: own tracklets to measure mAP'
+    )
     parser.add_argument('--terms', default='', help='with --format hub: of use, for the card')
     parser.add_argument('--push', metavar='OWNER/NAME', help='upload to this hub repository')
     parser.add_argument('--public', action='store_true', help='with --push: for everybody to read')
@@ -58,6 +64,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--weights stands alone')
     if args.format != 'hub' and (args.terms or args.push or args.public):
         parser.error('--terms, --push and --public go with --format hub')
+    if args.int8 and args.format != 'onnx' or args.labelled and not args.int8:
+        parser.error('--int8 goes with --format onnx, --labelled with --int8')
     return args
 
 
@@ -93,7 +101,8 @@ def export_network(args: argparse.Namespace) -> None:
     from stmn_plugin.cameras.exporting import export_model
     from stmn_plugin.models.loading import load_model
 
-    manifest = export_model(load_model(args.checkpoint), args.format, args.output)
+    model = load_model(args.checkpoint)
+    manifest = export_model(model, args.format, args.output, args.int8, args.labelled)
     for part in manifest['parts']:
         shape = ', '.join('any' if size is None else str(size) for size in part['input']['shape'])
         print(
@@ -101,6 +110,15 @@ def export_network(args: argparse.Namespace) -> None:
             f'{part["output"]["name"]} ({part["output"]["size"]}), differs from the model by '
             f'{part["largest_difference"]:.0e}'
         )
+        if 'int8' in part:
+            cost = part['int8']
+            print(
+                f'In int8: cosine to float32 {cost["mean_cosine"]:.4f} in the mean, at least '
+                f'{cost["least_cosine"]:.4f}, of {cost["outputs"]} {part["output"]["name"]}'
+            )
+    if 'mAP' in manifest:
+        before, after = manifest['mAP']['model'], manifest['mAP']['int8']
+        print(f'mAP {before:.1%}, in int8 {after:.1%} ({100 * (after - before):+.1f} points)')
 
 
 def share(args: argparse.Namespace) -> None:
