@@ -14,6 +14,8 @@ EXTRA_OF = {  # in pyproject.toml
     'onnxruntime': 'export',
     'openvino': 'export',
     'huggingface_hub': 'hub',
+    'psycopg': 'postgresql',
+    'pgvector': 'postgresql',
 }
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import miniatures
+import postgres
 import pytest
 import torch
 
@@ -60,6 +61,13 @@ def canonical_host(tmp_path_factory):
         text = file.read_text(encoding='utf-8')
         file.write_text(text.replace('torchreid.reid', 'torchreid'), encoding='utf-8')
     return folder
+
+
+@pytest.fixture(scope='session')
+def postgres_url():
+    """A PostgreSQL server of this session; tests that want it are skipped without its wheel."""
+    with postgres.server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import datetime
 import itertools
 
 import numpy as np
+import postgres
 import pytest
 import torch
 
@@ -39,9 +40,17 @@ def make_features(count, seed=0, dim=16):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(params=['sqlite', 'postgresql'])
+def url(request, tmp_path):
+    """Where there is no index yet."""
+    if request.param == 'sqlite':
+        return str(tmp_path / 'people.db')
+    return postgres.empty(request.getfixturevalue('postgres_url'))
+
+
 @pytest.fixture
-def index(tmp_path):
-    with TrackletIndex.open(tmp_path / 'people.db', KEY) as opened:
+def index(url):
+    with TrackletIndex.open(url, KEY) as opened:
         opened.add(make_rows(40), make_features(40))
         yield opened
 
@@ -127,7 +136,7 @@ def test_a_tracklet_is_added_once(index):
     assert index.add(again, make_features(42, seed=9)) == 2 and len(index) == 42
     assert torch.equal(index.features([40]), index.features([40]))
     [[match]] = index.search(make_features(40)[39:], 1)
-    assert (match.row.number, match.distance) == (40, pytest.approx(0, abs=1e-6))
+    assert (match.row.number, match.distance) == (40, pytest.approx(0, abs=1e-3))
 
 
 def test_equal_distances_are_in_the_order_of_numbers(index):
@@ -136,10 +145,36 @@ def test_equal_distances_are_in_the_order_of_numbers(index):
     assert [match.row.number for match in matches] == [41, 42, 43, 44, 45]
 
 
-def test_euclidean_distances_are_squared_and_of_features_as_they_are(tmp_path):
+def test_euclidean_distances_of_normalised_features_are_squared(url):
+    key = ModelKey('a' * 64, 'stmn', 64, 32, 4, 16, 'euclidean', normalized=True)
+    features, queries = (torch.nn.functional.normalize(make_features(n, n)) for n in (40, 2))
+    with TrackletIndex.open(url, key) as index:
+        index.add(make_rows(40), 7 * features)
+        for query, matches in zip(queries, index.search(queries, 5), strict=True):
+            wanted = slow_search(query, features, range(40), 5, 'euclidean')
+            assert [match.row.number - 1 for match in matches] == [i for _, i in wanted]
+            distances = [match.distance for match in matches]
+            assert np.allclose(distances, [one for one, _ in wanted], atol=2e-3)
+
+
+def test_approximate_search_is_of_servers_and_finds_the_nearest_of_few(index, url):
+    query = make_features(1, seed=1)
+    exact = index.search(query, 5, Where(not_cameras=['gate']))
+    if not url.startswith('postgresql'):
+        with pytest.raises(InputError, match='is searched exactly: only PostgreSQL has HNSW'):
+            index.search(query, 5, approximate=True)
+        return
+    with pytest.raises(InputError, match='has no HNSW index'):
+        index.search(query, 5, approximate=True)
+    index.make_hnsw()
+    assert index.search(query, 5, Where(not_cameras=['gate']), approximate=True) == exact
+    assert index.search(query, 5, Where(not_cameras=['gate'])) == exact
+
+
+def test_euclidean_distances_are_squared_and_of_features_as_they_are(url):
     key = ModelKey('a' * 64, 'stmn', 64, 32, 4, 16, 'euclidean')
     features, queries = 30 * make_features(40), 30 * make_features(2, seed=1)
-    with TrackletIndex.open(tmp_path / 'people.db', key) as index:
+    with TrackletIndex.open(url, key) as index:
         index.add(make_rows(40), features)
         for query, matches in zip(queries, index.search(queries, 5), strict=True):
             wanted = slow_search(query, features, range(40), 5, 'euclidean')
@@ -194,17 +229,17 @@ def test_any_order_of_adding_and_deleting_gives_the_same_search(tmp_path, seed):
         ({'flip': True}, 'flip False and not True'),
     ],
 )
-def test_an_index_of_another_model_is_refused(index, tmp_path, change, said):
+def test_an_index_of_another_model_is_refused(index, url, change, said):
     with pytest.raises(InputError) as raised:
-        TrackletIndex.open(tmp_path / 'people.db', ModelKey(**{**vars(KEY), **change}))
+        TrackletIndex.open(url, ModelKey(**{**vars(KEY), **change}))
     assert str(raised.value).endswith(f'features cannot be compared: {said}')
-    with TrackletIndex.open(tmp_path / 'people.db') as again:
+    with TrackletIndex.open(url) as again:
         assert again.model == KEY
 
 
-def test_notes_stay(index, tmp_path):
+def test_notes_stay(index, url):
     assert index.note('verification') is None
     index.set_note('verification', '{"a": "é"}')
     index.set_note('verification', '{"b": 2}')
-    with TrackletIndex.open(tmp_path / 'people.db') as again:
+    with TrackletIndex.open(url) as again:
         assert again.note('verification') == '{"b": 2}'

@@ -27,7 +27,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='of a video model')
     parser.add_argument('tree', metavar='TREE', type=Path, help='that tools/make_tracklets.py made')
     parser.add_argument(
-        '--index', required=True, metavar='FILE', help='an SQLite file; made if it is missing'
+        '--index',
+        required=True,
+        metavar='INDEX',
+        help='an SQLite file, or postgresql://USER@HOST/DATABASE; made if it is missing',
     )
     parser.add_argument(
         '--frames', choices=('rrs', 'all'), help='of a tracklet that count; as the model was tested'

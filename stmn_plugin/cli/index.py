@@ -26,9 +26,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='example: %(prog)s people.db --delete --older-than 30d',
     )
-    parser.add_argument('index', metavar='INDEX', help='an SQLite file')
+    parser.add_argument(
+        'index', metavar='INDEX', help='an SQLite file, or postgresql://USER@HOST/DATABASE'
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument('--rows', action='store_true', help='list every tracklet')
+    action.add_argument('--hnsw', action='store_true', help='on a server: for approximate search')
     action.add_argument('--delete', action='store_true', help='take them out of the index')
     parser.add_argument('--all', action='store_true', help='with --delete: whatever there is')
     add_where_flags(parser, 'which tracklets (all by default)')
@@ -71,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.delete and where == EVERYTHING and not args.all:
             raise InputError('--delete: say which tracklets, or --all')
         with TrackletIndex.open(args.index) as index:
+            if args.hnsw:
+                index.make_hnsw()
+                return
             if args.delete:
                 print(
                     printable(f'{args.index}: {index.delete(where):,} tracklets deleted, ')

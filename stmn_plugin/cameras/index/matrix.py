@@ -43,6 +43,7 @@ class Matrix:
 
     def __init__(self, path: Path):
         self.path = path
+        self._mapped: tuple[tuple[int, tuple[int, int]], Vectors] | None = None
 
     def follow(self, db: sqlite3.Connection, dim: int) -> tuple[int, Vectors]:
         """Bring the file up to the state of the database.
@@ -65,10 +66,17 @@ class Matrix:
                 if head is None or head.last > seq or not self._belongs(head, db, database, dim):
                     head = self._start(db, database, dim)
                 head = self._append(db, head, seq)
-        shape = (head.last - head.first + 1, dim)
-        if not shape[0]:
-            return head.first, np.empty(shape, np.float16)
-        return head.first, np.memmap(self.path, np.float16, 'r', HEAD_BYTES, shape)
+        return head.first, self._map((head.last - head.first + 1, dim))
+
+    def _map(self, shape: tuple[int, int]) -> Vectors:
+        """The rows, privately: torch takes an array that it might write, and copies any other."""
+        key = self.path.stat().st_ino, shape
+        if self._mapped is None or self._mapped[0] != key:
+            array = np.empty(shape, np.float16)
+            if shape[0]:
+                array = np.memmap(self.path, np.float16, 'c', HEAD_BYTES, shape)
+            self._mapped = key, array
+        return self._mapped[1]
 
     def wipe(self, numbers: Sequence[int]) -> None:
         """Overwrite the vectors of numbers with zeros, on the disk when this returns."""

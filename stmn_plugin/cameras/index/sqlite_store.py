@@ -29,7 +29,8 @@ from .store import Vectors
 
 WAIT_SECONDS = 60.0  # for other processes that write
 SHARES = 64  # of the tracklets to embed; a process takes one or several at a time
-TABLES = """
+APPLICATION_ID = 0x73746D6E  # in the head of the file
+TABLES = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE tracklet (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,6 +44,7 @@ CREATE TABLE erased (number INTEGER PRIMARY KEY);
 CREATE INDEX tracklet_camera ON tracklet (camera, starts, ends);
 CREATE INDEX tracklet_time ON tracklet (starts, ends);
 CREATE INDEX tracklet_person ON tracklet (person);
+PRAGMA application_id = {APPLICATION_ID}
 """
 MISTAKES = ('no such', 'syntax error', 'ambiguous', 'misuse')  # of ours, in OperationalErrors
 
@@ -77,7 +79,6 @@ class SqliteStore:
                 self._db.execute('PRAGMA secure_delete = ON')
                 self._db.execute('PRAGMA journal_mode')  # reads the file
             self._make_tables(settings)
-            self._wipe()
         except BaseException:
             self._db.close()
             raise
@@ -124,22 +125,27 @@ class SqliteStore:
         return {number: np.frombuffer(feature, np.float16) for number, feature in found}
 
     def nearest(
-        self, queries: Vectors, top: int, where: Where, metric: str
+        self, queries: Vectors, top: int, where: Where, metric: str, approximate: bool
     ) -> list[list[tuple[IndexedTracklet, float]]]:
+        if approximate:
+            self.make_hnsw(metric)
         sql, values = _condition(where)
         with self._reading():  # nothing is deleted or added until the rows are read
             first, matrix = self._matrix.follow(self._db, queries.shape[1])
-            found = self._db.execute(f'SELECT number FROM tracklet WHERE {sql}', values)
-            numbers = np.fromiter((number for (number,) in found), np.int64)
-            if not len(numbers):
+            # as one text: a row of Python objects each would take longer than the search
+            gather = f'SELECT group_concat(number) FROM tracklet WHERE {sql}'
+            [text] = self._db.execute(gather, values).fetchone()
+            if text is None:
                 return [[] for _ in queries]
-            numbers.sort()
+            numbers = np.sort(np.fromstring(text, np.int64, sep=','))
             best = top_k(
                 torch.from_numpy(queries),
                 matrix,
                 min(top, len(numbers)),
                 metric,
-                among=numbers - first,
+                'torch',  # faster than faiss for few queries
+                numbers - first,
+                unit=True,
             )
             indices = best.indices + first
             rows = {row.number: row for row in self.rows(Where(numbers=indices.unique().tolist()))}
@@ -148,16 +154,18 @@ class SqliteStore:
             for pair in zip(indices.tolist(), best.distances.tolist(), strict=True)
         ]
 
+    def make_hnsw(self, metric: str) -> None:
+        raise InputError(f'{self.name} is searched exactly: only PostgreSQL has HNSW')
+
     def delete(self, where: Where) -> int:
         sql, values = _condition(where)
         with self._writing():
             self._db.execute(f'INSERT INTO erased SELECT number FROM tracklet WHERE {sql}', values)
             deleted = self._db.execute(f'DELETE FROM tracklet WHERE {sql}', values)
-        self._wipe()
+        self.finish_deletions()
         return deleted.rowcount
 
-    def _wipe(self) -> None:
-        """Take the deleted vectors out of the matrix; what a killed process left, too."""
+    def finish_deletions(self) -> None:
         erased = [number for (number,) in self._read('SELECT number FROM erased')]
         if erased:
             self._matrix.wipe(erased)
@@ -196,12 +204,14 @@ class SqliteStore:
 
     def _make_tables(self, settings: Mapping[str, str] | None) -> None:
         if self._read('SELECT 1 FROM sqlite_master LIMIT 1'):
+            if self._read('PRAGMA application_id') != [(APPLICATION_ID,)]:
+                raise InputError(f'{self.name} is no index but a database of another program')
             return
         if settings is None:
             raise InputError(f'{self.name} is empty, no index: tools/embed.py makes one')
         with self._writing():
             if not self._db.execute('SELECT 1 FROM sqlite_master LIMIT 1').fetchone():
-                for statement in filter(str.strip, TABLES.split(';')):
+                for statement in TABLES.split(';'):
                     self._db.execute(statement)
                 own = {'id': secrets.token_hex(16), **settings}
                 self._db.executemany('INSERT INTO setting VALUES (?, ?)', own.items())

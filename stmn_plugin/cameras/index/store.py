@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,6 @@ SCHEMA = 1
 
 Vectors = NDArray[np.float16]
 """(n, D), C-contiguous."""
-
-
-class Neighbour(NamedTuple):
-    number: int
-    distance: float
 
 
 class Store(Protocol):
@@ -45,12 +40,22 @@ class Store(Protocol):
         """Number → vector (D,) of those that are there."""
 
     def nearest(
-        self, queries: Vectors, top: int, where: Where, metric: str
+        self, queries: Vectors, top: int, where: Where, metric: str, approximate: bool
     ) -> list[list[tuple[IndexedTracklet, float]]]:
-        """The nearest of every query (Q, D) by distance, then by number."""
+        """The nearest of every query (Q, D) by distance, then by number.
+
+        Args:
+            metric: 'cosine', of vectors that have length 1, or 'euclidean', squared.
+        """
+
+    def make_hnsw(self, metric: str) -> None:
+        """Make what approximate search needs."""
 
     def delete(self, where: Where) -> int:
         """How many were removed, with the bytes of their vectors."""
+
+    def finish_deletions(self) -> None:
+        """Do what a process that was killed in :meth:`delete` has left."""
 
     def count(self) -> int: ...
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.search import unit_vectors
+from stmn_plugin.extras import require
 
 from .model_key import ModelKey
 from .records import EVERYTHING, IndexedTracklet, Match, Where
@@ -24,7 +25,7 @@ class TrackletIndex:
     """Features of tracklets that one model made, and what is known of these tracklets.
 
     Features are kept as float16, of length 1 where nothing else counts for the distance. Queries
-    are rounded alike: a tracklet is at distance 0 of itself. One object serves one thread.
+    are rounded alike. One object serves one thread.
 
     Attributes:
         model: what the features depend on.
@@ -33,6 +34,7 @@ class TrackletIndex:
     def __init__(self, store: Store, model: ModelKey):
         self._store = store
         self.model = model
+        self._metric = 'cosine' if model.has_unit_features else 'euclidean'
 
     @classmethod
     def open(cls, url: str | Path, model: ModelKey | None = None) -> 'TrackletIndex':
@@ -47,11 +49,18 @@ class TrackletIndex:
                 or made with another model; the server is away.
         """
         settings = {'schema': str(SCHEMA), 'model': model.as_text()} if model else None
+        store: Store
         if str(url).startswith(SERVERS):
-            raise InputError(f'{url}: servers come soon')
-        store: Store = SqliteStore(Path(url).expanduser(), settings)
+            require('psycopg', 'pgvector')
+            from .postgres_store import PostgresStore
+
+            store = PostgresStore(str(url), settings, model.dim if model else 0)
+        else:
+            store = SqliteStore(Path(url).expanduser(), settings)
         try:
-            return cls(store, _agreed_model(store, model))
+            index = cls(store, _agreed_model(store, model))
+            store.finish_deletions()
+            return index
         except BaseException:
             store.close()
             raise
@@ -75,7 +84,11 @@ class TrackletIndex:
         return self._store.insert(rows, vectors)
 
     def search(
-        self, queries: Tensor, top: int = 10, where: Where = EVERYTHING
+        self,
+        queries: Tensor,
+        top: int = 10,
+        where: Where = EVERYTHING,
+        approximate: bool = False,
     ) -> list[list[Match]]:
         """The nearest tracklets of every query, compared with all that meet the condition.
 
@@ -83,14 +96,25 @@ class TrackletIndex:
             queries: features of the model, (Q, D).
             top: matches of a query, at least 1; fewer if there are not so many.
             where: which tracklets are compared.
+            approximate: of a server, by the HNSW index of :meth:`make_hnsw`.
 
         Returns:
             For each query by ascending distance, then by number.
+
+        Raises:
+            InputError: queries that float16 cannot hold; approximate search that there is not.
         """
         if top < 1:
             raise ValueError(f'top must be at least 1, got {top}')
-        found = self._store.nearest(self._vectors(queries), top, where, self.model.metric)
-        return [[Match(*one) for one in of_query] for of_query in found]
+        vectors = self._vectors(queries)
+        found = self._store.nearest(vectors, top, where, self._metric, approximate)
+        # |a - b|^2 = 2 (1 - ab) of vectors with length 1
+        factor = 2 if self._metric != self.model.metric else 1
+        return [[Match(row, factor * distance) for row, distance in one] for one in found]
+
+    def make_hnsw(self) -> None:
+        """Make the index of a server's approximate search; it follows what is added later."""
+        self._store.make_hnsw(self._metric)
 
     def rows(self, where: Where = EVERYTHING) -> list[IndexedTracklet]:
         """What is known of tracklets, by number."""

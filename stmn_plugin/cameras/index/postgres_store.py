@@ -1,0 +1,251 @@
+"""An index on a PostgreSQL server with pgvector: one for any number of machines.
+
+Its tables lie in a schema of their own. Vectors are ``halfvec`` and compared exactly; an HNSW index
+is made and used on request only. Work is taken out of a table by ``FOR UPDATE SKIP LOCKED``: what a
+process has taken that dies, the server gives to the others.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import psycopg
+from pgvector import HalfVector
+
+from stmn_plugin.errors import InputError
+
+from .postgres_server import SCHEMA_NAME, Connection, Server
+from .records import COLUMNS, IndexedTracklet, Parameter, Where, condition, row_of, values_of
+from .store import Vectors
+
+MAX_EF_SEARCH = 1000  # that pgvector allows
+CREATING = 0x73746D6E  # advisory lock of those that make the tables
+# of vectors of length 1 the negative product and 1 are the cosine distance; <-> is not squared
+OPERATORS = {'cosine': '<#>', 'euclidean': '<->'}
+OPERATOR_CLASSES = {'cosine': 'halfvec_ip_ops', 'euclidean': 'halfvec_l2_ops'}
+TABLES = """
+CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE work (tree TEXT, tracklet TEXT, PRIMARY KEY (tree, tracklet));
+CREATE TABLE tracklet (
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tree TEXT NOT NULL, tracklet TEXT NOT NULL,
+    camera TEXT NOT NULL, source TEXT NOT NULL, track TEXT NOT NULL, person TEXT NOT NULL,
+    starts BIGINT, ends BIGINT, num_frames INTEGER NOT NULL,
+    feature halfvec({dim}) NOT NULL,
+    UNIQUE (tree, tracklet)
+);
+CREATE INDEX tracklet_camera ON tracklet (camera, starts, ends);
+CREATE INDEX tracklet_time ON tracklet (starts, ends);
+CREATE INDEX tracklet_person ON tracklet (person)
+"""
+TAKE = """
+SELECT tree, tracklet FROM work JOIN wanted USING (tree, tracklet)
+ORDER BY tree, tracklet LIMIT %s FOR UPDATE OF work SKIP LOCKED
+"""
+# of those that were taken; they may have been done before they were put into the table
+DONE = """
+SELECT tree, tracklet FROM tracklet JOIN unnest(%s::text[], %s::text[]) AS taken (tree, tracklet)
+USING (tree, tracklet)
+"""
+FINISH = """
+DELETE FROM work USING unnest(%s::text[], %s::text[]) AS done (tree, tracklet)
+WHERE work.tree = done.tree AND work.tracklet = done.tracklet
+"""
+ENQUEUE = """
+INSERT INTO work SELECT tree, tracklet FROM wanted
+WHERE (tree, tracklet) NOT IN (SELECT tree, tracklet FROM tracklet)
+ON CONFLICT DO NOTHING
+"""
+Name = tuple[str, str]
+"""Tree and tracklet."""
+
+
+class PostgresStore:
+    """See :class:`.store.Store`.
+
+    Args:
+        url: of the database.
+        settings: what a new index is made with; None: it must be there.
+        dim: D of a new index.
+
+    Raises:
+        InputError: the server is away, refuses us, has no pgvector, or no index.
+    """
+
+    def __init__(self, url: str, settings: Mapping[str, str] | None, dim: int = 0):
+        self._server = Server(url, with_pgvector=settings is not None)
+        self._work = Server(url)  # whose transactions are open while tracklets are embedded
+        self._wanted: tuple[int, frozenset[Name]] = (0, frozenset())  # connection, what it knows
+        self.name = self._server.name
+        self._server.run(lambda db: _make_tables(db, self.name, settings, dim))
+
+    def close(self) -> None:
+        self._server.close()
+        self._work.close()
+
+    def setting(self, name: str) -> str | None:
+        found = self._read('SELECT value FROM setting WHERE name = %s', name)
+        return found[0][0] if found else None
+
+    def set_setting(self, name: str, value: str) -> None:
+        insert = 'INSERT INTO setting VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = %s'
+        self._server.run(lambda db: db.execute(insert, (name, value, value)))
+
+    def insert(self, rows: Sequence[IndexedTracklet], vectors: Vectors) -> int:
+        values = [
+            (*values_of(row), HalfVector(vector)) for row, vector in zip(rows, vectors, strict=True)
+        ]
+        columns = COLUMNS.removeprefix('number, ')
+        marks = ', '.join(['%b'] * (COLUMNS.count(',') + 1))
+        insert = (
+            f'INSERT INTO tracklet ({columns}, feature) VALUES ({marks}) '
+            'ON CONFLICT (tree, tracklet) DO NOTHING'
+        )
+
+        def add(db: Connection) -> int:
+            with db.transaction(), db.cursor() as cursor:
+                cursor.executemany(insert, values)
+                return max(cursor.rowcount, 0)
+
+        return self._server.run(add)
+
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
+        sql = 'SELECT tracklet FROM tracklet WHERE tree = %s'
+        values: list[Parameter] = [tree]
+        if tracklets is not None:
+            sql += f' AND {_one_of("tracklet")}'
+            values.append(list(tracklets))
+        return {tracklet for (tracklet,) in self._read(sql, *values)}
+
+    def rows(self, where: Where) -> list[IndexedTracklet]:
+        sql, values = condition(where, '%s', _one_of)
+        found = self._read(f'SELECT {COLUMNS} FROM tracklet WHERE {sql} ORDER BY number', *values)
+        return [row_of(one) for one in found]
+
+    def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
+        read = f'SELECT number, feature FROM tracklet WHERE {_one_of("number")}'
+        found = self._read(read, list(numbers))
+        return {number: feature.to_numpy().astype(np.float16) for number, feature in found}
+
+    def nearest(
+        self, queries: Vectors, top: int, where: Where, metric: str, approximate: bool
+    ) -> list[list[tuple[IndexedTracklet, float]]]:
+        sql, values = condition(where, '%s', _one_of)
+        distance = f'feature {OPERATORS[metric]} %b'
+        # HNSW serves the bare operator; the sum is computed for every row
+        order = 'distance' if approximate else f'({distance}) + 0, number'
+        read = (
+            f'SELECT {COLUMNS}, {distance} AS distance FROM tracklet WHERE {sql} '
+            f'ORDER BY {order} LIMIT %s'
+        )
+
+        def as_distance(value: float) -> float:
+            return value**2 if metric == 'euclidean' else max(1 + value, 0.0)
+
+        def search(db: Connection) -> list[list[tuple[IndexedTracklet, float]]]:
+            found = []
+            with db.transaction():
+                if approximate:
+                    self._use_hnsw(db, top)
+                for query in map(HalfVector, queries):
+                    again = [] if approximate else [query]
+                    rows = db.execute(read, [query, *values, *again, top])
+                    found.append([(row_of(one), as_distance(last)) for *one, last in rows])
+            return found
+
+        return self._server.run(search)
+
+    def make_hnsw(self, metric: str) -> None:
+        kind = OPERATOR_CLASSES[metric]
+        make = f'CREATE INDEX IF NOT EXISTS tracklet_hnsw ON tracklet USING hnsw (feature {kind})'
+        self._server.run(lambda db: db.execute(make))
+
+    def delete(self, where: Where) -> int:
+        sql, values = condition(where, '%s', _one_of)
+        delete = f'DELETE FROM tracklet WHERE {sql}'
+        count = self._server.run(lambda db: db.execute(delete, values).rowcount)
+        if count:
+            self._server.run(lambda db: db.execute('VACUUM tracklet'))
+        return count
+
+    def finish_deletions(self) -> None:
+        pass  # the server has its own vacuum
+
+    def count(self) -> int:
+        return int(self._read('SELECT count(*) FROM tracklet')[0][0])
+
+    @contextlib.contextmanager
+    def claim(self, rows: Sequence[IndexedTracklet], limit: int) -> Iterator[list[IndexedTracklet]]:
+        by_name = {(row.tree, row.tracklet): row for row in rows}
+        names = self._work.run(lambda db: self._take(db, frozenset(by_name), limit))
+        db = self._work.connection
+        try:
+            yield [by_name[name] for name in names]
+            if db is not None:
+                # if the connection is lost, they stay in the table and will be found done
+                with contextlib.suppress(psycopg.OperationalError):
+                    db.execute(FINISH, _columns(names))
+                    db.execute('COMMIT')
+        except BaseException:
+            self._work.close()  # gives back what was taken
+            raise
+
+    def _take(self, db: Connection, wanted: frozenset[Name], limit: int) -> list[Name]:
+        """Begin a transaction that holds at most ``limit`` of the wanted, none of them done."""
+        connection, known = self._wanted
+        if connection != id(db) or not wanted <= known:
+            _enqueue(db, wanted)
+            self._wanted = id(db), wanted
+        while True:
+            db.execute('BEGIN')
+            names = [(tree, tracklet) for tree, tracklet in db.execute(TAKE, [limit])]
+            done = [(tree, tracklet) for tree, tracklet in db.execute(DONE, _columns(names))]
+            if not done:
+                return names
+            db.execute(FINISH, _columns(done))
+            db.execute('COMMIT')
+
+    def _use_hnsw(self, db: Connection, top: int) -> None:
+        if not db.execute("SELECT to_regclass('tracklet_hnsw')").fetchall()[0][0]:
+            raise InputError(f'{self.name} has no HNSW index: tools/index.py URL --hnsw makes one')
+        db.execute("SET LOCAL hnsw.iterative_scan = 'strict_order'")
+        db.execute(f'SET LOCAL hnsw.ef_search = {min(max(40, 2 * top), MAX_EF_SEARCH)}')
+        db.execute('SET LOCAL enable_seqscan = off')
+
+    def _read(self, sql: str, *values: Parameter) -> list[tuple[Any, ...]]:
+        return self._server.run(lambda db: db.execute(sql, values).fetchall())
+
+
+def _make_tables(db: Connection, name: str, settings: Mapping[str, str] | None, dim: int) -> None:
+    there = f"SELECT to_regclass('{SCHEMA_NAME}.setting') IS NOT NULL"
+    if db.execute(there).fetchall()[0][0]:
+        return
+    if settings is None:
+        raise InputError(f'no index in {name}: tools/embed.py makes one')
+    with db.transaction():
+        db.execute('SELECT pg_advisory_xact_lock(%s)', [CREATING])
+        if not db.execute(there).fetchall()[0][0]:
+            for statement in TABLES.format(schema=SCHEMA_NAME, dim=dim).split(';'):
+                db.execute(statement)
+            for pair in settings.items():
+                db.execute('INSERT INTO setting VALUES (%s, %s)', pair)
+
+
+def _enqueue(db: Connection, wanted: frozenset[Name]) -> None:
+    """Tell a connection what is wanted, and put into the table what of it is not done."""
+    with db.transaction():
+        db.execute('DROP TABLE IF EXISTS wanted')
+        db.execute('CREATE TEMPORARY TABLE wanted (tree TEXT, tracklet TEXT)')
+        fill = 'INSERT INTO wanted SELECT * FROM unnest(%s::text[], %s::text[])'
+        db.execute(fill, _columns(sorted(wanted)))
+        db.execute(ENQUEUE)
+
+
+def _columns(names: Sequence[Name]) -> list[list[str]]:
+    return [[tree for tree, _ in names], [tracklet for _, tracklet in names]]
+
+
+def _one_of(column: str) -> str:
+    return f'{column} = ANY(%s)'

@@ -1,0 +1,289 @@
+"""What stays in the files of an index: nothing of what was deleted, all of what was added."""
+
+import contextlib
+import multiprocessing
+import os
+import secrets
+import signal
+import sqlite3
+import time
+from dataclasses import replace
+
+import numpy as np
+import postgres
+import pytest
+from test_index import KEY, make_features, make_rows, slow_search
+
+from stmn_plugin.cameras.index import TrackletIndex, Where
+from stmn_plugin.errors import InputError
+
+PIECE = 16  # bytes of a vector that are searched for, at a few places of it
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'index' / 'people.db'
+
+
+@pytest.fixture(autouse=True)
+def folder(path):
+    path.parent.mkdir()
+
+
+def bytes_of(folder):
+    files = [one for one in folder.rglob('*') if one.is_file()]
+    return b'\0'.join(one.read_bytes() for one in files)
+
+
+def pieces_of(index, rows):
+    """Parts of their vectors, and their names: what must be gone."""
+    vectors = index.features([row.number for row in rows]).half().numpy()
+    return [
+        *(
+            content[i : i + PIECE]
+            for content in map(np.ndarray.tobytes, vectors)
+            for i in np.linspace(0, len(content) - PIECE, 1 + len(content) // 512, dtype=int)
+        ),
+        *(name.encode() for row in rows for name in (row.person, row.track)),
+    ]
+
+
+def named(rows):
+    """With names that are nowhere else."""
+    return [replace(row, person=secrets.token_hex(9), track=secrets.token_hex(9)) for row in rows]
+
+
+@pytest.mark.parametrize('dim', [16, 700, 2048])
+def test_deleted_vectors_and_names_are_in_no_file(path, dim):
+    """Among rows that stay, of vectors shorter and longer than a page, searched or not."""
+    draw, gone = np.random.default_rng(dim), []
+    with TrackletIndex.open(path, replace(KEY, dim=dim)) as index:
+        for step in range(8):
+            count = int(draw.integers(5, 20))
+            features = make_features(count, step, dim)
+            index.add(named(make_rows(count, 100 * step)), features)
+            if step % 3 == 0:
+                index.search(features[:1], 3)
+            if step % 2:
+                rows = index.rows()
+                some = draw.choice(len(rows), size=len(rows) // 3, replace=False)
+                chosen = [rows[i] for i in sorted(some)]
+                pieces = pieces_of(index, chosen)
+                left = bytes_of(path.parent)
+                assert all(piece in left for piece in pieces[-2:])  # the search would find them
+                gone += pieces
+                index.delete(Where(numbers=[row.number for row in chosen]))
+        left = bytes_of(path.parent)
+        assert len(gone) > 100 and not [piece for piece in gone if piece in left]
+        kept = pieces_of(index, index.rows())
+        assert all(piece in left for piece in kept)
+
+
+@pytest.mark.parametrize(
+    'where',
+    [
+        Where(cameras=['gate']),
+        Where(persons=['person 3']),
+        Where(sources=['video0.mp4']),
+        Where(before=make_rows(20)[15].end),
+        Where(tracklets=[make_rows(20)[7].tracklet]),
+    ],
+)
+def test_each_criterion_takes_its_vectors_out_of_every_file(path, where):
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+        index.search(make_features(1), 1)
+        rows = index.rows(where)
+        kept = [row for row in index.rows() if row not in rows]
+        pieces = {
+            number: index.features([number]).half().numpy().tobytes() for number in range(1, 21)
+        }
+        assert index.delete(where) == len(rows) > 0 and index.rows() == kept
+        left = bytes_of(path.parent)
+    assert {n for n, piece in pieces.items() if piece in left} == {row.number for row in kept}
+
+
+def test_a_deletion_that_was_killed_is_finished_at_the_next_opening(path, monkeypatch):
+    """After the commit and before the matrix is wiped."""
+    index = TrackletIndex.open(path, KEY)
+    index.add(make_rows(20), make_features(20))
+    index.search(make_features(1), 1)
+    piece = index.features([5]).half().numpy().tobytes()
+    monkeypatch.setattr('stmn_plugin.cameras.index.matrix.Matrix.wipe', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index.delete(Where(numbers=[5]))
+    index.close()
+    monkeypatch.undo()
+    assert piece in bytes_of(path.parent)
+    with TrackletIndex.open(path) as index:
+        assert len(index) == 19 and piece not in bytes_of(path.parent)
+
+
+def test_after_a_backup_was_put_back_the_search_is_that_of_its_rows(path):
+    """It then gives numbers again that the matrix knows with other vectors."""
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(10), make_features(10))
+    backup = path.read_bytes()
+    with TrackletIndex.open(path) as index:
+        index.add(make_rows(10, first=10), make_features(10, seed=1))
+        index.search(make_features(1), 1)
+    path.write_bytes(backup)
+    with TrackletIndex.open(path) as index:
+        others = make_features(15, seed=2)
+        index.add(make_rows(15, first=50), others)
+        [matches] = index.search(others[4:5], 1)
+        assert matches[0].row.track == '54' and matches[0].distance == pytest.approx(0, abs=1e-3)
+        assert len(index) == 25
+
+
+def test_a_matrix_with_many_deleted_rows_at_its_begin_is_made_anew(path, monkeypatch):
+    monkeypatch.setattr('stmn_plugin.cameras.index.matrix.ROWS_AT_ONCE', 4)
+    matrix = path.with_name('people.db-matrix')
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(100), make_features(100))
+        index.search(make_features(1), 1)
+        before = matrix.stat().st_size
+        index.delete(Where(numbers=range(1, 91)))
+        [matches] = index.search(make_features(100)[[95]], 3)
+        assert matches[0].row.number == 96
+        assert matrix.stat().st_size - 4096 == (before - 4096) / 10
+
+
+DAMAGE = {
+    'text': lambda content: b'no database at all\n' * 300,
+    'truncated': lambda content: content[: len(content) // 3],
+    'zeros': lambda content: content[:100] + bytes(len(content) - 100),
+    'noise': lambda content: content[:4096] + os.urandom(len(content) - 4096),
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_a_damaged_database_is_one_line(path, kind):
+    key = replace(KEY, dim=512)
+    with TrackletIndex.open(path, key) as index:
+        index.add(make_rows(200), make_features(200, dim=512))
+    path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    with pytest.raises(InputError, match=r'people\.db') as raised:  # noqa: SIM117
+        with TrackletIndex.open(path) as index:
+            index.search(make_features(1, dim=512), 3)
+            index.rows()
+    assert '\n' not in str(raised.value)
+
+
+def test_a_vector_of_another_length_is_damage(path):
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE tracklet SET feature = x'00' WHERE number = 7")
+    with (
+        TrackletIndex.open(path) as index,
+        pytest.raises(InputError, match='vector of tracklet 7 is damaged'),
+    ):
+        index.search(make_features(1), 3)
+
+
+def test_what_is_no_index_is_refused_and_left_alone(path):
+    with pytest.raises(InputError, match=r'no index .*people\.db: tools/embed\.py makes one'):
+        TrackletIndex.open(path)
+    assert not path.exists()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute('CREATE TABLE friend (name TEXT)')
+    before = path.read_bytes()
+    for model in (None, KEY):
+        with pytest.raises(InputError, match='a database of another program'):
+            TrackletIndex.open(path, model)
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match='index: unable to open'):
+        TrackletIndex.open(path.parent, KEY)
+    with pytest.raises(InputError, match='missing'):
+        TrackletIndex.open(path.parent / 'missing' / 'people.db', KEY)
+
+
+def test_a_newer_schema_is_refused(path, postgres_url):
+    """Also of a server."""
+    for url in (str(path), postgres.empty(postgres_url)):
+        with TrackletIndex.open(url, KEY) as index:
+            index._store.set_setting('schema', '2')
+        for model in (None, KEY):
+            said = 'newer version of this program: its tables are of version 2, this one knows 1'
+            with pytest.raises(InputError, match=said):
+                TrackletIndex.open(url, model)
+
+
+def add_and_delete(url, seed, log, begun):
+    """Write without end: batches of seven; the log has the deletions that were answered."""
+    draw = np.random.default_rng(seed)
+    with TrackletIndex.open(url, KEY) as index, open(log, 'a') as deleted:
+        for step in range(10_000):
+            if draw.integers(3):
+                rows = [replace(row, source=f'{seed}/{step}') for row in make_rows(7)]
+                rows = [replace(row, tracklet=f'{seed}/{step}/{row.track}') for row in rows]
+                index.add(rows, vectors_of(f'{seed}/{step}'))
+            else:
+                sources = sorted({row.source for row in index.rows()})
+                if sources:
+                    gone = str(draw.choice(sources))
+                    index.delete(Where(sources=[gone]))
+                    deleted.write(f'{gone}\n')
+                    deleted.flush()
+            if step % 4 == 0:
+                index.search(make_features(1), 2)
+            begun.set()
+
+
+def vectors_of(source):
+    seed, step = map(int, source.split('/'))
+    return make_features(7, seed=100_000 * seed + step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'backend, kills, seconds', [('sqlite', 100, 0.05), ('postgresql', 10, 0.4)]
+)
+def test_kill_9_while_adding_and_deleting_leaves_whole_batches(
+    backend, kills, seconds, path, request, tmp_path
+):
+    url = str(path)
+    if backend == 'postgresql':
+        url = postgres.empty(request.getfixturevalue('postgres_url'))
+    TrackletIndex.open(url, KEY).close()
+    log, draw = tmp_path / 'deleted', np.random.default_rng(0)
+    log.touch()
+    fork = multiprocessing.get_context('fork')
+    seen = 0
+    for seed in range(kills):
+        begun = fork.Event()
+        writer = fork.Process(target=add_and_delete, args=(url, seed, log, begun))
+        writer.start()
+        assert begun.wait(60)
+        time.sleep(seconds * draw.random())
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        with TrackletIndex.open(url) as index:
+            rows = index.rows()
+            sources = [row.source for row in rows]
+            assert all(sources.count(source) == 7 for source in set(sources))
+            deleted = log.read_text().split()
+            assert not set(sources) & set(deleted)
+            features = {
+                (source, i): one
+                for source in set(sources)
+                for i, one in enumerate(vectors_of(source))
+            }
+            vectors = [features[row.source, int(row.track)] for row in rows]
+            query = make_features(1, seed=7)
+            wanted = slow_search(query[0], vectors, range(len(rows)), 4)
+            [matches] = index.search(query, 4)
+            assert [match.row for match in matches] == [rows[i] for _, i in wanted]
+            seen = max(seen, len(deleted))
+        if backend == 'sqlite':
+            left = bytes_of(path.parent)
+            gone = [
+                (one / one.norm()).half().numpy().tobytes()
+                for source in deleted
+                for one in vectors_of(source)
+            ]
+            assert not [vector for vector in gone if vector in left]
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                assert db.execute('PRAGMA integrity_check').fetchall() == [('ok',)]
+    assert seen > kills / 10  # or nothing was tested
