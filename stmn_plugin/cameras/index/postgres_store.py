@@ -186,8 +186,7 @@ class PostgresStore:
             if db is not None:
                 # if the connection is lost, they stay in the table and will be found done
                 with contextlib.suppress(psycopg.OperationalError):
-                    db.execute(FINISH, _columns(names))
-                    db.execute('COMMIT')
+                    self._finish(db, names)
         except BaseException:
             self._work.close()  # gives back what was taken
             raise
@@ -201,11 +200,16 @@ class PostgresStore:
         while True:
             db.execute('BEGIN')
             names = [(tree, tracklet) for tree, tracklet in db.execute(TAKE, [limit])]
-            done = [(tree, tracklet) for tree, tracklet in db.execute(DONE, _columns(names))]
-            if not done:
+            if not self._finish(db, names):
                 return names
+
+    def _finish(self, db: Connection, names: Sequence[Name]) -> bool:
+        """End the transaction, if some of the names are in the index by now: take these out."""
+        done = [(tree, tracklet) for tree, tracklet in db.execute(DONE, _columns(names))]
+        if done:
             db.execute(FINISH, _columns(done))
             db.execute('COMMIT')
+        return bool(done)
 
     def _use_hnsw(self, db: Connection, top: int) -> None:
         if not db.execute("SELECT to_regclass('tracklet_hnsw')").fetchall()[0][0]:

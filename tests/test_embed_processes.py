@@ -1,0 +1,157 @@
+"""Processes that fill an index together and are killed: each tracklet is there, once."""
+
+import collections
+import multiprocessing
+import os
+import signal
+import time
+
+import postgres
+import pytest
+import torch
+from test_index import KEY, make_features, make_rows
+
+from stmn_plugin.cameras.index import TrackletIndex
+from stmn_plugin.cameras.index.embedding import embed_rows
+from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.features import TrackletFeatures
+
+COUNT = 60
+
+
+@pytest.fixture(params=['sqlite', 'postgresql'])
+def url(request, tmp_path):
+    if request.param == 'sqlite':
+        return str(tmp_path / 'people.db')
+    return postgres.empty(request.getfixturevalue('postgres_url'))
+
+
+@pytest.fixture(autouse=True)
+def no_crops(monkeypatch):
+    """The paths of a tracklet are its track: what is embedded needs no picture."""
+    module = 'stmn_plugin.cameras.index.embedding'
+    monkeypatch.setattr(f'{module}.crops_of', lambda row: [row.track])
+    monkeypatch.setattr(f'{module}.POLL_SECONDS', 0.05)
+
+
+def embed(url, log, seconds=0.02):
+    """Embed everything; the log has a line for every tracklet that this process embedded."""
+    features = make_features(COUNT)
+
+    def embedder(tracklets, name):
+        time.sleep(seconds)
+        tracks = [int(track) for [track] in tracklets]
+        with open(log, 'a') as file:
+            file.write(''.join(f'{track}\n' for track in tracks))
+        return TrackletFeatures(features[tracks], None, None)
+
+    with TrackletIndex.open(url, KEY) as index:
+        return embed_rows(index, embedder, make_rows(COUNT), at_once=5)
+
+
+def check(url):
+    unit = torch.nn.functional.normalize(make_features(COUNT)).half().float()
+    with TrackletIndex.open(url) as index:
+        rows = index.rows()
+        assert sorted(int(row.track) for row in rows) == list(range(COUNT))
+        features = index.features([row.number for row in rows])
+        assert torch.equal(features, unit[[int(row.track) for row in rows]])
+
+
+def start(fork, *args):
+    process = fork.Process(target=embed, args=args)
+    process.start()
+    return process
+
+
+def test_processes_share_the_work_and_do_nothing_twice(url, tmp_path):
+    fork = multiprocessing.get_context('fork')
+    TrackletIndex.open(url, KEY).close()
+    processes = [start(fork, url, tmp_path / f'log{i}') for i in range(3)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    shares = [log.read_text().split() for log in tmp_path.glob('log?')]
+    assert sorted(map(int, sum(shares, []))) == list(range(COUNT)) and len(shares) > 1
+    check(url)
+
+
+@pytest.mark.slow
+def test_killed_processes_leave_their_part_to_others(url, tmp_path):
+    fork, log = multiprocessing.get_context('fork'), tmp_path / 'log'
+    TrackletIndex.open(url, KEY).close()
+    for _ in range(6):
+        victim = start(fork, url, log, 0.1)
+        time.sleep(0.25)
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+    other = start(fork, url, log)
+    embed(url, log)
+    other.join(60)
+    check(url)
+    # of a batch that was embedded and not yet added when its process was killed
+    times = collections.Counter(log.read_text().split())
+    assert sum(times.values()) <= COUNT + 6 * 5
+
+
+def test_what_is_claimed_is_one_processes_until_it_fails(url):
+    with TrackletIndex.open(url, KEY) as one, TrackletIndex.open(url, KEY) as other:
+        rows = make_rows(20)
+        with pytest.raises(KeyError), one.claim(rows, 15) as mine:
+            assert len(set(mine)) == 15 and set(mine) <= set(rows)
+            with other.claim(rows, 20) as others:
+                assert not {row.track for row in mine} & {row.track for row in others}
+            raise KeyError
+        with other.claim(rows, 20) as mine:
+            assert len(mine) == 20
+            other.add(mine, make_features(20))
+        with one.claim(rows, 20) as mine:
+            assert mine == []
+
+
+def test_a_server_that_restarts_is_waited_for_and_one_that_stays_away_ends_it(
+    postgres_url, monkeypatch, messages
+):
+    psycopg = pytest.importorskip('psycopg')
+    server = 'stmn_plugin.cameras.index.postgres_server'
+    with TrackletIndex.open(postgres.empty(postgres_url), KEY) as index:
+        with index.claim(make_rows(10), 5) as mine:
+            with psycopg.connect(postgres_url, autocommit=True) as admin:
+                admin.execute(
+                    'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
+                    "WHERE pid != pg_backend_pid() AND backend_type = 'client backend'"
+                )
+            assert index.add(mine, make_features(5)) == 5
+        assert 'is away, trying again: ' in messages()
+        with index.claim(make_rows(10), 10) as rest:
+            assert {row.track for row in [*mine, *rest]} == {str(i) for i in range(10)}
+            assert len(rest) == 5
+        monkeypatch.setattr(f'{server}.AWAY_SECONDS', 0.5)
+        monkeypatch.setattr(f'{server}.psycopg.connect', refuse)
+        index._store._server.close()
+        with pytest.raises(InputError, match='is away for 0 s, what was added before is kept: no'):
+            index.rows()
+        with pytest.raises(InputError, match='is away'):
+            TrackletIndex.open(postgres_url)
+    monkeypatch.undo()
+    with TrackletIndex.open(postgres_url) as index:
+        assert len(index) == 5
+
+
+def refuse(*_, **__):
+    import psycopg
+
+    raise psycopg.OperationalError('no route to host')
+
+
+def test_a_server_that_refuses_is_one_line_at_once(postgres_url):
+    for url, said in (
+        (postgres_url.replace('/postgres?', '/nowhere?'), 'database "nowhere" does not exist'),
+        ('postgresql://u:secret@localhost:x/y', 'port'),
+    ):
+        with pytest.raises(InputError, match=said) as raised:
+            TrackletIndex.open(url)
+        assert 'secret' not in str(raised.value) and '\n' not in str(raised.value)
+    postgres.empty(postgres_url)
+    with pytest.raises(InputError, match='no index in postgresql://'):
+        TrackletIndex.open(postgres_url)
