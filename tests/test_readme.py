@@ -108,7 +108,9 @@ def mentions():
         )
         for words in map(str.split, re.findall(r'`([^`]+)`', text)):
             key = words[0].rstrip(':')
-            if re.fullmatch(r'\w+(\.\w+)+', key) and key.split('.')[0] in SECTIONS:
+            is_file = key.endswith(('.onnx', '.pt2', '.safetensors', '.xml', '.bin', '.json'))
+            is_key = re.fullmatch(r'\w+(\.\w+)+', key) and key.split('.')[0] in SECTIONS
+            if is_key and not is_file:
                 yield key, words[1:]
 
 
