@@ -62,9 +62,9 @@ VARIANTS = {
 }
 
 
-def pool_last(block, maps):
+def pool_last(query, block, maps):
     """GAP(q^t) as one writes it down."""
-    return encoder.global_average(encoder.query_block(block, maps))
+    return encoder.global_average(encoder.query_block(query, block, maps))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ EXTRA_OF = {  # in pyproject.toml
     'huggingface_hub': 'hub',
     'psycopg': 'postgresql',
     'pgvector': 'postgresql',
+    'timm': 'timm',
 }
 
 

@@ -610,7 +610,9 @@ def test_the_choices_are_those_of_the_code():
     assert choices['stmn.addressing'] == ADDRESSINGS
     assert choices['stmn.key_normalisation'] == KEY_NORMALISATIONS
     assert choices['loss.spread.reduction'] == REDUCTIONS
-    assert choices['stmn.backbone'] == BACKBONES
+    for name in (*BACKBONES, 'resnet', 'resnet500', 'shared'):
+        taken = RANGES['stmn.backbone'].read(name)
+        assert taken == (name if name in BACKBONES else None)
     assert choices['test.protocol'] == tuple(PROTOCOLS)
     assert choices['synthetic.preset'] == tuple(PRESETS)
     assert set(choices['sampler.train_sampler']) == {IDENTITY_PASS, *HOST_SAMPLERS}

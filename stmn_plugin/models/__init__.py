@@ -6,9 +6,10 @@ speed up any model.
 """
 
 from . import systems
+from .backbones import BACKBONES
 from .base import VIDEO_MODELS, VideoModel, register_video_model
 from .building import ModelSpec, build_video_model
-from .encoder import BACKBONES, Encoder, EncoderConfig
+from .encoder import Encoder, EncoderConfig
 from .frame_pooling import FrameByFrame, FramePooling
 from .stmn import (
     STMN,

@@ -1,38 +1,29 @@
-"""Weights that a ResNet starts from: torchvision's own download, a file, a link, a checkpoint."""
+"""Weights that a network starts from: torchvision's own download, a file, a link, a checkpoint."""
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from stmn_plugin.errors import InputError
 
+from .backbones import Network
+from .timm_networks import TIMM
 from .weight_files import named_tensors, read_weight_file
-from .weights import fitted_weights
-
-# part of an Encoder → what it is in torchvision's ResNet
-RESNET_NAMES = {
-    'trunk.0': 'conv1',
-    'trunk.1': 'bn1',
-    'trunk.4': 'layer1',
-    'trunk.5': 'layer2',
-    'trunk.6': 'layer3',
-    'frame_head': 'layer4',
-}
+from .weights import fitted_weights, own_names
 
 
 def load_backbone_weights(
-    resnet: nn.Module, backbone: str, source: str = '', sha256: str = '', section: str = 'stmn'
+    network: Network, source: str = '', sha256: str = '', section: str = 'stmn'
 ) -> None:
-    """Load weights into a torchvision ResNet, those of ImageNet by default.
+    """Load weights into a network, those of ImageNet by default.
 
     Args:
-        resnet: torchvision's model.
-        backbone: its name.
+        network: as it was built.
         source: local file or http(s)/Google Drive link; '' is torchvision's own download. A
             checkpoint of this package gives the weights of its encoder.
         sha256: expected digest of the file, checked when given.
@@ -41,8 +32,10 @@ def load_backbone_weights(
     Raises:
         InputError: no network, missing or damaged file, wrong digest, weights of another network.
     """
+    module, family = network.module, network.family
     if not source:
-        resnet.load_state_dict(torchvision_weights(backbone, f'{section}.backbone_weights'))
+        download = timm_weights if network.name.startswith(TIMM) else torchvision_weights
+        module.load_state_dict(download(network.name, f'{section}.backbone_weights'))
         return
     with tempfile.TemporaryDirectory() as folder:
         is_link = source.startswith(('http://', 'https://'))
@@ -51,29 +44,50 @@ def load_backbone_weights(
             content = read_weight_file(path)
             if sha256 and (found := _sha256(path)) != sha256.lower():
                 raise InputError(f'{path} has sha256 {found}, not {sha256}')
-            # the class scores go
-            tensors = resnet_of_encoder(named_tensors(content, path))
-            state = fitted_weights(resnet, tensors, f'{path} does not fit {backbone}: it', r'fc\.')
+            tensors = network_of_encoder(named_tensors(content, path), network.names)
+            tensors = _with_own_names(tensors, module.state_dict(), family.own_name, path)
+            place = f'{path} does not fit {network.name}: it'
+            state = fitted_weights(module, tensors, place, family.class_scores)
         except InputError as error:
             reason = str(error).replace(path, source)
             raise InputError(f'{section}.backbone_weights: {reason}') from error
-    resnet.load_state_dict(state)
+    module.load_state_dict(state)
 
 
-def resnet_of_encoder(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _with_own_names(
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    own_name: Callable[[str], str],
+    path: str,
+) -> dict[str, Tensor]:
+    """Weights of another implementation under torchvision's names; torchvision's as they are."""
+    plain = own_names(tensors, own, path)
+    renamed = {own_name(name): tensor for name, tensor in plain.items()}
+    return max(plain, renamed, key=lambda named: len(named.keys() & own.keys()))
+
+
+def network_of_encoder(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> Mapping[str, Tensor]:
     """Of a model with an :class:`.encoder.Encoder`, the encoder's tensors by torchvision's names.
 
     The head of the frame features stands for conv5. Tensors of anything else stay as they are.
+
+    Args:
+        tensors: of a file.
+        names: name within an encoder → torchvision's.
     """
-    first = 'encoder.trunk.0.weight'
-    prefix = next((key[: -len('trunk.0.weight')] for key in tensors if key.endswith(first)), None)
+    first = next(iter(names))
+    prefix = next((key[: -len(first)] for key in tensors if key.endswith(f'encoder.{first}')), None)
     if prefix is None:
         return tensors
+    inside = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
     return {
-        name + key[len(prefix + part) :]: tensor
-        for key, tensor in tensors.items()
-        for part, name in RESNET_NAMES.items()
-        if key.startswith(f'{prefix}{part}.')
+        names.get(key, key): tensor
+        for key, tensor in inside.items()
+        if key.startswith(('trunk.', 'frame_head.'))
     }
 
 
@@ -93,12 +107,28 @@ def torchvision_weights(name: str, key: str) -> Mapping[str, Tensor]:
             progress=True, check_hash=True, weights_only=True
         )
     except Exception as error:  # network errors, and many types on a damaged file in the cache
-        raise InputError(
-            f'cannot download the ImageNet weights of {name}, or the downloaded file '
-            f'in {torch.hub.get_dir()} is damaged ({_short(error)}): give a file as '
-            f'{key} PATH, or train from scratch with model.pretrained False'
-        ) from error
+        raise _no_download(name, torch.hub.get_dir(), key, error) from error
     return state
+
+
+def timm_weights(name: str, key: str) -> Mapping[str, Tensor]:
+    """The default weights of a network ``timm:NAME``, as timm downloads and keeps them."""
+    import timm  # not always there
+
+    try:
+        network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+    except Exception as error:  # of its hub's network library, or on a damaged file in its cache
+        raise _no_download(name, "timm's cache", key, error) from error
+    state: Mapping[str, Tensor] = network.state_dict()
+    return state
+
+
+def _no_download(name: str, cache: str, key: str, error: Exception) -> InputError:
+    return InputError(
+        f'cannot download the ImageNet weights of {name}, or the downloaded file in {cache} is '
+        f'damaged ({_short(error)}): give a file as {key} PATH, or train from scratch with '
+        'model.pretrained False'
+    )
 
 
 def _download(link: str, folder: str, section: str) -> str:

@@ -1,46 +1,48 @@
-"""Frames → f^o, q^s and GAP(q^t) (Sec. 3.2): one ResNet trunk, one copy of conv5 per output.
+"""Frames → f^o, q^s and GAP(q^t) (Sec. 3.2): one trunk, one copy of the last stage per output.
 
-The trunk is torchvision's ResNet up to conv4 (``layer3``). Each head starts from the ImageNet
-weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 positions. Other
-architectures take f^o alone, or run the stages themselves with modules of their own in between.
+The trunk is a convolutional network up to conv4 (a ResNet's ``layer3``). Each head starts from the
+ImageNet weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 positions.
+Other architectures take f^o alone, or run the stages themselves with modules of their own in
+between. ``backbones.py`` says of each network where its stages lie.
 """
 
 import contextlib
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from stmn_plugin.config.rules import OneOf, Text
+from stmn_plugin.config.rules import Text, WordOr
 from stmn_plugin.config.sections import SHARED
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 
 from .backbone_weights import load_backbone_weights
+from .backbones import BACKBONES, SMALL_FRAME, Query, Stages, build_network, shapes_through
+from .timm_networks import TIMM, build_timm_network
 
-Block: TypeAlias = BasicBlock | Bottleneck
+BACKBONE = Text(
+    'a network of docs/encoders.md, such as resnet50, mobilenet_v2 or timm:resnet50d',
+    pattern='|'.join((*BACKBONES, rf'{TIMM}[\w.-]+')),
+)
 
 BLOCK_VERSIONS = 64  # by channels, stride, size of maps, number of frames, training or testing
-BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The settings of every architecture that has a ResNet of torchvision; a base of its own."""
+    """The settings of every architecture that has an encoder; a base of its own."""
 
-    backbone: str = setting('resnet50', OneOf(BACKBONES), 'a ResNet of torchvision')
+    backbone: str = setting('resnet50', BACKBONE, 'the convolutional network of the encoder')
     backbone_weights: str = setting(
         '',
         Text('a file or link', may_be_empty=True),
-        "in place of torchvision's ImageNet weights: of a ResNet, or a checkpoint's encoder",
+        "in place of torchvision's ImageNet weights: of that network, or a checkpoint's encoder",
     )
     backbone_sha256: str = setting(
         '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
@@ -53,8 +55,8 @@ class SharedEncoderConfig:
 
     backbone: str = setting(
         SHARED,
-        OneOf((SHARED, *BACKBONES)),
-        'a ResNet of torchvision; shared: stmn.backbone with stmn.backbone_weights',
+        WordOr(SHARED, BACKBONE),
+        'shared: stmn.backbone with stmn.backbone_weights',
     )
     backbone_weights: str = setting(
         '',
@@ -67,25 +69,25 @@ class SharedEncoderConfig:
 
 
 class FrameMaps(NamedTuple):
-    frame_features: Tensor  # (T, D, H, W) f^o, not negative
+    frame_features: Tensor  # (T, D, H, W) f^o, behind the network's last activation
     spatial_queries: Tensor | None  # (T, D, H, W) q^s
     temporal_queries: Tensor | None  # (T, D) GAP(q^t), all that Eq. 4 needs of q^t
     trunk: Tensor | None = None  # (T, C, H, W) of conv4, in training
 
 
 class Encoder(nn.Module):
-    """ResNet with one frame head and up to two query heads.
+    """A convolutional network with one frame head and up to two query heads.
 
     With ``checkpoint_activations`` set, training keeps the maps between a few blocks only and
     computes the others again in the backward pass: the same gradients and statistics, less memory,
     more time.
 
     Args:
-        backbone: one of BACKBONES.
+        backbone: one of BACKBONES, or ``timm:`` and a name of timm.
         spatial: has a head for q^s.
         temporal: has a head for q^t.
         pretrained: start from ImageNet weights, torchvision's own or ``weights``.
-        weights: a file or link with a torchvision ResNet's weights instead of torchvision's.
+        weights: a file or link with the network's weights instead of torchvision's.
         sha256: expected digest of ``weights``.
         section: of the config, for errors.
         stem_relu: has the ResNet's ReLU between its first BN and the max pooling; the authors'
@@ -107,46 +109,56 @@ class Encoder(nn.Module):
         stem_relu: bool = True,
     ):
         super().__init__()
-        if backbone not in BACKBONES:
+        if backbone.startswith(TIMM):
+            network = build_timm_network(backbone, f'{section}.backbone')
+        elif backbone in BACKBONES:
+            network = build_network(backbone)
+        else:
             known = ', '.join(BACKBONES)
-            raise InputError(f'{section}.backbone: {backbone!r} is not one of {known}')
-        resnet = torchvision.models.get_model(backbone)
+            raise InputError(
+                f'{section}.backbone: {backbone!r} is not one of {known}, or {TIMM}NAME'
+            )
         if pretrained:
-            load_backbone_weights(resnet, backbone, weights, sha256, section)
-        self.dim = resnet.fc.in_features  # D
-        self.trunk = nn.Sequential(
-            resnet.conv1,
-            resnet.bn1,
-            resnet.relu if stem_relu else nn.Identity(),
-            resnet.maxpool,
-            resnet.layer1,
-            resnet.layer2,
-            resnet.layer3,
-        )
-        self.frame_head = with_stride_one(resnet.layer4)
-        self.spatial_head = copy.deepcopy(self.frame_head) if spatial else None
-        self.temporal_head = copy.deepcopy(self.frame_head) if temporal else None
+            load_backbone_weights(network, weights, sha256, section)
+        self.name = backbone
+        self.trunk, self.frame_head = network.trunk, network.last_stage
+        if not stem_relu:
+            if not isinstance(self.trunk[2], nn.ReLU):
+                raise InputError(
+                    f'{section}.stem_relu False: the stem of {backbone} has no ReLU as that of a '
+                    'ResNet has'
+                )
+            self.trunk[2] = nn.Identity()
+        query_head = network.family.query_head
+        self.spatial_head = query_head(self.frame_head) if spatial else None
+        self.temporal_head = query_head(self.frame_head) if temporal else None
+        self.channels = {
+            stage: tuple(shape[0] for shape in shapes)
+            for stage, shapes in self.block_shapes(SMALL_FRAME).items()
+        }
+        self.dim = self.channels['conv5'][-1]  # D
         self.checkpoint_activations = False
+        self._query = network.family.query
 
     @property
     def stem(self) -> nn.Sequential:
-        """Frames (T, 3, height, width) → maps of a quarter of that size."""
-        return self.trunk[:4]
+        """What comes before conv2: frames (T, 3, height, width) → maps of a half or a quarter."""
+        return self.trunk[:-3]
 
     @property
     def conv2(self) -> nn.Sequential:
-        """The first stage of residual blocks, torchvision's ``layer1``."""
-        return cast(nn.Sequential, self.trunk[4])
+        """The first stage, a ResNet's ``layer1``: blocks on maps of a quarter of the frame."""
+        return cast(nn.Sequential, self.trunk[-3])
 
     @property
     def conv3(self) -> nn.Sequential:
         """``layer2``, maps of an eighth of the frame's size."""
-        return cast(nn.Sequential, self.trunk[5])
+        return cast(nn.Sequential, self.trunk[-2])
 
     @property
     def conv4(self) -> nn.Sequential:
         """``layer3``, maps of a sixteenth."""
-        return cast(nn.Sequential, self.trunk[6])
+        return cast(nn.Sequential, self.trunk[-1])
 
     @property
     def conv5(self) -> nn.Sequential:
@@ -184,20 +196,30 @@ class Encoder(nn.Module):
         self,
         head: nn.Sequential | None,
         maps: Tensor,
-        last_block: Callable[[Block, Tensor], Tensor],
+        last_block: Callable[[Query, nn.Module, Tensor], Tensor],
     ) -> Tensor | None:
         if head is None:
             return None
         *blocks, last = head
-        return self.run([*blocks, functools.partial(last_block, last)], maps)
+        return self.run([*blocks, functools.partial(last_block, self._query, last)], maps)
+
+    def block_shapes(self, frame_size: tuple[int, int]) -> dict[str, list[tuple[int, ...]]]:
+        """Shapes (C, H, W) of the maps behind each block of a stage, by its name.
+
+        Args:
+            frame_size: height and width of frames in pixels.
+        """
+        stages = Stages(list(self.stem), *map(list, (*self.trunk[-3:], self.frame_head)))
+        shapes = shapes_through([block for stage in stages for block in stage], (3, *frame_size))
+        rest = iter(shapes)
+        return {
+            name: [next(rest) for _ in blocks]
+            for name, blocks in zip(Stages._fields, stages, strict=True)
+        }
 
     def map_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """H and W of the maps of conv4 and conv5, of frames (height, width) in pixels."""
-        height, width = frame_size
-        strides = [cast(nn.Conv2d, self.stem[0]).stride[0], getattr(self.stem[3], 'stride', 1)]
-        strides += [cast(Block, block).stride for block in (*self.conv2, *self.conv3, *self.conv4)]
-        for stride in strides:  # each rounds up
-            height, width = -(-height // stride), -(-width // stride)
+        _, height, width = self.block_shapes(frame_size)['conv4'][-1]
         return height, width
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -230,17 +252,6 @@ class Encoder(nn.Module):
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Of the first computation, and of the second: BN has counted this batch already."""
         return contextlib.nullcontext(), still_statistics(self)
-
-
-def channels_of(stage: nn.Sequential) -> int:
-    """How many channels the maps of a stage of residual blocks have.
-
-    >>> channels_of(Encoder('resnet18', pretrained=False).conv3)
-    128
-    """
-    block = cast(Block, stage[-1])
-    norm = cast(nn.BatchNorm2d, block.bn3 if isinstance(block, Bottleneck) else block.bn2)
-    return norm.num_features
 
 
 def shared_encoder(config: SharedEncoderConfig, section: str, pretrained: bool) -> Encoder:
@@ -301,38 +312,18 @@ def still_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def with_stride_one(conv5: nn.Sequential) -> nn.Sequential:
-    """Set the stride of a ResNet's ``layer4`` to 1, in place."""
-    for module in conv5.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-    return conv5
+def query_block(query: Query, block: nn.Module, maps: Tensor) -> Tensor:
+    """The last block without its last activation, so that queries can be negative."""
+    return query(block, maps, False)
 
 
-def query_block(block: Block, maps: Tensor) -> Tensor:
-    """A residual block without its last ReLU, so that queries can be negative."""
-    return _before_last_relu(block, maps)
-
-
-def pooled_query_block(block: Block, maps: Tensor) -> Tensor:
+def pooled_query_block(query: Query, block: nn.Module, maps: Tensor) -> Tensor:
     """GAP of :func:`query_block`, (T, D).
 
-    After the block's last but one ReLU everything is linear in eval mode, where BN is fixed, so
-    that its last convolution, if that is a 1x1, runs on the pooled map.
+    Behind the block's last but one activation everything is linear in eval mode, where BN is fixed,
+    so that its last convolution, if that is a 1x1, runs on the pooled map.
     """
-    return global_average(_before_last_relu(block, maps, pool_early=not block.training))
-
-
-def _before_last_relu(block: Block, maps: Tensor, pool_early: bool = False) -> Tensor:
-    residual: Tensor = block.bn1(block.conv1(maps))
-    if hasattr(block, 'conv3'):  # Bottleneck
-        residual = block.relu(block.bn2(block.conv2(block.relu(residual))))
-        if pool_early:
-            residual, maps = (x.mean(dim=(2, 3), keepdim=True) for x in (residual, maps))
-        residual = block.bn3(block.conv3(residual))
-    else:  # BasicBlock
-        residual = block.bn2(block.conv2(block.relu(residual)))
-    return residual + (maps if block.downsample is None else block.downsample(maps))
+    return global_average(query(block, maps, not block.training))
 
 
 def global_average(maps: Tensor) -> Tensor:

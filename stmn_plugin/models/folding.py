@@ -1,20 +1,28 @@
 """A trained encoder → one for testing whose batch norms are part of its convolutions.
 
 In eval mode BN is affine with fixed numbers, so that conv and BN are one convolution with a bias:
-the same features up to float32 rounding, and nothing reads and writes a map a second time.
+the same features up to float32 rounding, and nothing reads and writes a map a second time. This
+holds where a batch norm alone reads what a convolution gives; all others stay.
 """
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+from .backbones import SMALL_FRAME, on_meta
 from .encoder import Encoder
+from .sync_batch_norm import SyncBatchNorm
 
 
 class FoldedEncoders:
@@ -22,7 +30,7 @@ class FoldedEncoders:
 
     def __init__(self, model: nn.Module):
         self.places = [
-            (parent, name, child, fold_batch_norms(child))
+            (parent, name, FoldedEncoder(child))
             for parent in model.modules()
             for name, child in parent.named_children()
             if isinstance(child, Encoder)
@@ -30,77 +38,127 @@ class FoldedEncoders:
 
     def refold(self) -> None:
         """Take up the weights and statistics of now."""
-        for _, _, encoder, folded in self.places:
-            refold(folded, encoder)
+        for *_, one in self.places:
+            one.refold()
 
     def compile(self, backend: str | Callable[..., Any]) -> None:
         """Compile each, in place."""
-        for *_, folded in self.places:
-            folded.compile(backend=backend)
+        for *_, one in self.places:
+            one.folded.compile(backend=backend)
 
     @contextlib.contextmanager
     def in_model(self) -> Iterator[None]:
         """In the block the model encodes by the folded copies."""
         try:
-            for parent, name, _, folded in self.places:
-                setattr(parent, name, folded)
+            for parent, name, one in self.places:
+                setattr(parent, name, one.folded)
             yield
         finally:
-            for parent, name, encoder, _ in self.places:
-                setattr(parent, name, encoder)
+            for parent, name, one in self.places:
+                setattr(parent, name, one.encoder)
 
 
-def fold_batch_norms(encoder: Encoder) -> Encoder:
-    """A copy of an encoder, in eval mode, without batch norms.
+class FoldedEncoder:
+    """An encoder with a copy in eval mode, of the same device and memory format.
 
-    Args:
-        encoder: with the ResNet's layers of torchvision.
-
-    Returns:
-        Of the same device and memory format; :func:`refold` brings it up to date.
+    Attributes:
+        encoder: the original.
+        pairs: names of convolutions and of the batch norms that became part of them.
+        folded: the copy.
     """
-    folded = copy.deepcopy(encoder).eval().requires_grad_(False)
-    for conv_name, norm_name in conv_norm_pairs(folded):
-        conv = cast(nn.Conv2d, folded.get_submodule(conv_name))
-        conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
-        parent, _, name = norm_name.rpartition('.')
-        setattr(folded.get_submodule(parent), name, nn.Identity())
-    refold(folded, encoder)
-    return folded
 
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+        self.folded = copy.deepcopy(encoder).eval().requires_grad_(False)
+        self.pairs = conv_norm_pairs(self.folded)
+        for conv_name, norm_name in self.pairs:
+            conv = cast(nn.Conv2d, self.folded.get_submodule(conv_name))
+            if conv.bias is None:
+                zeros = conv.weight.new_zeros(conv.out_channels)
+                conv.bias = nn.Parameter(zeros, requires_grad=False)
+            parent, _, name = norm_name.rpartition('.')
+            behind = _behind(self.folded.get_submodule(norm_name))
+            setattr(self.folded.get_submodule(parent), name, behind)
+        self.refold()
 
-@torch.no_grad()
-def refold(folded: Encoder, encoder: Encoder) -> None:
-    """Give the result of :func:`fold_batch_norms` the weights and statistics of now, in place."""
-    for conv_name, norm_name in conv_norm_pairs(encoder):
-        conv = cast(nn.Conv2d, encoder.get_submodule(conv_name))
-        norm = cast(_BatchNorm, encoder.get_submodule(norm_name))
-        target = cast(nn.Conv2d, folded.get_submodule(conv_name))
-        assert norm.running_mean is not None and norm.running_var is not None
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
-        target.weight.copy_(weight)
-        assert target.bias is not None
-        target.bias.copy_(bias)
+    @torch.no_grad()
+    def refold(self) -> None:
+        """Take up the encoder's weights and statistics of now."""
+        changed = {name for pair in self.pairs for name in pair}
+        own = self.folded.state_dict()
+        for name, tensor in self.encoder.state_dict().items():
+            if name.rpartition('.')[0] not in changed:
+                own[name].copy_(tensor)
+        for conv_name, norm_name in self.pairs:
+            conv = cast(nn.Conv2d, self.encoder.get_submodule(conv_name))
+            norm = cast(_BatchNorm, self.encoder.get_submodule(norm_name))
+            assert norm.running_mean is not None and norm.running_var is not None
+            weight, bias = fuse_conv_bn_weights(
+                conv.weight,
+                conv.bias,
+                norm.running_mean,
+                norm.running_var,
+                norm.eps,
+                norm.weight,
+                norm.bias,
+            )
+            own[f'{conv_name}.weight'].copy_(weight)
+            own[f'{conv_name}.bias'].copy_(bias)
 
 
 def conv_norm_pairs(encoder: nn.Module) -> list[tuple[str, str]]:
-    """Names of every convolution and of the batch norm behind it.
+    """Names of the convolutions whose output one batch norm alone reads, and of that batch norm.
 
-    In torchvision's ResNet they are registered one after the other, and nowhere else is a batch
-    norm behind a convolution; a test folds every backbone.
+    Found by running the encoder on the meta device, where nothing is computed.
+
+    Args:
+        encoder: in eval mode.
     """
-    names, last = [], ''
-    for name, module in encoder.named_modules():
-        if isinstance(module, _BatchNorm):
-            names.append((last, name))
-        if isinstance(module, nn.Conv2d):
-            last = name
-    return names
+    weights = on_meta(encoder)
+    frames = torch.empty(1, 3, *SMALL_FRAME, dtype=next(iter(weights.values())).dtype)
+    with torch.no_grad(), _Reading(weights) as reading:
+        functional_call(encoder, weights, (frames.to('meta'),))
+    return [
+        (conv, norm)
+        for conv, norm, output in reading.pairs
+        if reading.readers[id(output)] == 1 and _behind(encoder.get_submodule(norm)) is not None
+    ]
+
+
+def _behind(norm: nn.Module) -> nn.Module | None:
+    """What is left of a batch norm without its norm: timm's may have an activation inside.
+
+    None is of a kind of batch norm that is not known.
+    """
+    if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm):
+        return nn.Identity()
+    activation = getattr(norm, 'act', None)
+    if not isinstance(activation, nn.Module) or list(activation.parameters()):
+        return None
+    return activation
+
+
+class _Reading(TorchFunctionMode):
+    """In its block: which batch norms read convolutions, and how often each tensor is read."""
+
+    def __init__(self, weights: Mapping[str, Tensor]):
+        super().__init__()
+        self.names = {id(tensor): name.rpartition('.')[0] for name, tensor in weights.items()}
+        self.convolved: dict[int, str] = {}
+        self.pairs: list[tuple[str, str, Tensor]] = []
+        self.readers: Counter[int] = Counter()
+        self.kept: list[Any] = []  # so that no id comes twice
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if any(isinstance(x, Tensor) for x in tree_leaves(result)):  # sizes and types are no maps
+            self.readers.update({id(x) for x in read})
+        self.kept.append(result)
+        if func in (torch.conv2d, F.conv2d) and id(args[1]) in self.names:
+            self.convolved[id(result)] = self.names[id(args[1])]
+        elif func is F.batch_norm and id(args[0]) in self.convolved and id(args[1]) in self.names:
+            self.pairs.append((self.convolved[id(args[0])], self.names[id(args[1])], args[0]))
+        return result

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import Block, Encoder, full_precision, global_average
+from .backbones import Block
+from .encoder import Encoder, full_precision, global_average
 
 
 def over_time(maps: Tensor, frames: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stmn_plugin.distributed import total
+from stmn_plugin.errors import InputError
 
 from .base import VideoModel
 
@@ -54,10 +55,18 @@ def synchronize_batch_norm(module: nn.Module, use_gpu: bool) -> None:
     Args:
         module: parameters and buffers are kept.
         use_gpu: it will run there.
+
+    Raises:
+        InputError: it has batch norms with an activation inside, as some networks of timm.
     """
     for name, child in module.named_children():
         if not isinstance(child, _BatchNorm):
             synchronize_batch_norm(child, use_gpu)
+        elif isinstance(getattr(child, 'act', None), nn.Module):
+            raise InputError(
+                f'train.sync_bn True: cannot, the encoder has batch norms of its own kind '
+                f'({type(child).__name__})'
+            )
         elif use_gpu:
             setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
         else:

@@ -29,7 +29,6 @@ from ..base import VideoModel, register_video_model
 from ..encoder import (
     Encoder,
     SharedEncoderConfig,
-    channels_of,
     full_precision,
     shared_encoder,
     wide,
@@ -220,7 +219,7 @@ class COSAM(VideoModel):
                 config.mask_layers,
                 config.gate_adds,
             )
-            for channels in (channels_of(self.encoder.conv4), self.feature_dim)
+            for channels in (self.encoder.channels['conv4'][-1], self.feature_dim)
         )
         if config.neck == 'bnneck':
             self.neck: nn.Module = BNNeck(self.feature_dim)

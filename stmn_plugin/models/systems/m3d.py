@@ -22,10 +22,12 @@ from torch.linalg import vector_norm
 from stmn_plugin.config.ranges import FLAG
 from stmn_plugin.config.rules import ListOf, OneOf, Whole
 from stmn_plugin.config.settings import setting
+from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
+from ..backbones import RESNETS, Block
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, channels_of, full_precision, shared_encoder
+from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
 from ..heads import BNNeck, bias_free_classifier
 from ..m3d_layers import (
     Branches,
@@ -102,7 +104,7 @@ class M3D(VideoModel):
         pretrained: start from ImageNet weights.
 
     Raises:
-        InputError: backbone weights that cannot be loaded.
+        InputError: a backbone that is no ResNet, or weights of it that cannot be loaded.
     """
 
     Config = M3DConfig
@@ -121,6 +123,11 @@ class M3D(VideoModel):
         )
         encoder = cast(Encoder, self.encoders['temporal'])
         stages = stages_of(encoder)
+        if not all(isinstance(block, Block) for stage in stages for block in stage):
+            raise InputError(
+                f'm3d.backbone {encoder.name}: m3d puts layers into the residual blocks of a '
+                f'ResNet; it takes {", ".join(RESNETS.names)}'
+            )
         widths = [cast(nn.Conv2d, encoder.stem[0]).out_channels]
         widths += [convolutions_of(stage[0])[-1][0].in_channels for stage in stages]
         released = config.released_start
@@ -130,10 +137,11 @@ class M3D(VideoModel):
         )
         self.attentions = nn.ModuleList()
         frames = seq_len
-        for stage, stride in zip(stages[:3], STRIDES[1:4], strict=True):
+        for stage, stride in zip(('conv2', 'conv3', 'conv4'), STRIDES[1:4], strict=True):
             frames = -(-frames // stride)
             if config.attention:
-                self.attentions.append(ResidualAttention(channels_of(stage), frames, released))
+                channels = encoder.channels[stage][-1]
+                self.attentions.append(ResidualAttention(channels, frames, released))
         self.heads = nn.ModuleDict(
             {stream: StreamHead(encoder.dim, config, num_classes) for stream in streams}
         )

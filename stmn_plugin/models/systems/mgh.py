@@ -30,7 +30,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, channels_of, full_precision, shared_encoder
+from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
 from ..non_local import NonLocal
 
 PARTS = (2, 4, 8)  # p of the graphs
@@ -189,9 +189,10 @@ class MGH(VideoModel):
         self.encoder = shared_encoder(config, 'mgh', pretrained)
         # after the 2nd, 4th, ... block of conv3 and of conv4
         self.non_local = nn.ModuleList(
-            NonLocal(channels_of(stage), pooled_keys=True)
-            for stage in (self.encoder.conv3, self.encoder.conv4)
-            for _ in range(len(stage) // 2 * config.non_local)
+            NonLocal(channels, pooled_keys=True)
+            for stage in ('conv3', 'conv4')
+            for channels in self.encoder.channels[stage][1::2]
+            if config.non_local
         )
         dim, width = self.encoder.dim, 2 * config.width
         self.parts = PARTS[: config.graphs]
@@ -242,8 +243,8 @@ class MGH(VideoModel):
     def joined(self, vectors: Tensor) -> Tensor:
         """(B, L, 8*D) → f = [f_g, f_2, f_4, f_8]."""
         bands = vectors.unflatten(2, (self.parts[-1], -1))  # (B, L, 8, D)
-        # the ReLU of the released code does nothing here: a mean of ReLUs is not negative
-        features = [self.bn_global(F.normalize(bands.mean(dim=(1, 2))))]
+        # the ReLU does nothing where the encoder ends in one
+        features = [self.bn_global(F.normalize(bands.mean(dim=(1, 2)).relu()))]
         for parts, graph in zip(self.parts, self.graphs, strict=True):
             features.append(graph(nodes_of(bands, parts)))
         return torch.cat(features, dim=1)

@@ -29,7 +29,6 @@ from ..base import VideoModel, register_video_model
 from ..encoder import (
     Encoder,
     SharedEncoderConfig,
-    channels_of,
     full_precision,
     global_average,
     shared_encoder,
@@ -142,8 +141,8 @@ class QAN(VideoModel):
     def __init__(self, num_classes: int, seq_len: int, config: QANConfig, pretrained: bool = True):
         super().__init__(num_classes, seq_len, config, pretrained)
         self.encoder = shared_encoder(config, 'qan', pretrained)
-        stage = self.encoder.conv3 if config.quality_map == 'conv3' else self.encoder.conv4
-        self.quality = QualityUnit(channels_of(stage), config.quality_channels)
+        channels = self.encoder.channels[config.quality_map][-1]
+        self.quality = QualityUnit(channels, config.quality_channels)
         self.feature_dim = self.encoder.dim
         self.bnneck_clip = BNNeck(self.feature_dim)
         self.bnneck_frame = BNNeck(self.feature_dim)

@@ -27,7 +27,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, fill_up, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, channels_of, full_precision, shared_encoder
+from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
 from ..heads import BNNeck, bias_free_classifier
 from ..non_local import NonLocal, attention
 
@@ -139,8 +139,8 @@ class NVAN(VideoModel):
     def __init__(self, num_classes: int, seq_len: int, config: NVANConfig, pretrained: bool = True):
         super().__init__(num_classes, seq_len, config, pretrained)
         self.encoder = shared_encoder(config, self.section, pretrained)
-        self.conv3_attention = _blocks(self.encoder.conv3, config.conv3_attention)
-        self.conv4_attention = _blocks(self.encoder.conv4, config.conv4_attention)
+        self.conv3_attention = _blocks(self.encoder.channels['conv3'], config.conv3_attention)
+        self.conv4_attention = _blocks(self.encoder.channels['conv4'], config.conv4_attention)
         self.stripes, self.halve_frames = 0, False
         self.feature_dim = self.encoder.dim
         self.bnneck = BNNeck(self.feature_dim)
@@ -272,10 +272,9 @@ class STENVAN(NVAN):
         self.stripes, self.halve_frames = config.stripes, config.halve_frames
 
 
-def _blocks(stage: nn.Sequential, number: int) -> nn.ModuleList:
-    """Non-local blocks for the last residual blocks of a stage, one each."""
-    channels = channels_of(stage)
-    return nn.ModuleList(NonLocal(channels) for _ in range(min(number, len(stage))))
+def _blocks(channels: tuple[int, ...], number: int) -> nn.ModuleList:
+    """Non-local blocks for the last blocks of a stage, one each; channels behind each block."""
+    return nn.ModuleList(NonLocal(size) for size in channels[max(len(channels) - number, 0) :])
 
 
 def _mean(maps: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ from ..base import VideoModel, fill_up, register_video_model
 from ..encoder import (
     Encoder,
     SharedEncoderConfig,
-    channels_of,
     full_precision,
     shared_encoder,
     wide,
@@ -101,8 +100,8 @@ class TCLNet(VideoModel):
                 if isinstance(module, nn.BatchNorm2d):
                     module.reset_running_stats()
         dim = self.encoder.dim
-        self.boosting = SaliencyBoosting(channels_of(self.encoder.conv3))
-        self.erasing = SaliencyErasing(channels_of(self.encoder.conv4), dim)
+        self.boosting = SaliencyBoosting(self.encoder.channels['conv3'][-1])
+        self.erasing = SaliencyErasing(self.encoder.channels['conv4'][-1], dim)
         self.norms = nn.ModuleList(_norm(dim) for _ in self.learners)
         self.classifiers = nn.ModuleList(_classifier(dim, num_classes) for _ in self.learners)
         self.feature_dim = 2 * dim
