@@ -25,7 +25,7 @@ from stmn_plugin.models.systems.csa import (
     CSAConfig,
     FrameHead,
     LSTMQuery,
-    attend,
+    attentive_pooling,
     frame_weights,
 )
 from stmn_plugin.models.systems.csa_matching import (
@@ -107,11 +107,11 @@ def models():
 def test_attention_is_that_of_the_loops(by):
     v, k, q = (drawn(*shape, seed=i) for i, shape in enumerate([(3, L, d), (3, L, d), (2, d)]))
     inputs = [x.requires_grad_() for x in (v, k, q)]
-    pooled = attend(v, k, q[:, None], by)
+    pooled = attentive_pooling(v, k, q[:, None], by)
     assert pooled.shape == (2, 3, d)
     same_with_gradients(pooled, references.co_attend(v, k, q, by), inputs)
     # with the gallery's own query it is the pooling of a snippet by itself
-    near(attend(v, k, q[:1], by), references.co_attend(v, k, q[:1], by)[0])
+    near(attentive_pooling(v, k, q[:1], by), references.co_attend(v, k, q[:1], by)[0])
 
 
 @pytest.mark.parametrize('by', ['channel', 'frame'])
@@ -120,20 +120,20 @@ def test_what_attention_is_in_simple_cases(by):
     weights = frame_weights(k, q, by)
     assert weights.shape == (2, L, d if by == 'channel' else 1)
     near(weights.sum(dim=1), torch.ones_like(weights[:, 0]))
-    near(attend(v, k, 0 * q, by), v.mean(dim=1))
+    near(attentive_pooling(v, k, 0 * q, by), v.mean(dim=1))
     still = v[:, :1].expand(-1, L, -1)
-    near(attend(still, k, q, by), v[:, 0])
-    near(attend(v[:, :1], k[:, :1], q, by), v[:, 0])
+    near(attentive_pooling(still, k, q, by), v[:, 0])
+    near(attentive_pooling(v[:, :1], k[:, :1], q, by), v[:, 0])
     # a constant more in all frames' keys changes nothing
-    near(attend(v, k + drawn(2, 1, d, seed=3), q, by), attend(v, k, q, by))
+    near(attentive_pooling(v, k + drawn(2, 1, d, seed=3), q, by), attentive_pooling(v, k, q, by))
 
 
 def test_attention_by_hand():
     v, k = torch.tensor([[[1.0], [3.0]], [[0.0], [LN3]]], dtype=torch.float64)
     one = torch.ones(1).double()
     near(frame_weights(k, one).flatten(), [1 / 4, 3 / 4])
-    near(attend(v, k, one), [2.5])
-    near(attend(v, k, 0 * one), [2.0])
+    near(attentive_pooling(v, k, one), [2.5])
+    near(attentive_pooling(v, k, 0 * one), [2.0])
 
 
 @pytest.mark.parametrize('state', ['last', 'mean'])
@@ -162,7 +162,7 @@ def test_what_the_order_of_frames_changes(models):
     near(mean(turned).feature, mean(raw).feature)
     assert (lstm(turned).query - lstm(raw).query).abs().max() > 1e-3
     fixed, other = lstm(raw), lstm(turned)
-    near(attend(other.values, other.keys, fixed.query), fixed.feature)
+    near(attentive_pooling(other.values, other.keys, fixed.query), fixed.feature)
 
 
 # --- pairs ---
@@ -176,7 +176,7 @@ def test_pairs_are_matched_as_in_the_loops(by):
         drawn(*shape, seed=i).requires_grad_()
         for i, shape in enumerate([(2, d), (3, L, d), (3, L, d), (2, d)])
     )
-    delta = (e[:, None] - attend(v, k, q[:, None], by)).square()
+    delta = (e[:, None] - attentive_pooling(v, k, q[:, None], by)).square()
     logits = matcher(delta)
     expected = references.pair_logits(e, references.co_attend(v, k, q, by), matcher)
     inputs = [e, v, k, q, matcher.norm.weight, matcher.linear.weight, matcher.linear.bias]
@@ -234,7 +234,7 @@ def test_co_attention_by_ones_own_query_and_keys_is_self_pooling():
     model.other_key.load_state_dict(model.key.state_dict())
     model.eval()
     snippets = model.snippets(drawn(2, L, D))
-    near(attend(snippets.values, snippets.other_keys, snippets.query), snippets.feature)
+    near(attentive_pooling(snippets.values, snippets.other_keys, snippets.query), snippets.feature)
 
 
 # --- aggregation ---
@@ -391,7 +391,7 @@ def test_losses_are_those_of_the_loops(variant):
     probe, gallery = [0, 2, 4, 6], [1, 3, 5, 7]
     theirs = outputs.feature[gallery].expand(4, -1, -1)
     if outputs.other_keys is not None:
-        theirs = attend(
+        theirs = attentive_pooling(
             outputs.values[gallery],
             outputs.other_keys[gallery],
             outputs.query[probe][:, None],

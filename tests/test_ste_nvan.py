@@ -19,7 +19,7 @@ from stmn_plugin.models.systems.ste_nvan import (
     STENVAN,
     NVANConfig,
     STENVANConfig,
-    attend,
+    attend_in_stripes,
     pair_maximum,
     spread,
     tokens_of,
@@ -74,7 +74,7 @@ def test_attention_and_its_gradients_equal_loops(stripes, window, training):
     block = drawn_block(2, training)
     maps = torch.randn(2, 4, 2, 4, 2, dtype=torch.float64, requires_grad=True)
     weights = torch.randn_like(maps)
-    ours = attend(block, maps, stripes, window)
+    ours = attend_in_stripes(block, maps, stripes, window)
     wanted = slow_nvan.attend(block, maps, stripes, window)
     assert relative_error(ours, wanted) <= 1e-9
     inputs = [maps, *block.parameters()]
@@ -87,7 +87,7 @@ def test_attention_and_its_gradients_equal_loops(stripes, window, training):
 
 def test_stripes_by_hand():
     maps = torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]], dtype=torch.float64).view(1, 2, 1, 4, 1)
-    ours = attend(one_channel_block(), maps, 2, 2).flatten(1)
+    ours = attend_in_stripes(one_channel_block(), maps, 2, 2).flatten(1)
     wanted = [1.5, 1.5, 3.4926527, 3.4926527, 4.8448247, 4.8448247, 5.9476289, 5.9476289]
     assert ours[0].tolist() == pytest.approx(wanted, abs=1e-7)
 
@@ -107,7 +107,7 @@ def test_without_queries_and_keys_all_stripes_of_a_group_get_the_same():
     for layer in (block.theta, block.phi):
         nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
     maps = torch.randn(1, 4, 3, 4, 2, dtype=torch.float64)
-    added = attend(block, maps, 2, 2) - maps
+    added = attend_in_stripes(block, maps, 2, 2) - maps
     for pair in (slice(0, 2), slice(2, 4)):
         tokens = tokens_of(maps[:, pair], 2, 2)[0]  # (4, 3)
         wanted = block.bn(block.out(block.g(tokens).mean(dim=0, keepdim=True)))
@@ -122,12 +122,12 @@ def test_what_is_constant_in_a_stripe_stays_so():
         .repeat_interleave(2, 3)
         .expand(2, 2, 3, 8, 5)
     )
-    after = attend(block, maps, 4, 2)
+    after = attend_in_stripes(block, maps, 4, 2)
     first = after[..., ::2, :1].repeat_interleave(2, 3)
     torch.testing.assert_close(after, first.expand_as(after), rtol=1e-10, atol=1e-10)
     # and so is what is added to any map
     maps = torch.randn(2, 2, 3, 8, 5, dtype=torch.float64)
-    added = attend(block, maps, 4, 2) - maps
+    added = attend_in_stripes(block, maps, 4, 2) - maps
     first = added[..., ::2, :1].repeat_interleave(2, 3)
     torch.testing.assert_close(added, first.expand_as(added), rtol=1e-10, atol=1e-10)
 
