@@ -85,7 +85,7 @@ def ask_video(job: CroppingJob, tracks: Sequence[str]) -> list[IndexedTracklet]:
 
     Args:
         job: of the video; its filters are left alone but for the tracks.
-        tracks: ids, in the order in which they are wanted.
+        tracks: ids, in the order of the result.
 
     Raises:
         InputError: the file has no such track; whatever ``make_tracklets`` refuses.
@@ -131,7 +131,7 @@ def make_queries(
 
     Args:
         index: that is searched.
-        asked: what is asked for.
+        asked: the queries as the user gave them.
         embedder: makes one of the index's model; only called where it is needed.
 
     Raises:

@@ -80,7 +80,7 @@ def quantise(file: Path, input: str, batches: Sequence[Tensor]) -> Cost:
     """
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # no types there
         def __init__(self) -> None:
             self.rows = ({input: batch.numpy()} for batch in batches[::2])
 
@@ -101,8 +101,8 @@ class ExportedModel(VideoModel):
     def __init__(self, model: VideoModel, folder: Path, manifest: dict[str, Any]):
         super().__init__(model.num_classes, model.seq_len, None)
         self.spec = model.spec
-        self.frame_once = model.frame_once  # type: ignore[misc]
-        self.weighs_frames = model.weighs_frames  # type: ignore[misc]
+        self.frame_once = model.frame_once  # type: ignore[misc]  # as the model's class has it
+        self.weighs_frames = model.weighs_frames  # type: ignore[misc]  # the same
         self.runs: dict[str, Run] = {
             part['name']: open_onnx(folder / part['file']) for part in manifest['parts']
         }

@@ -33,7 +33,7 @@ class Filters:
         every: one of so many boxes of a track.
         max_frames: of a tracklet, evenly spread over the track; None for all.
         margin: added on each side, as a share of the box.
-        tracks: ids of the only ones that are wanted; () for all.
+        tracks: ids of the tracks to keep; () for all.
     """
 
     classes: tuple[str, ...] = ()

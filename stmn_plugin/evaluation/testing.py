@@ -79,7 +79,7 @@ def _show(evaluator: Evaluator, result: Evaluation, record: RunRecord) -> None:
 
 
 def _store(result: Evaluation, weights: str) -> None:
-    """Put the threshold that was measured beside the file of the weights."""
+    """Write the measured threshold into the folder of the weights."""
     measured = Thresholds.of_evaluation(result.as_dict(()))
     if measured is None or not weights:
         return

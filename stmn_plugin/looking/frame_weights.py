@@ -42,7 +42,7 @@ class ClipFrames(NamedTuple):
 
 
 def frame_weights(visibility: NDArray[np.float32], weighting: str) -> Tensor:
-    """Weights (C, L) that sum to 1 over a clip; equal ones where nobody is seen in any frame.
+    """Weights (C, L) that sum to 1 over a clip; equal ones where no frame shows the person.
 
     Args:
         visibility: (C, L) in 0..1.

@@ -35,7 +35,7 @@ class Head(NamedTuple):
 
 
 class Matrix:
-    """The file beside a database.
+    """The matrix file of a database.
 
     Args:
         path: of it.

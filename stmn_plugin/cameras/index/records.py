@@ -84,7 +84,7 @@ def condition(where: Where, mark: str, one_of: Callable[[str], str]) -> tuple[st
     """``Where`` as SQL with marks, never with values, and the values to bind.
 
     Args:
-        where: what is asked for.
+        where: the conditions.
         mark: of a value, as the database's driver writes it.
         one_of: column → SQL that it is in a list, which is bound as one value.
     """

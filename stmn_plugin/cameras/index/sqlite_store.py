@@ -1,7 +1,7 @@
 """An index in one SQLite file: no server, exact search, and what is deleted is gone.
 
-The rollback journal makes a lock for readers and writers of the file: while a search reads, nobody
-commits, so rows, vectors and the matrix beside the file belong together. Deleted content is
+The rollback journal makes a lock for readers and writers of the file: while a search reads, no
+process commits, so rows, vectors and the matrix of the file belong together. Deleted content is
 overwritten (``secure_delete``), in the file at the commit and in the matrix right after it.
 """
 

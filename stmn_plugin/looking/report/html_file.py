@@ -1,6 +1,6 @@
 """A template, values and pictures → one HTML file that asks nothing of any network.
 
-Pictures lie in the file, or in a folder beside it when they are many. They are named by their
+Pictures lie in the file, or in a folder next to it when they are many. They are named by their
 content and written first; the page, written last, replaces an older one in one step. So there is a
 whole page, with all its pictures, at any moment.
 """
