@@ -11,7 +11,7 @@ import torch
 from stmn_plugin import __version__
 from stmn_plugin.cli import export
 from stmn_plugin.errors import InputError
-from stmn_plugin.models.safetensors_file import write_safetensors
+from stmn_plugin.models.weight_files import write_safetensors
 from stmn_plugin.training.checkpoint import load_checkpoint, save_checkpoint
 
 NUMPY = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2', 'I64': '<i8', 'I32': '<i4'}

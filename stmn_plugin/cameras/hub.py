@@ -23,7 +23,7 @@ from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec
 from stmn_plugin.models.frame_pooling import FrameByFrame
 from stmn_plugin.models.loading import load_model
-from stmn_plugin.models.safetensors_file import write_safetensors
+from stmn_plugin.models.weight_files import write_safetensors
 from stmn_plugin.training.metric_files import METRICS, read_evaluations
 from stmn_plugin.whole_files import whole_folder, write_errors
 

@@ -51,7 +51,7 @@ def convert(checkpoint: str, output: str, config: str = RELEASED) -> dict[str, i
         settings_in_authors_weights,
     )
     from stmn_plugin.models.building import ModelSpec, build_video_model
-    from stmn_plugin.models.safetensors_file import write_safetensors
+    from stmn_plugin.models.weight_files import write_safetensors
 
     check_writable(output)
     tensors = read_authors_weights(os.path.expanduser(checkpoint))

@@ -80,7 +80,7 @@ def export_weights(path: str, checkpoint: str) -> int:
         raise InputError(f'--weights OUT{SUFFIX} CHECKPOINT: {path} does not end with {SUFFIX}')
     check_writable(path)
     from stmn_plugin import __version__
-    from stmn_plugin.models.safetensors_file import write_safetensors
+    from stmn_plugin.models.weight_files import write_safetensors
     from stmn_plugin.training.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)

@@ -1,12 +1,12 @@
-"""Loss terms of the paper, and the recipe that weighs them for every architecture.
+"""Loss terms of the papers, and the recipe that weights them for every architecture.
 
-Memory spread (Eq. 9) and identification (Sec. 3.3), each a function first and a thin module after
-it. Which terms an architecture has, and of which outputs, its ``losses`` says (Eq. 8 for STMN).
+Memory spread (Eq. 9) and identification (Sec. 3.3) are functions, each with a thin module. The
+method ``losses`` of an architecture selects terms and outputs (Eq. 8 for STMN).
 """
 
-from .all_triplets import all_triplets_loss
 from .identification import (
     BatchHardTripletLoss,
+    all_triplets_loss,
     batch_hard_triplet_loss,
     cosine_triplet_loss,
 )

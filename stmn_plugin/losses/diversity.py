@@ -1,8 +1,8 @@
-"""Attention maps of one frame → how much they overlap: the Hellinger penalty of DRSA (CVPR 2018).
+"""The Hellinger penalty of DRSA (CVPR 2018) on the overlap of a frame's attention maps.
 
 Letters: S maps of a frame, each sums to 1 over K positions; G overlaps of two maps, Q penalty of a
-frame. Maps come as logarithms: the root of a probability that is rounded to 0 has no finite
-gradient, half of its logarithm has one.
+frame. Maps are given as logarithms: the square root has no finite gradient at a probability that
+is rounded to 0, half of the logarithm has one.
 """
 
 import torch
@@ -13,28 +13,32 @@ CODE_EPSILON = 1e-5  # under the roots of the released code
 
 
 def overlaps(log_maps: Tensor) -> Tensor:
-    """G = R R^T with R = sqrt(a), of log a (..., S, K): (..., S, S).
+    """Compute G = R R^T with R = sqrt(a) from log a (..., S, K): (..., S, S).
 
-    An entry is 1 minus the squared Hellinger distance of two maps: 1 of equal, 0 of disjoint ones.
+    An entry is 1 minus the squared Hellinger distance of two maps: 1 for equal maps, 0 for disjoint
+    ones.
     """
     roots = (0.5 * log_maps).exp()  # R (..., S, K)
     return roots @ roots.mT
 
 
 def diversity_penalty(log_maps: Tensor) -> Tensor:
-    """Q = ||G - I||_F^2 of log a (..., S, K), (...): S*(S-1) of equal maps, 0 of disjoint ones."""
+    """Compute Q = ||G - I||_F^2, shape (...), from log a (..., S, K).
+
+    Q is S*(S-1) for equal maps and 0 for disjoint ones.
+    """
     eye = torch.eye(log_maps.shape[-2], dtype=log_maps.dtype, device=log_maps.device)
     return (overlaps(log_maps) - eye).square().sum(dim=(-2, -1))
 
 
 def diversity_loss(penalties: Tensor, kind: str = 'squared') -> Tensor:
-    """The penalties Q of all frames, in any shape → a scalar.
+    """Reduce the penalties Q of all frames to a scalar.
 
     Args:
-        penalties: not negative.
-        kind: 'squared' is their mean (the paper); 'frame_norm' the mean of sqrt(Q + 1e-5), of the
-            first version of the released code; 'batch_norm' sqrt(sum of Q + 1e-5), of its last,
-            which grows with the number of frames.
+        penalties: Q >= 0, of any shape.
+        kind: 'squared' is their mean (the paper); 'frame_norm' the mean of sqrt(Q + 1e-5), as in
+            the first version of the released code; 'batch_norm' sqrt(sum of Q + 1e-5), as in its
+            last version, which grows with the number of frames.
 
     Raises:
         ValueError: another kind.

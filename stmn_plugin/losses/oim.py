@@ -1,4 +1,4 @@
-"""Features with identities → Online Instance Matching: a table of features is the classifier.
+"""Online Instance Matching, a classifier whose weights are a table of features of identities.
 
 T. Xiao, S. Li, B. Wang, L. Lin, X. Wang, "Joint Detection and Identification Feature Learning for
 Person Search", CVPR 2017. Letters: N samples, I identities, d channels.
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 def oim_loss(features: Tensor, pids: Tensor, table: Tensor, scale: float = 30.0) -> Tensor:
-    """Cross-entropy of scaled inner products with the table.
+    """Compute the cross-entropy of scaled inner products with the table.
 
     Args:
-        features: of length 1, (N, d).
+        features: vectors of length 1, (N, d).
         pids: identities, (N,).
-        table: a feature of each identity, (I, d); no gradient goes there.
-        scale: of the inner products.
+        table: a feature of each identity, (I, d); it gets no gradient.
+        scale: factor of the inner products.
 
     Returns:
         Scalar, the mean over samples.
@@ -26,16 +26,17 @@ def oim_loss(features: Tensor, pids: Tensor, table: Tensor, scale: float = 30.0)
 
 @torch.no_grad()
 def updated_table(table: Tensor, features: Tensor, pids: Tensor, momentum: float = 0.5) -> Tensor:
-    """The table after a batch: one sample after the other moves the row of its identity.
+    """Update the table by a batch; samples change the rows of their identities in order.
 
-    A row becomes momentum * row + (1 - momentum) * feature, of length 1. Samples of different
-    identities do not meet, so the first of each move together, then the second, and so on.
+    A row becomes momentum * row + (1 - momentum) * feature, normalised to length 1. Samples of
+    different identities are independent, so the first of each are processed together, then the
+    second of each, and so on.
 
     Args:
         table: (I, d).
         features: (N, d).
-        pids: identities, (N,); rows of others stay.
-        momentum: what stays of a row.
+        pids: identities, (N,); rows of other identities do not change.
+        momentum: weight of the old row.
 
     Returns:
         (I, d), a new tensor.
@@ -51,7 +52,7 @@ def updated_table(table: Tensor, features: Tensor, pids: Tensor, momentum: float
 
 
 def nth_of_identity(pids: Tensor) -> Tensor:
-    """How many samples before each are of the same identity: (N,) → (N,), from 0.
+    """Number the samples of each identity from 0 in order: (N,) → (N,).
 
     >>> nth_of_identity(torch.tensor([5, 7, 5, 5, 7])).tolist()
     [0, 0, 1, 2, 1]
@@ -60,15 +61,15 @@ def nth_of_identity(pids: Tensor) -> Tensor:
 
 
 class OIMTable(nn.Module):
-    """A row for each identity, zero at the start: a buffer, saved with the weights.
+    """A table with a row for each identity, initially zero; a buffer, saved with the weights.
 
-    On many processes each gets the whole batch in the same order, so that all tables stay one.
+    With several processes each gets the whole batch in the same order, so all tables stay equal.
 
     Args:
         num_classes: I.
         dim: d.
-        scale: of the inner products.
-        momentum: what stays of a row when a sample moves it.
+        scale: factor of the inner products.
+        momentum: weight of the old row in an update.
     """
 
     weight: Tensor
@@ -80,11 +81,11 @@ class OIMTable(nn.Module):
         self.register_buffer('weight', torch.zeros(num_classes, dim))
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
-        """:func:`oim_loss` with the table as it is; in training mode the batch then moves it.
+        """Compute :func:`oim_loss`, then, in training mode, update the table by the batch.
 
-        The authors' code moves it in the backward pass, which gives the same.
+        The authors' code updates it in the backward pass, with the same result.
         """
-        table = self.weight.clone()  # the backward pass needs it as it was
+        table = self.weight.clone()  # the backward pass needs the old table
         if self.training:
             self.weight.copy_(updated_table(table, features.detach(), pids, self.momentum))
         return oim_loss(features, pids, table, self.scale)

@@ -1,4 +1,4 @@
-"""The section ``loss`` of a config as functions that every model's ``losses`` can call."""
+"""The weighted loss terms of the config section ``loss``, called by every model's ``losses``."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from .memory_spread import memory_spread_loss
 
 @dataclass(frozen=True)
 class Recipe:
-    """Loss terms as they enter the sum, weighted.
+    """Weighted loss terms.
 
-    A triplet or spread term of weight 0 is not computed. A cross-entropy is, and multiplied by 0:
-    the parameters of classifiers get gradients, as DDP expects of all parameters.
+    A triplet or spread term of weight 0 is not computed. A cross-entropy of weight 0 is computed
+    and multiplied by 0, because DDP expects gradients of all parameters, also of classifiers.
     """
 
     cross_entropy_weight: float = 1.0  # of every cross-entropy term
@@ -25,26 +25,26 @@ class Recipe:
     spread_weight: float = 1.0  # of every memory spread term; 0 is "w/o L_S" of Table 1
     spread_margin: float = 0.3  # alpha
     spread_reduction: str = 'mean'  # over the items; 'sum' is Eq. 9 literally
-    spread_reach: str = 'all'  # of its gradient: 'heads' keeps it from the trunk
-    spread_replicas: int = 1  # parts of the batch, each with a loss; 3 in the authors' code
+    spread_reach: str = 'all'  # 'heads' stops its gradient before the trunk
+    spread_replicas: int = 1  # parts of the batch, each with its own loss; 3 in the authors' code
 
     def cross_entropy(self, logits: Tensor, pids: Tensor) -> Tensor:
-        """Of logits (B, identities) with identities (B,) (Sec. 3.3)."""
+        """Compute the cross-entropy of logits (B, identities) and identities (B,) (Sec. 3.3)."""
         loss = F.cross_entropy(logits, pids, label_smoothing=self.label_smoothing)
         return self.cross_entropy_weight * loss
 
     def triplet(self, features: Tensor, pids: Tensor) -> Tensor:
-        """Batch-hard, of features (B, D) with identities (B,) (Sec. 3.3)."""
+        """Compute the batch-hard triplet loss of features (B, D) and identities (B,) (Sec. 3.3)."""
         if self.triplet_weight == 0:
             return features.new_zeros(())
         return self.triplet_weight * batch_hard_triplet_loss(features, pids, self.triplet_margin)
 
     def spread(self, probs: Tensor, num_clips: int = 1) -> Tensor:
-        """Of a memory's matching probabilities (P, items) (Eq. 9).
+        """Compute the spread loss of a memory (Eq. 9).
 
         Args:
-            probs: of a whole batch, the accesses of a clip one after the other.
-            num_clips: B. The parts, of ceil(B / replicas) clips, are those of DataParallel; their
+            probs: matching probabilities (P, items) of a batch, ordered by clip.
+            num_clips: B. The parts of ceil(B / replicas) clips are those of DataParallel; their
                 losses are averaged.
         """
         if self.spread_weight == 0:

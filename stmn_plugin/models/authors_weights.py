@@ -1,9 +1,9 @@
-"""A state dict of the authors' released code → the weights of STMN, under our names and layouts.
+"""Convert a state dict of the authors' released code to STMN's weights, in our names and layouts.
 
-docs/released-code.md says what that code computes. Of its modules ``features.backbone`` has the
-names of a torchvision ResNet with three copies of ``layer4``, ``smem`` and ``tmem`` are the
-memories, ``bn_s``, ``cls_s`` belong to the frames (deep supervision) and ``bn_t``, ``cls_t`` to the
-clip, whose ``bn_t`` gives the feature.
+docs/released-code.md describes what that code computes. In its state dict ``features.backbone``
+has the names of a torchvision ResNet with three copies of ``layer4``; ``smem`` and ``tmem`` are the
+memories; ``bn_s`` and ``cls_s`` belong to the frames (deep supervision), ``bn_t`` and ``cls_t`` to
+the clip. The output of ``bn_t`` is the feature.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from stmn_plugin.errors import InputError
 from .weight_files import named_tensors, read_weight_file
 from .weights import check_finite, is_dense, without_wrappers
 
-# ours → theirs: names of weights, or what names begin with
+# our names → theirs: full names of weights, or prefixes of names
 NAMES = {
     'encoder.trunk.0.': 'features.backbone.conv1.',
     'encoder.trunk.1.': 'features.backbone.bn1.',
@@ -43,11 +43,11 @@ COUNTER = 'num_batches_tracked'
 
 
 def read_authors_weights(path: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of theirs, without DataParallel's ``module.``, rows as ours.
+    """Read the authors' checkpoint, without DataParallel's ``module.`` and with one item per row.
 
     Raises:
-        InputError: missing, damaged, of another code, not finite; a memory whose rows cannot be
-            told from its columns.
+        InputError: the file is missing or damaged, was written by other code, or holds numbers
+            that are not finite; or a memory's shape does not tell rows from columns.
     """
     tensors = without_wrappers(named_tensors(read_weight_file(path), path), path)
     for name in ('bn_t.weight', 'bn_t.running_mean', *MEMORIES, 'cls_t.weight'):
@@ -64,7 +64,7 @@ def read_authors_weights(path: str) -> dict[str, Tensor]:
 
 
 def settings_in_authors_weights(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Keys of the config that the shapes tell."""
+    """Return the config keys that follow from the shapes of the tensors."""
     num_items, seq_len = tensors['tmem.val'].shape
     return {
         'stmn.spatial_items': len(tensors['smem.key']),
@@ -74,15 +74,16 @@ def settings_in_authors_weights(tensors: Mapping[str, Tensor]) -> dict[str, int]
 
 
 def converted(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> dict[str, Tensor]:
-    """What ``model.load_state_dict`` takes.
+    """Convert the authors' tensors to a state dict for ``model.load_state_dict``.
 
     Args:
-        tensors: of :func:`read_authors_weights`.
+        tensors: the tensors of :func:`read_authors_weights`.
         model: an STMN of the same backbone and sizes.
-        path: of the checkpoint, for errors.
+        path: path of the checkpoint, for errors.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape; a bias that ours cannot have.
+        InputError: a tensor is missing, unknown or of another shape, or a BNNeck has a bias that
+            cannot be folded.
     """
     tensors = dict(tensors)
     for neck in NECKS:
@@ -108,9 +109,9 @@ def _their_name(name: str) -> str:
 
 
 def _turned(tensor: Tensor, dimension: int, size: int, name: str) -> Tensor:
-    """A matrix one dimension of which has a size, also where it was saved transposed.
+    """Return the matrix whose given dimension has the given size, transposing it if necessary.
 
-    Where both have it, it is as their code writes it.
+    If both dimensions have that size, the layout of the authors' code is assumed.
     """
     if tensor.dim() == 2 and tensor.shape[dimension] == size:
         return tensor
@@ -122,7 +123,7 @@ def _turned(tensor: Tensor, dimension: int, size: int, name: str) -> Tensor:
 
 
 def _fold_bias(tensors: dict[str, Tensor], neck: str, path: str) -> None:
-    """Take the bias of a BNNeck into its running mean: ours has none, theirs is not trained."""
+    """Fold the bias of a BNNeck into its running mean: ours has no bias, theirs is not trained."""
     bias = tensors.pop(f'{neck}.bias', torch.zeros(1)).double()
     if not bias.any():
         return

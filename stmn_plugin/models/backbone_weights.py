@@ -1,4 +1,4 @@
-"""Weights that a network starts from: torchvision's own download, a file, a link, a checkpoint."""
+"""Load initial weights into a network from torchvision, a file, a link or a checkpoint."""
 
 import hashlib
 import os
@@ -20,17 +20,18 @@ from .weights import fitted_weights, own_names
 def load_backbone_weights(
     network: Network, source: str = '', sha256: str = '', section: str = 'stmn'
 ) -> None:
-    """Load weights into a network, those of ImageNet by default.
+    """Load weights into a network, by default those trained on ImageNet.
 
     Args:
-        network: as it was built.
-        source: local file or http(s)/Google Drive link; '' is torchvision's own download. A
-            checkpoint of this package gives the weights of its encoder.
+        network: a freshly built network.
+        source: local file or http(s)/Google Drive link; '' is torchvision's own download. From a
+            checkpoint of this package the weights of its encoder are taken.
         sha256: expected digest of the file, checked when given.
-        section: of the config, for errors.
+        section: section of the config, for errors.
 
     Raises:
-        InputError: no network, missing or damaged file, wrong digest, weights of another network.
+        InputError: no internet connection, a missing or damaged file, a wrong digest, or weights of
+            another architecture.
     """
     module, family = network.module, network.family
     if not source:
@@ -60,7 +61,7 @@ def _with_own_names(
     own_name: Callable[[str], str],
     path: str,
 ) -> dict[str, Tensor]:
-    """Weights of another implementation under torchvision's names; torchvision's as they are."""
+    """Rename weights of another implementation as in torchvision; keep torchvision's own names."""
     plain = own_names(tensors, own, path)
     renamed = {own_name(name): tensor for name, tensor in plain.items()}
     return max(plain, renamed, key=lambda named: len(named.keys() & own.keys()))
@@ -69,12 +70,13 @@ def _with_own_names(
 def network_of_encoder(
     tensors: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> Mapping[str, Tensor]:
-    """Of a model with an :class:`.encoder.Encoder`, the encoder's tensors by torchvision's names.
+    """Return the tensors of a model's :class:`.encoder.Encoder` under torchvision's names.
 
-    The head of the frame features stands for conv5. Tensors of anything else stay as they are.
+    The head of the frame features is conv5. Tensors of a model without an Encoder are returned
+    unchanged.
 
     Args:
-        tensors: of a file.
+        tensors: the tensors of a file.
         names: name within an encoder → torchvision's.
     """
     first = next(iter(names))
@@ -92,14 +94,14 @@ def network_of_encoder(
 
 
 def torchvision_weights(name: str, key: str) -> Mapping[str, Tensor]:
-    """The ImageNet weights of a model of torchvision, as torchvision downloads and keeps them.
+    """Return the ImageNet weights of a torchvision model, from its cache or by download.
 
     Args:
-        name: of the model.
-        key: of the config that takes a file instead, for the error.
+        name: name of the model.
+        key: config key that takes a file instead, for the error.
 
     Raises:
-        InputError: no network, or a damaged file.
+        InputError: no internet connection, or a damaged file.
     """
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
@@ -112,8 +114,8 @@ def torchvision_weights(name: str, key: str) -> Mapping[str, Tensor]:
 
 
 def timm_weights(name: str, key: str) -> Mapping[str, Tensor]:
-    """The default weights of a network ``timm:NAME``, as timm downloads and keeps them."""
-    import timm  # not always there
+    """Return the default weights of ``timm:NAME``, from timm's cache or by download."""
+    import timm  # optional dependency
 
     try:
         network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
@@ -132,7 +134,7 @@ def _no_download(name: str, cache: str, key: str, error: Exception) -> InputErro
 
 
 def _download(link: str, folder: str, section: str) -> str:
-    """Fetch a link into a folder: gdown knows Google Drive's pages and takes plain links too."""
+    """Download a link into a folder; gdown handles Google Drive's pages and plain links."""
     import gdown  # slow to import, and needed for links only
 
     try:
@@ -153,6 +155,6 @@ def _sha256(path: str) -> str:
 
 def _short(error: Exception) -> str:
     last = str(error).strip().splitlines()[-1:]
-    # torch's advice to run what a file contains is not passed on
+    # do not repeat torch's advice to execute what a file contains
     advice = not last or 'weights_only' in str(error)
     return type(error).__name__ if advice else last[0].strip()

@@ -1,8 +1,8 @@
-"""Convolutional networks → the stages of an encoder: a row of :data:`FAMILIES` for each family.
+"""Split convolutional networks into the stages of an encoder, by one row of :data:`FAMILIES` each.
 
-A row says where a network's stages lie, how its last block gives queries, and which file names its
-weights may have. Everything else (channels, sizes of maps, which batch norms can be folded) is
-found by running the stages on the meta device.
+A row tells where the stages of a network are, how its last block computes queries, and which names
+its weights have in files. Everything else (channels, map sizes, which batch norms can be folded)
+is found by running the stages on the meta device.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ Query: TypeAlias = Callable[[Any, Tensor, bool], Tensor]
 
 
 class Stages(NamedTuple):
-    """A network in parts, between which architectures may put modules of their own.
+    """A network in parts; architectures may insert modules of their own between them.
 
     Maps of conv2, conv3 and conv4 have a quarter, an eighth and a sixteenth of the frame's height
-    and width, those of conv5 as many positions as those of conv4.
+    and width; maps of conv5 have as many positions as those of conv4.
     """
 
     stem: list[nn.Module]
@@ -38,39 +38,40 @@ class Stages(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """What an encoder must know of networks that are built alike."""
+    """Networks with the same structure, and how to build an encoder from them."""
 
     names: tuple[str, ...]
-    """Of the networks in torchvision."""
+    """Names of the networks in torchvision."""
 
     stages: Callable[[Any], Stages]
-    """Network → its stages."""
+    """Function that splits a network into its stages."""
 
     query: Query
-    """(last block, maps (T, C, H, W), pooled) → its output without its last activation; pooled, it
-    may be averaged over the positions, (T, D, 1, 1), before whatever is linear in eval mode."""
+    """(last block, maps (T, C, H, W), pooled) → the output of the block without its last
+    activation. With ``pooled``, maps may be averaged over the positions, (T, D, 1, 1), before
+    layers that are linear in eval mode."""
 
     activation: str
-    """The last one of the block, which f^o has and queries have not; '' if there is none."""
+    """Type of the last activation of a block, which f^o has and queries lack; '' if none."""
 
     shortened: bool
-    """Whether something follows the average of a pooled query."""
+    """Whether layers follow the average of a pooled query."""
 
     class_scores: str
-    """Pattern of names (by ``re.match``) of weights that an encoder does not take."""
+    """Pattern (for ``re.match``) of the names of weights that an encoder does not use."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of torchvision's constructor."""
+    """Arguments of torchvision's constructor."""
 
     own_name: Callable[[str], str] = str
-    """Name of a weight in files of other programs → the network's own."""
+    """Function from a weight's name in files of other programs to the network's own name."""
 
     activation_name: str = ''
-    """Within the last block, of the activation that heads of queries lack, where ``query`` does not
-    leave it out itself."""
+    """Name, within the last block, of the activation to remove for queries; '' if ``query`` leaves
+    it out."""
 
     def query_head(self, last_stage: nn.Sequential) -> nn.Sequential:
-        """A copy of the last stage for :attr:`query`."""
+        """Return a copy of the last stage for :attr:`query`."""
         head = copy.deepcopy(last_stage)
         if self.activation_name:
             parent, _, name = self.activation_name.rpartition('.')
@@ -78,43 +79,44 @@ class Family:
         return head
 
 
-# --- where stages lie ---
+# --- the stages of each family ---
 
 
 def resnet_stages(network: Any) -> Stages:
-    """ResNet, ResNeXt, Wide ResNet."""
+    """Split a ResNet, ResNeXt or Wide ResNet."""
     stem = [network.conv1, network.bn1, network.relu, network.maxpool]
     stages = (network.layer1, network.layer2, network.layer3, network.layer4)
     return with_stride_one(Stages(stem, *(list(stage) for stage in stages)))
 
 
 def regnet_stages(network: Any) -> Stages:
+    """Split a RegNet."""
     stages = (list(stage) for stage in network.trunk_output)
     return with_stride_one(Stages([network.stem], *stages))
 
 
 def mobilenet_stages(network: Any) -> Stages:
-    """MobileNetV2: the convolution in front of the class scores is the last block."""
+    """Split a MobileNetV2; the convolution before the class scores is the last block."""
     blocks = list(network.features)
     cuts = (0, 2, 4, 7, 14, len(blocks))
     return with_stride_one(Stages(*(blocks[a:b] for a, b in zip(cuts, cuts[1:], strict=False))))
 
 
 def efficientnet_stages(network: Any) -> Stages:
-    """EfficientNet: as of MobileNetV2."""
+    """Split an EfficientNet; the convolution before the class scores is the last block."""
     first, one, two, three, four, five, six, seven, last = network.features
     stages = ([*two], [*three], [*four, *five], [*six, *seven, last])
     return with_stride_one(Stages([first, *one], *stages))
 
 
 def convnext_stages(network: Any) -> Stages:
-    """ConvNeXt: the convolution that halves a map belongs to the first block behind it."""
+    """Split a ConvNeXt; the convolution that halves a map belongs to the block after it."""
     stem, first, *others = network.features
     stages = [list(first)]
     for halve, (head, *rest) in zip(others[::2], others[1::2], strict=True):
         stages.append([nn.Sequential(halve, head), *rest])
     norm, conv = others[-2]
-    conv.stride = (1, 1)  # its kernel is even: one row and one column more keep the size
+    conv.stride = (1, 1)  # an even kernel: padding by one row and one column keeps the size
     stages[-1][0][0] = nn.Sequential(norm, nn.ZeroPad2d((0, 1, 0, 1)), conv)
     return Stages([stem], *stages)
 
@@ -132,7 +134,7 @@ def with_stride_one(stages: Stages) -> Stages:
 
 
 def resnet_query(block: Block, maps: Tensor, pooled: bool) -> Tensor:
-    """All behind the last but one ReLU is linear: a 1x1 there runs on the pooled map."""
+    """Run a ResNet block; after the last but one ReLU it is linear, so a 1x1 takes pooled maps."""
     residual: Tensor = block.bn1(block.conv1(maps))
     if hasattr(block, 'conv3'):  # Bottleneck
         residual = block.relu(block.bn2(block.conv2(block.relu(residual))))
@@ -145,7 +147,7 @@ def resnet_query(block: Block, maps: Tensor, pooled: bool) -> Tensor:
 
 
 def regnet_query(block: Any, maps: Tensor, pooled: bool) -> Tensor:
-    """As of a ResNet's bottleneck."""
+    """Run a RegNet block, pooled as the bottleneck of a ResNet."""
     *inner, last = block.f
     residual = maps
     for layer in inner:
@@ -158,14 +160,14 @@ def regnet_query(block: Any, maps: Tensor, pooled: bool) -> Tensor:
 
 
 def last_convolution_query(block: Any, maps: Tensor, pooled: bool) -> Tensor:
-    """Of a 1x1 convolution with batch norm and activation: it runs on the pooled map."""
+    """Run a 1x1 convolution with batch norm on the pooled map, without its activation."""
     conv, norm, _ = block
     before: Tensor = norm(conv(_average(maps) if pooled else maps))
     return before
 
 
 def plain_query(block: Any, maps: Tensor, pooled: bool) -> Tensor:
-    """Of a block that ends in no activation."""
+    """Run a block that does not end in an activation."""
     output: Tensor = block(maps)
     return output
 
@@ -178,7 +180,7 @@ def _average(maps: Tensor) -> Tensor:
 
 
 def mobilenet_name(name: str) -> str:
-    """A name of the first implementation of MobileNetV2, which numbers a block's layers flat.
+    """Translate a weight's name of the first MobileNetV2 code, which numbers layers of a block.
 
     >>> mobilenet_name('features.2.conv.4.bias'), mobilenet_name('features.1.conv.3.weight')
     ('features.2.conv.1.1.bias', 'features.1.conv.1.weight')
@@ -187,7 +189,7 @@ def mobilenet_name(name: str) -> str:
     if found is None:
         return name
     block, index, layer, leaf = found.groups()
-    of_first = {'0': '0.0', '1': '0.1', '3': '1', '4': '2'}  # which widens nothing
+    of_first = {'0': '0.0', '1': '0.1', '3': '1', '4': '2'}  # it has no expansion
     of_others = {'0': '0.0', '1': '0.1', '3': '1.0', '4': '1.1', '6': '2', '7': '3'}
     return f'{block}.{(of_first if index == "1" else of_others).get(layer, layer)}.{leaf}'
 
@@ -225,7 +227,7 @@ MOBILENETS = Family(
     class_scores=r'classifier\.',
     own_name=mobilenet_name,
 )
-# the recipe drops nothing at random in other encoders, so neither here
+# no stochastic depth: the recipe has no such regularisation for other encoders
 EFFICIENTNETS = Family(
     tuple(f'efficientnet_b{n}' for n in range(5)),
     efficientnet_stages,
@@ -251,12 +253,12 @@ BACKBONES = tuple(FAMILY_OF)
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network and its parts in an encoder, which are its own modules.
+    """A network and its modules as the parts of an encoder.
 
     Attributes:
-        name: torchvision's.
-        family: what is known of it.
-        module: the whole, with class scores.
+        name: torchvision's name, or ``timm:`` and timm's.
+        family: the structure of the network.
+        module: the whole network with class scores.
         trunk: the layers of the stem, then conv2, conv3 and conv4.
         last_stage: conv5.
     """
@@ -280,14 +282,14 @@ class Network:
 
 
 def build_network(name: str) -> Network:
-    """A network of torchvision with random weights, its last stage at stride 1."""
+    """Build a torchvision network with random weights and stride 1 in its last stage."""
     family = FAMILY_OF[name]
     module = torchvision.models.get_model(name, **family.options)
     return network_of(name, family, module, family.stages(module))
 
 
 def network_of(name: str, family: Family, module: nn.Module, stages: Stages) -> Network:
-    """A network and its stages as the parts of an encoder."""
+    """Return a network with its stages as the parts of an encoder."""
     trunk = nn.Sequential(*stages.stem, *(nn.Sequential(*blocks) for blocks in stages[1:-1]))
     return Network(name, family, module, trunk, nn.Sequential(*stages.conv5))
 
@@ -296,18 +298,18 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-# --- what the stages themselves say ---
+# --- shapes of maps ---
 
-SMALL_FRAME = (64, 64)  # height and width that show the channels of any network
+SMALL_FRAME = (64, 64)  # height and width; enough to find the channels of any network
 
 
 @torch.no_grad()
 def shapes_through(blocks: Sequence[nn.Module], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shapes (C, H, W) of the maps behind each block; nothing is computed.
+    """Return the shapes (C, H, W) of the maps after each block, without computing them.
 
     Args:
-        blocks: one after the other.
-        shape: (C, H, W) of what the first one takes.
+        blocks: blocks in the order in which they run.
+        shape: (C, H, W) of the input of the first block.
     """
     like = next((p for block in blocks for p in block.parameters()), torch.empty(()))
     maps = torch.empty(1, *shape, dtype=like.dtype, device='meta')
@@ -321,7 +323,7 @@ def shapes_through(blocks: Sequence[nn.Module], shape: tuple[int, ...]) -> list[
 
 @contextlib.contextmanager
 def in_eval_mode(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """In the block; afterwards every module is in the mode in which it was."""
+    """Put modules into eval mode for a ``with`` block; restore each module's mode afterwards."""
     before = [(module, module.training) for block in blocks for module in block.modules()]
     for module, _ in before:
         module.training = False
@@ -333,5 +335,5 @@ def in_eval_mode(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def on_meta(module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers by name, without their numbers."""
+    """Return a module's parameters and buffers by name, on the meta device."""
     return {name: tensor.detach().to('meta') for name, tensor in _tensors(module)}

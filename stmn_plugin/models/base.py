@@ -1,8 +1,8 @@
-"""What an architecture is to all that trains, tests, explains and exports it.
+"""The interface of every architecture, through which it is trained, tested, explained and exported.
 
-An architecture is one file with one class, a :class:`VideoModel`. It knows clips and vectors, no
-loss weights, no processes, no files. Letters: B clips, L frames, T = B*L frames, H W pixels, V
-numbers of a frame, D numbers of a feature.
+An architecture is one file with one class, a :class:`VideoModel`. It maps clips to features and
+knows nothing of loss weights, processes or files. Letters: B clips, L frames, T = B*L frames, H W
+pixels, V values per frame, D feature dimensions.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,28 +26,28 @@ class VideoModel(nn.Module):
     """A frozen dataclass of ``config.setting`` fields: the keys of the section ``cfg.<name>``."""
 
     frame_once: ClassVar[bool] = False
-    """Whether a clip can be put together from vectors of single frames."""
+    """Whether the feature of a clip can be computed from vectors of its single frames."""
 
     weighs_frames: ClassVar[bool] = False
-    """Whether :meth:`embed` is affine in the mean of the frames' vectors: in an all-frames test
-    every frame then counts once, however often clips repeat it."""
+    """Whether :meth:`embed` is affine in the mean of the frames' vectors. An all-frames test then
+    counts every frame once, however often clips repeat it."""
 
     size_in_weights: ClassVar[bool] = False
-    """Whether shapes of weights depend on the size of frames: ``__init__`` then takes the keyword
-    ``frame_size``, (height, width) in pixels, and keeps it in :attr:`frame_size`."""
+    """Whether shapes of weights depend on the frame size. ``__init__`` then takes the keyword
+    ``frame_size``, (height, width) in pixels, and stores it in :attr:`frame_size`."""
 
     frame_size: tuple[int, int] | None = None
-    """Height and width of frames that the model was built for; None: it takes any."""
+    """Height and width of the frames that the model was built for; None: any size."""
 
     takes_any_length: bool = False
-    """Whether clips may have another length than the ``seq_len`` that the model was built for."""
+    """Whether clips may differ in length from the ``seq_len`` that the model was built for."""
 
     spread_reach: str = 'all'
-    """How far the gradient of a memory spread loss goes, set by what trains the model: 'all', or
-    with 'heads' not into the trunk that identification shares (``loss.spread.reach``)."""
+    """How far the gradient of a memory spread loss reaches, set by the trainer: 'all', or 'heads'
+    to stop it before the trunk (``loss.spread.reach``)."""
 
     spec: Any = None
-    """Of a model of ``load_model``: a ``ModelSpec``, what one must know to use it."""
+    """The ``ModelSpec`` of a model that ``load_model`` returned."""
 
     def __init__(self, num_classes: int, seq_len: int, config: Any, pretrained: bool = True):
         super().__init__()
@@ -64,102 +64,105 @@ class VideoModel(nn.Module):
         config: Any,
         pretrained: bool = True,
     ) -> 'VideoModel':
-        """An instance of any architecture: one that has no use for a size is given none."""
+        """Build the architecture; only one with :attr:`size_in_weights` gets the frame size."""
         size = {'frame_size': frame_size} if cls.size_in_weights else {}
         return cls(num_classes, seq_len, config, pretrained, **size)
 
     def forward(self, clips: Tensor) -> Any:
-        """Normalised clips (B, L, 3, H, W) → features (B, D) in eval mode.
+        """Map normalised clips (B, L, 3, H, W) to features (B, D) in eval mode.
 
-        In training mode a NamedTuple of tensors (or None) whose first dimension grows with the
-        batch: on many processes they are gathered before :meth:`losses` sees them. Images
-        (B, 3, H, W) are taken as still clips, see :meth:`as_clips`.
+        In training mode, return a NamedTuple of tensors (or None) whose first dimension grows with
+        the batch; with several processes they are gathered before :meth:`losses` gets them. Images
+        (B, 3, H, W) become still clips, see :meth:`as_clips`.
         """
         raise NotImplementedError
 
     def losses(self, outputs: Any, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """Loss terms by name, weighted; their sum is trained.
+        """Return the weighted loss terms by name; training minimises their sum.
 
         Args:
-            outputs: of :meth:`forward` in training mode, of the whole batch, in float32 at least.
+            outputs: outputs of :meth:`forward` in training mode for the whole batch, in float32 or
+                wider.
             pids: identities, (B,).
-            recipe: the terms that architectures share, weighted as the config says.
+            recipe: the loss terms that architectures share, with the weights of the config.
         """
         raise NotImplementedError
 
     def logged(self, outputs: Any) -> dict[str, Tensor]:
-        """Scalars by name that are logged with the loss terms and not trained."""
+        """Return scalars by name that are logged with the loss terms but not trained."""
         return {}
 
     def logits(self, outputs: Any) -> Tensor:
-        """Which logits (B, identities) of the outputs the logged accuracy is of."""
+        """Return the logits (B, identities) from which the logged accuracy is computed."""
         logits: Tensor = outputs.logits
         return logits
 
     def backbone(self) -> nn.Module:
-        """The part that is compiled and, with ``train.sync_bn``, synchronised."""
+        """Return the part that is compiled and, with ``train.sync_bn``, synchronised."""
         raise NotImplementedError
 
     def memory_parameters(self) -> Iterable[nn.Parameter]:
-        """Parameters whose learning rate ``train.memory_lr_mult`` multiplies."""
+        """Return the parameters whose learning rate ``train.memory_lr_mult`` multiplies."""
         return ()
 
     def parts_of_losses(self) -> Iterable[nn.Module]:
-        """Parts that run in :meth:`losses`, not in :meth:`forward`.
+        """Return the parts that run in :meth:`losses`, not in :meth:`forward`.
 
-        On every process they see the whole batch, so that their batch norms are not synchronised.
+        They process the whole batch on every process, so their batch norms are not synchronised.
         """
         return ()
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """With ``frame_once``, in eval mode: (T, 3, H, W) → what clips need of a frame, (T, V)."""
+        """Map frames (T, 3, H, W) to vectors (T, V), in eval mode with ``frame_once``."""
         raise NotImplementedError
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """With ``frame_once``, in eval mode: (B, L, V) → features (B, D)."""
+        """Map the frame vectors of clips (B, L, V) to features (B, D); see encode_frames."""
         raise NotImplementedError
 
     def finish(self, features: Tensor) -> Tensor:
-        """Features of tracklets (G, D), the means over their clips → those that are ranked."""
+        """Map tracklet features (G, D), means over clips, to the features that are ranked."""
         return features
 
-    # a score of pairs that is no distance of vectors: (Q, D), (G, D) → (Q, G), larger is nearer;
-    # given chunks of queries and gallery. It is one of tracklets, or with join_scores of clips
+    # scores pairs by something other than a distance of vectors: (Q, D), (G, D) → (Q, G), larger is
+    # more similar; called with chunks of queries and gallery. It scores tracklets, or, with
+    # join_scores, clips
     score_pairs: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    # scores of every clip of q tracklets with every clip of g others, (q, g, n, m) with n and m
-    # clips a tracklet → scores of the tracklets (q, g), larger is nearer
+    # scores of every clip of q tracklets with every clip of g others, (q, g, n, m) for n and m
+    # clips per tracklet → scores of the tracklets (q, g), larger is more similar
     join_scores: Callable[[Tensor], Tensor] | None = None
 
     def pair_features(self, vectors: Tensor) -> Tensor:
-        """With ``frame_once`` and :attr:`join_scores`: what :attr:`score_pairs` takes of clips.
+        """Map frame vectors to the clip features that :attr:`score_pairs` takes.
 
-        Of a model of whole clips it takes the features.
+        Called with ``frame_once`` and :attr:`join_scores`; for a model of whole clips
+        :attr:`score_pairs` takes the features.
 
         Args:
-            vectors: of :meth:`encode_frames`, (B, L, V).
+            vectors: vectors of :meth:`encode_frames`, (B, L, V).
 
         Returns:
-            (B, D), D may depend on L.
+            (B, D); D may depend on L.
         """
         return self.embed(vectors)
 
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What can be shown of clips (B, L, 3, H, W) in eval mode, by name.
+        """Return named tensors that show how clips (B, L, 3, H, W) are processed, in eval mode.
 
-        ``explanations.EXPLANATIONS`` has the names that figures, measures and the page of a run
-        know, with shape and meaning; each of them is offered to the models that give what it
-        needs. Every tensor is (B, ...), one entry a clip; what is the same for all clips, as the
-        values of a memory, is an expanded view.
+        ``explanations.EXPLANATIONS`` defines the names that figures, measures and the report page
+        use, with shape and meaning; each of these is available for the models that return what it
+        needs. Every tensor is (B, ...), one entry per clip; a tensor that is the same for all
+        clips, such as the values of a memory, is an expanded view.
         """
         return {}
 
     def as_clips(self, clips: Tensor) -> Tensor:
-        """Clips as they are; images (B, 3, H, W) as still clips, each image being all L frames.
+        """Return clips unchanged; repeat each image (B, 3, H, W) as all L frames of a still clip.
 
         Raises:
-            ValueError: another shape, or clips of another length or frames of another size than
-                the model takes.
+            ValueError: another shape, or clips of a length or frames of a size that the model does
+                not take.
         """
         if clips.dim() == 4:
             clips = clips.unsqueeze(1).expand(-1, self.seq_len, -1, -1, -1)
@@ -185,7 +188,7 @@ class VideoModel(nn.Module):
 def fill_up(clips: Tensor, multiple: int) -> Tensor:
     """Repeat the last frame of clips (B, L, ...) until L is a multiple of a number.
 
-    For architectures that take frames in groups; clips that fit stay as they are.
+    Used by architectures that process frames in groups. Clips of a suitable length are unchanged.
     """
     missing = -clips.shape[1] % multiple
     if missing == 0:
@@ -204,7 +207,7 @@ def register_video_model(name: str) -> Callable[[Model], Model]:
 
     Raises:
         ValueError: the name is taken by another class.
-        TypeError: the class is no VideoModel, or has no Config.
+        TypeError: the class is not a VideoModel, or has no Config.
     """
 
     def register(model: Model) -> Model:

@@ -1,8 +1,8 @@
-"""Two maps of vectors → their outer products summed over positions, and a count sketch of the sum.
+"""Bilinear pooling: outer products of two maps summed over positions, and their count sketch.
 
 T.-Y. Lin, A. RoyChowdhury, S. Maji, "Bilinear CNN Models for Fine-grained Visual Recognition" (ICCV
 2015); Y. Gao, O. Beijbom, N. Zhang, T. Darrell, "Compact Bilinear Pooling" (CVPR 2016). Letters: T
-frames, K positions, Ca and Cp channels of vectors a and p, d numbers of a sketch.
+frames, K positions, Ca and Cp channels of vectors a and p, d dimensions of a sketch.
 """
 
 import numpy as np
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 
 def bilinear(appearance: Tensor, parts: Tensor) -> Tensor:
-    """M = sum over k of a_k p_k^T: (T, Ca, K) and (T, Cp, K) → (T, Ca, Cp)."""
+    """Compute M = sum over k of a_k p_k^T: (T, Ca, K) and (T, Cp, K) → (T, Ca, Cp)."""
     return appearance @ parts.transpose(1, 2)
 
 
 class CountSketch(nn.Module):
     """M (T, Ca, Cp) → c (T, d): entry (i, j) is added at (h1[i] + h2[j]) mod d, times s1[i] s2[j].
 
-    The same as the circular convolution of the sketches of a_k and p_k, summed over positions.
-    Hashes are buffers, and so in checkpoints; each is drawn by a generator of its own.
+    The result equals the circular convolution of the sketches of a_k and p_k, summed over
+    positions. Hashes are buffers, so checkpoints contain them; each is drawn by its own generator.
 
     Args:
-        rows, columns: Ca and Cp.
+        rows: Ca.
+        columns: Cp.
         dim: d.
-        seed: of the hashes; with 1 they are those of Part-Aligned's released code.
+        seed: seed of the hashes; 1 gives those of Part-Aligned's released code.
     """
 
     h1: Tensor  # (Ca,) from 0 to d - 1
@@ -48,7 +49,7 @@ class CountSketch(nn.Module):
         return sketch.index_add(1, self._places(), signed)
 
     def spread(self, sketches: Tensor) -> Tensor:
-        """The adjoint, (T, d) → (T, Ca, Cp): <c(M), x> = <M, spread(x)>."""
+        """Apply the adjoint A of the sketch, (T, d) → (T, Ca, Cp): <c(M), x> = <M, A x>."""
         signs = self._signs()
         spread: Tensor = sketches[:, self._places()].unflatten(1, signs.shape) * signs
         return spread

@@ -1,4 +1,4 @@
-"""A config → its architecture: the one place where a name becomes a network."""
+"""Build the architecture that a config names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from .image_models import build_image_model
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What one must know of a trained model to use it."""
+    """The settings of a trained model that its users need."""
 
     arch: str
     height: int  # of a frame, pixels
@@ -23,16 +23,19 @@ class ModelSpec:
     seq_len: int  # L
     norm_mean: tuple[float, ...]  # of frames with values from 0 to 1
     norm_std: tuple[float, ...]
-    sample_method: str  # how frames of a clip were chosen in training
+    sample_method: str  # how the frames of a clip were sampled in training
     rrs_chunks: str
-    config: Mapping[str, Any] = field(repr=False)  # full key → value of all of the training
+    config: Mapping[str, Any] = field(repr=False)  # full key → value, all settings of the training
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> 'ModelSpec':
-        """Of full keys with values, as checkpoints hold them; later keys are at their default.
+        """Read a config as checkpoints hold it; keys added since then take their defaults.
+
+        Args:
+            config: full key → value.
 
         Raises:
-            InputError: a size that no config can hold.
+            InputError: a size is out of its range.
         """
         config = recorded_settings(config)
         sizes = ('data.height', 'data.width', 'video.seq_len')
@@ -53,20 +56,20 @@ class ModelSpec:
 def build_video_model(
     spec: ModelSpec, num_classes: int, pretrained: bool = True, use_gpu: bool = False
 ) -> VideoModel:
-    """The architecture that a config names.
+    """Build the architecture that a config names.
 
     Args:
-        spec: of the config.
+        spec: the settings, see :meth:`ModelSpec.from_config`.
         num_classes: training identities.
         pretrained: start from ImageNet weights.
-        use_gpu: an image model that is trained frame by frame will run there.
+        use_gpu: whether an image model that is trained frame by frame will run on a GPU.
 
     Returns:
         A registered :class:`VideoModel`; for an image model of the host :class:`FramePooling` or,
-        with ``video.image_models frames``, :class:`FrameByFrame` around what the host trains.
+        with ``video.image_models frames``, :class:`FrameByFrame` around the host's network.
 
     Raises:
-        InputError: no such architecture, or whatever it says of its settings.
+        InputError: no such architecture, or a setting that it does not accept.
     """
     config, seq_len = spec.config, spec.seq_len
     if spec.arch in VIDEO_MODELS:
@@ -76,7 +79,7 @@ def build_video_model(
     if config['video.image_models'] == 'clip':
         image = ImageModelConfig(spec.arch, spec.height, spec.width)
         return FramePooling(num_classes, seq_len, image, pretrained)
-    # of an image model a recipe with a triplet wants features and logits
+    # a recipe with a triplet loss needs features and logits of the image model
     loss = 'softmax' if config['loss.name'] == 'softmax' else 'triplet'
     network = build_image_model(spec.arch, num_classes, loss, pretrained, use_gpu)
     return FrameByFrame(network, seq_len, config['video.pooling_method'])

@@ -1,9 +1,9 @@
-"""Frames → f^o, q^s and GAP(q^t) (Sec. 3.2): one trunk, one copy of the last stage per output.
+"""The encoder: frames → f^o, q^s and GAP(q^t) (Sec. 3.2), a trunk with a last stage per output.
 
 The trunk is a convolutional network up to conv4 (a ResNet's ``layer3``). Each head starts from the
 ImageNet weights of conv5 (``layer4``) with stride 1, so that 256x128 frames give 16x8 positions.
-Other architectures take f^o alone, or run the stages themselves with modules of their own in
-between. ``backbones.py`` says of each network where its stages lie.
+Other architectures use f^o alone, or run the stages themselves with modules of their own between
+them. ``backbones.py`` splits each network into its stages.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ BACKBONE = Text(
     pattern='|'.join((*BACKBONES, rf'{TIMM}[\w.-]+')),
 )
 
-BLOCK_VERSIONS = 64  # by channels, stride, size of maps, number of frames, training or testing
+BLOCK_VERSIONS = 64  # compiled per channels, stride, map size, number of frames and mode
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The settings of every architecture that has an encoder; a base of its own."""
+    """Settings of an encoder; the base of the config of architectures that have one."""
 
     backbone: str = setting('resnet50', BACKBONE, 'the convolutional network of the encoder')
     backbone_weights: str = setting(
@@ -51,7 +51,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class SharedEncoderConfig:
-    """The same of an architecture that is compared with STMN: by default on STMN's encoder."""
+    """Settings of the encoder of an architecture compared with STMN, by default STMN's encoder."""
 
     backbone: str = setting(
         SHARED,
@@ -69,6 +69,8 @@ class SharedEncoderConfig:
 
 
 class FrameMaps(NamedTuple):
+    """Outputs of an :class:`Encoder`; one whose head does not exist is None."""
+
     frame_features: Tensor  # (T, D, H, W) f^o, behind the network's last activation
     spatial_queries: Tensor | None  # (T, D, H, W) q^s
     temporal_queries: Tensor | None  # (T, D) GAP(q^t), all that Eq. 4 needs of q^t
@@ -78,23 +80,23 @@ class FrameMaps(NamedTuple):
 class Encoder(nn.Module):
     """A convolutional network with one frame head and up to two query heads.
 
-    With ``checkpoint_activations`` set, training keeps the maps between a few blocks only and
-    computes the others again in the backward pass: the same gradients and statistics, less memory,
+    With ``checkpoint_activations`` set, training stores only the maps between a few blocks and
+    recomputes the others in the backward pass: the same gradients and statistics, less memory,
     more time.
 
     Args:
         backbone: one of BACKBONES, or ``timm:`` and a name of timm.
-        spatial: has a head for q^s.
-        temporal: has a head for q^t.
+        spatial: build a head for q^s.
+        temporal: build a head for q^t.
         pretrained: start from ImageNet weights, torchvision's own or ``weights``.
         weights: a file or link with the network's weights instead of torchvision's.
         sha256: expected digest of ``weights``.
-        section: of the config, for errors.
-        stem_relu: has the ResNet's ReLU between its first BN and the max pooling; the authors'
+        section: section of the config, for errors.
+        stem_relu: keep the ResNet's ReLU between its first BN and the max pooling; the authors'
             released code has none.
 
     Raises:
-        InputError: unknown backbone, weights that cannot be had or do not fit.
+        InputError: an unknown backbone, or weights that cannot be loaded or do not fit.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class Encoder(nn.Module):
 
     @property
     def stem(self) -> nn.Sequential:
-        """What comes before conv2: frames (T, 3, height, width) → maps of a half or a quarter."""
+        """The layers before conv2: frames (T, 3, height, width) → maps of a half or a quarter."""
         return self.trunk[:-3]
 
     @property
@@ -166,26 +168,20 @@ class Encoder(nn.Module):
         return self.frame_head
 
     def forward(self, frames: Tensor) -> FrameMaps:
-        """
-        Args:
-            frames: normalised images, shape (T, 3, height, width).
-
-        Returns:
-            FrameMaps: an output whose head does not exist is None.
-        """
+        """Encode normalised frames (T, 3, height, width)."""
         maps = self.run(self._trunk_parts(), frames)  # conv4, (T, 1024, H, W) of a ResNet-50
         frame_features = self.run(self.frame_head, maps)
         return FrameMaps(frame_features, *self.queries(maps), maps if self.training else None)
 
     def queries(self, maps: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Maps of conv4 → q^s and GAP(q^t), as :meth:`forward` gives them."""
+        """Map the output of conv4 to q^s and GAP(q^t), as :meth:`forward` does."""
         return (
             self._run_query_head(self.spatial_head, maps, query_block),
             self._run_query_head(self.temporal_head, maps, pooled_query_block),
         )
 
     def _trunk_parts(self) -> Iterator[nn.Module]:
-        """The trunk in parts whose activations weigh about the same."""
+        """Split the trunk into parts whose activations take about the same memory."""
         yield nn.Sequential(self.stem, self.conv2[0])
         yield from self.conv2[1:]
         for blocks, size in ((self.conv3, 2), (self.conv4, 3)):  # of half the height and width each
@@ -204,7 +200,7 @@ class Encoder(nn.Module):
         return self.run([*blocks, functools.partial(last_block, self._query, last)], maps)
 
     def block_shapes(self, frame_size: tuple[int, int]) -> dict[str, list[tuple[int, ...]]]:
-        """Shapes (C, H, W) of the maps behind each block of a stage, by its name.
+        """Return the shapes (C, H, W) of the maps after each block, by the name of the stage.
 
         Args:
             frame_size: height and width of frames in pixels.
@@ -218,26 +214,26 @@ class Encoder(nn.Module):
         }
 
     def map_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
-        """H and W of the maps of conv4 and conv5, of frames (height, width) in pixels."""
+        """Return H and W of the maps of conv4 and conv5 for frames (height, width) in pixels."""
         _, height, width = self.block_shapes(frame_size)['conv4'][-1]
         return height, width
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As :meth:`torch.nn.Module.compile`, and every residual block by itself.
+        """Compile the encoder as :meth:`torch.nn.Module.compile` does, and each block separately.
 
-        Architectures that run the stages themselves never call the encoder: without its blocks
-        nothing of theirs would be compiled. A call of the encoder stays one graph.
+        Architectures that run the stages themselves never call the encoder, so the blocks are
+        compiled for them. A call of the encoder remains one graph.
         """
         super().compile(*args, **kwargs)
         for block in (*self.conv2, *self.conv3, *self.conv4, *self.conv5):
             block.compile(*args, **kwargs)
-        # all blocks are versions of one function, of which torch keeps 8 and runs others as it is
+        # all blocks are versions of one function; by default torch compiles 8, then runs eagerly
         config: Any = torch._dynamo.config
         limit = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'
         setattr(config, limit, max(getattr(config, limit), BLOCK_VERSIONS))
 
     def run(self, layers: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
-        """Layers one after the other, such as those of a stage; activations are kept as set."""
+        """Run layers in order, such as those of a stage, with checkpoints if they are set."""
         for layer in layers:
             if self.checkpoint_activations and self.training:
                 maps = checkpoint(
@@ -250,21 +246,21 @@ class Encoder(nn.Module):
     def _recomputation_contexts(
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Of the first computation, and of the second: BN has counted this batch already."""
+        """Return the contexts of the first computation and of the second, which BN must ignore."""
         return contextlib.nullcontext(), still_statistics(self)
 
 
 def shared_encoder(config: SharedEncoderConfig, section: str, pretrained: bool) -> Encoder:
-    """The encoder of an architecture of one head, f^o.
+    """Build the encoder of an architecture with a single head, f^o.
 
     Args:
-        config: whose backbone ``shared`` has become that of STMN when the config was loaded; in a
-            config that was not loaded it is STMN's default.
-        section: of the config, for errors.
+        config: its settings. Loading a config replaces the backbone ``shared`` by that of STMN; a
+            config that was not loaded gets STMN's default.
+        section: section of the config, for errors.
         pretrained: start from ImageNet weights.
 
     Raises:
-        InputError: weights that cannot be had or do not fit.
+        InputError: weights that cannot be loaded or do not fit.
     """
     backbone = EncoderConfig().backbone if config.backbone == SHARED else config.backbone
     return Encoder(
@@ -282,11 +278,11 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
     """Set ``checkpoint_activations`` of every Encoder in a model.
 
     Args:
-        model: any.
-        name: of its architecture, for the error.
+        model: any network.
+        name: name of its architecture, for the error.
 
     Raises:
-        InputError: it has no Encoder.
+        InputError: the model has no Encoder.
     """
     encoders = [module for module in model.modules() if isinstance(module, Encoder)]
     if not encoders:
@@ -299,12 +295,12 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
 
 @contextlib.contextmanager
 def still_statistics(module: nn.Module) -> Iterator[None]:
-    """In the block the BNs of a module leave their running statistics alone."""
+    """Keep the running statistics of a module's BNs unchanged in a ``with`` block."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, before, strict=True):
         norm.momentum = 0.0
-        norm.num_batches_tracked = None if count is None else count.clone()  # one to throw away
+        norm.num_batches_tracked = None if count is None else count.clone()  # a copy to discard
     try:
         yield
     finally:
@@ -313,31 +309,31 @@ def still_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def query_block(query: Query, block: nn.Module, maps: Tensor) -> Tensor:
-    """The last block without its last activation, so that queries can be negative."""
+    """Run the last block without its last activation, so that queries can be negative."""
     return query(block, maps, False)
 
 
 def pooled_query_block(query: Query, block: nn.Module, maps: Tensor) -> Tensor:
-    """GAP of :func:`query_block`, (T, D).
+    """Average the output of :func:`query_block` over the positions (GAP): (T, D).
 
-    Behind the block's last but one activation everything is linear in eval mode, where BN is fixed,
-    so that its last convolution, if that is a 1x1, runs on the pooled map.
+    After the block's last but one activation all layers are linear in eval mode, where BN is fixed,
+    so the last convolution, if it is a 1x1, runs on the pooled map.
     """
     return global_average(query(block, maps, not block.training))
 
 
 def global_average(maps: Tensor) -> Tensor:
-    """GAP: (T, D, H, W) → (T, D), at least in float32."""
+    """Average over the positions (GAP): (T, D, H, W) → (T, D), at least in float32."""
     return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """A block that a surrounding ``torch.autocast`` does not reach."""
+    """Disable a surrounding ``torch.autocast`` for a ``with`` block."""
     if not torch.amp.is_autocast_available(device_type):
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def wide(x: Tensor) -> Tensor:
-    """In float32 at least: what comes of half precision under autocast, made wider."""
+    """Convert half-precision values, as autocast computes them, to float32; keep wider types."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,10 +1,10 @@
-"""The names that ``VideoModel.explain`` can give, and what each of them is.
+"""The names that ``VideoModel.explain`` can return, with the shape and meaning of each.
 
-An architecture gives those that it has: figures, measures and the page of a run each need some of
-these names and are offered where they are there. Names beyond these are nobody's and are left
-alone. Letters: B clips, L frames of a clip, S steps of attention, H W positions of a feature map, Y
-X those of an early map, P parts of a person, M spatial items, N temporal items, D channels, G nodes
-of a graph.
+An architecture returns those that it can compute. Figures, measures and the report page each need
+some of these names and are available for models that return them. Other names are ignored.
+Letters: B clips, L frames of a clip, S steps of attention, H W positions of a feature map, Y X
+positions of an early map, P parts of a person, M spatial items, N temporal items, D channels, G
+nodes of a graph.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class Explanation(NamedTuple):
-    """What a tensor of ``explain`` is."""
+    """The shape, origin and meaning of a tensor of ``explain``."""
 
-    shape: str  # a letter each dimension
-    part: str  # what a model has that gives it: 'the model has no <part>'
+    shape: str  # one letter per dimension
+    part: str  # the part of a model that computes it: 'the model has no <part>'
     meaning: str
 
 
@@ -43,7 +43,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     'frame_attention': Explanation(
         'BLL',
         'attention between frames',
-        'how much each frame (row) takes of each frame (column), rows sum to 1',
+        'weight of each frame (column) in the update of each frame (row), rows sum to 1',
     ),
     'part_maps': Explanation(
         'BLPHW',
@@ -82,7 +82,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     'attention_received': Explanation(
         'BLHW',
         'attention between positions',
-        'how much a position is attended to by the positions of its group, mean 1 over the group',
+        'attention that a position receives from the positions of its group, mean 1 in the group',
     ),
     'erased': Explanation(
         'BLHW', 'erased positions', '1 where a position was erased from its frame, else 0'
@@ -90,7 +90,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     'found_before': Explanation(
         'BLHW',
         'earlier learners',
-        'correlation of a position with what was found in an earlier frame; 0 where none was',
+        'correlation of a position with the features of an earlier frame; 0 without one',
     ),
     'position_shares': Explanation(
         'BLHW',
@@ -104,10 +104,10 @@ EXPLANATIONS: dict[str, Explanation] = {
         'BLHW', 'feature maps of frames', 'length of the features of a position (|f^o|)'
     ),
     'refined_norms': Explanation(
-        'BLHW', 'refined feature maps', 'the same after a refinement of the frame (|f^s|)'
+        'BLHW', 'refined feature maps', 'the same after the refinement of the frame (|f^s|)'
     ),
     'change_norms': Explanation(
-        'BLHW', 'refined feature maps', 'length of what the refinement changed (|f^s - f^o|)'
+        'BLHW', 'refined feature maps', 'length of the change by the refinement (|f^s - f^o|)'
     ),
     'update_gates': Explanation(
         'BLHW',
@@ -116,10 +116,10 @@ EXPLANATIONS: dict[str, Explanation] = {
         'mean over channels',
     ),
     'masks_conv4': Explanation(
-        'BLHW', 'masks by co-segmentation', 'what is kept of each position after conv4, from 0 to 1'
+        'BLHW', 'masks by co-segmentation', 'mask value of each position after conv4, from 0 to 1'
     ),
     'masks_conv5': Explanation(
-        'BLHW', 'masks by co-segmentation', 'what is kept of each position after conv5, from 0 to 1'
+        'BLHW', 'masks by co-segmentation', 'mask value of each position after conv5, from 0 to 1'
     ),
     'gates_conv4': Explanation(
         'BD', 'gates of channels', 'gate of each channel after conv4, from 0 to 1'
@@ -142,14 +142,18 @@ EXPLANATIONS: dict[str, Explanation] = {
     'graph_neighbours': Explanation(
         'BGG',
         'graph of body parts',
-        'which nodes each node (row) learns from, 0 or 1; nodes are parts, frame by frame',
+        'neighbours (1) of each node (row), else 0; nodes are the parts of all frames in order',
     ),
-    'clip_feature': Explanation('BD', 'feature of a clip', 'what the model gives in eval mode'),
+    'clip_feature': Explanation('BD', 'feature of a clip', 'output of the model in eval mode'),
 }
 
 
 def missing_part(needs: Iterable[str], names: Iterable[str]) -> str:
-    """What a model lacks that explains ``names`` where ``needs`` are needed; '' for nothing.
+    """Say which part a model lacks to explain all of ``needs``; '' if it lacks none.
+
+    Args:
+        needs: names of tensors that are needed.
+        names: names of tensors that the model returns.
 
     >>> missing_part(['attention', 'spatial_probs'], ['attention'])
     'the model has no spatial memory (spatial_probs)'
@@ -162,10 +166,10 @@ def missing_part(needs: Iterable[str], names: Iterable[str]) -> str:
 
 
 def check_explained(explained: Mapping[str, Tensor], num_clips: int, seq_len: int) -> None:
-    """Check the known names of an ``explain`` against their shapes.
+    """Check the shapes of the tensors of an ``explain`` whose names are known.
 
     Raises:
-        ValueError: a tensor has another shape than its name says, or two of them disagree.
+        ValueError: the shape of a tensor does not fit its name, or the shapes of two disagree.
     """
     sizes = {'B': num_clips, 'L': seq_len}
     for name in [name for name in EXPLANATIONS if name in explained]:

@@ -1,4 +1,4 @@
-"""A model of any architecture → its size and cost, and which batches it can take."""
+"""Determine a model's size and cost, and check that it can train on the configured batches."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from .image_models import black_frame_feature, check_feature
 
 
 def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-    """Name, size and cost of the model at test time, for the log, metrics.json and checkpoints.
+    """Return the model's name, size and cost at test time, for log, metrics.json and checkpoints.
 
-    Parameters are those of everything but classifiers. GFLOPs are those of convolutions and matrix
-    products for one frame, a multiply-add being two: where a clip is not put together from vectors
-    of frames, a clip's over its length.
+    Parameters of classifiers are not counted. GFLOPs are those of convolutions and matrix products
+    per frame; a multiply-add counts as two. For a model of whole clips they are those of a clip
+    divided by its length.
 
     Raises:
-        InputError: the model cannot take such frames, or takes clips, or gives no features. An
-            error that it raises whatever it is given is its own, and goes on as it is.
+        InputError: the model cannot process such frames, takes clips instead, or does not return
+            features. Any other error of the model is passed on.
     """
     size = sum(
         parameter.numel()
@@ -53,7 +53,7 @@ def _is_clip_wise(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _black_feature(cfg: CfgNode, model: nn.Module) -> Any:
-    """Of a clip of black frames; each distinct frame is encoded once where that is possible."""
+    """Compute the feature of a clip of black frames, encoding its frame once if possible."""
     size = cfg.data.height, cfg.data.width
     if not isinstance(model, VideoModel) or isinstance(model, FrameByFrame):
         network = model.network if isinstance(model, FrameByFrame) else model
@@ -65,14 +65,16 @@ def _black_feature(cfg: CfgNode, model: nn.Module) -> Any:
 
 
 def check_batch(cfg: CfgNode, model: nn.Module) -> None:
-    """InputError for a batch of which a batch norm sees one value a channel: it normalises nothing.
+    """Check that every batch norm gets more than one value per channel in a training batch.
 
-    Every batch of training has as many clips, so that this is known before the first.
+    All training batches have the same number of clips, so that this is known before the first.
+    The model is left in eval mode.
 
-    It leaves the model in eval mode.
+    Raises:
+        InputError: a batch norm gets a single value per channel.
     """
     clips, length, name = cfg.train.batch_size, cfg.video.seq_len, cfg.model.name
-    own = clips // world_size()  # of a process
+    own = clips // world_size()  # clips per process
     if not isinstance(model, VideoModel):  # its inputs are frames
         frames = length if cfg.data.type == 'video' else 1
         seen = own * frames if not cfg.train.sync_bn else clips * frames
@@ -85,7 +87,7 @@ def check_batch(cfg: CfgNode, model: nn.Module) -> None:
         values = _values_per_channel(model, torch.zeros(shape))
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         outside = [norm for norm in norms if norm not in set(inside)]
-    # outside they are synchronised; of one that only training has: a value of each clip
+    # outside the backbone they are synchronised; one that only training runs gets a value per clip
     if any(values.get(norm, 1) * clips < 2 for norm in outside):
         raise InputError(
             f'train.batch_size {clips}: the batch norms of {name} take two clips or more'
@@ -101,7 +103,7 @@ def check_batch(cfg: CfgNode, model: nn.Module) -> None:
 
 @torch.no_grad()
 def _values_per_channel(model: nn.Module, images: Tensor) -> dict[nn.Module, int]:
-    """Batch norm → how many values of each channel it gets at once, of what runs in eval mode."""
+    """Count the values per channel that each batch norm gets, of those that run in eval mode."""
     values: dict[nn.Module, int] = {}
 
     def count(norm: Any, inputs: tuple[Tensor, ...]) -> None:

@@ -1,8 +1,9 @@
-"""A trained encoder → one for testing whose batch norms are part of its convolutions.
+"""Fold batch norms into convolutions to speed up a trained encoder for testing.
 
-In eval mode BN is affine with fixed numbers, so that conv and BN are one convolution with a bias:
-the same features up to float32 rounding, and nothing reads and writes a map a second time. This
-holds where a batch norm alone reads what a convolution gives; all others stay.
+In eval mode BN is affine with fixed coefficients, so a convolution and its BN are one convolution
+with a bias: features are the same up to float32 rounding, and each map is read and written once
+less. This requires that the batch norm alone reads the output of the convolution; other batch
+norms remain.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from .sync_batch_norm import SyncBatchNorm
 
 
 class FoldedEncoders:
-    """Every :class:`Encoder` of a model, folded, to stand in for the model's own in a block."""
+    """Folded copies of all :class:`Encoder` s of a model, to replace them in a ``with`` block."""
 
     def __init__(self, model: nn.Module):
         self.places = [
@@ -37,18 +38,18 @@ class FoldedEncoders:
         ]
 
     def refold(self) -> None:
-        """Take up the weights and statistics of now."""
+        """Update the copies from the encoders' current weights and statistics."""
         for *_, one in self.places:
             one.refold()
 
     def compile(self, backend: str | Callable[..., Any]) -> None:
-        """Compile each, in place."""
+        """Compile each copy, in place."""
         for *_, one in self.places:
             one.folded.compile(backend=backend)
 
     @contextlib.contextmanager
     def in_model(self) -> Iterator[None]:
-        """In the block the model encodes by the folded copies."""
+        """Let the model use the folded copies in a ``with`` block."""
         try:
             for parent, name, one in self.places:
                 setattr(parent, name, one.folded)
@@ -59,11 +60,11 @@ class FoldedEncoders:
 
 
 class FoldedEncoder:
-    """An encoder with a copy in eval mode, of the same device and memory format.
+    """An encoder with its folded copy in eval mode, on the same device and in the same format.
 
     Attributes:
         encoder: the original.
-        pairs: names of convolutions and of the batch norms that became part of them.
+        pairs: names of the convolutions and of the batch norms folded into them.
         folded: the copy.
     """
 
@@ -77,13 +78,13 @@ class FoldedEncoder:
                 zeros = conv.weight.new_zeros(conv.out_channels)
                 conv.bias = nn.Parameter(zeros, requires_grad=False)
             parent, _, name = norm_name.rpartition('.')
-            behind = _behind(self.folded.get_submodule(norm_name))
-            setattr(self.folded.get_submodule(parent), name, behind)
+            activation = _activation_of(self.folded.get_submodule(norm_name))
+            setattr(self.folded.get_submodule(parent), name, activation)
         self.refold()
 
     @torch.no_grad()
     def refold(self) -> None:
-        """Take up the encoder's weights and statistics of now."""
+        """Update the copy from the encoder's current weights and statistics."""
         changed = {name for pair in self.pairs for name in pair}
         own = self.folded.state_dict()
         for name, tensor in self.encoder.state_dict().items():
@@ -107,12 +108,15 @@ class FoldedEncoder:
 
 
 def conv_norm_pairs(encoder: nn.Module) -> list[tuple[str, str]]:
-    """Names of the convolutions whose output one batch norm alone reads, and of that batch norm.
+    """Find the convolutions whose output is read by one batch norm only.
 
-    Found by running the encoder on the meta device, where nothing is computed.
+    The encoder is run on the meta device, where nothing is computed.
 
     Args:
-        encoder: in eval mode.
+        encoder: any, in eval mode.
+
+    Returns:
+        Names of each such convolution and its batch norm.
     """
     weights = on_meta(encoder)
     frames = torch.empty(1, 3, *SMALL_FRAME, dtype=next(iter(weights.values())).dtype)
@@ -121,14 +125,15 @@ def conv_norm_pairs(encoder: nn.Module) -> list[tuple[str, str]]:
     return [
         (conv, norm)
         for conv, norm, output in reading.pairs
-        if reading.readers[id(output)] == 1 and _behind(encoder.get_submodule(norm)) is not None
+        if reading.readers[id(output)] == 1
+        and _activation_of(encoder.get_submodule(norm)) is not None
     ]
 
 
-def _behind(norm: nn.Module) -> nn.Module | None:
-    """What is left of a batch norm without its norm: timm's may have an activation inside.
+def _activation_of(norm: nn.Module) -> nn.Module | None:
+    """Return the activation inside a batch norm, as timm's may have; the identity without one.
 
-    None is of a kind of batch norm that is not known.
+    None stands for an unknown kind of batch norm.
     """
     if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm):
         return nn.Identity()
@@ -139,7 +144,7 @@ def _behind(norm: nn.Module) -> nn.Module | None:
 
 
 class _Reading(TorchFunctionMode):
-    """In its block: which batch norms read convolutions, and how often each tensor is read."""
+    """Records, in a ``with`` block, which batch norms read convolutions, and reads of a tensor."""
 
     def __init__(self, weights: Mapping[str, Tensor]):
         super().__init__()
@@ -147,14 +152,14 @@ class _Reading(TorchFunctionMode):
         self.convolved: dict[int, str] = {}
         self.pairs: list[tuple[str, str, Tensor]] = []
         self.readers: Counter[int] = Counter()
-        self.kept: list[Any] = []  # so that no id comes twice
+        self.kept: list[Any] = []  # keeps objects alive so that ids stay unique
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if any(isinstance(x, Tensor) for x in tree_leaves(result)):  # sizes and types are no maps
+        if any(isinstance(x, Tensor) for x in tree_leaves(result)):  # not a size or type
             self.readers.update({id(x) for x in read})
         self.kept.append(result)
         if func in (torch.conv2d, F.conv2d) and id(args[1]) in self.names:

@@ -1,4 +1,4 @@
-"""Any image model of the host on clips: trained on the mean over the frames, or frame by frame."""
+"""Image models of the host as video models, trained on the mean of a clip or frame by frame."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,14 +15,16 @@ from .image_models import black_frame_feature, build_image_model, check_feature
 
 @dataclass(frozen=True)
 class ImageModelConfig:
-    """Which image model, and the frames that it is to take."""
+    """The image model and the size of its frames in pixels."""
 
-    image_model: str  # a name of the host's factory
+    image_model: str  # a name in the host's factory
     height: int = 256
     width: int = 128
 
 
 class FramePoolingOutput(NamedTuple):
+    """Outputs that the losses need."""
+
     feature: Tensor  # (B, D) mean over the frames, before the BNNeck
     logits: Tensor  # (B, num_classes)
 
@@ -30,18 +32,18 @@ class FramePoolingOutput(NamedTuple):
 class FramePooling(VideoModel):
     """The paper's baseline with any backbone: features of frames, their mean, BNNeck, classifier.
 
-    The losses are those of the clip, so that an image model is trained on the same terms as other
-    architectures. Of the host's model everything is used that makes its feature at test time; its
-    own classifier is there, with one class, and is not trained.
+    The losses are those of the clip, so an image model is trained on the same terms as other
+    architectures. All layers of the host's model that compute its feature at test time are used;
+    its own classifier has one class and is not trained.
 
     Args:
         num_classes: training identities.
-        seq_len: L of still clips; clips of any length are taken.
+        seq_len: L of still clips; the model takes clips of any length.
         config: the image model and the size of frames.
         pretrained: start from the ImageNet weights of the host's model.
 
     Raises:
-        InputError: no such model, no weights, or it cannot take such frames.
+        InputError: no such model, no weights, or it cannot process frames of this size.
     """
 
     Config = ImageModelConfig
@@ -63,7 +65,7 @@ class FramePooling(VideoModel):
         self.train()
 
     def forward(self, clips: Tensor) -> Tensor | FramePoolingOutput:
-        """Normalised clips (B, L, 3, H, W), or images (B, 3, H, W), as the protocol has it."""
+        """Process normalised clips (B, L, 3, H, W) or images, see :meth:`VideoModel.forward`."""
         if clips.dim() == 4:  # the mean over a still clip is its frame
             vectors = self._features(clips).unsqueeze(1)
         else:
@@ -87,18 +89,18 @@ class FramePooling(VideoModel):
         return self.image_model
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) → the image model's features (T, D)."""
+        """Compute the image model's features (T, D) of frames (T, 3, H, W)."""
         return self._features(frames)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """(B, L, D) → the BNNeck of their mean, (B, D)."""
+        """Apply the BNNeck to the mean of frame features (B, L, D): (B, D)."""
         with full_precision(vectors.device.type):
             features: Tensor = self.bnneck(vectors.mean(dim=1))
         return features
 
     def _features(self, frames: Tensor) -> Tensor:
-        # the host's models give logits while the flag of the model itself is set; its layers have
-        # flags of their own. Set here, as the host's engine calls train() at every epoch
+        # the host's models return logits if their own training flag is set; their layers have
+        # separate flags. Set here because the host's engine calls train() in every epoch
         self.image_model.training = False
         return features_of(self.image_model, frames)
 
@@ -107,9 +109,10 @@ class FrameByFrame(VideoModel):
     """An image model that the host trains frame by frame, as a video model for testing.
 
     Args:
-        network: of the host; in eval mode it gives features of frames. What is trained and saved.
-        seq_len: L of still clips; clips of any length are taken.
-        pooling: 'avg' or 'max', of the features over the frames of a clip.
+        network: image model of the host that is trained and saved; in eval mode it returns
+            features of frames.
+        seq_len: L of still clips; the model takes clips of any length.
+        pooling: 'avg' or 'max' pooling of the features over the frames of a clip.
     """
 
     frame_once = True
@@ -126,7 +129,7 @@ class FrameByFrame(VideoModel):
 
     def forward(self, clips: Tensor) -> Tensor:
         if self.training:
-            raise RuntimeError('it is trained frame by frame: call its network')
+            raise RuntimeError('this model is trained frame by frame: call its network')
         if clips.dim() == 4:
             return self.encode_frames(clips)
         clips = self.as_clips(clips)
@@ -143,7 +146,7 @@ class FrameByFrame(VideoModel):
 
 
 def features_of(image_model: nn.Module, frames: Tensor) -> Tensor:
-    """Features (T, D), at least in float32."""
-    if hasattr(image_model, 'use_gpu'):  # HACNN makes tensors where it was told that it will run
+    """Compute the features (T, D) of frames (T, 3, H, W), at least in float32."""
+    if hasattr(image_model, 'use_gpu'):  # HACNN creates tensors on the device that this flag tells
         image_model.use_gpu = frames.is_cuda  # type: ignore[assignment]
     return wide(image_model(frames))

@@ -1,4 +1,4 @@
-"""What stands between features and losses: batch normalisation before a classifier, classifiers."""
+"""Layers between features and losses: batch normalisation before a classifier, and classifiers."""
 
 import torch
 from torch import nn
@@ -7,8 +7,8 @@ from torch import nn
 class BNNeck(nn.BatchNorm1d):
     """Batch normalisation before a classifier, with a bias that stays zero.
 
-    The bias is a buffer: the host sets requires_grad on every parameter at each epoch, which would
-    un-freeze a frozen one.
+    The bias is a buffer: the host sets requires_grad on every parameter in each epoch, which would
+    unfreeze a frozen parameter.
     """
 
     def __init__(self, dim: int):
@@ -22,7 +22,7 @@ class BNNeck(nn.BatchNorm1d):
 
 
 def bias_free_classifier(dim: int, num_classes: int) -> nn.Linear:
-    """Features (B, dim) → logits (B, num_classes)."""
+    """Build a linear layer from features (B, dim) to logits (B, num_classes)."""
     classifier = nn.Linear(dim, num_classes, bias=False)
     nn.init.normal_(classifier.weight, std=0.001)
     return classifier

@@ -1,4 +1,4 @@
-"""Image models of the host's factory: built by name, and tried on a frame."""
+"""Build image models of the host's factory, and check them on a frame."""
 
 import logging
 import pickle
@@ -12,7 +12,7 @@ from stmn_plugin.log import prints_logged
 
 logger = logging.getLogger(__name__)
 
-NATURAL_SIZES = ((256, 128), (160, 64), (299, 299))  # some architecture is made for each
+NATURAL_SIZES = ((256, 128), (160, 64), (299, 299))  # each is the input of some architecture
 
 
 def build_image_model(
@@ -22,10 +22,10 @@ def build_image_model(
     pretrained: bool = True,
     use_gpu: bool = False,
 ) -> nn.Module:
-    """A model of the host's factory, with its arguments.
+    """Build a model of the host's factory; the arguments are those of the factory.
 
     Raises:
-        InputError: the factory has no such name, or the ImageNet weights cannot be had.
+        InputError: the factory has no such name, or the ImageNet weights cannot be loaded.
     """
     import torchreid  # slow to import, and not needed by the architectures of this package
 
@@ -48,7 +48,7 @@ def build_image_model(
     except Exception as error:
         if not pretrained or not isinstance(error, _download_errors()):
             raise
-        build(pretrained=False)  # what is wrong without weights, too, is another matter
+        build(pretrained=False)  # an error that is not about the weights is raised here
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f'model.name {name}: its ImageNet weights cannot be downloaded or read '
@@ -57,26 +57,32 @@ def build_image_model(
 
 
 def _download_errors() -> tuple[type[Exception], ...]:
-    """What the host raises to download or read weights: network, disk, torch, pickles, Drive."""
+    """Return the errors that the host raises when it cannot download or read weights."""
     from gdown.exceptions import DownloadError  # slow to import
 
     return OSError, RuntimeError, EOFError, pickle.UnpicklingError, DownloadError
 
 
 def black_frame_feature(name: str, model: nn.Module, height: int, width: int, seq_len: int) -> Any:
-    """What an image model in eval mode makes of a black frame.
+    """Run an image model in eval mode on a black frame.
 
     Args:
-        name: of its architecture, for errors.
-        seq_len: frames of the clips that it may want instead.
+        name: name of its architecture, for errors.
+        model: the network.
+        height: height of the frame in pixels.
+        width: width of the frame in pixels.
+        seq_len: length of the clips that are tried if the model rejects frames.
+
+    Returns:
+        The output of the model.
 
     Raises:
-        InputError: it cannot take such frames, or takes clips. An error that it raises whatever it
-            is given is its own, and goes on as it is.
+        InputError: the model cannot process frames of this size, or takes clips instead. An error
+            that it raises for every input is passed on.
     """
     try:
         return _forward(model, 1, 3, height, width)
-    except Exception as error:  # goes on unless it is shown to be of the frame
+    except Exception as error:  # passed on unless the frame is its cause
         reason = ' '.join(str(error).split())[:200]
         if any(_takes(model, 1, 3, *size) for size in NATURAL_SIZES):
             raise InputError(
@@ -92,7 +98,7 @@ def black_frame_feature(name: str, model: nn.Module, height: int, width: int, se
 
 
 def check_feature(name: str, feature: Any) -> Tensor:
-    """The feature itself; InputError unless it is a tensor (B, D)."""
+    """Return the feature if it is a tensor (B, D); otherwise raise InputError."""
     if isinstance(feature, Tensor) and feature.dim() == 2:
         return feature
     found = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
@@ -109,6 +115,6 @@ def _forward(model: nn.Module, *shape: int) -> Any:
 def _takes(model: nn.Module, *shape: int) -> bool:
     try:
         _forward(model, *shape)
-    except Exception:  # whatever it is
+    except Exception:  # any error means that the model does not take this shape
         return False
     return True

@@ -17,18 +17,18 @@ from .weights import fitted_weights, largest_classifier
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = 'cpu') -> VideoModel:
-    """The network of a checkpoint, in eval mode, with what one must know to use it in ``.spec``.
+    """Load the network of a checkpoint in eval mode; its attribute ``spec`` holds its settings.
 
-    Architectures of other packages must be registered before, by importing their module.
+    Architectures of other packages must be registered first, by importing their module.
 
     Args:
-        path: a checkpoint of this package, of its first version, too, or a file of weights that
+        path: a checkpoint of this package (of any version), or a file of weights that
             ``tools/export.py --weights`` wrote.
-        device: where the network is to be.
+        device: device of the network.
 
     Raises:
-        InputError: a file that is missing, damaged, or says not which architecture it holds; an
-            architecture that is not registered; weights that do not fit it.
+        InputError: the file is missing, damaged, or does not name its architecture; the
+            architecture is not registered; the weights do not fit it.
 
     Example::
 

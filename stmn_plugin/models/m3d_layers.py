@@ -1,7 +1,7 @@
-"""Layers that let the frames of a clip meet inside a ResNet, for M3D.
+"""Layers of M3D that combine the frames of a clip inside a ResNet.
 
-Letters: B clips, T frames left at a stage, C channels, H W positions. Maps of the ResNet are
-(B*T, C, H, W), those of clips (B, C, T, H, W).
+Letters: B clips, T frames that remain at a stage, C channels, H W positions. The ResNet processes
+maps (B*T, C, H, W); the layers here process clips (B, C, T, H, W).
 """
 
 from typing import NamedTuple, cast
@@ -15,22 +15,22 @@ from .encoder import Encoder, full_precision, global_average
 
 
 def over_time(maps: Tensor, frames: int) -> Tensor:
-    """Maps of frames (B*T, C, H, W) → of clips (B, C, T, H, W)."""
+    """Reshape maps of frames (B*T, C, H, W) to clips (B, C, T, H, W)."""
     clips: Tensor = maps.unflatten(0, (-1, frames))  # (B, T, C, H, W)
     return clips.transpose(1, 2)
 
 
 def frame_by_frame(x: Tensor) -> Tensor:
-    """(B, C, T, H, W) → (B*T, C, H, W)."""
+    """Reshape clips (B, C, T, H, W) to maps of frames (B*T, C, H, W)."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 def mean_of_groups(x: Tensor, size: int) -> Tensor:
-    """Average groups of consecutive frames, the last of which may be smaller.
+    """Average groups of consecutive frames; the last group may be smaller.
 
     Args:
         x: (B, C, T, H, W).
-        size: of a group.
+        size: frames of a group.
 
     Returns:
         (B, C, ceil(T / size), H, W).
@@ -47,15 +47,15 @@ def mean_of_groups(x: Tensor, size: int) -> Tensor:
 class M3DLayer(nn.Module):
     """pool(x) + sum over i of BN_i(conv_i(x)): (B, C, T, H, W) → (B, C, ceil(T / stride), H, W).
 
-    conv_i sees the frames t - i, t, t + i. At the start the scales of BN are 0, and the layer is
-    the mean over groups of frames. The released code has a ReLU after each BN and zeroes the
-    convolutions instead: no gradient passes the ReLU at 0, and they stay zero.
+    conv_i reads the frames t - i, t, t + i. The scales of BN start at 0, so the layer starts as the
+    mean over groups of frames. The released code has a ReLU after each BN and starts the
+    convolutions at zero instead: the gradient of the ReLU at 0 is 0, so they stay zero.
 
     Args:
         channels: C.
         branches: n; i runs from 1 to n.
-        stride: over time.
-        released: as in the released code.
+        stride: stride over time.
+        released: compute what the released code computes.
     """
 
     def __init__(self, channels: int, branches: int, stride: int = 1, released: bool = False):
@@ -66,7 +66,7 @@ class M3DLayer(nn.Module):
             strides, padding, dilation = (stride, 1, 1), (i, 0, 0), (i, 1, 1)
             conv = nn.Conv3d(channels, channels, (3, 1, 1), strides, padding, dilation, bias=False)
             norm = nn.BatchNorm3d(channels)
-            # of a convolution that starts at zero BN makes unit variance as soon as it moves
+            # BN would scale a convolution that starts at zero to unit variance at its first update
             nn.init.zeros_(conv.weight if released else norm.weight)
             if not released:
                 nn.init.kaiming_normal_(conv.weight, nonlinearity='relu')
@@ -82,7 +82,7 @@ class M3DLayer(nn.Module):
 
 
 class Branches(NamedTuple):
-    """What the mask of residual attention is the product of."""
+    """The three factors of the mask of residual attention."""
 
     spatial: Tensor  # S (B, 1, H, W)
     channel: Tensor  # Ch (B, C)
@@ -90,21 +90,22 @@ class Branches(NamedTuple):
 
 
 def attention_factor(branches: Branches) -> Tensor:
-    """1/2 + m with the mask m = sigmoid(S * Ch * Tm): (B, C, T, H, W), between 1/2 and 3/2."""
+    """Return 1/2 + m with the mask m = sigmoid(S * Ch * Tm): (B, C, T, H, W) in (1/2, 3/2)."""
     spatial, channel, time = branches
     product = channel[:, :, None] * time[:, None]  # (B, C, T)
     return 0.5 + (spatial.unsqueeze(2) * product[..., None, None]).sigmoid()
 
 
 class ResidualAttention(nn.Module):
-    """The branches of a RAL on x (B, C, T, H, W), which is to become x/2 + m*x. ReLUs before BNs.
+    """The branches of a RAL on x (B, C, T, H, W), which becomes x/2 + m*x; ReLUs before BNs.
 
-    The last weights of S start at zero, so that x stays x. Released, those of all three do: of a
-    product of three zeros every factor has no gradient, and they stay zero.
+    The last weights of S start at zero, so the layer starts as the identity. In the released code
+    those of all three branches do: each factor of a product of three zeros has a zero gradient, so
+    they stay zero.
 
     Args:
         channels: C.
-        frames: T; the weights of Tm are of that length.
+        frames: T, the length of the weights of Tm.
         released: start as in the released code.
     """
 
@@ -123,12 +124,12 @@ class ResidualAttention(nn.Module):
             if released or branch is self.spatial:
                 nn.init.zeros_(after)
             if not released:
-                # x is not negative: weights of both signs would close the ReLU of S, which has one
-                # channel, for every input in about half of all starts
+                # x is not negative: weights of both signs would make the ReLU of S (one channel)
+                # 0 for every input in about half of all initialisations
                 before.data.abs_()
 
     def forward(self, x: Tensor) -> Branches:
-        """At least in float32."""
+        """Compute the factors of x (B, C, T, H, W), at least in float32."""
         precise = torch.promote_types(x.dtype, torch.float32)
         with full_precision(x.device.type):
             of_positions = x.mean(dim=2, dtype=precise)  # (B, C, H, W)
@@ -138,7 +139,7 @@ class ResidualAttention(nn.Module):
 
 
 def two_linear(size: int, hidden: int) -> nn.Sequential:
-    """size → hidden → size, with ReLU and BN between, without biases."""
+    """Build two linear layers, size → hidden → size, with ReLU and BN between, without biases."""
     return nn.Sequential(
         nn.Linear(size, hidden, bias=False),
         nn.ReLU(),
@@ -148,7 +149,7 @@ def two_linear(size: int, hidden: int) -> nn.Sequential:
 
 
 def convolutions_of(block: Block) -> list[tuple[nn.Conv2d, nn.Module]]:
-    """The convolutions of a residual block, each with its batch norm."""
+    """Return the convolutions of a residual block, each with its batch norm."""
     pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
     if hasattr(block, 'conv3'):  # Bottleneck
         pairs.append((block.conv3, block.bn3))
@@ -156,9 +157,16 @@ def convolutions_of(block: Block) -> list[tuple[nn.Conv2d, nn.Module]]:
 
 
 def first_block(encoder: Encoder, block: Block, layer: M3DLayer, x: Tensor) -> Tensor:
-    """A residual block of an encoder with an M3D layer before its last convolution.
+    """Run a residual block of an encoder with an M3D layer before its last convolution.
 
-    (B, C, T, H, W) → (B, C', T', H', W').
+    Args:
+        encoder: runs the layers, with activation checkpoints if they are set.
+        block: a block of the encoder.
+        layer: the M3D layer.
+        x: (B, C, T, H, W).
+
+    Returns:
+        (B, C', T', H', W').
     """
     *before, (last, last_norm) = convolutions_of(block)
 

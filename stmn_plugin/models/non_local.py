@@ -1,7 +1,7 @@
-"""Tokens → tokens that have attended to each other: the non-local block, embedded Gaussian.
+"""The non-local block (embedded Gaussian), in which tokens attend to each other.
 
 Wang, Girshick, Gupta, He: "Non-local Neural Networks" (CVPR 2018), with batch normalisation at the
-end of the residual; the systems that use it choose which positions make up a group. Letters: G
+end of the residual; the systems that use it define which positions form a group. Letters: G
 groups, n tokens of a group, m of them as keys, C channels, I inner width.
 """
 
@@ -15,7 +15,7 @@ from .encoder import full_precision, wide
 
 
 def attended_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(theta phi^T) g, without the scale 1/sqrt(I), in float32 at least.
+    """Compute softmax(theta phi^T) g without the scale 1/sqrt(I), in float32 at least.
 
     Args:
         queries: theta, shape (..., n, I).
@@ -30,7 +30,7 @@ def attended_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def attention(queries: Tensor, keys: Tensor) -> Tensor:
-    """A = softmax over the keys of theta phi^T: (..., n, I) and (..., m, I) → (..., n, m)."""
+    """Compute A = softmax(theta phi^T) over the keys: (..., n, I), (..., m, I) → (..., n, m)."""
     return torch.matmul(wide(queries), wide(keys).transpose(-1, -2)).softmax(dim=-1)
 
 
@@ -40,12 +40,12 @@ class NonLocal(nn.Module):
     Args:
         dim: C.
         inner: I; None is C/2.
-        pooled_keys: phi(X) and g(X) are max-pooled 2x2 (stride 2, an odd last row or column is
-            dropped), so that positions attend to a quarter of them.
-        bn_scale: scale of the BN at the start; with 0 the block is the identity then.
+        pooled_keys: max-pool phi(X) and g(X) 2x2 (stride 2, dropping an odd last row or column),
+            so that positions attend to a quarter of them.
+        bn_scale: initial scale of the BN; with 0 the block starts as the identity.
 
-    In training the biases of phi, g and out change nothing and have no gradient but rounding: the
-    softmax takes out the first, the BN the others. They are published so.
+    In training the biases of phi, g and out have no effect and no gradient but rounding errors: the
+    softmax cancels the first, the BN the others. They are kept because the papers have them.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class NonLocal(nn.Module):
         nn.init.constant_(self.bn.weight, bn_scale)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """All positions of a map are a group, be they of one frame or of several.
+        """Let all positions of a map, of one frame or several, attend to each other.
 
         Args:
-            maps: shape (G, C, H, W) or (G, C, L, H, W); with ``pooled_keys`` the former.
+            maps: shape (G, C, H, W) or, without ``pooled_keys``, (G, C, L, H, W).
 
         Returns:
-            The same shape.
+            Maps of the same shape.
         """
         positions = maps.shape[2:]
         tokens = maps.flatten(2).transpose(1, 2)  # (G, n, C)
@@ -82,7 +82,7 @@ class NonLocal(nn.Module):
         return attended
 
     def residual(self, tokens: Tensor, positions: tuple[int, ...] = ()) -> Tensor:
-        """BN(out(A g(X))); in training its statistics are those of all G*n tokens.
+        """Compute BN(out(A g(X))); in training the BN takes its statistics over all G*n tokens.
 
         Args:
             tokens: X, shape (G, n, C).
@@ -92,7 +92,7 @@ class NonLocal(nn.Module):
             Shape (G, n, C).
 
         Raises:
-            ValueError: the keys are pooled, and tokens are no map of 2x2 positions or more.
+            ValueError: the keys are pooled and the tokens do not form a map of 2x2 or more.
         """
         queries, keys, values = self.theta(tokens), self.phi(tokens), self.g(tokens)
         if self.pooled_keys:
@@ -105,7 +105,7 @@ class NonLocal(nn.Module):
 
 
 def _max_pooled(tokens: Tensor, positions: tuple[int, ...]) -> Tensor:
-    """(G, H*W, I) → (G, (H/2)*(W/2), I)."""
+    """Max-pool a map of tokens: (G, H*W, I) → (G, (H/2)*(W/2), I)."""
     if len(positions) != 2 or min(positions) < 2 or math.prod(positions) != tokens.shape[1]:
         raise ValueError(
             f'expected tokens of a map of 2x2 positions or more, got {tuple(tokens.shape)} '

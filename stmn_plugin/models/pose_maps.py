@@ -1,8 +1,8 @@
-"""Frames → limb and joint maps: the COCO pose network of OpenPose up to its second stage.
+"""The COCO pose network of OpenPose up to its second stage: frames → limb and joint maps.
 
 Z. Cao, T. Simon, S. Wei, Y. Sheikh, "Realtime Multi-Person 2D Pose Estimation using Part Affinity
-Fields", CVPR 2017. Ten convolutions of VGG-19 and two more give maps P; two branches, limbs (L1)
-and joints (L2), are refined once. Layers bear the names of the model ``pose_iter_440000``.
+Fields", CVPR 2017. Ten convolutions of VGG-19 and two more compute maps P; two branches, limbs (L1)
+and joints (L2), are refined once. Layers have the names of the model ``pose_iter_440000``.
 """
 
 import logging
@@ -37,15 +37,15 @@ STAGES = {  # names, and channels and kernel of each layer before the maps
 MAPS = {'L1': 38, 'L2': 19}  # two numbers a limb, one each joint and the background
 NOT_VGG = r'(?!conv[123]_\d\.|conv4_[12]\.)'
 LATER_STAGES = r'Mconv\d_stage[3-6]_L[12]\.'
-# what frames are normalised with: the defaults of data.norm_mean and data.norm_std
+# normalisation of the frames: the defaults of data.norm_mean and data.norm_std
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def layer_sizes(width: float = 1.0) -> Iterator[tuple[str, int, int, int]]:
-    """Name, channels in, channels out and kernel of every convolution.
+    """Yield name, input channels, output channels and kernel size of every convolution.
 
     Args:
-        width: channels as a share of the published; those of the maps stay.
+        width: factor of the published number of channels, except those of the maps.
     """
 
     def scaled(channels: int) -> int:
@@ -55,7 +55,7 @@ def layer_sizes(width: float = 1.0) -> Iterator[tuple[str, int, int, int]]:
     for name, channels in TRUNK.items():
         yield name, inputs, scaled(channels), 3
         inputs = scaled(channels)
-    start = inputs  # P; the second stage takes the maps of the first, too
+    start = inputs  # channels of P; the second stage also reads the maps of the first
     for name, layers in STAGES.items():
         for branch, maps in MAPS.items():
             inputs = start
@@ -67,7 +67,7 @@ def layer_sizes(width: float = 1.0) -> Iterator[tuple[str, int, int, int]]:
 
 
 def pose_input(frames: Tensor) -> Tensor:
-    """Normalised frames (T, 3, h, w) → as the pose model takes them: blue first, x / 256 - 0.5."""
+    """Convert normalised frames (T, 3, h, w) to the pose model's input: BGR, x / 256 - 0.5."""
     mean, std = (frames.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (MEAN, STD))
     return (255 * (frames * std + mean)).flip(1) / 256 - 0.5
 
@@ -75,12 +75,12 @@ def pose_input(frames: Tensor) -> Tensor:
 class PoseMaps(nn.Module):
     """Normalised frames (T, 3, h, w) → limb maps, joint maps and P, (T, channels, h/8, w/8).
 
-    Every convolution has a bias, and a ReLU follows all but those that give maps. It starts by He's
-    rule, maps with a standard deviation of 0.01.
+    Every convolution has a bias; a ReLU follows all but those that compute limb and joint maps.
+    Weights start by He's rule, those of the maps with a standard deviation of 0.01.
 
     Args:
-        width: channels as a share of the published.
-        takes_pose_input: colours are changed by :func:`pose_input` first.
+        width: factor of the published number of channels.
+        takes_pose_input: convert the colours by :func:`pose_input` first.
     """
 
     def __init__(self, width: float = 1.0, takes_pose_input: bool = False):
@@ -88,7 +88,7 @@ class PoseMaps(nn.Module):
         self.takes_pose_input = takes_pose_input
         self.layers = nn.ModuleDict()
         sizes = {name: sizes for name, *sizes in layer_sizes(width)}
-        self.channels = sizes['Mconv1_stage2_L1'][0]  # of the result, as of the first stage
+        self.channels = sizes['Mconv1_stage2_L1'][0]  # of the output, equal for both stages
         for name, (inputs, outputs, kernel) in sizes.items():
             layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
             self.layers[name] = layer
@@ -118,14 +118,15 @@ class PoseMaps(nn.Module):
         return maps
 
     def load_vgg(self, path: str, section: str) -> None:
-        """Start the layers of VGG-19 from ImageNet weights of torchvision's.
+        """Load torchvision's ImageNet weights into the layers of VGG-19.
 
         Args:
-            path: of a file; '' is torchvision's own download.
-            section: of the config, for errors.
+            path: path of a file; '' is torchvision's own download.
+            section: section of the config, for errors.
 
         Raises:
-            InputError: no network, a missing or damaged file, weights of another network.
+            InputError: no internet connection, a missing or damaged file, or weights of another
+                architecture.
         """
         key = f'{section}.vgg_weights'
         state = _read(path, key) if path else torchvision_weights('vgg19', key)
@@ -139,10 +140,10 @@ class PoseMaps(nn.Module):
         logger.info('%s: the part stream starts from ImageNet (VGG-19), not from poses', section)
 
     def load_pose_model(self, path: str, section: str) -> None:
-        """Start all layers from the COCO model ``pose_iter_440000``, whose later stages go.
+        """Load the COCO model ``pose_iter_440000`` into all layers, without its later stages.
 
         Raises:
-            InputError: a missing or damaged file, weights of another network.
+            InputError: a missing or damaged file, or weights of another architecture.
         """
         key = f'{section}.pose_weights'
         self._load(_read(path, key), path, key, LATER_STAGES)
@@ -157,7 +158,7 @@ class PoseMaps(nn.Module):
 
 
 def gives_maps(name: str) -> bool:
-    """Whether a layer is the last of a branch."""
+    """Return whether a layer is the last of a branch."""
     return any(
         name == stage.format(len(layers) + 1, branch)
         for stage, layers in STAGES.items()

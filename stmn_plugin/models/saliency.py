@@ -1,9 +1,9 @@
-"""What TCLNet does between frames: boost what they share, erase what was found (TSB and TSE).
+"""TCLNet's temporal saliency boosting and erasing (TSB and TSE).
 
 R. Hou, H. Chang, B. Ma, S. Shan, X. Chen, "Temporal Complementary Learning for Video Person
-Re-Identification", ECCV 2020. How borders and ties are treated is that of the released code.
+Re-Identification", ECCV 2020. Borders and ties are treated as in the released code.
 
-Letters: B clips, L frames, N pairs of frames, C channels, D channels of what a learner gives, H W
+Letters: B clips, L frames, N pairs of frames, C channels, D channels of a learner's output, H W
 positions, K = H*W.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from .encoder import full_precision, global_average, wide
 
 TEMPERATURE = 5.0  # of TSB's softmax
-LEAST_ROWS = 4  # of a map, of which up to three are erased
+LEAST_ROWS = 4  # minimum height of a map, as up to three rows are erased
 
 
 # --- TSB, temporal saliency boosting ---
 
 
 def box_mean(maps: Tensor) -> Tensor:
-    """Mean of each position with those above, left, and above left; zeros outside.
+    """Average each position with those above, left, and above left; zeros outside.
 
     Args:
         maps: (T, C, H, W).
@@ -33,13 +33,13 @@ def box_mean(maps: Tensor) -> Tensor:
 
 
 def boost_weights(maps: Tensor) -> Tensor:
-    """How much a frame takes from each position of the others, a_t(s, k).
+    """Compute a_t(s, k), the weight in frame t of each position k of the other frames s.
 
     Args:
         maps: X, (B, L, C, H, W), L >= 2.
 
     Returns:
-        (B, L, L, K), sums to 1 over the last two dimensions, 0 on the frame's own positions.
+        (B, L, L, K), sums to 1 over the last two dimensions, 0 at the frame's own positions.
     """
     queries = F.normalize(maps.mean(dim=(3, 4)), dim=2)  # (B, L, C)
     memory = box_mean(maps.flatten(0, 1)).unflatten(0, (-1, maps.shape[1])).flatten(3)
@@ -51,7 +51,7 @@ def boost_weights(maps: Tensor) -> Tensor:
 
 
 class SaliencyBoosting(nn.Module):
-    """Add to each frame what it has in common with the others: X_t + BN(W r_t + b).
+    """Add to each frame a summary r of similar positions of the others: X_t + BN(W r_t + b).
 
     Args:
         dim: C.
@@ -63,7 +63,7 @@ class SaliencyBoosting(nn.Module):
         self.norm = _silent_norm(dim)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """X (B, L, C, H, W), L >= 2 → the same shape."""
+        """Boost maps X (B, L, C, H, W), L >= 2; the shape stays the same."""
         with full_precision(maps.device.type):
             values = wide(maps)
             weights = boost_weights(values)
@@ -78,9 +78,9 @@ class SaliencyBoosting(nn.Module):
 
 
 def erased_rows(correlation: Tensor) -> Tensor:
-    """The three neighbouring rows of the largest sum, the topmost of equals.
+    """Select the three adjacent rows with the largest sum, the topmost of equal sums.
 
-    Rows outside the map count as 0 and may belong to the three, so that two are erased there.
+    Rows outside the map count as 0 and may be among the three; then two rows are erased.
 
     Args:
         correlation: f, (N, H, W).
@@ -96,25 +96,25 @@ def erased_rows(correlation: Tensor) -> Tensor:
 
 
 def kept_weights(correlation: Tensor, erased: Tensor) -> Tensor:
-    """Softmax of f (N, H, W) over the positions outside erased rows (N, H); 0 inside them."""
+    """Compute the softmax of f (N, H, W) over the positions outside erased rows (N, H), else 0."""
     logits = correlation.masked_fill(erased.unsqueeze(2), -torch.inf)
     return logits.flatten(1).softmax(dim=1).view_as(logits)
 
 
 class Erased(NamedTuple):
-    """What becomes of the second frame of a pair."""
+    """The second frame of a pair after erasing."""
 
     maps: Tensor  # (N, C, H, W) x1', for learner 2
-    correlation: Tensor  # (N, H, W) f, with what learner 1 found
+    correlation: Tensor  # (N, H, W) f, with the feature of learner 1
     rows: Tensor  # (N, H) bool
 
 
 class SaliencyErasing(nn.Module):
-    """Erase from a frame what the first learner found in the one before.
+    """Erase from a frame the region that the first learner used in the previous frame.
 
     Args:
         dim: C, channels of the maps.
-        found_dim: D, channels of what a learner gives.
+        found_dim: D, channels of a learner's output.
     """
 
     def __init__(self, dim: int, found_dim: int):
@@ -125,16 +125,20 @@ class SaliencyErasing(nn.Module):
         self.norm = _silent_norm(dim)
 
     def first(self, maps: Tensor) -> Tensor:
-        """x0 (N, C, H, W) → x0' = x0 + E(its mean over the positions), for learner 1."""
+        """Compute x0' = x0 + E(mean of x0 over the positions), the input of learner 1.
+
+        Args:
+            maps: x0, (N, C, H, W).
+        """
         with full_precision(maps.device.type):
             return maps + self._enhancement(global_average(maps), maps)
 
     def second(self, maps: Tensor, found: Tensor) -> Erased:
-        """What learner 2 gets.
+        """Erase rows of the second frame, the input of learner 2.
 
         Args:
             maps: x1, (N, C, H, W).
-            found: y0, (N, D, H, W) of learner 1; no gradient goes there.
+            found: y0, output (N, D, H, W) of learner 1; it gets no gradient.
         """
         with full_precision(maps.device.type):
             values = wide(maps)
@@ -147,7 +151,7 @@ class SaliencyErasing(nn.Module):
             return Erased(masked + self._enhancement(kept, maps), correlation, rows)
 
     def _enhancement(self, vectors: Tensor, maps: Tensor) -> Tensor:
-        """E: (N, C) → (N, C, 1, 1) of the maps' type."""
+        """Compute E: (N, C) → (N, C, 1, 1) in the type of the maps."""
         enhancement: Tensor = self.norm(self.linear(vectors))
         return enhancement.to(maps.dtype)[:, :, None, None]
 
@@ -160,7 +164,7 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _silent_norm(dim: int) -> nn.BatchNorm1d:
-    """Scale and shift start at 0: what it is added to stays as it is."""
+    """Build a BN whose scale and shift start at 0, so that adding its output changes nothing."""
     norm = nn.BatchNorm1d(dim)
     nn.init.zeros_(norm.weight)
     return norm

@@ -1,6 +1,7 @@
-"""Batch normalisation over the batch of one process → over that of all processes together.
+"""Synchronise batch normalisation over the batches of all processes.
 
-torch has it for GPUs; the one for CPUs is here. Names in state dicts stay what they are.
+torch provides this for GPUs; :class:`SyncBatchNorm` also runs on CPUs. Names in state dicts do not
+change.
 """
 
 import torch
@@ -14,7 +15,7 @@ from .base import VideoModel
 
 
 class SyncBatchNorm(_BatchNorm):
-    """As ``nn.SyncBatchNorm``, in plain operations, on any device; input (N, C) or (N, C, ...)."""
+    """``nn.SyncBatchNorm`` in plain operations, for any device; input (N, C) or (N, C, ...)."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -30,7 +31,7 @@ class SyncBatchNorm(_BatchNorm):
         count = total(torch.tensor(rows.numel() // rows.shape[1], device=rows.device))
         mean = total(rows.sum(over)) / count  # (C,)
         deviation = rows - mean.view(per_channel)
-        # in a second pass: the difference of squares would lose digits
+        # in a second pass, because the difference of squares would lose digits
         var = total(deviation.square().sum(over)) / count  # (C,) biased
         if self.track_running_stats:
             self._update_running_statistics(mean, var * count / (count - 1).clamp(min=1))
@@ -50,14 +51,14 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronize_batch_norm(module: nn.Module, use_gpu: bool) -> None:
-    """Make every batch normalisation inside a module one over all processes, in place.
+    """Synchronise every batch normalisation inside a module, in place.
 
     Args:
-        module: parameters and buffers are kept.
-        use_gpu: it will run there.
+        module: any module; its parameters and buffers are kept.
+        use_gpu: whether it will run on a GPU.
 
     Raises:
-        InputError: it has batch norms with an activation inside, as some networks of timm.
+        InputError: a batch norm contains an activation, as in some networks of timm.
     """
     for name, child in module.named_children():
         if not isinstance(child, _BatchNorm):
@@ -74,11 +75,11 @@ def synchronize_batch_norm(module: nn.Module, use_gpu: bool) -> None:
 
 
 def synchronize_outside_backbone(model: VideoModel) -> None:
-    """Make every batch normalisation that is not of the backbone one over all processes, in place.
+    """Synchronise every batch normalisation outside the backbone, in place.
 
-    They see a vector or a few of each clip: half of a batch would give them other statistics than
-    the whole. On any device, as exactly as on one process; parameters and buffers are kept. What
-    runs in the losses sees the whole already.
+    These get one or a few vectors per clip, so the statistics of half a batch would differ from
+    those of the whole. The result is as exact as with one process, on any device; parameters and
+    buffers are kept. Modules that run in the losses get the whole batch already.
     """
     apart = (model.backbone(), *model.parts_of_losses())
     inside = {module for part in apart for module in part.modules()}

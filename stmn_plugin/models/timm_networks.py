@@ -1,7 +1,7 @@
-"""Convolutional networks of timm, ``timm:NAME`` → what an encoder takes of them.
+"""Convert convolutional networks of timm, ``timm:NAME``, to the stages of an encoder.
 
-timm says of each network which modules give its feature maps. A network is taken if its modules,
-one after the other, give what it gives itself; every other one is refused by name.
+timm tells which modules of a network compute its feature maps. A network is accepted if running
+its modules in order gives its own output, and rejected with a message otherwise.
 """
 
 import difflib
@@ -31,18 +31,18 @@ STRIDES = (4, 8, 16, 32)  # of conv2 to conv5, before the last one's becomes 1
 
 
 def build_timm_network(name: str, key: str) -> Network:
-    """A network of timm with random weights, its last stage at stride 1.
+    """Build a network of timm with random weights and stride 1 in its last stage.
 
     Args:
         name: ``timm:`` and timm's name.
-        key: of the config that names it, for errors.
+        key: config key that names it, for errors.
 
     Raises:
-        InputError: timm is not installed, does not know the name, or the network is no chain of
-            stages on maps of a quarter to a 32nd of the frame.
+        InputError: timm is not installed or does not know the name, or the network is not a chain
+            of stages on maps of a quarter to a 32nd of the frame.
     """
     require('timm')
-    import timm  # slow to import, and not always there
+    import timm  # slow to import, and optional
 
     own = name.removeprefix(TIMM)
     if not timm.is_model(own):
@@ -74,14 +74,14 @@ def build_timm_network(name: str, key: str) -> Network:
 
 
 def _cuts(module: Any) -> list[str]:
-    """Names of the modules that end conv2, conv3, conv4 and conv5."""
+    """Return the names of the modules that end conv2, conv3, conv4 and conv5."""
     info = getattr(module, 'feature_info', None) or []
     ends = {one['reduction']: one['module'] for one in info}  # the last of each size
     return [ends[stride] for stride in STRIDES if stride in ends]
 
 
 def _chain(module: nn.Module, cuts: list[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by name, up to the last cut, in the order in which they are registered."""
+    """Yield named modules up to the last cut, in the order of their registration."""
     for name, child in module.named_children():
         inside = [cut for cut in cuts if cut.startswith(f'{name}.')]
         parts = (
@@ -97,7 +97,7 @@ def _chain(module: nn.Module, cuts: list[str]) -> Iterator[tuple[str, nn.Module]
 
 @torch.no_grad()
 def _is_chain(module: Any, chain: list[nn.Module], last: str) -> bool:
-    """Whether the modules, one after the other, give what the last of them gives in the network."""
+    """Return whether running the modules in order gives the last one's output in the network."""
     frames = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)
     given: list[Tensor] = []
     hook = module.get_submodule(last).register_forward_hook(lambda *x: given.append(x[2]))
@@ -108,7 +108,7 @@ def _is_chain(module: Any, chain: list[nn.Module], last: str) -> bool:
             for part in chain:
                 maps = part(maps)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
-        return False  # they are no functions of a map, or not in this order
+        return False  # a module does not map a map to a map, or the order differs
     finally:
         hook.remove()
     return torch.equal(maps, given[0])
@@ -127,7 +127,7 @@ def _stages(chain: dict[str, nn.Module], cuts: list[str]) -> Stages:
 
 
 def _blocks(stage: Any) -> list[nn.Module]:
-    """The blocks of a stage; what halves the map belongs to the first one."""
+    """Return the blocks of a stage; the layer that halves the map belongs to the first one."""
     if isinstance(stage, nn.Sequential):
         return list(stage)
     if isinstance(getattr(stage, 'downsample', None), nn.Sequential) and hasattr(stage, 'blocks'):
@@ -137,7 +137,7 @@ def _blocks(stage: Any) -> list[nn.Module]:
 
 
 def _with_strides_one(blocks: list[nn.Module]) -> list[nn.Module]:
-    """The blocks of conv5 on maps as large as those of conv4; convolutions in place."""
+    """Change the blocks of conv5 so that they keep the map size; convolutions in place."""
     for module in [module for block in blocks for module in block.modules()]:
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
@@ -149,18 +149,18 @@ def _with_strides_one(blocks: list[nn.Module]) -> list[nn.Module]:
         parts: list[nn.Module] = []
         for part in first:
             if isinstance(part, nn.Conv2d) and part.kernel_size == (2, 2):
-                parts.append(nn.ZeroPad2d((0, 1, 0, 1)))  # one row and column more keep the size
+                parts.append(nn.ZeroPad2d((0, 1, 0, 1)))  # one more row and column keep the size
             parts.append(part)
         blocks = [nn.Sequential(*parts), *blocks[1:]]
     return blocks
 
 
 def _check_sizes(stages: Stages, name: str, key: str) -> None:
-    """InputError unless the maps of the stages have the sizes that an encoder's have."""
+    """Raise InputError unless the maps of the stages have the sizes of an encoder."""
     blocks = [block for stage in stages for block in stage]
     try:
         sizes = [shape[1:] for shape in shapes_through(blocks, (3, *SMALL_FRAME))]
-    except RuntimeError:  # a shortcut of another size than what it is added to
+    except RuntimeError:  # a shortcut and its residual differ in size
         sizes = []
     ends = [sum(map(len, stages[: i + 1])) - 1 for i in range(1, len(stages))]
     expected = [(SMALL_FRAME[0] // stride,) * 2 for stride in (4, 8, 16, 16)]
@@ -170,7 +170,7 @@ def _check_sizes(stages: Stages, name: str, key: str) -> None:
 
 @torch.no_grad()
 def _last_activation(stages: Stages) -> str:
-    """Name within the last block of the module that gives its output, if it bends it; or ''."""
+    """Return the name, in the last block, of the activation that ends it; '' if there is none."""
     blocks = [block for stage in stages for block in stage]
     maps = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)
     given: list[tuple[str, Tensor]] = []

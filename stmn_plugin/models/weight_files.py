@@ -1,4 +1,4 @@
-"""A file of weights, whoever wrote it → tensors by name, running nothing, or what it is instead."""
+"""Read files of weights of any program without executing their content; write safetensors files."""
 
 import codecs
 import contextlib
@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
+from stmn_plugin.whole_files import whole_file
 
-from .safetensors_file import read_safetensors
-
-ZIP = b'PK\x03\x04'  # how files of torch.save begin
-OLD_TORCH = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19'  # and what older ones hold near their beginning
-# how files begin that are taken for weights → what they are
+ZIP = b'PK\x03\x04'  # the first bytes of files of torch.save
+OLD_TORCH = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19'  # bytes near the start of older ones
+# first bytes of files that users mistake for weights → what the files are
 KINDS = {
     b'version https://git-lfs': 'a git-lfs pointer, "git lfs pull" fetches the file itself',
     b'/annex/objects/': 'a git-annex pointer, "git annex get" fetches the file itself',
@@ -34,8 +35,8 @@ KINDS = {
     b'Rar!': 'a rar archive, unpack it first',
     b'\x28\xb5\x2f\xfd': 'a zstd archive, unpack it first',
 }
-MAX_DEPTH = 4  # of dictionaries in dictionaries
-# keys under which programs keep the weights, in the order in which they are looked for
+MAX_DEPTH = 4  # of nested dictionaries
+# keys under which programs store the weights, in order of preference
 CONTAINERS = (
     'state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'weights', 'params',
     'module',
@@ -43,15 +44,15 @@ CONTAINERS = (
 
 
 def read_weight_file(path: str, lazily: bool = False) -> Any:
-    """What ``torch.save`` has written into a file, of tensors and plain values only.
+    """Read the content of a file of weights that holds only tensors and plain values.
 
     Args:
-        path: of the file.
-        lazily: leave the tensors on the disk where the format can, and unchecked: for a look at
-            the values beside them.
+        path: path of the file.
+        lazily: map the tensors from the disk if the format allows it, without checking their
+            bytes; for callers that need only the other values.
 
     Raises:
-        InputError: missing, damaged, or something else; says what.
+        InputError: the file is missing, damaged, or of another kind, which the message names.
     """
     if _is_safetensors(path):
         tensors, beside = read_safetensors(path)
@@ -67,7 +68,7 @@ def read_weight_file(path: str, lazily: bool = False) -> Any:
             warnings.simplefilter('ignore')  # torch's advice on formats
             return torch.load(path, map_location='cpu', weights_only=True, mmap=lazily and is_zip)
     except Exception as error:  # torch raises many types on a damaged or unsafe file
-        # not in its words, which advise to run what the file contains
+        # its message is replaced, because it advises to execute the file's content
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
         reason = (
             f'holds not only weights but {found[1]}, which would have to be run: save state_dict()'
@@ -78,15 +79,15 @@ def read_weight_file(path: str, lazily: bool = False) -> Any:
 
 
 def _is_safetensors(path: str) -> bool:
-    """Whether a file begins as that format does: the length of a JSON object, then the object."""
+    """Return whether a file begins as the format does: the length of a JSON object, the object."""
     start = b''
-    with contextlib.suppress(OSError), open_regular(path) as file:  # what it is comes later
+    with contextlib.suppress(OSError), open_regular(path) as file:  # reported by _kind
         start = file.read(9)
     return start[8:] == b'{' and int.from_bytes(start[:8], 'little') < 2**32
 
 
 def _plain_values(texts: Mapping[str, str]) -> dict[str, Any]:
-    """What the header of a file of ours holds as JSON, by name; other texts are left out."""
+    """Parse the JSON values in the header of a file of ours, by name; omit other texts."""
     values = {}
     for key, text in texts.items():
         with contextlib.suppress(ValueError):
@@ -95,7 +96,7 @@ def _plain_values(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _kind(path: str) -> tuple[str, bool]:
-    """What a file is that torch did not write, or ''; and whether it is a zip archive."""
+    """Return the kind of a file not written by torch, or '', and whether it is a zip archive."""
     try:
         if os.path.isdir(path):
             return 'a folder', False
@@ -126,15 +127,15 @@ def _kind(path: str) -> tuple[str, bool]:
 
 
 def _check_archive(path: str, sums: bool) -> None:
-    """InputError unless a zip archive is torch's and every byte is what was written.
+    """Raise InputError unless a zip archive is torch's and, with ``sums``, its checksums match.
 
-    Torch itself does not look at the checksums.
+    torch itself does not verify the checksums.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition('/')[2] for name in archive.namelist()}
             broken = archive.testzip() if sums else None
-    except Exception as error:  # zipfile, too, raises many types on damaged bytes
+    except Exception as error:  # zipfile also raises many types on damaged bytes
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise InputError(f'{path} is damaged: {reason}') from error
     if 'data.pkl' not in names:
@@ -155,16 +156,20 @@ def allow_numpy_scalars() -> None:
 
 
 def named_tensors(content: Any, path: str) -> dict[str, Tensor]:
-    """The weights in what :func:`read_weight_file` gave, also where they lie under a known key.
+    """Return the weights in the content of a file, also if they are nested under a known key.
+
+    Args:
+        content: content of :func:`read_weight_file`.
+        path: path of the file, for errors.
 
     Raises:
-        InputError: there are none, or something among them is no tensor with a name.
+        InputError: the content has no weights, or something else than named tensors among them.
     """
     place = path
     for _ in range(MAX_DEPTH):
         if not isinstance(content, Mapping):
             break
-        # a tensor called so is one of the weights
+        # a tensor with such a name is a weight itself
         keys = [k for k in CONTAINERS if k in content and not isinstance(content[k], Tensor)]
         if not keys:
             break
@@ -183,15 +188,57 @@ def named_tensors(content: Any, path: str) -> dict[str, Tensor]:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinite number."""
+    """Return the names of the tensors that hold a NaN or an infinite number."""
     finite = {
         name: torch.isfinite(tensor).all()
         for name, tensor in tensors.items()
         if tensor.is_floating_point() or tensor.is_complex()
     }
     broken = []
-    for device in {answer.device for answer in finite.values()}:  # a GPU is waited for once
+    for device in {answer.device for answer in finite.values()}:  # one synchronisation per GPU
         names = [name for name, answer in finite.items() if answer.device == device]
         answers = torch.stack([finite[name] for name in names]).tolist()
         broken += [name for name, answer in zip(names, answers, strict=True) if not answer]
     return broken
+
+
+def write_safetensors(
+    path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> int:
+    """Write tensors to a safetensors file, complete or not at all, and return its size in bytes.
+
+    Args:
+        path: path of the file.
+        tensors: name → dense tensor of any shape.
+        metadata: texts for the header.
+
+    Raises:
+        InputError: a tensor of a type that the format lacks, or ``path`` cannot be written.
+    """
+    # copies, because the format has no strides and no shared tensors
+    rows = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        content = safetensors.torch.save(rows, {'format': 'pt', **(metadata or {})})
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise InputError(f'{path}: safetensors cannot hold it: {error}') from error
+    with whole_file(path) as file:
+        file.write(content)
+    return len(content)
+
+
+def read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors by name and the texts of the header of a safetensors file.
+
+    Args:
+        path: a regular file that begins as the format does.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except SafetensorError as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise InputError(f'{path} is damaged: no safetensors file ({reason})') from error

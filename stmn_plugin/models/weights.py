@@ -1,4 +1,4 @@
-"""Tensors by name, from anywhere → the weights of a model, if they are of the same network."""
+"""Fit named tensors of any origin to a model of the same architecture."""
 
 import re
 from collections.abc import Mapping
@@ -11,22 +11,23 @@ from stmn_plugin.errors import InputError
 from .weight_files import not_finite
 
 CLASSIFIER = re.compile(r'(^|\.)classifier[^.]*(\.\d+)?\.weight$')
-NOTHING = '$.'  # a pattern that no name has
-# parts of names that come and go as a model is wrapped: DataParallel and DDP, torch.compile, FSDP
+NOTHING = '$.'  # a pattern that matches no name
+# parts of names that wrappers of a model add: DataParallel and DDP, torch.compile, FSDP
 WRAPPERS = {'module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
 
 
 def fitted_weights(
     model: nn.Module, tensors: Mapping[str, Tensor], path: str, skip: str = ''
 ) -> dict[str, Tensor]:
-    """What a model's ``load_state_dict`` takes, made of tensors by names that may be wrapped.
+    """Convert named tensors to a state dict for a model's ``load_state_dict``.
 
     Args:
-        model: of the same architecture.
-        tensors: of a file of any program, in any floating-point type.
-        path: of the file, for errors.
-        skip: pattern of names (by ``re.match``) that may be missing, unknown or of another shape;
-            the model keeps its own then.
+        model: a model of the same architecture.
+        tensors: tensors of a file of any program, in any floating-point type; names may contain
+            the names of wrappers.
+        path: path of the file, for errors.
+        skip: pattern (for ``re.match``) of names that may be missing, unknown or of another shape;
+            for these the model keeps its own tensors.
 
     Raises:
         InputError: weights of another architecture, type or setting, or not finite.
@@ -35,7 +36,7 @@ def fitted_weights(
     given = own_names(tensors, own, path)
     _check_settings(model, given, own, path)
     fitting = {key: given[key] for key in own if key in given and _fits(given[key], own[key])}
-    # counters of batches, which old files lack and which are rounded in others, change nothing
+    # counters of batches have no effect; old files lack them and half-precision files round them
     skipped = re.compile(rf'{skip or NOTHING}|.*\bnum_batches_tracked$')
     unfit = [key for key in {**own, **given} if key not in fitting and not skipped.match(key)]
     if unfit:
@@ -50,7 +51,7 @@ def fitted_weights(
 
 
 def largest_classifier(tensors: Mapping[str, Tensor]) -> int:
-    """Training identities, by the largest classifier among tensors of a model; 1 without one."""
+    """Return the number of training identities from a model's largest classifier; 1 without one."""
     rows = [len(tensor) for name, tensor in tensors.items() if CLASSIFIER.search(name)]
     return max(rows, default=1)
 
@@ -58,13 +59,18 @@ def largest_classifier(tensors: Mapping[str, Tensor]) -> int:
 def own_names(
     tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
 ) -> dict[str, Tensor]:
-    """Tensors under the names that a model has for them.
+    """Return the tensors under the names of the model.
 
-    Wrappers may have come or gone on either side, and all names of the file may stand below one
-    name more, that of the model in a bigger module.
+    Either side may have names of wrappers, and all names of the file may have one more prefix, that
+    of the model inside a larger module.
+
+    Args:
+        tensors: the tensors of a file.
+        own: the model's state dict.
+        path: path of the file, for errors.
     """
     plain = {_unwrapped(key): key for key in own}
-    if len(plain) < len(own):  # two of its names differ by what a wrapper is called
+    if len(plain) < len(own):  # two of its names differ only by the name of a wrapper
         return dict(tensors)
     named = without_wrappers(tensors, path)
     while named and not named.keys() & plain.keys():
@@ -76,7 +82,7 @@ def own_names(
 
 
 def without_wrappers(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Tensors by name without what wrappers of a model add to it.
+    """Return the tensors under their names without those of wrappers.
 
     Raises:
         InputError: the file at ``path`` holds a name twice, with and without a wrapper.
@@ -95,7 +101,7 @@ def _unwrapped(key: str) -> str:
 def _check_settings(
     model: nn.Module, given: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
 ) -> None:
-    """InputError for a setting that the model says its tensors' shapes tell, if it differs."""
+    """Raise InputError for a setting that is evident from a tensor's shape and differs."""
     for setting, places in getattr(model, 'settings_in_shapes', {}).items():
         for key, dimension in places.items():
             if key in own and is_dense(given.get(key)) and given[key].dim() == own[key].dim():
@@ -107,15 +113,15 @@ def _check_settings(
 
 
 def _fits(tensor: Tensor, like: Tensor) -> bool:
-    """Whether a tensor can take another's place: any precision of the same kind of number."""
+    """Return whether a tensor can replace another: same shape, same kind of number."""
     return is_dense(tensor) and tensor.shape == like.shape and _kind(tensor) == _kind(like)
 
 
 def is_dense(value: object) -> bool:
-    """Whether this is a tensor with a number for each of its places, in memory."""
+    """Return whether this is an ordinary dense tensor in main memory."""
     return (
         isinstance(value, Tensor)
-        and not (value.is_nested or value.is_quantized)  # first: nested ones have no shape
+        and not (value.is_nested or value.is_quantized)  # first, because nested ones have no shape
         and value.layout is torch.strided
         and value.device.type == 'cpu'
     )
@@ -128,7 +134,7 @@ def _kind(tensor: Tensor) -> torch.dtype | str:
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
-    """InputError when a tensor holds a NaN or an infinite number."""
+    """Raise InputError if a tensor holds a NaN or an infinite number."""
     broken = not_finite(tensors)
     if broken:
         raise InputError(

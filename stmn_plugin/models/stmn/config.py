@@ -1,6 +1,6 @@
-"""The settings of STMN; those that say so compute what the authors' released code computes.
+"""The settings of STMN, including those that reproduce the authors' released code.
 
-docs/released-code.md lists these, and ``configs/stmn_mars_released.yaml`` sets all of them.
+docs/released-code.md lists the latter; ``configs/stmn_mars_released.yaml`` sets all of them.
 """
 
 from dataclasses import dataclass

@@ -1,17 +1,17 @@
-"""How a memory is addressed, and the spatial one: maps and queries → refined frame vectors.
+"""Addressing of a memory, and the spatial memory: maps and queries → refined frame vectors.
 
 Letters: B clips, L frames, D channels, H W positions (K = H*W), M spatial items, N temporal items,
 T = B*L frames, P accesses of a memory.
 
-Both memories are key-value tables that learn by backpropagation and are addressed the same way
-(Eq. 1, Eq. 5): softmax over the items of scale * cosine(query, key).
+Both memories are tables of keys and values that are trained by backpropagation and addressed in the
+same way (Eq. 1, Eq. 5): a softmax over the items of scale * cosine(query, key).
 
-DEPARTURE from the letter of Eq. 1: the scale. The paper writes no temperature (scale 1). With that
-the probabilities of M=10 items lie between 0.085 and 0.232 for orthogonal keys, so the paper's own
-spread margin of 0.3 is out of reach; ``scale=None`` takes sqrt(D / items), about what the authors'
-code reaches by normalising its keys across items. ``scale=1.0`` is Eq. 1 literally.
+DEPARTURE from the letter of Eq. 1: the scale. The paper writes no temperature (scale 1). The
+probabilities of M=10 items then lie between 0.085 and 0.232 for orthogonal keys, so the paper's own
+spread margin of 0.3 is out of reach. ``scale=None`` is sqrt(D / items), about the scale that the
+authors' code reaches by normalising its keys across items; ``scale=1.0`` is Eq. 1 literally.
 
-Two arguments select what the authors' released code computes (docs/released-code.md):
+Two arguments reproduce the authors' released code (docs/released-code.md):
 ``key_normalisation='channel'`` and ``addressing='group'``.
 """
 
@@ -31,51 +31,53 @@ KEY_NORMALISATIONS = ('item', 'channel')
 
 
 def auto_scale(dim: int, num_items: int) -> float:
-    """The default similarity scale, sqrt(D / items)."""
+    """Return the default similarity scale, sqrt(D / items)."""
     return math.sqrt(dim / num_items)
 
 
 def cosine_probs(
     queries: Tensor, keys: Tensor, scale: float, key_normalisation: str = 'item'
 ) -> Tensor:
-    """Matching probabilities of Eq. 1 and Eq. 5.
+    """Compute the matching probabilities of Eq. 1 and Eq. 5.
 
     Args:
         queries: shape (..., D).
         keys: shape (items, D).
         scale: factor of the similarity before the softmax.
-        key_normalisation: one of KEY_NORMALISATIONS. 'item': each key has length 1, so that the
-            similarity is the cosine; 'channel', as in the authors' code: each channel has length
-            1 over the items.
+        key_normalisation: one of KEY_NORMALISATIONS. 'item' scales each key to length 1, so that
+            the similarity is the cosine; 'channel', as in the authors' code, scales each channel to
+            length 1 over the items.
 
     Returns:
-        Shape (..., items), rows sum to 1. A query of zeros matches all alike.
+        Shape (..., items), rows sum to 1. A query of zeros matches all items equally.
     """
     keys = F.normalize(keys, dim=1 if key_normalisation == 'item' else 0)
-    # (q.k) / |q| without a normalised copy of the queries, the largest tensor around
+    # (q.k) / |q| without a normalised copy of the queries, the largest tensor here
     query_norms = torch.linalg.vector_norm(queries, dim=-1, keepdim=True).clamp(min=1e-12)
     similarity = F.linear(queries, keys) / query_norms  # (..., items)
     return F.softmax(scale * similarity, dim=-1)
 
 
 class SpatialMemoryOutput(NamedTuple):
+    """Refined frame vectors and the matching probabilities."""
+
     output: Tensor  # (T, D) GAP(f^s), the refined features pooled over positions
     probs: Tensor  # (T*K, M) A^s, frames in order; positions row by row, or groups
 
 
 class SpatialMemory(nn.Module):
-    """Spatial memory (Sec. 3.2, Eq. 1-3): what distracts at a position is read and subtracted.
+    """Spatial memory (Sec. 3.2, Eq. 1-3): read the distractor of each position and subtract it.
 
     Args:
         dim: D.
         num_items: M.
         scale: similarity scale; None is :func:`auto_scale`.
-        bn_scale: where the scale of Eq. 3's BN starts. With 0 training starts from the
-            plain encoder, and L_ID teaches keys, values and queries nothing until it has grown.
-        addressing: one of ADDRESSINGS, what the D numbers of a query are. 'position': the channels
-            of one position (Eq. 1). 'group', as in the authors' code: D consecutive numbers of a
-            frame's map (D, H, W), that is D/K channels at all K positions (16 x 128 for 256x128
-            frames); the read-out goes back to where its query came from.
+        bn_scale: initial scale of Eq. 3's BN. With 0 training starts from the plain encoder; until
+            the scale has grown, keys, values and queries get no gradient of L_ID.
+        addressing: one of ADDRESSINGS, the meaning of the D numbers of a query. 'position': the
+            channels of one position (Eq. 1). 'group', as in the authors' code: D consecutive
+            numbers of a frame's map (D, H, W), that is D/K channels at all K positions (16 x 128
+            for 256x128 frames); the read-out is subtracted from the same numbers.
         key_normalisation: see :func:`cosine_probs`.
     """
 
@@ -99,13 +101,14 @@ class SpatialMemory(nn.Module):
         nn.init.constant_(self.bn.weight, bn_scale)
 
     def forward(self, frame_features: Tensor, spatial_queries: Tensor) -> SpatialMemoryOutput:
-        """Refine and pool, without ever building the (T*K, D) read-out.
+        """Refine and pool without computing the (T*K, D) read-out.
 
-        What follows the spatial memory needs only GAP(f^s), the read-out is linear in the
+        The layers after the spatial memory need only GAP(f^s), the read-out is linear in the
         probabilities, and BN is affine, so its statistics follow from the mean and covariance of
-        the probabilities: mean_d = mean(A) v_d, var_d = v_d' Cov(A) v_d. :meth:`refine` is the same
-        step by step, on full maps. With groups a channel's positions lie in one row if K divides
-        D, so that the values are pooled in place of the read-out; otherwise the read-out is built.
+        the probabilities: mean_d = mean(A) v_d, var_d = v_d' Cov(A) v_d. :meth:`refine` computes
+        the same step by step, on full maps. With groups the positions of a channel are in one row
+        if K divides D; then the values are pooled instead of the read-out. Otherwise the read-out
+        is computed.
 
         Args:
             frame_features: f^o, shape (T, D, H, W).
@@ -133,9 +136,10 @@ class SpatialMemory(nn.Module):
         return SpatialMemoryOutput(global_average(frame_features) - distraction, probs)
 
     def refine(self, frame_features: Tensor, spatial_queries: Tensor) -> Tensor:
-        """f^s at every position (Eq. 3), for figures and analysis; shapes as in :meth:`forward`.
+        """Compute f^s at every position (Eq. 3), for figures and analysis.
 
-        In training mode this, too, updates the running statistics of the BN.
+        Shapes are those of :meth:`forward`. In training mode this also updates the running
+        statistics of the BN.
 
         Returns:
             Shape (T, D, H, W).
@@ -150,7 +154,7 @@ class SpatialMemory(nn.Module):
         return frame_features - readout
 
     def address(self, spatial_queries: Tensor) -> Tensor:
-        """A^s (Eq. 1) of q^s (T, D, H, W): (T*K, M)."""
+        """Compute A^s (Eq. 1) of q^s (T, D, H, W): (T*K, M)."""
         dim = spatial_queries.shape[1]
         if self.addressing == 'position':
             spatial_queries = spatial_queries.permute(0, 2, 3, 1)
@@ -159,12 +163,12 @@ class SpatialMemory(nn.Module):
         return cosine_probs(rows, self.keys, self.scale, self.key_normalisation)
 
     def _batch_statistics(self, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance, each (D,), of the read-out over all accesses.
+        """Compute mean and biased variance, each (D,), of the read-out over all accesses.
 
-        Those of all processes, each of which has as many: the one place where this network knows of
-        others. In float64, which costs nothing at this size. What all items have in common does not
-        vary, as probabilities sum to 1: taken out first, it leaves no rounding error of its own
-        size.
+        The statistics are over all processes, each with the same number of accesses; no other part
+        of the network communicates. They are in float64, which is cheap at this size. A component
+        that all items share does not vary, as probabilities sum to 1; subtracting it first avoids
+        its rounding error.
         """
         probs, values = probs.double(), self.values.double()
         count = len(probs) * world_size()
@@ -194,20 +198,20 @@ def _check_maps(frame_features: Tensor, spatial_queries: Tensor) -> None:
 
 
 def _pool_groups(probs: Tensor, values: Tensor) -> Tensor:
-    """GAP of the read-out of groups: (T, K, M) and normalised values (M, D) → (T, D).
+    """Average the read-out of groups (GAP): (T, K, M) and normalised values (M, D) → (T, D).
 
-    Channel c of a frame is the numbers c*K .. (c+1)*K of its K rows of D, one after the other.
+    Channel c of a frame consists of the numbers c*K .. (c+1)*K of its K concatenated rows of D.
     """
     num_frames, positions, _ = probs.shape
     num_items, dim = values.shape
-    if dim % positions:  # a channel may reach from one row into the next
+    if dim % positions:  # a channel may extend from one row into the next
         return (probs @ values).view(num_frames, dim, positions).mean(dim=2)
     pooled = values.view(num_items, -1, positions).mean(dim=2)  # (M, D/K)
     return (probs @ pooled).flatten(1)  # (T, K, D/K) → (T, D)
 
 
 def check_choices(key_normalisation: str, addressing: str = 'position') -> None:
-    """ValueError for a word that is none of the choices."""
+    """Raise ValueError for a word that is not among the choices."""
     if key_normalisation not in KEY_NORMALISATIONS:
         raise ValueError(
             f'key_normalisation must be one of {KEY_NORMALISATIONS}, got {key_normalisation!r}'

@@ -1,7 +1,7 @@
 """STMN: Video-based Person Re-identification with Spatial and Temporal Memory Networks (ICCV 2021).
 
-Clips → one feature per clip. The parts stand in ``encoder.py``, ``memory.py`` and ``temporal.py``;
-here is the whole, Fig. 2 and Fig. 3 in one forward. Letters are those of ``memory.py``.
+Clips → one feature per clip. The parts are in ``encoder.py``, ``memory.py`` and ``temporal.py``;
+:class:`STMN` combines them as in Fig. 2 and Fig. 3. Letters are those of ``memory.py``.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from .temporal import TemporalAverage, TemporalMemory, TemporalMLP
 
 
 class FrameParts(NamedTuple):
-    """What a frame contributes to its clip."""
+    """Vectors and maps of single frames from which a clip's outputs are computed."""
 
     refined: Tensor  # (T, D) GAP(f^s), or GAP(f^o) without a spatial memory
     temporal_queries: Tensor | None  # (T, D) GAP(q^t)
@@ -47,14 +47,15 @@ class STMNOutput(NamedTuple):
 
 @register_video_model('stmn')
 class STMN(VideoModel):
-    """STMN: memories take distractors out of frames and weigh the frames (ICCV 2021).
+    """STMN (ICCV 2021): memories remove distractors from frames and weight the frames.
 
-    Under ``torch.autocast`` the encoder runs in reduced precision, everything after it in float32;
-    the weights stay in float32 or float64, so ``.half()`` and ``.bfloat16()`` are refused.
+    Under ``torch.autocast`` the encoder runs in reduced precision and everything after it in
+    float32; the weights must be in float32 or float64, so a model after ``.half()`` or
+    ``.bfloat16()`` raises ValueError.
 
-    ``torch.export`` takes a dynamic number of clips of every variant in eval mode. The number of
-    frames can be dynamic with temporal_mode 'average' alone: the values of the temporal memory and
-    the last layer of the MLP hold an attention for ``seq_len`` frames.
+    ``torch.export`` supports a dynamic number of clips for every variant in eval mode. The number
+    of frames can be dynamic only with temporal_mode 'average': the values of the temporal memory
+    and the last layer of the MLP hold an attention for ``seq_len`` frames.
 
     Args:
         num_classes: training identities.
@@ -69,7 +70,7 @@ class STMN(VideoModel):
     Config = STMNConfig
     frame_once = True
 
-    # keys of the config that shapes of weights tell: key → {name of a weight: dimension}
+    # config keys that are evident from shapes of weights: key → {name of a weight: dimension}
     settings_in_shapes = {
         'video.seq_len': {'temporal_memory.values': 1, 'temporal_memory.regress.weight': 0},
         'stmn.spatial_items': {'spatial_memory.keys': 0},
@@ -122,14 +123,15 @@ class STMN(VideoModel):
         self.classifier_frame = bias_free_classifier(dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor | STMNOutput:
-        """Normalised clips (B, L, 3, H, W) → features after the BNNeck (B, D) in eval mode.
+        """Map normalised clips (B, L, 3, H, W) to features after the BNNeck (B, D) in eval mode.
 
-        A batch of images (B, 3, H, W) is taken as still clips, each image being all L frames.
+        Each image of a batch (B, 3, H, W) is repeated as all L frames of a still clip. In training
+        mode the outputs are an :class:`STMNOutput`.
 
         Raises:
-            ValueError: another shape, or another number of frames than the model takes.
+            ValueError: another shape, or a number of frames that the model does not take.
         """
-        # each image is encoded once and stands for all L frames
+        # each image is encoded once; its vectors are repeated for all L frames
         frames = clips if clips.dim() == 4 else self.as_clips(clips).flatten(0, 1)
         if self.training:
             return self._training_output(self._frame_parts(frames), clips)
@@ -158,9 +160,9 @@ class STMN(VideoModel):
             )
 
     def _probs_apart(self, trunk: Tensor, clips: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """A^s and A^t once more, of maps that no gradient leaves: L_S then moves no trunk.
+        """Compute A^s and A^t again from detached maps, so that L_S does not train the trunk.
 
-        The query heads run twice, as the gradient of L_ID goes through them into the trunk.
+        The query heads run twice because the gradient of L_ID goes through them into the trunk.
         """
         with still_statistics(self.encoder):
             spatial, temporal = self.encoder.queries(trunk)
@@ -173,9 +175,9 @@ class STMN(VideoModel):
         return spatial_probs, temporal_probs
 
     def _supervised(self, refined: Tensor) -> Tensor:
-        """What the classifier of deep supervision sees, (B, L, D) → (B, D).
+        """Compute the input of the classifier of deep supervision, (B, L, D) → (B, D).
 
-        The mean of a linear classifier's logits is the classifier of the mean.
+        The classifier is linear, so its logits of the mean are the mean of its logits.
         """
         if self.frame_bnneck == 'clip':
             normalised: Tensor = self.bnneck_frame(refined.mean(dim=1))
@@ -184,9 +186,9 @@ class STMN(VideoModel):
         return by_frame.mean(dim=1)
 
     def losses(self, outputs: STMNOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """L_S and L_ID with deep supervision (Eq. 8, Eq. 9, Sec. 3.3).
+        """Compute L_S and L_ID with deep supervision (Eq. 8, Eq. 9, Sec. 3.3).
 
-        The spread of a memory that the variant does not have is zero.
+        The spread loss of a memory that the variant does not have is zero.
         """
         num_clips, nothing = len(pids), outputs.clip_logits.new_zeros(())
         spatial, temporal = outputs.spatial_probs, outputs.temporal_probs
@@ -206,19 +208,19 @@ class STMN(VideoModel):
         return self.encoder
 
     def memory_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the memories with the LSTM and the BN of Eq. 3, or of the MLP."""
+        """Yield the parameters of the memories, including the LSTM, the BN of Eq. 3 and the MLP."""
         for memory in (self.spatial_memory, self.temporal_memory):
             if memory is not None:
                 yield from memory.parameters()
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) → GAP(f^s), GAP(q^t) of each frame, (T, 2*D); (T, D) with the average."""
+        """Compute GAP(f^s) and GAP(q^t) of frames (T, 3, H, W): (T, 2*D); (T, D) with 'average'."""
         parts = self._frame_parts(frames)
         queries = parts.temporal_queries
         return parts.refined if queries is None else torch.cat([parts.refined, queries], dim=1)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """Clips of :meth:`encode_frames`, (B, L, V) → features after the BNNeck, (B, D)."""
+        """Map clips of :meth:`encode_frames`, (B, L, V), to features after the BNNeck (B, D)."""
         refined = vectors[..., : self.feature_dim]  # (B, L, D)
         queries = vectors[..., self.feature_dim :]  # (B, L, D), empty with the average
         with full_precision(vectors.device.type):
@@ -227,10 +229,13 @@ class STMN(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What the memories do in clips (B, L, 3, H, W), in eval mode; see ``explanations.py``.
+        """Return attention and memory accesses of clips in eval mode; see ``explanations.py``.
 
-        Attention is absent with temporal average, whatever belongs to a memory without that memory,
-        matching probabilities of positions where groups address the spatial one.
+        Attention is absent with the temporal average; the tensors of a memory are absent without
+        it; matching probabilities of positions are absent if groups address the spatial memory.
+
+        Args:
+            clips: normalised clips (B, L, 3, H, W).
         """
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
@@ -269,7 +274,7 @@ class STMN(VideoModel):
     def _explained_items(
         self, original: Tensor, queries: Tensor, batch: torch.Size
     ) -> dict[str, Tensor]:
-        """What addresses the spatial memory, of maps (T, D, H, W); groups have no position."""
+        """Return the spatial memory's accesses of maps (T, D, H, W); groups have no position."""
         memory = self.spatial_memory
         if memory is None or memory.addressing == 'group':
             return {}
@@ -281,7 +286,7 @@ class STMN(VideoModel):
         }
 
     def _frame_parts(self, frames: Tensor) -> FrameParts:
-        """Everything that needs one frame at a time; frames (T, 3, H, W)."""
+        """Compute everything that depends on single frames; frames (T, 3, H, W)."""
         dtype: torch.dtype = self.bnneck_clip.weight.dtype
         if dtype.itemsize < 4:
             raise ValueError(
@@ -298,7 +303,7 @@ class STMN(VideoModel):
         return FrameParts(refined, maps.temporal_queries, probs, maps.trunk)
 
     def _clips_of(self, vectors: Tensor, clips: Tensor) -> Tensor:
-        """(T, ...) → (B, L, ...); an image stands for all L frames."""
+        """Reshape (T, ...) to (B, L, ...), repeating the vectors of an image for all L frames."""
         if clips.dim() == 4:
             return vectors.unsqueeze(1).expand(-1, self.seq_len, -1)
         of_clips: Tensor = vectors.unflatten(0, clips.shape[:2])

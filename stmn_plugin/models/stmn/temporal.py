@@ -1,4 +1,4 @@
-"""Queries and refined vectors of frames → one vector of the clip: temporal memory and variants.
+"""The temporal memory and its variants: queries and refined vectors of frames → a clip's vector.
 
 Letters are those of ``memory.py``.
 """
@@ -13,13 +13,15 @@ from .memory import auto_scale, check_choices, cosine_probs
 
 
 class TemporalOutput(NamedTuple):
+    """The clip's vector, with the probabilities and weights from which it is computed."""
+
     output: Tensor  # (B, D) f^t, Eq. 7
     probs: Tensor | None  # (B, N) A^t, Eq. 5; None where there is no memory
     attention: Tensor  # (B, L) o-hat^t, sums to 1 over the frames
 
 
 def attend(frame_vectors: Tensor, attention: Tensor) -> Tensor:
-    """Weighted sum over the frames (Eq. 7): (B, L, D) and (B, L) → (B, D)."""
+    """Sum the frames with weights (Eq. 7): (B, L, D) and (B, L) → (B, D)."""
     return torch.einsum('bl,bld->bd', attention, frame_vectors)
 
 
@@ -51,13 +53,14 @@ class TemporalMemory(nn.Module):
         self.values = nn.Parameter(torch.rand(num_items, seq_len))  # v^t
 
     def forward(self, clip_queries: Tensor, frame_vectors: Tensor) -> TemporalOutput:
-        """
+        """Weight the frames of clips.
+
         Args:
             clip_queries: GAP(q^t) of every frame, shape (B, L, D).
             frame_vectors: GAP(f^s) of every frame, shape (B, L, D).
 
         Raises:
-            ValueError: shapes that differ, or clips of another length than the stored attentions.
+            ValueError: the shapes differ, or clips differ in length from the stored attentions.
         """
         _check_clips(clip_queries, frame_vectors, self.values.shape[1])
         probs = self.address(clip_queries)  # (B, N)
@@ -65,7 +68,7 @@ class TemporalMemory(nn.Module):
         return TemporalOutput(attend(frame_vectors, attention), probs, attention)
 
     def address(self, clip_queries: Tensor) -> Tensor:
-        """A^t (Eq. 5) of GAP(q^t) of every frame (B, L, D): (B, N)."""
+        """Compute A^t (Eq. 5) of GAP(q^t) of every frame (B, L, D): (B, N)."""
         pattern = encode_pattern(self.lstm, clip_queries)  # (B, D)
         return cosine_probs(pattern, self.keys, self.scale, self.key_normalisation)
 
@@ -73,7 +76,8 @@ class TemporalMemory(nn.Module):
 class TemporalMLP(nn.Module):
     """The variant of Sec. 4.2: two layers D x N and N x L regress the attention, no memory.
 
-    As many parameters as the memory with the same N; ``num_items=512`` is the paper's larger one.
+    It has as many parameters as the memory with the same N; ``num_items=512`` is the paper's
+    larger variant.
     """
 
     def __init__(self, dim: int, num_items: int, seq_len: int):
@@ -101,9 +105,9 @@ class TemporalAverage(nn.Module):
 
 
 def encode_pattern(lstm: nn.LSTM, clip_queries: Tensor) -> Tensor:
-    """The temporal context q^t of each clip (Eq. 4): the last hidden state, (B, L, D) → (B, D)."""
+    """Compute the context q^t of clips (Eq. 4), the last hidden state: (B, L, D) → (B, D)."""
     hidden: Tensor
-    # queries are a slice of vectors, whose strides would bind B in an exported program
+    # queries are a slice of vectors, whose strides would fix B in an exported program
     _, (hidden, _) = lstm(clip_queries.contiguous())  # hidden (1, B, D)
     return hidden[0]
 

@@ -26,7 +26,7 @@ from stmn_plugin.config.ranges import FILE, ITEMS, WEIGHT
 from stmn_plugin.config.rules import Number, OneOf, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
-from stmn_plugin.losses.all_triplets import all_triplets_loss
+from stmn_plugin.losses.identification import all_triplets_loss
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
