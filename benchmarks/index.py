@@ -96,7 +96,7 @@ def main():
         folder = args.folder or stack.enter_context(tempfile.TemporaryDirectory())
         url = args.server or os.path.join(folder, 'people.db')
         with TrackletIndex.open(url, KEY) as index:
-            index.delete(Where())
+            index.delete(everything=True)
             seconds = fill(index, args.count)
             print(f'{args.count / seconds:,.0f} tracklets added a second')
         begin = time.perf_counter()

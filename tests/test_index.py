@@ -48,6 +48,18 @@ def url(request, tmp_path):
     return postgres.empty(request.getfixturevalue('postgres_url'))
 
 
+def test_everything_is_deleted_on_request_only(url):
+    """A list of names that turned out empty is no request."""
+    with TrackletIndex.open(url, KEY) as index:
+        index.add(make_rows(5), make_features(5))
+        for where in (Where(), Where(numbers=[]), Where(persons=[], not_cameras=())):
+            with pytest.raises(ValueError, match='the condition is empty'):
+                index.delete(where)
+        assert len(index) == 5
+        assert index.delete(Where(numbers=[2]), everything=True) == 1
+        assert index.delete(everything=True) == 4 and len(index) == 0
+
+
 @pytest.fixture
 def index(url):
     with TrackletIndex.open(url, KEY) as opened:

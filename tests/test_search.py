@@ -170,8 +170,10 @@ def test_top_k_keeps_the_gallerys_order_in_ties(backend, metric, k, num_query, m
     order = [references.stable_order(row)[:k] for row in distances]
     prepare, sizes = search._prepare, []
     monkeypatch.setattr(search, '_prepare', lambda x, *y: sizes.append(len(x)) or prepare(x, *y))
-    for length, blocks in ((400, [300]), (64, [64] * 4 + [44])):
+    joined = (64, 20, [20] * 15) if backend == 'torch' else (64, 64, [64] * 4 + [44])
+    for length, few, blocks in ((400, 400, [300]), (64, 400, [64] * 4 + [44]), joined):
         monkeypatch.setattr(search, 'TOP_K_BLOCK', length)
+        monkeypatch.setattr(search, 'FEW_BLOCK', few)
         monkeypatch.setattr(search, 'MAX_CHUNK', 8)
         sizes.clear()
         found = top_k(query, gallery, k, metric, use_backend(backend))

@@ -67,19 +67,19 @@ def _shown(moment: object) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        from stmn_plugin.cameras.index.records import EVERYTHING
         from stmn_plugin.cameras.index.tracklet_index import TrackletIndex
 
         where = where_of(args)
-        if args.delete and where == EVERYTHING and not args.all:
+        if args.delete and where.is_everything and not args.all:
             raise InputError('--delete: say which tracklets, or --all')
         with TrackletIndex.open(args.index) as index:
             if args.hnsw:
                 index.make_hnsw()
                 return
             if args.delete:
+                deleted = index.delete(where, everything=args.all)
                 print(
-                    printable(f'{args.index}: {index.delete(where):,} tracklets deleted, ')
+                    printable(f'{args.index}: {deleted:,} tracklets deleted, ')
                     + f'{len(index):,} left'
                 )
                 return

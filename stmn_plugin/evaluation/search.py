@@ -8,7 +8,7 @@ Letters: Q queries, G gallery tracklets, D channels, q rows of a chunk of querie
 
 import itertools
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,7 +31,7 @@ DIST_METRICS = ('cosine', 'euclidean')
 BACKENDS = ('faiss', 'torch')
 MEMORY_LIMIT = 2 << 30  # bytes of distances: of the chunk in use and of the next
 TOP_K_BLOCK = 32768  # gallery vectors of which the nearest are found together
-FEW_QUERIES, FEW_BLOCK = 256, 1024  # so many at a time stay in the cache, also when converted
+FEW_QUERIES, FEW_BLOCK = 256, 512  # so many at a time stay in the cache, also when converted
 MAX_CHUNK = 256  # queries; more make the matrix product no faster
 MAX_BLOCK = 2048  # gallery vectors; larger ones leave the cache, smaller ones cost more calls
 ROWS_AT_ONCE = 64  # whose neighbours are gathered together
@@ -181,17 +181,23 @@ def top_k(
     query = _prepare(query_features, prepared, query_features.device)
     few = on_cpu and len(query) <= FEW_QUERIES
     length = min(TOP_K_BLOCK, FEW_BLOCK) if few else TOP_K_BLOCK
-    search = _block_nearest_faiss if backend == 'faiss' else _block_nearest
-    best: Nearest | None = None
     blocks = _blocks(gallery_features, prepared, query.device, length, among)
-    for start, gallery in blocks:
-        found = search(query, gallery, min(k, len(gallery)), dist_metric)
+    if few and backend == 'torch':
+        parts = _joined_nearest(query, blocks, k, dist_metric)
+    else:
+        search = _block_nearest_faiss if backend == 'faiss' else _block_nearest
+        parts = (
+            (start, search(query, gallery, min(k, len(gallery)), dist_metric))
+            for start, gallery in blocks
+        )
+    best: Nearest | None = None
+    for start, found in parts:
         found = Nearest(found.distances, found.indices + start)
         if best is not None:  # what was found before comes from earlier in the gallery
             joined = Nearest(*(torch.cat(pair, dim=1) for pair in zip(best, found, strict=True)))
             found = Nearest(*(x[:, :k] for x in _in_order(*joined)))
         best = found
-    assert best is not None  # k says that there is a block
+    assert best is not None  # of at least one block, as k <= count
     if among is not None:
         best = best._replace(indices=torch.from_numpy(among).to(query.device)[best.indices])
     return best
@@ -312,14 +318,38 @@ def _in_order(distances: Tensor, indices: Tensor) -> Nearest:
     return Nearest(distances, indices.gather(1, by_distance))
 
 
+def _joined_nearest(
+    query: Tensor, blocks: Iterable[tuple[int, Tensor]], k: int, dist_metric: str
+) -> Iterator[tuple[int, Nearest]]:
+    """Select from TOP_K_BLOCK distances at a time: in each small block it takes most of the time.
+
+    Yields the index of the first gallery vector and the nearest, counted from it.
+    """
+    parts: list[Tensor] = []
+    first = columns = 0
+    for start, gallery in blocks:
+        if columns >= TOP_K_BLOCK:
+            yield first, _nearest_finite(torch.cat(parts, dim=1), k)
+            first, parts, columns = start, [], 0
+        parts.append(_distances(query, gallery, dist_metric))
+        columns += len(gallery)
+    yield first, _nearest_finite(torch.cat(parts, dim=1), k)
+
+
 def _block_nearest(query: Tensor, gallery: Tensor, k: int, dist_metric: str) -> Nearest:
-    parts = []
-    for rows in query.split(MAX_CHUNK):
-        distances = _distances(rows, gallery, dist_metric).clamp_min_(0)
-        if not torch.isfinite(distances).all():
-            raise InputError(NOT_FINITE)
-        parts.append(nearest(distances, k))
+    parts = [
+        _nearest_finite(_distances(rows, gallery, dist_metric), k)
+        for rows in query.split(MAX_CHUNK)
+    ]
     return Nearest(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _nearest_finite(distances: Tensor, k: int) -> Nearest:
+    """``nearest`` of rows (q, g), at most g of them; distances below 0 become 0, in place."""
+    distances.clamp_min_(0)
+    if not torch.isfinite(distances).all():
+        raise InputError(NOT_FINITE)
+    return nearest(distances, min(k, distances.shape[1]))
 
 
 def _block_nearest_faiss(query: Tensor, gallery: Tensor, k: int, dist_metric: str) -> Nearest:

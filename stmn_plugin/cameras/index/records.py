@@ -59,6 +59,11 @@ class Where:
     numbers: Sequence[int] = ()
     before: datetime.datetime | None = None
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether every tracklet meets it; empty names are no condition."""
+        return not any(vars(self).values())
+
 
 EVERYTHING = Where()
 

@@ -134,12 +134,21 @@ class TrackletIndex:
             raise InputError(f'{self._store.name}: no tracklet {missing[0]}')
         return torch.from_numpy(np.stack([found[number] for number in numbers])).float()
 
-    def delete(self, where: Where) -> int:
+    def delete(self, where: Where = EVERYTHING, everything: bool = False) -> int:
         """Remove tracklets; how many. Their files stay.
 
         When this returns, the vectors are in no file of an SQLite index any more. A server may keep
         them in its log and its backups, see docs/cameras-index.md.
+
+        Args:
+            where: which tracklets.
+            everything: allow a condition that every tracklet meets, such as ``Where(persons=[])``.
+
+        Raises:
+            ValueError: such a condition, and ``everything`` is false.
         """
+        if where.is_everything and not everything:
+            raise ValueError('the condition is empty: delete(everything=True) empties the index')
         return self._store.delete(where)
 
     def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
