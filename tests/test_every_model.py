@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -13,8 +14,12 @@ from torchvision.models.resnet import BasicBlock
 
 from stmn_plugin.cameras.exporting import export_model
 from stmn_plugin.config import load_config
+from stmn_plugin.config.ranges import WEIGHT
+from stmn_plugin.config.rules import Flag, OneOf, Text
 from stmn_plugin.config.sections import flatten
+from stmn_plugin.config.settings import settings_of
 from stmn_plugin.config.table import with_table
+from stmn_plugin.evaluation.fingerprint import structure_digest
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import VIDEO_MODELS, ModelSpec, build_video_model
 from stmn_plugin.models.encoder import Encoder
@@ -61,10 +66,10 @@ def narrow(monkeypatch):
 def build():
     """Makes a narrow network of a name, in float64, in training mode."""
 
-    def make(name, seq_len=L):
+    def make(name, seq_len=L, more=()):
         words = f'model.name {name} data.type video data.height {HEIGHT} data.width {WIDTH} '
         words += f'video.seq_len {seq_len} {NARROW.get(name, "")}'
-        spec = ModelSpec.from_config(flatten(load_config('', words.split())))
+        spec = ModelSpec.from_config(flatten(load_config('', [*words.split(), *more])))
         torch.manual_seed(0)
         model = build_video_model(spec, CLASSES, pretrained=False)
         model.spec = spec
@@ -98,6 +103,45 @@ def clips_of(count, seq_len=L, seed=2):
     shape = count, seq_len, 3, HEIGHT, WIDTH
     clips = torch.randn(shape, generator=generator, dtype=torch.float64)
     return clips + pids.view(-1, 1, 1, 1, 1) / 4, pids
+
+
+def another(value, rule):
+    """As text a value that a key takes other than its own."""
+    if isinstance(rule, Flag):
+        return str(not value)
+    if isinstance(rule, OneOf):
+        return next(choice for choice in rule.choices if choice != value)
+    return '0.25'
+
+
+@every_model
+def test_weights_of_losses_change_no_vector(name, build):
+    """Stored vectors outlive a change of the keys that say so, and these change none."""
+    clips, _ = clips_of(2)
+
+    def vectors(model):
+        with torch.no_grad():
+            frames = model.encode_frames(clips[0]) if model.frame_once else clips
+            return frames, model(clips)
+
+    base = scattered(build(name)).eval()
+    own = {one.name: one for one in settings_of(VIDEO_MODELS[name].Config)}
+    assert not [key for key, one in own.items() if one.rule == WEIGHT and one.in_vectors]
+    for key, one in own.items():
+        if one.in_vectors or isinstance(one.rule, Text):  # files of weights
+            continue
+        value = another(one.default, one.rule)
+        assert str(one.default) != value
+        other = build(name, more=(f'{name}.{key}', value)).eval()
+        other.load_state_dict(base.state_dict())
+        assert structure_digest(other) == structure_digest(base), key
+        for mine, its in zip(vectors(base), vectors(other), strict=True):
+            assert torch.equal(mine, its), key
+    for part, module in base.named_children():
+        if part.startswith('classifier'):  # not of the structure that vectors depend on
+            for tensor in module.parameters():
+                tensor.data.fill_(math.nan)
+    assert all(tensor.isfinite().all() for tensor in vectors(base))
 
 
 def close(one, other, tolerance=1e-9):

@@ -513,7 +513,8 @@ FREE_WORDS = """
     train.deterministic True train.allow_changed True sampler.num_instances 3
     loss.softmax.label_smooth False loss.triplet.margin 0.7 loss.triplet.weight_t 0.5
     loss.spread.weight 0.5 loss.spread.margin 0.1 loss.spread.reduction sum
-    stmn.spatial_bn_scale 1.0 video.pooling_method max video.rrs_chunks ceil
+    stmn.spatial_bn_scale 1.0 stmn.frame_bnneck frame mgh.graphs 2
+    video.pooling_method max video.rrs_chunks ceil
     test.batch_size 3 test.dist_metric euclidean test.normalize_feature True test.ranks [1,2]
     test.rerank True test.frames all test.flip False test.protocol torchreid
 """

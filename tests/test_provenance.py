@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten, get_default_config
+from stmn_plugin.config.sections import is_video_model
+from stmn_plugin.plugins import load_plugins
 from stmn_plugin.training import provenance
 from stmn_plugin.training.provenance import (
     FREE_IN_TESTING,
@@ -17,7 +20,7 @@ from stmn_plugin.training.provenance import (
     first_version_digests,
     run_digest,
 )
-from stmn_plugin.training.resuming import FREE_KEYS, is_recipe
+from stmn_plugin.training.resuming import FREE_KEYS, changed_keys, is_recipe
 
 
 def manager(train, query, gallery):
@@ -119,12 +122,13 @@ def test_every_key_is_of_the_experiment_or_free():
     config = flatten(get_default_config())
     for key in config:
         of_it = not key.startswith('test.') and key not in same_computation | {'train.seed'}
+        of_it = of_it and not is_video_model(key.partition('.')[0])
         changed = {**config, key: 'another'}
         assert experiment_of(changed).get(key) == ('another' if of_it else None), key
         assert (run_digest(changed) != run_digest(config)) == of_it, key
 
 
-def test_a_key_of_another_architecture_or_a_later_version_changes_no_digest(monkeypatch):
+def test_a_key_of_a_later_version_changes_no_digest(monkeypatch):
     config = {**flatten(get_default_config()), 'train.lr': 0.5, 'test.flip': True}
     before = config_digests(config), run_digest(config)
     later = get_default_config()
@@ -135,6 +139,41 @@ def test_a_key_of_another_architecture_or_a_later_version_changes_no_digest(monk
     config['psta.heads'] = 4
     assert config_digests(config)['recipe'] != before[0]['recipe']
     assert config_digests(config)['test'] == before[0]['test'] and run_digest(config) != before[1]
+
+
+@pytest.mark.parametrize('arch', ['qan', 'stmn', 'resnet18'])
+def test_keys_of_another_architecture_make_no_other_experiment(arch):
+    """In a config that all rows of a table share."""
+    load_plugins()
+    config = {**flatten(get_default_config()), 'model.name': arch}
+    keys = {'mgh.graphs': 2, 'part_aligned.part_width': 0.25, 'csa.oim': False, 'eug.freeze': False}
+    keys |= {'stmn.backbone': 'resnet18', 'stmn.backbone_weights': 'start.pth'}
+    keys |= {'qan.clip_weight': 0.5, 'qan.backbone_weights': 'start.pth'}
+    for key, value in keys.items():
+        other = {**config, key: value}
+        own = key.startswith(f'{arch}.')
+        start = key.endswith('_weights')
+        assert (run_digest(config) != run_digest(other)) == own, key
+        assert (experiment_of(config) != experiment_of(other)) == own, key
+        assert (config_digests(config) != config_digests(other)) == (own and not start), key
+        assert bool(changed_keys(config, other)) == (own and not start), key
+    assert changed_keys(config, {**config, 'model.name': 'mgh'}).keys() == {'model.name'}
+    both = {**config, 'model.name': 'mgh', 'mgh.graphs': 2}
+    assert changed_keys(config, both).keys() == {'model.name', 'mgh.graphs'}
+
+
+def test_a_shared_config_is_one_experiment_of_every_row():
+    """As a command loads it: the encoder that is STMN's by default counts as the row's own."""
+
+    def digest(*words):
+        words = ['data.type', 'video', 'model.name', 'qan', *words]
+        return run_digest(flatten(load_config('', words)))
+
+    assert digest() == digest('mgh.graphs', '2', 'stmn.spatial_items', '7')
+    small = ('stmn.backbone', 'resnet18')
+    assert digest() != digest(*small) == digest('qan.backbone', 'resnet18')
+    own = ('qan.backbone', 'resnet34')
+    assert digest(*own) == digest(*own, *small)
 
 
 def test_digests_of_the_first_version():

@@ -65,6 +65,16 @@ def is_video_model(name: str) -> bool:
     return name in SECTIONS and name not in _NO_ARCHITECTURES
 
 
+def is_of_another(key: str, arch: str) -> bool:
+    """Whether a full key is of the section of another architecture than ``arch``, the model.name.
+
+    A run reads none of these. What an architecture shares with STMN, its encoder, has become its
+    own when a config is loaded.
+    """
+    section = key.partition('.')[0]
+    return section != arch and is_video_model(section)
+
+
 def has_own_losses(name: str) -> bool:
     """Whether a ``model.name`` has losses that tell persons apart without those of ``loss``.
 

@@ -19,6 +19,7 @@ class Setting(NamedTuple):
     rule: Rule
     help: str
     shown: str  # the default in a table
+    in_vectors: bool
 
     @property
     def default(self) -> Any:
@@ -26,7 +27,9 @@ class Setting(NamedTuple):
         return self.make_default()
 
 
-def setting(default: Any, rule: Rule, help: str, shown: str = '') -> Any:
+def setting(
+    default: Any, rule: Rule, help: str, shown: str = '', *, in_vectors: bool = True
+) -> Any:
     """A field of a section.
 
     Args:
@@ -35,8 +38,10 @@ def setting(default: Any, rule: Rule, help: str, shown: str = '') -> Any:
         rule: what the key takes, see ``rules.py``.
         help: one line, with the paper's symbol or section where there is one.
         shown: what tables say instead of a default that is computed.
+        in_vectors: False where no vector of a trained network depends on the key, as on the weight
+            of a loss: stored vectors (``test.features_dir``) then stay valid when it changes.
     """
-    metadata = {'rule': rule, 'help': help, 'shown': shown}
+    metadata = {'rule': rule, 'help': help, 'shown': shown, 'in_vectors': in_vectors}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, list):
@@ -59,7 +64,14 @@ def settings_of(section: type) -> Iterator[Setting]:
         else:
             make_default = _Constant(field.default)
         shown = metadata['shown'] or str(make_default())
-        yield Setting(field.name, make_default, metadata['rule'], metadata['help'], shown)
+        yield Setting(
+            field.name,
+            make_default,
+            metadata['rule'],
+            metadata['help'],
+            shown,
+            metadata['in_vectors'],
+        )
 
 
 class _Constant:

@@ -1,7 +1,8 @@
 """A model, a config and frames → what vectors of frames were made from, by name.
 
-What counts is everything but an explicit list: a key, an attribute of a model or a line of code
-that is new counts until it is listed here, so none can be forgotten.
+What counts is everything but what is known to be free: a key, an attribute of a model or a line of
+code that is new counts until someone says otherwise, so none can be forgotten. Keys that all
+architectures share are listed here; an architecture says it of its own (``in_vectors=False``).
 """
 
 import dataclasses
@@ -19,17 +20,17 @@ import torch
 import torchreid
 from torch import nn
 
-from stmn_plugin.config.sections import general_key
+from stmn_plugin.config.sections import SECTIONS, is_of_another, is_video_model
+from stmn_plugin.config.settings import settings_of
 from stmn_plugin.data.tracklets import Tracklet
-from stmn_plugin.models import VIDEO_MODELS, FrameByFrame, VideoModel
+from stmn_plugin.models import FrameByFrame, VideoModel
 
-# keys that change no vector of a frame beyond rounding, given the weights and the frames
+# keys of no architecture that change no vector beyond rounding, given the weights and the frames
 FREE_KEYS = """
     use_gpu model.pretrained model.load_weights model.resume
-    *.backbone_weights *.backbone_sha256 stmn.spatial_bn_scale
     data.root data.sources data.targets data.workers data.split_id data.combineall data.transforms
-    data.k_tfm data.save_dir data.load_train_targets data.validation_ids data.validation_seed
-    data.bad_frames market1501.use_500k_distractors
+    data.k_tfm data.save_dir data.load_train_targets data.train_list data.validation_ids
+    data.validation_seed data.bad_frames market1501.use_500k_distractors
     cuhk03.labeled_images cuhk03.classic_split cuhk03.use_metric_cuhk03
     sampler.train_sampler sampler.train_sampler_t sampler.num_instances sampler.num_cams
     sampler.num_datasets video.sample_method video.pooling_method video.rrs_chunks
@@ -49,10 +50,10 @@ FREE_KEYS = """
     test.clips_per_tracklet test.best test.all_clips test.features_dir test.flip test.protocol
     test.verification test.false_positive_rate
     synthetic.preset synthetic.seed synthetic.paint_out
-    csa.percentile csa.oim_weight csa.verification_weight csa.negative_weight
+    one_shot.factor one_shot.split_seed one_shot.split_file one_shot.warm_start
 """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
-FREE_ATTRIBUTES = {'training', 'checkpoint_activations', 'spread_reach'}
+FREE_ATTRIBUTES = {'training', 'checkpoint_activations', 'spread_reach', 'spec'}
 EMPTY = nn.Module()  # what it has is torch's own
 PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device
 ARRAYS = torch.Tensor | np.ndarray | np.generic
@@ -68,9 +69,14 @@ CODE = (
 )
 
 
-def is_free(key: str) -> bool:
-    """Whether a key of the config changes no vector of a frame."""
-    return general_key(key) in FREE_IN_VECTORS
+def is_free(key: str, arch: str = '') -> bool:
+    """Whether a key of the config changes no vector of an architecture, '' being any."""
+    section, _, name = key.rpartition('.')
+    if not is_video_model(section):
+        return key in FREE_IN_VECTORS
+    if arch and is_of_another(key, arch):
+        return True
+    return any(one.name == name and not one.in_vectors for one in settings_of(SECTIONS[section]))
 
 
 def fingerprint(
@@ -88,7 +94,9 @@ def fingerprint(
         config: key → plain value.
         **settings: anything else, plain values.
     """
-    counting = {k: v for k, v in (config or {}).items() if not is_free(k)}
+    config = config or {}
+    arch = config.get('model.name', '')
+    counting = {key: value for key, value in config.items() if not is_free(key, arch)}
     made_from = {
         'weights': weights_digest(model),
         'model': structure_digest(model),
@@ -111,11 +119,16 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def structure_digest(model: nn.Module) -> str:
-    """SHA-256 of the classes of a model's parts and of all their attributes but the weights."""
+    """SHA-256 of the classes of a model's parts and of all their attributes but the weights.
+
+    Of an architecture for clips the classifiers are left out: they run in training alone.
+    """
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     digest = hashlib.sha256()
     for name, part in model.named_modules():
+        if isinstance(model, VideoModel) and name.startswith('classifier'):
+            continue
         own = {
             key: _described(value)
             for key, value in _attributes(part).items()
@@ -134,7 +147,7 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
         own['config'] = {
             one.name: getattr(part.config, one.name)
             for one in dataclasses.fields(part.config)
-            if not any(is_free(f'{name}.{one.name}') for name in VIDEO_MODELS)
+            if one.metadata.get('in_vectors', True)
         }
     return own
 

@@ -43,9 +43,13 @@ class EncoderConfig:
         '',
         Text('a file or link', may_be_empty=True),
         "in place of torchvision's ImageNet weights: of that network, or a checkpoint's encoder",
+        in_vectors=False,
     )
     backbone_sha256: str = setting(
-        '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
+        '',
+        Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'),
+        'of that file, if checked',
+        in_vectors=False,
     )
 
 
@@ -62,9 +66,13 @@ class SharedEncoderConfig:
         '',
         Text('a file or link', may_be_empty=True),
         'as stmn.backbone_weights, of a backbone that is not shared',
+        in_vectors=False,
     )
     backbone_sha256: str = setting(
-        '', Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'), 'of that file, if checked'
+        '',
+        Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'),
+        'of that file, if checked',
+        in_vectors=False,
     )
 
 

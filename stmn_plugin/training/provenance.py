@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stmn_plugin.config.defaults import flatten, get_default_config
-from stmn_plugin.config.sections import general_key
+from stmn_plugin.config.sections import general_key, is_of_another
 
 from .resuming import is_recipe
 
@@ -58,14 +58,15 @@ def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if (is_recipe(key, config) or is_start(key) or key == 'train.max_epoch')
         and key != 'train.seed'
+        and not is_of_another(key, config['model.name'])
     }
 
 
 def run_digest(config: Mapping[str, Any]) -> str:
     """The 8 hex digits that name an experiment; of files that it starts from, what they hold.
 
-    Keys at their default are left out: a key that a later version adds, or the section of another
-    architecture, makes no other experiment.
+    Keys at their default are left out, so that one which a later version adds makes no other
+    experiment; those of other architectures are left out whatever they are.
     """
     parts = _unlike_defaults(experiment_of(config))
     for key in filter(is_start, parts):

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.config.recorded import recorded_settings
-from stmn_plugin.config.sections import general_key
+from stmn_plugin.config.sections import general_key, is_of_another
 from stmn_plugin.distributed import broadcast, is_main
 from stmn_plugin.errors import InputError, printable
 
@@ -62,6 +62,8 @@ def is_recipe(key: str, config: Mapping[str, Any]) -> bool:
     """Whether the weights at the end depend on a key of a config (key → value)."""
     if key == 'train.max_epoch':
         return bool(config['train.lr_scheduler'] == 'cosine')  # other schedules do not know the end
+    if is_of_another(key, config['model.name']):
+        return False
     return general_key(key) not in FREE_KEYS and not key.startswith('test.')
 
 

@@ -20,7 +20,10 @@ class STMNConfig(EncoderConfig):
     spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
     spatial_items: int = setting(10, ITEMS, 'M')
     spatial_bn_scale: float = setting(
-        0.0, Number(-100, 100), "scale of Eq. 3's BN at the start; torch's own is 1"
+        0.0,
+        Number(-100, 100),
+        "scale of Eq. 3's BN at the start; torch's own is 1",
+        in_vectors=False,
     )
     temporal_mode: str = setting(
         'memory',
@@ -55,4 +58,5 @@ class STMNConfig(EncoderConfig):
         OneOf(('clip', 'frame')),
         "BNNeck of deep supervision: on a clip's mean (Sec. 3.3), or on every frame, whose logits "
         "are averaged (authors' code)",
+        in_vectors=False,
     )

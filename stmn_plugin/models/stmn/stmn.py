@@ -118,7 +118,6 @@ class STMN(VideoModel):
         self.temporal_memory = temporal[config.temporal_mode]()
         self.bnneck_clip = BNNeck(dim)
         self.bnneck_frame = BNNeck(dim)
-        self.frame_bnneck = config.frame_bnneck
         self.classifier_clip = bias_free_classifier(dim, num_classes)
         self.classifier_frame = bias_free_classifier(dim, num_classes)
 
@@ -179,7 +178,7 @@ class STMN(VideoModel):
 
         The classifier is linear, so its logits of the mean are the mean of its logits.
         """
-        if self.frame_bnneck == 'clip':
+        if self.config.frame_bnneck == 'clip':
             normalised: Tensor = self.bnneck_frame(refined.mean(dim=1))
             return normalised
         by_frame: Tensor = self.bnneck_frame(refined.flatten(0, 1)).view_as(refined)

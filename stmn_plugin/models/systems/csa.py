@@ -59,17 +59,30 @@ class CSAConfig(SharedEncoderConfig):
         True, FLAG, "pool the gallery snippet by the probe's query (paper), not by its own"
     )
     oim: bool = setting(True, FLAG, 'Online Instance Matching on every frame')
-    oim_weight: float = setting(1.0, WEIGHT, 'of it')
-    oim_scale: float = setting(30.0, Number(0, 1_000, above=True), 'of its inner products')
-    oim_momentum: float = setting(0.5, DECAY, 'what a sample leaves of the row of its identity')
+    oim_weight: float = setting(1.0, WEIGHT, 'of it', in_vectors=False)
+    oim_scale: float = setting(
+        30.0, Number(0, 1_000, above=True), 'of its inner products', in_vectors=False
+    )
+    oim_momentum: float = setting(
+        0.5, DECAY, 'what a sample leaves of the row of its identity', in_vectors=False
+    )
     verification_weight: float = setting(
-        100.0, WEIGHT, 'of the loss of pairs, whose weights sum to 0.1'
+        100.0,
+        WEIGHT,
+        'of the loss of pairs, whose weights sum to 0.1',
+        in_vectors=False,
     )
     negative_weight: float = setting(
-        3.0, WEIGHT, 'of all pairs of two persons together, against those of one'
+        3.0,
+        WEIGHT,
+        'of all pairs of two persons together, against those of one',
+        in_vectors=False,
     )
     percentile: float = setting(
-        20.0, Number(0, 100), "of two tracklets' snippet pairs, the nearest that count"
+        20.0,
+        Number(0, 100),
+        "of two tracklets' snippet pairs, the nearest that count",
+        in_vectors=False,
     )
 
 

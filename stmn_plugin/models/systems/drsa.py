@@ -50,8 +50,9 @@ class DRSAConfig(SharedEncoderConfig):
         'squared',
         OneOf(PENALTIES),
         "mean of the frames' Q (the paper), of their roots, or the root of their sum (the code)",
+        in_vectors=False,
     )
-    diversity_weight: float = setting(1.0, WEIGHT, 'of the penalty')
+    diversity_weight: float = setting(1.0, WEIGHT, 'of the penalty', in_vectors=False)
 
 
 class SpatialAttention(nn.Module):

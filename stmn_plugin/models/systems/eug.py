@@ -33,11 +33,17 @@ class EUGConfig(SharedEncoderConfig):
     """``eug``"""
 
     freeze: bool = setting(
-        True, FLAG, 'conv1 to conv3 (layer2) keep their start, their batch norms, too'
+        True,
+        FLAG,
+        'conv1 to conv3 (layer2) keep their start, their batch norms, too',
+        in_vectors=False,
     )
     embedding_dim: int = setting(1024, Whole(1, 65_536), 'of the head, which only training has')
     dropout: float = setting(
-        0.5, Number(0, 1, below=True), 'of the head, before and after the embedding'
+        0.5,
+        Number(0, 1, below=True),
+        'of the head, before and after the embedding',
+        in_vectors=False,
     )
 
 
@@ -90,7 +96,6 @@ class EUG(VideoModel):
 
     def __init__(self, num_classes: int, seq_len: int, config: EUGConfig, pretrained: bool = True):
         super().__init__(num_classes, seq_len, config, pretrained)
-        self.freezes = config.freeze
         self.encoder = shared_encoder(config, 'eug', pretrained)
         self.feature_dim = self.encoder.dim
         self.classifier = EmbeddingHead(
@@ -105,7 +110,7 @@ class EUG(VideoModel):
         from a gradient is that they run without a graph, see :meth:`frame_vectors`.
         """
         super().train(mode)
-        if self.freezes:
+        if self.config.freeze:
             for stage in (self.encoder.stem, self.encoder.conv2, self.encoder.conv3):
                 stage.eval().requires_grad_(False)
         return self
@@ -135,7 +140,7 @@ class EUG(VideoModel):
     def frame_vectors(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) → GAP of conv5, (T, D)."""
         encoder = self.encoder
-        if not (self.training and self.freezes):
+        if not (self.training and self.config.freeze):
             return global_average(encoder(frames).frame_features)
         with torch.no_grad():
             maps = encoder.conv3(encoder.conv2(encoder.stem(frames)))  # an eighth of the size

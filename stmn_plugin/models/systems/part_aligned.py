@@ -67,6 +67,7 @@ class PartAlignedConfig(SharedEncoderConfig):
         '',
         FILE,
         f"of VGG-19, for the part stream; empty: torchvision's own, {RANDOM}: none",
+        in_vectors=False,
     )
     pose_weights: str = setting(
         '', FILE, 'instead, of the COCO model pose_iter_440000, by the names of its layers'
@@ -80,8 +81,11 @@ class PartAlignedConfig(SharedEncoderConfig):
         'batch_hard',
         OneOf(('batch_hard', 'all_triplets')),
         'the triplet term: that of the section loss, or of all triplets (paper)',
+        in_vectors=False,
     )
-    margin: float = setting(0.2, WEIGHT, 'of all_triplets, between squared distances')
+    margin: float = setting(
+        0.2, WEIGHT, 'of all_triplets, between squared distances', in_vectors=False
+    )
 
 
 def pooled(descriptors: Tensor, pooling: str = 'mean') -> Tensor:

@@ -50,9 +50,14 @@ class QANConfig(SharedEncoderConfig):
         'from scores to weights of frames; l1: sigmoid over its sum (paper)',
     )
     clip_weight: float = setting(
-        1.0, WEIGHT, 'of the cross-entropy of the clip; 0: of frames alone (paper)'
+        1.0,
+        WEIGHT,
+        'of the cross-entropy of the clip; 0: of frames alone (paper)',
+        in_vectors=False,
     )
-    frame_weight: float = setting(1.0, WEIGHT, 'of the cross-entropy of every frame')
+    frame_weight: float = setting(
+        1.0, WEIGHT, 'of the cross-entropy of every frame', in_vectors=False
+    )
 
 
 def quality_weights(scores: Tensor, kind: str = 'l1') -> Tensor:

@@ -60,7 +60,9 @@ class SeeForestConfig(SharedEncoderConfig):
         'of the sweeps over the maps of a pair',
     )
     sweep_channels: int = setting(128, CHANNELS, 'channels of each sweep and of what fuses them')
-    pair_weight: float = setting(1.0, WEIGHT, 'of the cross-entropy of pairs, same or different')
+    pair_weight: float = setting(
+        1.0, WEIGHT, 'of the cross-entropy of pairs, same or different', in_vectors=False
+    )
 
 
 class Attended(NamedTuple):

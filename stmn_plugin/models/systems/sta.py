@@ -42,7 +42,9 @@ class STAConfig(SharedEncoderConfig):
         'g: energy over its sum (the paper), or its root over their norm (re-implementation)',
     )
     embedding: int = setting(1024, COUNT, 'E, numbers of the feature')
-    reg_weight: float = setting(0.1, WEIGHT, 'lambda, of the distance of two frames in their maps')
+    reg_weight: float = setting(
+        0.1, WEIGHT, 'lambda, of the distance of two frames in their maps', in_vectors=False
+    )
 
 
 def energy_maps(maps: Tensor, kind: str = 'energy') -> Tensor:

@@ -36,11 +36,17 @@ class STMPConfig(SharedEncoderConfig):
     """The section ``stmp``."""
 
     part_weight: float = setting(
-        1.0, WEIGHT, 'of the triplet loss on parts; loss.triplet.weight_t multiplies it, too'
+        1.0,
+        WEIGHT,
+        'of the triplet loss on parts; loss.triplet.weight_t multiplies it, too',
+        in_vectors=False,
     )
-    part_margin: float = setting(0.4, WEIGHT, 'of its hinge')
+    part_margin: float = setting(0.4, WEIGHT, 'of its hinge', in_vectors=False)
     dropout: float = setting(
-        0.5, Number(0, 1, below=True), 'before the last layer of its classifier'
+        0.5,
+        Number(0, 1, below=True),
+        'before the last layer of its classifier',
+        in_vectors=False,
     )
 
 

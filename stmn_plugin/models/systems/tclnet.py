@@ -43,11 +43,17 @@ class TCLNetConfig(SharedEncoderConfig):
     """The section ``tclnet``."""
 
     triplet: str = setting(
-        'recipe', OneOf(('recipe', 'cosine')), 'of both features; cosine: on minus cosine, a hinge'
+        'recipe',
+        OneOf(('recipe', 'cosine')),
+        'of both features; cosine: on minus cosine, a hinge',
+        in_vectors=False,
     )
-    cosine_margin: float = setting(0.4, WEIGHT, 'of that hinge')
+    cosine_margin: float = setting(0.4, WEIGHT, 'of that hinge', in_vectors=False)
     restart_statistics: bool = setting(
-        False, FLAG, "learners' running statistics start at 0 and 1 (code), not at ImageNet's"
+        False,
+        FLAG,
+        "learners' running statistics start at 0 and 1 (code), not at ImageNet's",
+        in_vectors=False,
     )
 
 
