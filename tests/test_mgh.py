@@ -4,6 +4,7 @@ import pytest
 import references.mgh as references
 import torch
 import torchvision
+from references.non_local import batch_norm
 from test_encoder import own_conv5, randomise
 from test_every_model import narrow_resnet, scattered
 from torch import nn
@@ -49,6 +50,18 @@ def equal(one, other, tolerance=1e-10):
     torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+def assert_same_gradients(ours, expected, inputs):
+    """Two results are equal, and the gradients of a drawn sum of either."""
+    equal(ours, expected, 1e-9)
+    weights = drawn(*ours.shape, seed=5)
+    for one, other in zip(
+        torch.autograd.grad((ours * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        equal(one, other, 1e-9)
+
+
 def lists(chosen):
     return [row.nonzero().flatten().tolist() for row in chosen[0]]
 
@@ -85,21 +98,60 @@ def test_a_layer_against_loops(parts, frames):
     for clip, rows in zip(nodes, chosen, strict=True):
         found = references.neighbours(clip, parts)
         assert lists(rows[None]) == [sorted(one) for one in found]
-    linear = [(one.weight, one.bias) for one in (layer.own, layer.others)]
-    expected = references.graph_layer(nodes, parts, *linear, layer.bn.weight, layer.bn.bias)
-    ours = layer(nodes, chosen)
-    equal(ours, expected, 1e-9)
-    weights, inputs = drawn(*ours.shape, seed=5), [nodes, *layer.parameters()]
-    for one, other in zip(
-        torch.autograd.grad((ours * weights).sum(), inputs),
-        torch.autograd.grad((expected * weights).sum(), inputs),
-        strict=True,
-    ):
-        equal(one, other, 1e-9)
+    assert_same_gradients(
+        layer(nodes, chosen),
+        references.graph_layer(layer, nodes, parts),
+        [nodes, *layer.parameters()],
+    )
     unit = layer.unit_rows(nodes, chosen)
     positive = unit.clamp(min=0).norm(dim=2)
     equal(unit.norm(dim=2), torch.ones_like(positive))
     assert ((positive > 1 - 1e-12) == (unit >= 0).all(dim=2)).all()
+
+
+@pytest.mark.usefixtures('network')
+@pytest.mark.parametrize(
+    ('neighbours', 'window', 'graphs', 'training'),
+    [(2, 3, 2, True), (3, 1, 2, False), (1, 0, 3, True)],
+)
+def test_the_feature_against_loops(neighbours, window, graphs, training):
+    """Each layer finds its own neighbours; maps may be negative where no ReLU ends the encoder."""
+    config = MGHConfig(width=2, neighbours=neighbours, window=window, graphs=graphs)
+    model = scattered(MGH(3, 8, config, pretrained=False).double()).train(training)
+    nn.init.uniform_(model.bnneck.bias)
+    vectors = (drawn(2, window + 2, model.parts[-1] * 32) + 0.5).requires_grad_()
+    expected = references.features(model, vectors.unflatten(2, (-1, 32)))
+    inputs = [vectors, *model.bn_global.parameters(), *model.graphs.parameters()]
+    assert_same_gradients(model.joined(vectors), expected, inputs)
+    if not training:
+        z = torch.stack(batch_norm(model.bnneck, list(expected)))
+        equal(model.embed(vectors), z, 1e-9)
+
+
+def test_the_start():
+    layer = GraphLayer(60, 40)
+    bound = (2 * 6 / (60 + 40)) ** 0.5  # Xavier uniform, gain sqrt 2
+    for linear in (layer.own, layer.others):
+        assert 0.98 * bound < linear.weight.abs().max() <= bound
+        assert linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert 0.8 * 60**-0.5 < linear.bias.abs().max() <= 60**-0.5
+    model = MGH(50, 2, MGHConfig(backbone='resnet18', width=40), pretrained=False)
+    for classifier in model.classifiers:
+        assert classifier.weight.std().item() == pytest.approx(0.001, rel=0.1)
+        assert (classifier.bias == 0).all()
+    for norm in (model.bn_global, model.bnneck, model.graphs[0].layers[1].bn):
+        assert (norm.weight == 1).all() and (norm.bias == 0).all() and norm.eps == 1e-5
+
+
+def test_half_precision_is_of_the_encoder_alone(network):
+    assert band_means(torch.ones(1, 4, 8, 2, dtype=torch.bfloat16)).dtype == torch.float32
+    network.float().train()
+    seen = []
+    for module in (network.graphs[0].layers[0].own, network.classifiers[3]):
+        module.register_forward_hook(lambda _, given, out: seen.append(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = network(drawn(4, 2, 3, 64, 32).float())
+    assert seen == 2 * [torch.float32] and outputs.feature.dtype == torch.float32
 
 
 def test_the_window():
@@ -206,7 +258,12 @@ def test_losses_and_slices(network):
     hinge = Recipe(triplet_margin=0.3)
     features = torch.tensor([[0.0], [1], [3], [7]], dtype=torch.float64)
     assert hinge.triplet(features, PIDS).item() == pytest.approx(0.575, abs=1e-6)
-    check_explained(network.eval().explain(clips), 4, 2)
+    explained = network.eval().explain(clips)
+    check_explained(explained, 4, 2)
+    nodes = network.encode_frames(clips.flatten(0, 1)).view(4, 16, 32)  # of 8 parts
+    chosen = network.graphs[2].neighbours(nodes)
+    assert torch.equal(explained['graph_neighbours'], chosen.double())
+    equal(explained['clip_feature'], network(clips))
 
 
 @torch.no_grad()

@@ -244,7 +244,7 @@ class MGH(VideoModel):
         """(B, L, 8*D) → f = [f_g, f_2, f_4, f_8]."""
         bands = vectors.unflatten(2, (self.parts[-1], -1))  # (B, L, 8, D)
         # the ReLU does nothing where the encoder ends in one
-        features = [self.bn_global(F.normalize(bands.mean(dim=(1, 2)).relu()))]
+        features = [self.bn_global(F.normalize(bands.mean(dim=(1, 2))).relu())]
         for parts, graph in zip(self.parts, self.graphs, strict=True):
             features.append(graph(nodes_of(bands, parts)))
         return torch.cat(features, dim=1)
