@@ -29,8 +29,8 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 
 from stmn_plugin.models import SpatialMemory
-from stmn_plugin.training.precision import Precision
 from stmn_plugin.training.speed import AMP_DTYPES, same_shapes, tf32
+from stmn_plugin.training.step import Precision
 
 SEQ_LEN = 6
 

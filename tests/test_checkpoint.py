@@ -17,11 +17,11 @@ from stmn_plugin.models.weights import fitted_weights
 from stmn_plugin.training.checkpoint import (
     count_classes,
     load_checkpoint,
+    load_resumable,
     load_weights,
     save_checkpoint,
     saved_epochs,
 )
-from stmn_plugin.training.checkpoint_fields import load_resumable
 from stmn_plugin.training.resumable import resume
 from stmn_plugin.whole_files import atomic_path
 

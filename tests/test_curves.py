@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stmn_plugin.training.curves import Curves
+from stmn_plugin.training.progress import Curves
 
 
 @pytest.mark.parametrize('size', [0, 3000])

@@ -119,7 +119,7 @@ def test_auto_starts_anew_only_where_nothing_was_evaluated(tmp_path):
         '"seconds": {"per_tracklet": 1}, "peak_memory": null, "mINP": 0.5}'
     )
     (tmp_path / 'metrics.json').write_text(f'{{"evaluations": [{evaluation}]}}')
-    assert 'no checkpoint to go on from' in refusal(folder, start)
+    assert 'no checkpoint to resume from' in refusal(folder, start)
     check_nothing_is_lost(folder, Start(3, str(tmp_path / 'model' / 'model.pth.tar-3'), auto=True))
     remove_what_is_lost(folder, start)  # also of checkpoints that are of no use
     assert names_in(tmp_path) == set()

@@ -136,7 +136,7 @@ def test_a_half_written_last_line_is_left_out_with_a_word_and_goes(tmp_path, mes
     for cut in (1, len(whole) // 2, len(whole) - 2):
         path.write_bytes(whole + whole[:cut])
         assert read_epoch_lines(str(tmp_path)) == [LINE]
-        assert messages() == f'Warning: {path}: the last line is half written and left out\n'
+        assert messages() == f'Warning: {path}: ignored the last line, which is incomplete\n'
     path.write_bytes(whole + b'\0' * 40)  # as a lost power supply leaves it
     words = []
     assert read_epoch_lines(str(tmp_path), say=words.append) == [LINE] and len(words) == 1

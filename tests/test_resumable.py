@@ -280,7 +280,7 @@ def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, messages):
     assert os.path.basename(path) == 'model.pth.tar-2'
     again = parts()
     assert resume_run(path, *again, RunFacts(config=CONFIG)).epochs == 2
-    assert 'does not say which recipe' in messages()
+    assert 'does not record its recipe' in messages()
     for one, other in zip(optimizer.state.values(), again[1].state.values(), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -22,10 +22,9 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.randomness import deterministic_algorithms, seed_everything, seeded
 from stmn_plugin.training.checkpoint import BEST, UNFINISHED, load_checkpoint, save_checkpoint
-from stmn_plugin.training.epoch_log import EpochLog
 from stmn_plugin.training.resumable import newest_checkpoint
 from stmn_plugin.training.resuming import FREE_KEYS, changed_keys, resume_run
-from stmn_plugin.training.run_state import RunFacts
+from stmn_plugin.training.run_state import EpochLog, RunFacts
 from stmn_plugin.training.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -326,7 +325,7 @@ def test_other_training_data_under_the_same_root_is_refused(train, tmp_path, cap
     assert 'training data was ' in line and 'train.allow_changed' in line
     assert contents_of(run) == before
     assert train(run, *own, 3, 'train.allow_changed', True, root=str(root)) == 0
-    assert 'Going on with another recipe: training data was' in capsys.readouterr().out
+    assert 'Resuming with another recipe: training data was' in capsys.readouterr().out
     saved = [load_checkpoint(str(run / 'model' / f'model.pth.tar-{n}')) for n in (2, 3)]
     assert saved[0]['trained_on'] != saved[1]['trained_on']
 

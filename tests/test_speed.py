@@ -16,8 +16,7 @@ from stmn_plugin.host.runner import prepare
 from stmn_plugin.models import STMN, Encoder, VideoModel
 from stmn_plugin.models.folding import FoldedEncoder, conv_norm_pairs
 from stmn_plugin.training import speed
-from stmn_plugin.training.checkpoint import load_checkpoint, save_checkpoint
-from stmn_plugin.training.checkpoint_fields import load_resumable
+from stmn_plugin.training.checkpoint import load_checkpoint, load_resumable, save_checkpoint
 from stmn_plugin.training.resumable import resume
 
 SIZE = (64, 32)

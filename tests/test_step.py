@@ -161,7 +161,7 @@ def test_in_fp16_a_scale_that_is_too_high_costs_steps_and_nothing_else(optimizer
     before = weights_of(engine)
     engine.train()
     engine.trainer.progress.log_epoch()
-    assert ', 2 steps left out; ' in messages()
+    assert ', 2 steps skipped; ' in messages()
     assert scaler.get_scale() == highest
     assert (engine.trainer.log.steps, engine.trainer.log.skipped_steps) == (2, 2)
     for key, weight in weights_of(engine).items():
@@ -175,7 +175,7 @@ def test_an_epoch_without_a_step_has_no_norm_of_its_gradients(messages):
     engine.train()
     engine.trainer.progress.log_epoch()
     out = messages()
-    assert '; no step, 2 steps left out; ' in out and 'gradient norm' not in out
+    assert '; no step, 2 steps skipped; ' in out and 'gradient norm' not in out
 
 
 def test_in_fp16_what_stays_when_the_scale_is_gone_ends_the_run():

@@ -20,9 +20,9 @@ from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.interrupt import SIGNALS, Interrupted, Interruption
 from stmn_plugin.models import STMN
 from stmn_plugin.training.checkpoint import BEST, load_checkpoint, save_checkpoint, saved_epochs
-from stmn_plugin.training.epoch_log import EpochLog
 from stmn_plugin.training.metric_files import append_line, keep_lines, read_epoch_lines
 from stmn_plugin.training.resumable import newest_checkpoint
+from stmn_plugin.training.run_state import EpochLog
 from stmn_plugin.training.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

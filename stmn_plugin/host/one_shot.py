@@ -55,15 +55,17 @@ from stmn_plugin.training.one_shot_files import (
     TABLE,
     Chosen,
     Split,
+    StepResult,
     chosen_path,
     read_chosen,
     read_split,
     split_of,
     step_folder,
+    steps_table,
     write_chosen,
     write_split,
+    write_summary,
 )
-from stmn_plugin.training.one_shot_table import StepResult, steps_table, write_summary
 from stmn_plugin.training.resuming import changed_keys
 from stmn_plugin.training.run_folder import hold_folder
 

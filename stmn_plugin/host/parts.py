@@ -32,12 +32,12 @@ from stmn_plugin.models import FrameByFrame, ModelSpec, VideoModel, build_video_
 from stmn_plugin.models.encoder import checkpoint_activations
 from stmn_plugin.models.image_models import build_image_model
 from stmn_plugin.models.sync_batch_norm import synchronize_batch_norm
-from stmn_plugin.training.layers import scale_memory_rate
 from stmn_plugin.training.objective import ClipObjective, FrameObjective, Objective
+from stmn_plugin.training.settings import scale_memory_rate
 from stmn_plugin.training.speed import (
     check_amp,
     compile_in_place,
-    give_back_freed_memory,
+    return_freed_memory,
     use_channels_last,
     with_fused_steps,
 )
@@ -119,7 +119,7 @@ def speed_up(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if cfg.train.checkpoint_activations:
         checkpoint_activations(model, cfg.model.name)
         if not cfg.use_gpu:
-            give_back_freed_memory()
+            return_freed_memory()
     if cfg.train.sync_bn and world_size() > 1:
         # of a video model the backbone: what follows sees the whole batch in any case
         part = model.backbone() if isinstance(model, VideoModel) else model

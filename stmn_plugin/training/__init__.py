@@ -1,5 +1,5 @@
-"""A model and clips → trained weights, checkpoints, and the run's files.
+"""Train a model on clips, and write its checkpoints and the files of the run.
 
-Begin with ``trainer.py``: a run, an epoch and a step from top to bottom. Whatever moment a run is
-killed at, it resumes bit by bit; nothing half-written looks like a result.
+Start reading at ``trainer.py``: a run, an epoch and a step from top to bottom. A run that is killed
+at any moment resumes bit by bit, and no partially written file looks like a result.
 """

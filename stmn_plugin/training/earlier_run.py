@@ -1,4 +1,4 @@
-"""A run folder → nothing that an earlier run left in it is lost, unless that was asked for."""
+"""Protect the files of an earlier run in a run folder, or remove them with train.overwrite."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from .checkpoint import BEST, UNFINISHED, epoch_of_name
 from .metric_files import EPOCHS, METRICS, read_evaluations
 from .resumable import position
 
-# what else is made of a run's weights: the next run's would be taken for it; logs and what a user
-# has put there stay
+# other files derived from a run's weights, which would look like those of the next run; logs and
+# files of the user are kept
 MADE_OF_A_RUN = (
     'config.yaml',
     'events.out.tfevents.*',
@@ -34,11 +34,11 @@ FOLDERS = ('figures', 'report_files', 'visrank_*/*/*', 'visrank_*/*', 'visrank_*
 
 
 class Start(NamedTuple):
-    """Where a run starts."""
+    """The point at which a run starts."""
 
-    epochs: int = 0  # finished ones
-    path: str = ''  # checkpoint that it goes on from
-    auto: bool = False  # the furthest one that there is
+    epochs: int = 0  # finished epochs
+    path: str = ''  # checkpoint from which it resumes
+    auto: bool = False  # whether that is the newest one (model.resume auto)
 
 
 FRESH = Start()
@@ -47,7 +47,13 @@ FRESH = Start()
 def check_nothing_is_lost(
     folder: str, start: Start = FRESH, models: Sequence[str] = ('model',)
 ) -> None:
-    """InputError when a run would write over what is in its folder; says how to go on."""
+    """Raise InputError if a run would overwrite files in its folder; the message says what to do.
+
+    Args:
+        folder: folder of the run.
+        start: the point at which the run starts.
+        models: names of the folders of checkpoints.
+    """
     lost = _written_over(folder, start, models)
     if not lost:
         return
@@ -56,18 +62,18 @@ def check_nothing_is_lost(
     what = ', '.join(names[:3]) + more
     if start.auto:
         raise InputError(
-            f'data.save_dir: {folder} holds results ({what}) and no checkpoint to go on from: '
-            'train.overwrite True removes them and starts anew, or take another folder'
+            f'data.save_dir: {folder} holds results ({what}) and no checkpoint to resume from: '
+            'train.overwrite True removes them and starts again, or take another folder'
         )
-    if _goes_on(folder, start, models):
+    if _resumes_here(folder, start, models):
         raise InputError(
             f'data.save_dir: {folder} holds training beyond {start.path or "train.start_epoch"} '
-            f'({what}): model.resume auto goes on with it, train.overwrite True removes it, or '
-            'take another folder'
+            f'({what}): model.resume auto resumes it, train.overwrite True removes it, or take '
+            'another folder'
         )
     raise InputError(
-        f'data.save_dir: {folder} holds a run already ({what}): model.resume auto goes on with it, '
-        'train.overwrite True removes it and starts anew, or take another folder'
+        f'data.save_dir: {folder} holds a run already ({what}): model.resume auto resumes it, '
+        'train.overwrite True removes it and starts again, or take another folder'
     )
 
 
@@ -77,22 +83,24 @@ def remove_what_is_lost(
     models: Sequence[str] = ('model',),
     needed: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Remove what :func:`check_nothing_is_lost` names and what was made of it.
+    """Remove the files that :func:`check_nothing_is_lost` names and those derived from them.
 
     Args:
-        folder, start, models: as there.
-        needed: key of the config → file that the new run starts from.
+        folder: folder of the run.
+        start: the point at which the run starts.
+        models: names of the folders of checkpoints.
+        needed: config key → file from which the new run starts.
 
     Returns:
         The removed paths.
 
     Raises:
-        InputError: a needed file is among them, or one cannot be removed.
+        InputError: a needed file is among them, or a file cannot be removed.
     """
     lost = _written_over(folder, start if start.path else start._replace(auto=False), models)
     if not lost:
         return []
-    if not _goes_on(folder, start, models):
+    if not _resumes_here(folder, start, models):
         lost += [str(path) for pattern in MADE_OF_A_RUN for path in Path(folder).glob(pattern)]
     real = {os.path.realpath(path) for path in lost}
     for key, path in (needed or {}).items():
@@ -101,21 +109,21 @@ def remove_what_is_lost(
     for path in lost:
         remove_file(path)
     for path in [path for pattern in FOLDERS for path in Path(folder).glob(pattern)]:
-        with contextlib.suppress(OSError):  # it is none, or holds something of the user's
+        with contextlib.suppress(OSError):  # not a folder, or it holds files of the user
             path.rmdir()
     return lost
 
 
 def _written_over(folder: str, start: Start, models: Sequence[str]) -> list[str]:
-    """Files that a run from a start would replace, remove or leave to be taken for its own."""
+    """List the files that a run would replace or remove, or that would look like its own."""
     if start.auto:
         has_results = not start.path and read_evaluations(folder)
         return [os.path.join(folder, METRICS)] if has_results else []
-    goes_on, lost = _goes_on(folder, start, models), list[str]()
+    resumes, lost = _resumes_here(folder, start, models), list[str]()
     for model in models:
         weights = [path for path in _files(os.path.join(folder, model)) if _is_checkpoint(path)]
-        lost += [path for path in weights if not goes_on or _is_beyond(path, start)]
-    if not goes_on:
+        lost += [path for path in weights if not resumes or _is_beyond(path, start)]
+    if not resumes:
         results = [os.path.join(folder, name) for name in (METRICS, EPOCHS)]
         lost += [path for path in results if os.path.isfile(path) and os.path.getsize(path)]
     return lost
@@ -127,20 +135,20 @@ def _is_checkpoint(path: str) -> bool:
 
 
 def _is_beyond(path: str, start: Start) -> bool:
-    """Whether a checkpoint is of a later time in the run than where it is gone on from."""
+    """Return whether a checkpoint is from later in the run than its start."""
     name = os.path.basename(path)
     if start.path and os.path.realpath(path) == os.path.realpath(start.path):
         return False
     if name == BEST:
         try:
             return position(path)[0] > start.epochs
-        except InputError:  # a damaged one is of no epoch
+        except InputError:  # a damaged file has no epoch
             return True
     return name == UNFINISHED or (epoch_of_name(name) or 0) > start.epochs
 
 
-def _goes_on(folder: str, start: Start, models: Sequence[str]) -> bool:
-    """Whether a run starts where one in this folder is."""
+def _resumes_here(folder: str, start: Start, models: Sequence[str]) -> bool:
+    """Return whether a run resumes from a checkpoint in its own folder."""
     if not start.path:
         return start.epochs > 0
     own = {os.path.realpath(os.path.join(folder, model)) for model in models}

@@ -1,7 +1,6 @@
-"""Results of a run ↔ ``metrics.json`` (evaluations) and ``metrics.jsonl`` (a line an epoch).
+"""Write and read a run's ``metrics.json`` (evaluations) and ``metrics.jsonl`` (a line per epoch).
 
-Anyone may have edited or cut them, so what is read is checked: a value has its kind, or one line
-names it.
+Files may have been edited or truncated, so values are checked on reading and a bad one is named.
 """
 
 import json
@@ -40,7 +39,7 @@ def _is_verification(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get('rates'), list)
 
 
-EVALUATION = {  # key → kind
+EVALUATION = {  # key → check of its value
     'epoch': lambda value: value is None or (is_count(value) and value > 0),
     'dataset': is_text,
     'protocol': is_text,
@@ -52,7 +51,7 @@ EVALUATION = {  # key → kind
     'seconds': lambda value: named(value, is_positive) and 'per_tracklet' in value,
     'mAP': is_share,
     'mINP': is_share,
-    # and where they are there
+    # optional keys
     'peak_memory': lambda value: value is None or named(value, _is_positive_or_none),
     'made_from': lambda value: value is None or named(value, is_text),
     'queries_searched': is_flag,
@@ -82,7 +81,7 @@ LINE = {
     'epoch': lambda value: is_count(value) and value > 0,
     'losses': lambda value: named(value, is_number),
     'seconds': is_positive,
-    # and where they are there
+    # optional keys
     'lr': is_positive,
     'gradient_norm': lambda value: named(value, is_positive),
     'skipped_steps': is_count,
@@ -96,7 +95,7 @@ NEEDED_OF_EVALUATION, NEEDED_OF_LINE = list(EVALUATION)[:11], list(LINE)[:3]
 def _check(
     values: Any, kinds: Mapping[str, Callable[[Any], bool]], needed: Sequence[str] = ()
 ) -> None:
-    """ValueError unless values are a dictionary in which each known key has its kind."""
+    """Raise ValueError unless values are a dictionary with valid values for all known keys."""
     if not isinstance(values, dict):
         raise ValueError(f'{_short(values)} is no dictionary')
     for key in needed:
@@ -129,7 +128,7 @@ def write_metrics(folder: str, evaluations: list[dict[str, Any]], facts: dict[st
 
 
 def read_metrics(folder: str) -> dict[str, Any]:
-    """What :func:`write_metrics` has written; no evaluation and no fact when nothing is there.
+    """Read ``metrics.json``; without the file there are no evaluations and no facts.
 
     Raises:
         InputError: the file is damaged.
@@ -145,12 +144,12 @@ def read_metrics(folder: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f'cannot go on with the damaged {path}: {error}') from error
+        raise InputError(f'{path} is damaged: {error}') from error
     return content
 
 
 def read_evaluations(folder: str) -> list[dict[str, Any]]:
-    """The evaluations that an interrupted run has written so far; [] when there are none."""
+    """Read the evaluations that a run has written so far; [] if there are none."""
     evaluations: list[dict[str, Any]] = read_metrics(folder)['evaluations']
     return evaluations
 
@@ -161,17 +160,17 @@ def remove_metrics(folder: str) -> None:
 
 
 def append_line(folder: str, values: dict[str, Any]) -> None:
-    """Add a line to ``metrics.jsonl``, in one write, so that a reader sees it whole or not.
+    """Add a line to ``metrics.jsonl`` in one write, so that readers see all of it or nothing.
 
     Raises:
-        InputError: it could not be written.
+        InputError: the line could not be written.
     """
     path = os.path.join(folder, EPOCHS)
     line = json.dumps(values).encode() + b'\n'
     try:
         os.makedirs(folder, exist_ok=True)
         with open(path, 'ab', buffering=0) as file:
-            if file.write(line) < len(line):  # the disk holds a part of it
+            if file.write(line) < len(line):  # only a part was written
                 raise OSError(28, 'No space left on device')
             os.fsync(file.fileno())
     except OSError as error:
@@ -181,11 +180,11 @@ def append_line(folder: str, values: dict[str, Any]) -> None:
 def read_epoch_lines(
     folder: str, say: Callable[[str], object] = logger.warning
 ) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; [] when there is no such file.
+    """Read the lines of ``metrics.jsonl``; [] without the file.
 
     Args:
-        folder: of the run.
-        say: told when the last line is left out, as a dying run has left it half written.
+        folder: folder of the run.
+        say: called with a message if the last line is incomplete and ignored, as after a kill.
 
     Raises:
         InputError: another line is damaged.
@@ -205,7 +204,7 @@ def read_epoch_lines(
             values.append(json.loads(line.decode('utf-8')))
         except (ValueError, RecursionError) as error:
             if number == len(lines):
-                say(f'{printable(path)}: the last line is half written and left out')
+                say(f'{printable(path)}: ignored the last line, which is incomplete')
                 break
             raise InputError(f'{path}, line {number} is damaged: {error}') from error
         try:
@@ -219,7 +218,7 @@ def read_epoch_lines(
 
 
 def keep_lines(folder: str, last_epoch: int) -> None:
-    """Drop the lines of later epochs: they are about to be trained again."""
+    """Remove the lines of later epochs, which will be trained again."""
     path = os.path.join(folder, EPOCHS)
     kept = [values for values in read_epoch_lines(folder) if values['epoch'] <= last_epoch]
     if kept:

@@ -1,7 +1,7 @@
-"""Outputs of a model and identities → the loss that is differentiated and its terms by name.
+"""Compute the loss that is minimised, and its terms by name, from outputs and identities.
 
-Around an objective stand precision, processes and steps (``trainer.py``); it sees the outputs of
-the whole batch, in float32 at least.
+Precision, processes and steps are the trainer's task (``trainer.py``); an objective gets the
+outputs of the whole batch, in float32 at least.
 """
 
 from collections.abc import Mapping
@@ -21,40 +21,43 @@ Outputs: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
 class BatchLoss(NamedTuple):
-    total: Tensor  # scalar, what is differentiated
-    terms: dict[str, Tensor]  # scalars to log, the total among them where there are several
+    """The loss of a batch."""
+
+    total: Tensor  # scalar, minimised
+    terms: dict[str, Tensor]  # scalars to log, including the total if there are several terms
 
 
 class Objective:
-    """What a :class:`.trainer.Trainer` minimises."""
+    """The function that a :class:`.trainer.Trainer` minimises."""
 
     def __init__(self, model: nn.Module, triplet_weight: float):
         self.model = model
-        self.triplet_weight = triplet_weight  # of a positive one a batch needs two identities
+        self.triplet_weight = triplet_weight  # if positive, a batch needs two identities
 
     @property
     def ddp_options(self) -> Mapping[str, Any]:
-        """Of torch's DDP; some models hold parameters that no output needs."""
+        """Options of torch's DDP; some models have parameters that no output depends on."""
         return {'static_graph': True}
 
     def inputs(self, images: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
-        """What the model takes of a batch (B, L, 3, H, W), and the identity of each output row."""
+        """Convert a batch (B, L, 3, H, W) to the model's input and the identity of each output."""
         return images, pids
 
     def __call__(self, outputs: Any, pids: Tensor) -> BatchLoss:
-        """
+        """Compute the loss of a batch.
+
         Args:
-            outputs: of the model in training mode, of the whole batch.
-            pids: their identities.
+            outputs: outputs of the model in training mode for the whole batch.
+            pids: identities of the outputs.
 
         Raises:
-            InputError: outputs that the losses cannot be made of.
+            InputError: the losses cannot be computed from such outputs.
         """
         raise NotImplementedError
 
 
 class ClipObjective(Objective):
-    """The losses of a :class:`VideoModel` on its clips, under the recipe of the config."""
+    """The losses of a :class:`VideoModel` on clips, with the recipe of the config."""
 
     model: VideoModel
 
@@ -73,18 +76,20 @@ class ClipObjective(Objective):
 
 
 class FrameObjective(Objective):
-    """The host's losses of an image model, frame by frame: every frame has its clip's identity.
+    """The host's losses of an image model, frame by frame; a frame has its clip's identity.
 
     Args:
-        model: of the host's factory; in training it gives logits, with a triplet loss logits and
-            features. A list of either is averaged, as the host's deep supervision does.
+        model: model of the host's factory. In training it returns logits, or logits and features
+            for a triplet loss. The losses of lists are averaged, as in the host's deep supervision.
         num_classes: training identities.
-        margin: of the host's triplet loss.
-        weight_t, weight_x: of triplet and cross-entropy; ``weight_t=None`` is the host's softmax
-            engine, cross-entropy alone.
-        label_smooth: of the cross-entropy.
-        soft_margin: batch-hard triplet with a soft margin, of the paper's recipe, not the host's.
-        use_gpu: where the model is.
+        margin: margin of the host's triplet loss.
+        weight_t: weight of the triplet loss; None is the host's softmax engine with cross-entropy
+            only.
+        weight_x: weight of the cross-entropy.
+        label_smooth: smooth the labels of the cross-entropy.
+        soft_margin: use the batch-hard triplet loss with a soft margin, as in the paper's recipe,
+            instead of the host's.
+        use_gpu: whether the model is on a GPU.
     """
 
     def __init__(
@@ -109,7 +114,7 @@ class FrameObjective(Objective):
 
     @property
     def ddp_options(self) -> Mapping[str, Any]:
-        if self.weight_t == 0 or self.weight_x == 0:  # no loss needs the features, or the logits
+        if self.weight_t == 0 or self.weight_x == 0:  # features or logits are unused
             return {'find_unused_parameters': True}
         return {'static_graph': True}
 
@@ -122,8 +127,8 @@ class FrameObjective(Objective):
     def __call__(self, outputs: Any, pids: Tensor) -> BatchLoss:
         if not isinstance(outputs, (Tensor, tuple, list)):
             raise InputError(
-                f'model.name: in training the model gives a {type(outputs).__name__}; logits, '
-                'or logits and features, are wanted as a tensor, tuple or list'
+                f'model.name: in training the model gives a {type(outputs).__name__}; expected '
+                'logits, or logits and features, as a tensor, tuple or list'
             )
         if self.weight_t is None:
             loss = averaged(self.cross_entropy, outputs, pids)
@@ -131,7 +136,7 @@ class FrameObjective(Objective):
         if isinstance(outputs, Tensor) or len(outputs) != 2:
             found = 'one tensor' if isinstance(outputs, Tensor) else f'{len(outputs)} outputs'
             raise InputError(
-                f'model.name: the triplet loss wants logits and features, the model gives {found}'
+                f'model.name: the triplet loss needs logits and features, the model gives {found}'
             )
         logits, features = outputs
         total: Any = 0
@@ -147,20 +152,20 @@ class FrameObjective(Objective):
 
 
 def averaged(criterion: Any, outputs: Outputs, pids: Tensor) -> Any:
-    """A criterion of one output, or its mean over several (the host's deep supervision)."""
+    """Apply a criterion to an output, or average it over several (the host's deep supervision)."""
     if isinstance(outputs, (tuple, list)):
         return torchreid.losses.DeepSupervision(criterion, outputs, pids)
     return criterion(outputs, pids)
 
 
 def accuracy(outputs: Outputs, pids: Tensor) -> Tensor:
-    """Per cent of the largest logits that are the right ones; of the first of several outputs."""
+    """Compute the top-1 accuracy in per cent, for the first of several outputs."""
     logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
     return 100 * (logits.argmax(dim=1) == pids).float().mean()
 
 
 def in_float32(tensor: Tensor) -> Tensor:
-    """At least; numbers that are no fractions stay what they are."""
+    """Convert a floating-point tensor to float32 or keep a wider type; keep other tensors."""
     if not tensor.is_floating_point():
         return tensor
     return wide(tensor)

@@ -1,9 +1,10 @@
-"""One-shot learning in steps (EUG, CVPR 2018): split, schedule, pseudo-labels. Pure functions.
+"""One-shot learning in steps (EUG, CVPR 2018): split, schedule and pseudo-labels, pure functions.
 
-Y. Wu et al., "Exploit the Unknown Gradually". One tracklet of an identity is labelled; each step
-trains a new network on these and on pseudo-labelled ones, p per cent of the unlabelled more each.
-Letters: n_l labelled, n_u unlabelled tracklets, p the enlarging factor in per cent, k the step from
-0, D numbers of a feature. S_k is what step k trains on besides the labelled; S_0 is empty.
+Y. Wu et al., "Exploit the Unknown Gradually". One tracklet of each identity is labelled. Each step
+trains a new network on the labelled and on pseudo-labelled tracklets, whose number grows by p per
+cent of the unlabelled ones per step. Letters: n_l labelled, n_u unlabelled tracklets, p the
+enlarging factor in per cent, k the step from 0, D feature dimensions. S_k are the pseudo-labelled
+tracklets of step k; S_0 is empty.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROWS = 512  # unlabelled features that are compared at a time
+ROWS = 512  # unlabelled features per chunk of distances
 
 
 def chosen_counts(num_unlabelled: int, factor: int) -> list[int]:
-    """Sizes of S_1, S_2, ..., one for each training: min(floor(n_u (k+1) p / 100), n_u).
+    """Return the sizes of S_1, S_2, ..., one per training: min(floor(n_u (k+1) p / 100), n_u).
 
-    There are 100 // p + 1 trainings (released code), or one where nothing is unlabelled. The last
-    size is of a choice that is made and not trained on.
+    There are 100 // p + 1 trainings (released code), or one if no tracklet is unlabelled. No
+    training uses the last selection.
 
     Args:
         num_unlabelled: n_u.
@@ -40,11 +41,12 @@ def chosen_counts(num_unlabelled: int, factor: int) -> list[int]:
 
 
 def draw_labelled(pids: Sequence[int], camids: Sequence[int], seed: int) -> list[int]:
-    """One tracklet of every identity, of its lowest camera, drawn (released code).
+    """Draw one tracklet of every identity from its lowest camera (released code).
 
     Args:
-        pids, camids: of every training tracklet.
-        seed: of a generator of its own; identities draw in the order of their numbers.
+        pids: identity of every training tracklet.
+        camids: camera of every training tracklet.
+        seed: seed of a separate generator; identities draw in ascending order.
 
     Returns:
         Indices of tracklets, in the order of the identities.
@@ -62,43 +64,43 @@ def draw_labelled(pids: Sequence[int], camids: Sequence[int], seed: int) -> list
 
 
 class PseudoLabels(NamedTuple):
-    """Of the unlabelled tracklets, in their order."""
+    """Estimated labels of the unlabelled tracklets, in their order."""
 
     labels: NDArray[np.int64]  # (n_u,)
     scores: NDArray[np.float64]  # (n_u,) negative distances: larger is more reliable
 
 
 def nearest_labels(unlabelled: Tensor, labelled: Tensor, identities: Sequence[int]) -> PseudoLabels:
-    """The identity of the nearest labelled tracklet, by the distance of unit vectors.
+    """Label tracklets by the nearest labelled one, by the Euclidean distance of unit vectors.
 
     Args:
-        unlabelled: features (n_u, D), of any length.
+        unlabelled: features (n_u, D), not necessarily normalised.
         labelled: features (n_l, D).
-        identities: of the labelled.
+        identities: identities of the labelled tracklets.
     """
     return nearest_of_rows(_distances(_unit(unlabelled), _unit(labelled)), identities)
 
 
 def nearest_of_rows(rows: Iterable[Tensor], identities: Sequence[int]) -> PseudoLabels:
-    """The same from distances in chunks (n, n_l); of equal ones the first counts."""
+    """Label tracklets from chunks of distances (n, n_l); the first of equal distances wins."""
     names = np.asarray(identities, dtype=np.int64)
     labels, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float64)]
     for distances in rows:
         values = distances.double().cpu().numpy()
-        nearest = values.argmin(axis=1)  # numpy's is the first of several, torch's any
+        nearest = values.argmin(axis=1)  # numpy's takes the first of equal values, torch's any
         labels.append(names[nearest])
         scores.append(-values[np.arange(len(values)), nearest])
     return PseudoLabels(np.concatenate(labels), np.concatenate(scores))
 
 
 def most_reliable(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Places of the ``count`` largest scores, the best first; of equal ones the first counts."""
+    """Return the indices of the ``count`` largest scores in descending order; ties by index."""
     return np.argsort(-scores, kind='stable')[:count]
 
 
 def _distances(unlabelled: Tensor, labelled: Tensor) -> Iterator[Tensor]:
-    # differences, not products: the distance of equal vectors is 0, and that of any two does not
-    # depend on where they stand
+    # from differences, not products, so that equal vectors have distance 0 and a distance does not
+    # depend on the position in the chunk
     for some in unlabelled.split(ROWS):
         yield torch.cdist(some, labelled, compute_mode='donot_use_mm_for_euclid_dist')
 

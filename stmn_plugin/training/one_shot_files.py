@@ -1,8 +1,8 @@
-"""The files of one-shot learning: the split, what each step has chosen, the table of all steps.
+"""The files of one-shot learning: the split, the selection of each step, the table of all steps.
 
-``split.json`` has the labelled tracklets. ``chosen-01.json`` has what the network of step 0 chose
-for step 1, and so on. They say which labels are right, for whoever reads them; what is trained gets
-a file of indices and labels alone (``data.train_list``).
+``split.json`` holds the labelled tracklets. ``chosen-01.json`` holds the tracklets that the network
+of step 0 selected for step 1, and so on. They mark the correct labels for readers; training gets a
+file with indices and labels only (``data.train_list``).
 """
 
 import os
@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tabulate import tabulate
 
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.data.train_list import check_data, data_digest
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import read_json
 from stmn_plugin.plain_values import is_count, is_flag, is_number
-from stmn_plugin.whole_files import write_json
+from stmn_plugin.whole_files import write_json, write_text
 
 from .one_shot import PseudoLabels, most_reliable
 
@@ -25,31 +26,31 @@ SPLIT_KEY = 'one_shot.split_file'
 
 
 class Split(NamedTuple):
-    """Which training tracklets keep their label."""
+    """The labelled and unlabelled training tracklets."""
 
     labelled: list[int]  # indices, in the order of the identities
     unlabelled: list[int]  # all others, in their order
 
 
 class Chosen(NamedTuple):
-    """S_k: what a step trains on besides the labelled tracklets."""
+    """S_k, the pseudo-labelled tracklets of a step."""
 
     labels: dict[int, int]  # index of a tracklet → pseudo-label, the most reliable first
-    right: float | None = None  # share of these labels that are right; None of no labels
-    right_of_all: float | None = None  # the same of all unlabelled tracklets, chosen or not
+    right: float | None = None  # share of correct labels; None without labels
+    right_of_all: float | None = None  # the same for all unlabelled tracklets
 
 
 def split_of(labelled: Sequence[int], count: int) -> Split:
-    """Labelled indices and all others below ``count``."""
+    """Split the indices below ``count`` into the labelled ones and all others."""
     others = set(range(count)) - set(labelled)
     return Split(list(labelled), sorted(others))
 
 
 def write_split(path: str, split: Split, tracklets: Sequence[Tracklet], seed: int | None) -> None:
-    """Write a split; ``seed`` None says that it was given.
+    """Write a split; ``seed`` None means that the user supplied it.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     labelled = [
         {
@@ -66,10 +67,10 @@ def write_split(path: str, split: Split, tracklets: Sequence[Tracklet], seed: in
 
 
 def read_split(path: str, tracklets: Sequence[Tracklet]) -> Split:
-    """A split of these training tracklets.
+    """Read a split of these training tracklets.
 
     Raises:
-        InputError: no such file, a damaged one, or one of other data.
+        InputError: the file is missing, damaged or belongs to other data.
     """
     path = os.path.expanduser(path)
     content, origin = read_json(path, SPLIT_KEY), f'{SPLIT_KEY}: {path}'
@@ -91,12 +92,12 @@ def read_split(path: str, tracklets: Sequence[Tracklet]) -> Split:
 
 
 def chosen_path(folder: str, step: int) -> str:
-    """Where S_k is."""
+    """Return the path of the file of S_k."""
     return os.path.join(folder, f'chosen-{step:02}.json')
 
 
 def step_folder(folder: str, step: int) -> str:
-    """The run folder of a step."""
+    """Return the run folder of a step."""
     return os.path.join(folder, f'step-{step:02}')
 
 
@@ -106,7 +107,7 @@ def write_chosen(
     """Write the ``count`` most reliable pseudo-labels of all unlabelled tracklets.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     truth = np.array([tracklets[index][1] for index in split.unlabelled], dtype=np.int64)
     right = estimated.labels == truth
@@ -125,10 +126,10 @@ def write_chosen(
 
 
 def read_chosen(path: str, count: int, split: Split) -> Chosen:
-    """What :func:`write_chosen` has written for a split.
+    """Read a file of :func:`write_chosen` for a split.
 
     Raises:
-        InputError: a damaged file, or one of another split or size.
+        InputError: the file is damaged or belongs to another split or size.
     """
     content = read_json(path, 'data.save_dir')
     rows = content.get('chosen') if isinstance(content, dict) else None
@@ -143,7 +144,7 @@ def read_chosen(path: str, count: int, split: Split) -> Chosen:
     ):
         raise InputError(
             f'data.save_dir: {path} is damaged or of another split: it must hold {count} '
-            'unlabelled tracklets; without it, it is made again'
+            'unlabelled tracklets; delete it to create it again'
         )
     return Chosen({row['index']: row['label'] for row in rows}, *shares)
 
@@ -160,3 +161,73 @@ def _is_choice(row: Any) -> bool:
 
 def _share(right: Any) -> float | None:
     return float(right.mean()) if len(right) else None
+
+
+class StepResult(NamedTuple):
+    """The results of a step."""
+
+    step: int
+    num_labelled: int
+    chosen: Chosen  # the pseudo-labels it was trained on
+    following: Chosen  # the pseudo-labels its network selected
+    evaluations: Sequence[Mapping[str, Any]]  # of every target, after the step
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the results as plain values."""
+        return {
+            'step': self.step,
+            'trained_on': self.num_labelled + len(self.chosen.labels),
+            'pseudo_labels': len(self.chosen.labels),
+            'pseudo_labels_right': self.chosen.right,
+            'estimated_right': self.following.right_of_all,
+            'evaluations': list(self.evaluations),
+        }
+
+
+def steps_table(results: Sequence[StepResult], form: str = 'simple') -> str:
+    """Format a table with a row per step, in per cent, and columns for every target."""
+    rows = []
+    for result in results:
+        row = {
+            'step': result.step,
+            'trained on': result.num_labelled + len(result.chosen.labels),
+            'pseudo-labels': len(result.chosen.labels),
+            'of them right': _percent(result.chosen.right),
+            'right of all estimated': _percent(result.following.right_of_all),
+        }
+        for one in result.evaluations:
+            target = f'{one["dataset"]} ' if len(result.evaluations) > 1 else ''
+            row |= {f'{target}{key}': _percent(one.get(key)) for key in ('rank-1', 'mAP')}
+        rows.append(row)
+    table: str = tabulate(rows, headers='keys', tablefmt=form, floatfmt='.1f', missingval='-')
+    return table
+
+
+def write_summary(
+    folder: str, arch: str, factor: int, split: Split, results: Sequence[StepResult]
+) -> None:
+    """Write ``steps.json`` and ``steps.md``.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    content = {
+        'arch': arch,
+        'factor': factor,
+        'labelled': len(split.labelled),
+        'unlabelled': len(split.unlabelled),
+        'steps': [result.as_dict() for result in results],
+    }
+    write_json(os.path.join(folder, SUMMARY), content)
+    protocols = {
+        f'{one["dataset"]}: protocol {one["protocol"]}, frames {one["frames"]}'
+        for result in results
+        for one in result.evaluations
+    }
+    notes = [f'{arch}, one labelled tracklet an identity, {factor} % a step', *sorted(protocols)]
+    text = f'{steps_table(results, "github")}\n\n' + ''.join(f'{note}.\n' for note in notes)
+    write_text(os.path.join(folder, TABLE), text)
+
+
+def _percent(share: Any) -> float | None:
+    return None if share is None else 100 * share

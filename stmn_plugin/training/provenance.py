@@ -1,7 +1,7 @@
-"""Digests of configs and lists of tracklets: which run this is, what an evaluation was made from.
+"""Digests of configs and lists of tracklets that identify runs and the inputs of evaluations.
 
-The name of a compared run's folder carries :func:`run_digest`. Two evaluations of the same weights
-give the same numbers when :func:`config_digests` and :func:`data_digests` are equal.
+The folder name of a compared run contains :func:`run_digest`. Two evaluations of the same weights
+give the same numbers if :func:`config_digests` and :func:`data_digests` are equal.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from stmn_plugin.config.sections import general_key, is_of_another
 from .resuming import is_recipe
 
 DIGITS, NAME_DIGITS = 16, 8
-# where a run starts: users may change these when resuming; runs that differ in them are two
+# the start of a run: users may change these when resuming; runs that differ in them are distinct
 START_KEYS = {
     'model.pretrained',
     'model.load_weights',
@@ -25,9 +25,9 @@ START_KEYS = {
     'data.train_list',
     'one_shot.split_file',
     'train.start_epoch',
-    'train.allow_changed',  # weights of two recipes
+    'train.allow_changed',  # weights trained with two recipes
 }
-# keys of test.* that change no number; every other one does, so a new key cannot be forgotten
+# keys of test.* that do not affect results; a new key counts as one that does
 FREE_IN_TESTING = {
     'test.evaluate',
     'test.start_eval',
@@ -43,15 +43,15 @@ FREE_IN_TESTING = {
 
 
 def is_start(key: str) -> bool:
-    """Whether a key says where a run starts."""
+    """Return whether a key describes the start of a run."""
     return general_key(key) in START_KEYS
 
 
 def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a whole config that its weights at the end depend on, but the seed: key → value.
+    """Return the settings that determine the final weights, except the seed: key → value.
 
-    They are the recipe, the length of the training and its start. Data is known by the names of the
-    sources, not by the folder it lies in.
+    They are the recipe, the length of the training and its start. Data sets are identified by their
+    names, not by their folders.
     """
     return {
         key: value
@@ -63,10 +63,10 @@ def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_digest(config: Mapping[str, Any]) -> str:
-    """The 8 hex digits that name an experiment; of files that it starts from, what they hold.
+    """Return the 8 hex digits that name an experiment, including the content of initial files.
 
-    Keys at their default are left out, so that one which a later version adds makes no other
-    experiment; those of other architectures are left out whatever they are.
+    Keys at their default are ignored, so a key that a later version adds changes no digest;
+    keys of other architectures are ignored whatever their values.
     """
     parts = _unlike_defaults(experiment_of(config))
     for key in filter(is_start, parts):
@@ -91,12 +91,15 @@ def _contents(value: Any) -> Any:
 
 
 def decides_test(key: str) -> bool:
-    """Whether the numbers of given weights depend on a key that is not of the recipe."""
+    """Return whether test results of given weights depend on a key outside the recipe."""
     return key == 'data.bad_frames' or (key.startswith('test.') and key not in FREE_IN_TESTING)
 
 
 def config_digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """What weights and numbers depend on in a config (key → value), without keys at their default.
+    """Digest the settings that determine weights and results, without keys at their default.
+
+    Args:
+        config: key → value.
 
     Returns:
         'recipe' and 'test' → digest.
@@ -105,7 +108,7 @@ def config_digests(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def first_version_digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """As :func:`config_digests`, of all keys that are there, as the first version recorded them."""
+    """Digest all keys of a config, as the first version of this package recorded them."""
     whole = {**flatten(get_default_config()), **config}
     recipe = {key: value for key, value in config.items() if is_recipe(key, whole)}
     test = {key: value for key, value in config.items() if decides_test(key)}
@@ -113,14 +116,14 @@ def first_version_digests(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def data_digests(datamanager: Any, name: str) -> dict[str, str]:
-    """The lists of a target and those that were trained on.
+    """Digest the lists of a target and of the training data.
 
-    Cheap, so of each tracklet: person, camera, number of frames, name and size of the first and the
-    last one. The folder they lie in does not count.
+    To be cheap, a tracklet counts by its person, camera, number of frames, and the names and sizes
+    of its first and last frame. Folders do not count.
 
     Args:
         datamanager: ours or the host's.
-        name: of the target.
+        name: name of the target.
 
     Returns:
         'train', 'query' and 'gallery' → digest.
@@ -133,7 +136,7 @@ def data_digests(datamanager: Any, name: str) -> dict[str, str]:
 
 
 def training_digest(datamanager: Any) -> str:
-    """'train' of :func:`data_digests`; '' where no training data was read."""
+    """Return 'train' of :func:`data_digests`; '' if no training data was read."""
     dataset = datamanager.train_loader.dataset
     tracklets = dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train
     return _list_digest(tracklets) if tracklets else ''

@@ -1,6 +1,6 @@
-"""A checkpoint → model, optimizer and schedule as it left them; which one of a folder to take.
+"""Find the newest intact checkpoint, and restore model, optimizer and schedule from one.
 
-Files are damaged, edited and mixed up: what one holds is checked whole before anything is changed.
+Files may be damaged, edited or mixed up, so all content is checked before anything is changed.
 """
 
 import logging
@@ -18,23 +18,30 @@ from stmn_plugin.models.weight_files import read_weight_file
 from stmn_plugin.models.weights import check_finite, fitted_weights, is_dense
 from stmn_plugin.plain_values import is_like, is_positive
 
-from .checkpoint import BEST, UNFINISHED, checkpoint_path, epoch_of_name
-from .checkpoint_fields import check_fields, load_resumable
+from .checkpoint import (
+    BEST,
+    UNFINISHED,
+    check_fields,
+    checkpoint_path,
+    epoch_of_name,
+    load_resumable,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def newest_checkpoint(folder: str, check: Callable[[str], object] = load_resumable) -> str | None:
-    """The checkpoint of a folder that is furthest in training, by what the files say.
+    """Return the newest intact checkpoint that training can resume from.
 
-    One that cannot be used is skipped with a warning.
+    Training progress is read from the files, not from their names or times. Files that cannot be
+    used are skipped with a warning.
 
     Args:
-        folder: of checkpoints.
+        folder: folder of checkpoints.
         check: called with a path; raises InputError for a checkpoint that cannot be used.
 
     Returns:
-        Its path; None when there is none.
+        The path; None if there is no such checkpoint.
     """
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     names = [n for n in names if n in (BEST, UNFINISHED) or epoch_of_name(n) is not None]
@@ -55,10 +62,10 @@ def newest_checkpoint(folder: str, check: Callable[[str], object] = load_resumab
 
 
 def position(path: str) -> tuple[int, int]:
-    """Finished epochs of a checkpoint, and batches of the next; -1 is 'still to be evaluated'.
+    """Return a checkpoint's finished epochs and batches of the next; -1: evaluation pending.
 
     Raises:
-        InputError: the file cannot be read, or does not say it.
+        InputError: the file cannot be read, or lacks these fields.
     """
     content = read_weight_file(path, lazily=True)
     if not isinstance(content, Mapping):
@@ -78,19 +85,21 @@ def resume(
     keep_moments: bool = True,
     dry: bool = False,
 ) -> None:
-    """Put model, optimizer and scheduler where a checkpoint left them; all of it or nothing.
+    """Restore model, optimizer and scheduler from a checkpoint, all of them or none.
 
     Args:
-        checkpoint: from :func:`load_resumable`.
-        path: of it, for errors.
-        model, optimizer, scheduler: as at the start of a run.
-        new_schedule: learning rate and all other settings of optimizer and scheduler stay those of
-            the arguments, moved on by the finished epochs; by default they are the checkpoint's.
-        keep_moments: of the optimizer; False is for another kind of optimizer.
-        dry: only look whether it can be done.
+        checkpoint: content of :func:`load_resumable`.
+        path: its path, for errors.
+        model: the model in its initial state.
+        optimizer: the optimizer before its first step.
+        scheduler: the scheduler in its initial state.
+        new_schedule: keep the settings of the given optimizer and scheduler, advanced by the
+            finished epochs, instead of the checkpoint's.
+        keep_moments: restore the moments of the optimizer; False for another kind of optimizer.
+        dry: only check whether the checkpoint fits.
 
     Raises:
-        InputError: something does not fit or is not finite.
+        InputError: a part of the checkpoint does not fit or is not finite.
     """
     weights = fitted_weights(model, checkpoint['state_dict'], path)
     moments = schedule = None
@@ -108,7 +117,7 @@ def resume(
         scheduler.load_state_dict(schedule)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # "step() before optimizer.step()": meant so
+        warnings.simplefilter('ignore', UserWarning)  # "step() before optimizer.step()": intended
         for _ in range(checkpoint['epoch']):
             scheduler.step()
 
@@ -116,7 +125,7 @@ def resume(
 def _fitted_optimizer(
     saved: Mapping[str, Any], path: str, optimizer: Optimizer, own_settings: bool
 ) -> dict[str, Any]:
-    """The state to load into an optimizer: saved moments, saved settings or its own."""
+    """Combine the saved moments with saved settings, or with the optimizer's own."""
     groups = [
         {key: value for key, value in group.items() if key != 'params'}
         for group in optimizer.param_groups
@@ -125,14 +134,14 @@ def _fitted_optimizer(
     saved_sizes = [len(group['params']) for group in saved['param_groups']]
     if sizes != saved_sizes:
         raise InputError(
-            f'model.resume: the optimizer of {path} differs: it moves {saved_sizes} weights '
+            f'model.resume: the optimizer of {path} differs: it updates {saved_sizes} weights '
             f'(by groups), this one {sizes}'
         )
     indexes = [index for group in saved['param_groups'] for index in group['params']]
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     by_index = dict(zip(indexes, parameters, strict=True))
     if len(by_index) < len(parameters) or not saved['state'].keys() <= by_index.keys():
-        raise InputError(f'model.resume: {path} is damaged: moments of weights that are none')
+        raise InputError(f'model.resume: {path} is damaged: moments of unknown weights')
     _check_moments(saved['state'], by_index, _example_state(optimizer), path)
     for group, given in zip(groups, saved['param_groups'], strict=True):
         if own_settings:
@@ -151,7 +160,7 @@ def _fitted_optimizer(
 
 
 def _example_state(optimizer: Optimizer) -> dict[str, Any]:
-    """What an optimizer of this kind keeps of a weight, after a step."""
+    """Return the state that an optimizer of this kind has for a weight after a step."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     options = {key: optimizer.param_groups[0][key] for key in optimizer.defaults}
@@ -168,7 +177,7 @@ def _check_moments(
     example: Mapping[str, Any],
     path: str,
 ) -> None:
-    """InputError unless every weight that was moved has moments as the optimizer makes them."""
+    """Raise InputError unless the moments of every updated weight are as in ``example``."""
     tensors = {}
     for index, entry in state.items():
         for name, like in example.items() if entry else ():
@@ -186,7 +195,7 @@ def _check_moments(
 
 
 def _fitted_scheduler(saved: Mapping[str, Any], path: str, scheduler: Any) -> dict[str, Any]:
-    """The state to load into a scheduler: its own keys, saved values of the same kinds."""
+    """Fill the keys of a scheduler's state with saved values, which must be of the same kinds."""
     own = scheduler.state_dict()
     for key in own.keys() & saved.keys():
         if not is_like(saved[key], own[key]):
@@ -197,9 +206,9 @@ def _fitted_scheduler(saved: Mapping[str, Any], path: str, scheduler: Any) -> di
 
 
 def _lay_out_like_weights(optimizer: Optimizer) -> None:
-    """Put moments into the memory layout of their weights, which may be another than was saved.
+    """Convert moments to the memory layout of their weights, which may differ from the saved one.
 
-    Fused steps walk through weights, gradients and moments as they lie in memory.
+    Fused steps process weights, gradients and moments in their order in memory.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

@@ -1,7 +1,7 @@
-"""A config and a checkpoint → a run that goes on where it stopped, if the recipe is the same.
+"""Resume a run from a checkpoint if the recipe is the same.
 
-The recipe is what the weights at the end depend on. It is every key but those below, so a new key
-belongs to it until someone says otherwise here.
+The recipe consists of the keys that determine the final weights: every key except FREE_KEYS, so a
+new key belongs to it unless it is added there.
 """
 
 import logging
@@ -19,16 +19,15 @@ from stmn_plugin.config.sections import general_key, is_of_another
 from stmn_plugin.distributed import broadcast, is_main
 from stmn_plugin.errors import InputError, printable
 
-from .checkpoint_fields import load_resumable
-from .epoch_log import EpochLog
+from .checkpoint import load_resumable
 from .resumable import newest_checkpoint, resume
-from .run_state import Reached, RunFacts
+from .run_state import EpochLog, Reached, RunFacts
 
 logger = logging.getLogger(__name__)
 
 FREE_KEYS = {
     'use_gpu',
-    'model.load_weights',  # where the run started: the checkpoint is beyond that
+    'model.load_weights',  # the start of the run, before the checkpoint
     'model.pretrained',
     'model.resume',
     '*.backbone_weights',
@@ -36,13 +35,13 @@ FREE_KEYS = {
     'data.root',
     'data.download',
     'data.targets',
-    'data.train_list',  # what it holds is compared as training data
+    'data.train_list',  # its content is compared as training data
     'data.workers',
-    'data.bad_frames',  # so that a run stopped by a bad frame can go on
+    'data.bad_frames',  # so that a run stopped by a bad frame can be resumed
     'data.save_dir',
     'market1501.use_500k_distractors',  # of the gallery
     'cuhk03.use_metric_cuhk03',
-    'one_shot.split_file',  # what it holds is compared, too
+    'one_shot.split_file',  # its content is compared as well
     'train.start_epoch',
     'train.print_freq',
     'train.save_freq',
@@ -59,18 +58,18 @@ FREE_KEYS = {
 
 
 def is_recipe(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether the weights at the end depend on a key of a config (key → value)."""
+    """Return whether the final weights depend on a key of a config (key → value)."""
     if key == 'train.max_epoch':
-        return bool(config['train.lr_scheduler'] == 'cosine')  # other schedules do not know the end
+        return bool(config['train.lr_scheduler'] == 'cosine')  # others do not depend on the end
     if is_of_another(key, config['model.name']):
         return False
     return general_key(key) not in FREE_KEYS and not key.startswith('test.')
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys of the recipe that differ between two configs → (value before, value now).
+    """Return the keys of the recipe that differ between two configs → (value before, value now).
 
-    What ``before`` does not know is as :func:`recorded_settings` says.
+    Keys that ``before`` lacks have the values of :func:`recorded_settings`.
     """
     before = recorded_settings(before)
     keys = [key for key in now if is_recipe(key, now) or is_recipe(key, before)]
@@ -78,9 +77,9 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 
 def changes_since(checkpoint: Mapping[str, Any], run: RunFacts) -> dict[str, tuple[Any, Any]]:
-    """As :func:`changed_keys`, from a checkpoint to a run; 'training data' is the digest of it.
+    """Compare the recipe and training data of a checkpoint with a run, as :func:`changed_keys`.
 
-    What a checkpoint does not say it has in common.
+    The key 'training data' holds the digests. Fields that a checkpoint lacks count as equal.
     """
     config, trained_on = run.config, run.trained_on
     changes = changed_keys(checkpoint.get('config') or config, config)
@@ -93,12 +92,14 @@ def changes_since(checkpoint: Mapping[str, Any], run: RunFacts) -> dict[str, tup
 def path_to_resume(
     cfg: CfgNode, model: nn.Module, optimizer: Optimizer, scheduler: Any, run: RunFacts
 ) -> str:
-    """``model.resume``; for ``auto`` the furthest checkpoint of the run folder, '' if none.
+    """Return ``model.resume``; for ``auto`` the newest checkpoint of the run folder, or ''.
 
     Args:
-        cfg: of the run.
-        model, optimizer, scheduler: as at the start of a run.
-        run: what the checkpoints of the run say.
+        cfg: config of the run.
+        model: the model in its initial state.
+        optimizer: the optimizer before its first step.
+        scheduler: the scheduler in its initial state.
+        run: facts of the run that its checkpoints record.
     """
     if cfg.model.resume != AUTO:
         return os.path.expanduser(str(cfg.model.resume))
@@ -112,10 +113,10 @@ def path_to_resume(
 
 
 def newest_of_run(cfg: CfgNode, check: Callable[[str], object] = load_resumable) -> str:
-    """The furthest checkpoint of the run folder, '' with a message if there is none.
+    """Return the newest checkpoint of the run folder, or '' with a message if there is none.
 
     Args:
-        cfg: of the run.
+        cfg: config of the run.
         check: see :func:`.resumable.newest_checkpoint`.
     """
     folder = os.path.join(cfg.data.save_dir, 'model')
@@ -134,34 +135,36 @@ def resume_run(
     run: RunFacts,
     allow_changed: bool = False,
 ) -> Reached:
-    """Put everything where the checkpoint left it.
+    """Restore a run from a checkpoint.
 
     Args:
-        path: checkpoint.
-        model, optimizer, scheduler: as at the start of a run.
-        run: its config and training data are compared with the checkpoint's.
-        allow_changed: let the recipe or the training data differ. Optimizer settings and schedule
-            are then the new ones, and an interrupted epoch starts anew.
+        path: path of the checkpoint.
+        model: the model in its initial state.
+        optimizer: the optimizer before its first step.
+        scheduler: the scheduler in its initial state.
+        run: the run, whose config and training data are compared with the checkpoint's.
+        allow_changed: allow another recipe or other training data. Optimizer settings and schedule
+            are then the new ones, and an interrupted epoch starts again.
 
     Raises:
-        InputError: another recipe (names the keys), training data or architecture, a file with
-            weights only, or a damaged one.
+        InputError: another recipe (the message names the keys), training data or architecture, a
+            file with weights only, or a damaged file.
     """
     checkpoint = load_resumable(path)
     if not checkpoint.get('config'):
-        logger.warning(f'{printable(path)} does not say which recipe made it')
+        logger.warning(f'{printable(path)} does not record its recipe')
     changed = changes_since(checkpoint, run)
     named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
     if changed and not allow_changed:
         raise InputError(
             f'model.resume: {path} was made by another recipe: {named}; '
-            'train.allow_changed True goes on all the same'
+            'train.allow_changed True resumes it nevertheless'
         )
     if changed:
-        logger.warning(f'Going on with another recipe: {named}')
+        logger.warning(f'Resuming with another recipe: {named}')
     keep_moments = 'train.optim' not in changed
     if not keep_moments:
-        logger.warning('The moments of the other optimizer are left behind')
+        logger.warning('The moments of the other optimizer are discarded')
     parts = (model, optimizer, scheduler)
     resume(checkpoint, path, *parts, new_schedule=bool(changed), keep_moments=keep_moments)
     reached = Reached(
@@ -183,7 +186,7 @@ def resume_run(
 
 
 def _best_score(checkpoint: Mapping[str, Any], run: RunFacts) -> float:
-    """Of the evaluations so far, by ``test.best``; of another score nothing is known yet."""
+    """Return the best score so far, unknown if ``test.best`` has changed."""
     before = (checkpoint.get('config') or {}).get('test.best', 'mAP')
     if run.config.get('test.best', before) != before:
         return Reached.best_map

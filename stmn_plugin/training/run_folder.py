@@ -1,4 +1,4 @@
-"""A config → ``data.save_dir`` with the config and a log of messages and of what is printed."""
+"""Create the run folder ``data.save_dir``, lock it, and log messages and printed output there."""
 
 import contextlib
 import errno
@@ -22,14 +22,15 @@ from .earlier_run import check_nothing_is_lost
 logger = logging.getLogger(__name__)
 
 LOCK = '.lock'
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without them
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
 
 @contextlib.contextmanager
 def run_folder(cfg: CfgNode) -> Iterator[str]:
-    """``data.save_dir`` with a log of what the main process says in the block; others say nothing.
+    """Log the main process's output to ``data.save_dir`` in a ``with`` block; silence the others.
 
-    Gives the path of the log, '' in other processes.
+    Yields:
+        The path of the log, '' in other processes.
 
     Raises:
         InputError: the folder cannot be written, or another process trains or tests in it.
@@ -62,8 +63,8 @@ def run_folder(cfg: CfgNode) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _nothing_lost(cfg: CfgNode) -> Iterator[None]:
-    """What a new run would write over is found before data and weights are loaded."""
-    new = not (cfg.test.evaluate or cfg.model.resume)  # whatever train.start_epoch counts from
+    """Reject a run that would overwrite files, before data and weights are loaded."""
+    new = not (cfg.test.evaluate or cfg.model.resume)  # also with train.start_epoch > 0
     if new and not cfg.train.overwrite:
         check_nothing_is_lost(cfg.data.save_dir)
     yield
@@ -71,9 +72,12 @@ def _nothing_lost(cfg: CfgNode) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_folder(folder: str) -> Iterator[None]:
-    """Keep other processes out of a folder until the block ends or this process is gone.
+    """Lock a folder against other processes in a ``with`` block.
 
-    The lock is the process's alone: workers that outlive it do not keep it.
+    The lock ends with this process; workers that outlive it do not hold it.
+
+    Raises:
+        InputError: another process holds the lock, or the folder cannot be written.
     """
     lock = FileLock(os.path.join(folder, LOCK), blocking=False)
     try:
@@ -93,7 +97,7 @@ def hold_folder(folder: str) -> Iterator[None]:
 
 
 def _log(path: str) -> TextIO:
-    """A text file, written line by line: a worker that is forked has no part of one to write."""
+    """Open a line-buffered text file, so that forked workers inherit no unwritten text."""
     try:
         return open(path, 'w', encoding='utf-8', errors='backslashreplace', buffering=1)
     except OSError as error:
@@ -101,8 +105,8 @@ def _log(path: str) -> TextIO:
 
 
 def write_config(cfg: CfgNode) -> None:
-    """The merged config as ``config.yaml``; late, so that a refused run leaves what is there."""
+    """Write the merged config as ``config.yaml``, after the checks that may reject the run."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.train.overwrite = False  # an order for this once, not to be obeyed when the file is used
+    cfg.train.overwrite = False  # applies to this run only, not to users of the file
     write_text(os.path.join(cfg.data.save_dir, 'config.yaml'), cfg.dump())

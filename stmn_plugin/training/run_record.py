@@ -1,7 +1,7 @@
-"""The files of a run, in an order in which a kill at any moment loses no checkpoint and no line.
+"""Write the files of a run in an order in which a kill at any moment loses no checkpoint or line.
 
-A run folder holds ``metrics.json`` (evaluations), ``metrics.jsonl`` (a line an epoch), events of
-TensorBoard, and for every registered model a folder of checkpoints. Only the main process writes.
+A run folder holds ``metrics.json`` (evaluations), ``metrics.jsonl`` (a line per epoch), TensorBoard
+events and a folder of checkpoints for every registered model. Only the main process writes.
 """
 
 import contextlib
@@ -27,19 +27,18 @@ from .checkpoint import (
     save_checkpoint,
     save_unfinished,
 )
-from .curves import Curves
 from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
-from .epoch_log import EpochLog
 from .metric_files import append_line, keep_lines, read_evaluations, remove_metrics, write_metrics
-from .run_state import Reached, RunFacts
+from .progress import Curves
+from .run_state import EpochLog, Reached, RunFacts
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ('model.load_weights', '*.backbone_weights')  # keys of files that a run starts from
+NEEDED = ('model.load_weights', '*.backbone_weights')  # keys of files from which a run starts
 
 
 class Parts(NamedTuple):
-    """What a checkpoint holds of a model."""
+    """The objects whose state a checkpoint holds."""
 
     model: nn.Module
     optimizer: Optimizer | None = None
@@ -50,13 +49,13 @@ class RunRecord:
     """A run's evaluations, best score and checkpoints, in memory and in its folder.
 
     Args:
-        parts: name of a folder of checkpoints, 'model' → what they hold.
-        run: what the files say of the run.
-        reached: where it starts.
-        first_target: whose score decides which checkpoint is the best.
-        best_by: that score, as evaluations name it ('mAP', 'rank-1'), or 'none'.
-        keep_last: checkpoints that stay.
-        overwrite: remove what another run left in the folder.
+        parts: name of a folder of checkpoints, such as 'model' → what they hold.
+        run: facts of the run that the files record.
+        reached: the point at which the run starts.
+        first_target: data set whose score selects the best checkpoint.
+        keep_last: number of checkpoints to keep.
+        overwrite: remove the files of an earlier run in the folder.
+        best_by: the score, as evaluations name it ('mAP', 'rank-1'), or 'none'.
     """
 
     def __init__(
@@ -81,27 +80,27 @@ class RunRecord:
         self.rank1 = self.reached.rank1  # of the last evaluation
         self.last_checkpoint: str | None = self.reached.path or None
         self.evaluations: list[dict[str, Any]] = []  # as in metrics.json
-        self.bad_frames: list[str] = []  # left out in training and testing (data.bad_frames skip)
+        self.bad_frames: list[str] = []  # skipped in training and testing (data.bad_frames skip)
         self.curves: Curves | None = None
 
     @property
     def last_good(self) -> str:
-        """Where the newest checkpoint is, for messages."""
+        """Path of the newest checkpoint, for messages."""
         return self.last_checkpoint or 'none yet'
 
-    # what an earlier run left
+    # files of an earlier run
 
     def make_way(self, folder: str, epochs: int, num_batches: int) -> None:
-        """Leave nothing in a folder that a run would write over.
+        """Remove the files that the run would overwrite, if ``overwrite`` is set.
 
         Args:
-            folder: of the run.
-            epochs: finished ones, from which on it trains.
-            num_batches: of an epoch.
+            folder: folder of the run.
+            epochs: finished epochs at the start of the run.
+            num_batches: batches of an epoch.
 
         Raises:
-            InputError: something is there and ``overwrite`` does not say that it may go, or there
-                is no such place in an epoch to resume at.
+            InputError: there are such files and ``overwrite`` is not set, or an epoch has fewer
+                batches than the checkpoint has finished.
         """
         log = self.reached.unfinished
         if log is not None and not log.trained and log.batches >= num_batches:
@@ -122,7 +121,9 @@ class RunRecord:
 
     @contextlib.contextmanager
     def training(self, start: int, stop: int, num_batches: int) -> Iterator[None]:
-        """Around a training from epoch ``start`` to ``stop``: what an earlier run left is taken up.
+        """Open the files for a training from epoch ``start`` to ``stop`` in a ``with`` block.
+
+        Evaluations and lines of an earlier part of the run are read.
 
         Raises:
             InputError: as :meth:`make_way`, or the folder cannot be written.
@@ -132,7 +133,7 @@ class RunRecord:
             self.make_way(self.folder, start, num_batches)
             self._take_up(start)
             if start < stop or self.reached.unfinished is not None:
-                for name in self.parts:  # found out before the first epoch is trained
+                for name in self.parts:  # checked before the first epoch is trained
                     check_folder(os.path.join(self.folder, name))
                 self.curves = Curves(self.folder, purge_step=start * num_batches or None)
         try:
@@ -151,17 +152,17 @@ class RunRecord:
             if e['epoch'] is None or e['epoch'] <= reported
         ]
         if not self.evaluations:
-            remove_metrics(self.folder)  # an earlier run's: no result of this one
+            remove_metrics(self.folder)  # results of an earlier run
         keep_lines(self.folder, reported)
         self._restore_best()
 
     def _restore_best(self) -> None:
-        """Where ``model-best`` is of a later epoch that is gone, what is left has a best, too."""
+        """Restore ``model-best`` from the remaining checkpoints if its epoch was removed."""
         if self.best_map < 0 or self.best_by == 'none':
             return
         own = [e for e in self.evaluations if e['dataset'] == self.first_target and e['epoch']]
         if self.best_by == 'rank-1':
-            own.reverse()  # of equal ones the last
+            own.reverse()  # the last of equal scores
         epoch = max(own, key=lambda e: e[self.best_by], default={'epoch': 0})['epoch']
         for folder in (os.path.join(self.folder, name) for name in self.parts):
             best, path = os.path.join(folder, BEST), checkpoint_path(folder, epoch)
@@ -170,34 +171,31 @@ class RunRecord:
             if os.path.isfile(path):
                 link_or_copy(path, best)
             else:
-                self.best_map = -1.0  # the next that is evaluated
+                self.best_map = -1.0  # the next evaluation becomes the best
 
     def read_tests(self, folder: str) -> None:
-        """Before a test alone: the evaluations of the folder, to which it adds its own."""
+        """Read the evaluations of a folder, to which a test adds its own."""
         self.evaluations = read_evaluations(folder) if is_main() else []
 
     # results
 
     def add_evaluation(self, evaluation: dict[str, Any], folder: str) -> None:
-        """Add an evaluation; ``metrics.json`` has it before this returns.
-
-        All processes call this together.
-        """
+        """Add an evaluation and write ``metrics.json``; call this in all processes together."""
         self.evaluations = [*self.evaluations, evaluation]
         bad_frames = self.all_bad_frames()
         if is_main() and folder:
             write_metrics(folder, self.evaluations, {**self.run.facts, 'bad_frames': bad_frames})
 
     def all_bad_frames(self) -> list[str]:
-        """Those of all processes, in the main one."""
+        """Gather the bad frames of all processes in the main process."""
         return sorted({path for paths in gather_objects(self.bad_frames) for path in paths})
 
     def improved(self) -> bool:
-        """Whether the last evaluation of the first target is the best so far; that is kept."""
+        """Return whether the last evaluation of the first target is the best, and remember it."""
         if self.best_by == 'none':
             return False
         scores = [e[self.best_by] for e in self.evaluations if e['dataset'] == self.first_target]
-        if not scores or scores[-1] < self.best_map:  # none: the target has no labels
+        if not scores or scores[-1] < self.best_map:  # no scores if the target has no labels
             return False
         if scores[-1] == self.best_map and self.best_by == 'mAP':
             return False
@@ -206,7 +204,7 @@ class RunRecord:
 
     @property
     def chosen_by(self) -> str:
-        """How the best checkpoint is chosen, in words for whoever loads it."""
+        """How the best checkpoint was chosen, in words for its users."""
         held_out = self.run.config.get('data.validation_ids')
         split = 'held-out training identities' if held_out else 'test data'
         return f'{self.best_by} on the {split} of {self.first_target}'
@@ -229,14 +227,15 @@ class RunRecord:
         """Write the checkpoint of every model, in the format of the host.
 
         Args:
-            epochs: finished ones.
-            log: of the epoch at hand; within it the checkpoint gets a name of its own.
+            epochs: finished epochs.
+            log: log of the current epoch; the checkpoint is named as unfinished within it.
             scaler: state of the GradScaler.
-            is_best: also as ``model-best.pth.tar``.
-            folder: instead of the run's.
+            is_best: also write ``model-best.pth.tar``.
+            folder: folder to write to instead of the run's.
 
         Raises:
-            InputError: it could not be written, or a weight is not finite; older ones stay.
+            InputError: a file could not be written, or a weight is not finite; older checkpoints
+                are kept.
         """
         within = log is not None and not log.trained
         for name, parts in self.parts.items() if folder or self.folder else ():

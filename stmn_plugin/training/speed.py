@@ -1,7 +1,7 @@
-"""A model, an optimizer → the same ones, faster: precision, memory layout, compilation, folding.
+"""Speed up training and testing: precision, memory layout, compilation, folding.
 
-Everything is off or exact by default. ``train.amp`` and ``train.tf32`` change what is computed, the
-other switches only the order in which it is.
+By default everything is off or exact. ``train.amp`` and ``train.tf32`` change the precision; the
+other options change only the order of computation.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def autocast(device_type: str, amp: str) -> AbstractContextManager[object]:
-    """Mixed precision in a block.
+    """Return a context of mixed precision.
 
     Args:
         device_type: 'cuda' or 'cpu'.
@@ -40,7 +40,7 @@ def autocast(device_type: str, amp: str) -> AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """In the block, matrix products and convolutions on a GPU round their factors to TF32, or not.
+    """Set in a ``with`` block whether a GPU rounds factors of products and convolutions to TF32.
 
     torch's own default is to do so in convolutions only.
     """
@@ -55,13 +55,13 @@ def tf32(enabled: bool) -> Iterator[None]:
 
 
 def set_tf32(enabled: bool) -> None:
-    """What :func:`tf32` does in its block, for the life of the process."""
+    """Set what :func:`tf32` sets, for the life of the process."""
     torch.set_float32_matmul_precision('high' if enabled else 'highest')
     torch.backends.cudnn.allow_tf32 = enabled
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """Let 2D convolutions have ``channels_last`` weights; torch's own ``to`` refuses 3D ones."""
+    """Convert weights of 2D convolutions to ``channels_last``; torch's ``to`` rejects 3D ones."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ def use_channels_last(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def same_shapes() -> Iterator[None]:
-    """In the block every batch has one shape: cuDNN may try its algorithms and keep the fastest."""
+    """Let cuDNN choose its fastest algorithms in a ``with`` block with batches of one shape."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
     cudnn.benchmark = not cudnn.deterministic
@@ -80,7 +80,7 @@ def same_shapes() -> Iterator[None]:
 
 
 def with_fused_steps(optimizer: Optimizer) -> Optimizer:
-    """The optimizer with torch's fused steps where it has them: all weights in one kernel."""
+    """Return the optimizer with fused steps (one kernel for all weights) if torch has them."""
     if type(optimizer) not in (torch.optim.Adam, torch.optim.SGD):
         return optimizer  # the host's RAdam, and RMSprop, have none
     for group in optimizer.param_groups:
@@ -92,8 +92,8 @@ def with_fused_steps(optimizer: Optimizer) -> Optimizer:
 def compile_in_place(model: nn.Module) -> None:
     """Compile the backbone of a video model, or all of another model; names of weights stay.
 
-    What torch.compile cannot do (no C++ compiler, no Triton, an operation it does not know) runs
-    as it is, and a warning says so.
+    A part that torch.compile cannot compile (no C++ compiler, no Triton, an unknown operation)
+    runs in eager mode, with a warning.
     """
     part = model.backbone() if isinstance(model, VideoModel) else model
     # a backbone of several networks is never called as a whole
@@ -106,45 +106,45 @@ def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Cal
     from torch._dynamo import lookup_backend  # slow to import, and needed here only
     from torch._functorch import config
 
-    # compile the backward pass here, too, not when it first runs
+    # also compile the backward pass now, not when it first runs
     early = 'force_non_lazy_backward_lowering'
     try:
         with config.patch({early: True}) if hasattr(config, early) else contextlib.nullcontext():
             return lookup_backend('inductor')(graph, inputs)
-    except Exception as error:  # of many types; what is wrong with the graph itself shows in eager
+    except Exception as error:  # of many types; an error of the graph itself appears in eager mode
         reason = ' '.join(str(error).split())[:200]
         kind = type(error).__name__
-        logger.warning(f'train.compile: not compiled, running as it is: {kind}: {reason}')
+        logger.warning(f'train.compile: not compiled, running in eager mode: {kind}: {reason}')
         return graph.forward
 
 
-def give_back_freed_memory() -> None:
-    """Make glibc return what large tensors leave behind to the system at once.
+def return_freed_memory() -> None:
+    """Make glibc return the memory of large freed tensors to the system at once.
 
-    It would keep pieces of up to 32 MiB for later ones: with maps of many sizes that comes to a
-    sixth of the memory of a step on a CPU. Smaller pieces stay kept, as the system takes its time
-    to make each anew. No other C library needs or knows this.
+    By default it keeps blocks of up to 32 MiB, which for maps of many sizes is a sixth of the
+    memory of a step on a CPU. Smaller blocks are kept because allocating them again is slow. Other
+    C libraries do not need this and ignore it.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 20 << 20)
 
 
 def check_amp(amp: str, key: str, use_gpu: bool) -> None:
-    """InputError when the device cannot compute in that precision."""
+    """Raise InputError if the device cannot compute in that precision."""
     if use_gpu and amp == 'bf16' and not torch.cuda.is_bf16_supported():
         raise InputError(f'{key} bf16: this GPU has no bfloat16, use fp16')
 
 
 class InferenceModel:
-    """A video model as it encodes frames or clips in testing.
+    """A video model that encodes frames or clips for testing.
 
     Args:
-        model: in eval mode.
-        device_type: where it is.
+        model: a model in eval mode.
+        device_type: type of its device, 'cuda' or 'cpu'.
         amp: a key of AMP_DTYPES.
-        fold: fold the batch norms of every :class:`Encoder` in it; those of other networks
-            stay, as which convolution they follow is not known.
-        compiled: compile the folded encoders; a backbone that is not folded is the model's.
+        fold: fold the batch norms of every :class:`Encoder` in it; those of other networks are not
+            folded, because it is unknown which convolution they follow.
+        compiled: compile the folded encoders; other backbones are not compiled here.
     """
 
     def __init__(
@@ -164,16 +164,16 @@ class InferenceModel:
             self.folded.compile(_inductor_or_eager)
 
     def refresh(self) -> None:
-        """Take up the weights of now."""
+        """Update the folded encoders from the model's current weights."""
         if self.folded is not None:
             self.folded.refold()
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """With ``model.frame_once``: (T, 3, H, W) → (T, V), at least in float32."""
+        """Encode frames (T, 3, H, W) to (T, V), at least in float32; needs ``frame_once``."""
         return self._run(self.model.encode_frames, frames)
 
     def encode_clips(self, clips: Tensor) -> Tensor:
-        """(B, L, 3, H, W) → features (B, D), at least in float32."""
+        """Encode clips (B, L, 3, H, W) to features (B, D), at least in float32."""
         return self._run(self.model, clips)
 
     def _run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

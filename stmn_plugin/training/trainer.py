@@ -1,8 +1,8 @@
-"""Clips → trained weights: a run, an epoch and a step, from top to bottom.
+"""The training loop: a run, an epoch and a step, from top to bottom.
 
-The parts have files of their own: what is differentiated (``objective.py``), batches and seeds
-(``batches.py``), ``precision.py``, ``gradients.py``, DDP (``replica.py``), what is shown
-(``progress.py``) and what is written (``run_record.py``).
+Its parts have their own files: the loss (``objective.py``), batches and seeds (``batches.py``),
+DDP, mixed precision and gradient norms (``step.py``), progress (``progress.py``) and the files of
+the run (``run_record.py``).
 """
 
 import logging
@@ -21,33 +21,30 @@ from stmn_plugin.interrupt import Interruption
 from stmn_plugin.nested import map_tensors
 
 from .batches import EpochBatches, count_images
-from .epoch_log import EpochLog
-from .gradients import Arriving, Step, gradients_of, norms_of
-from .layers import choose_layers
 from .objective import BatchLoss, Objective, in_float32
-from .precision import Precision
 from .progress import Progress
-from .replica import Replica
 from .run_record import RunRecord
-from .settings import TrainingSettings
+from .run_state import EpochLog
+from .settings import TrainingSettings, choose_layers
 from .speed import same_shapes
+from .step import Arriving, Precision, Replica, Step, gradients_of, norms_of
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains what an objective minimises, in mixed precision and on many processes if asked to.
+    """Train a model to minimise an objective, optionally in mixed precision and several processes.
 
-    Epochs and batches count from 0 here, in all that is printed and written from 1.
+    Epochs and batches count from 0 here, and from 1 in all output and files.
 
     Args:
         objective: the model, on its device, and its losses.
-        optimizer: of the model.
-        scheduler: of the learning rate, a step an epoch; None keeps it.
-        batches: to train on.
-        record: the run's files; says where the run starts.
-        settings: how it is trained.
-        use_gpu: where the model is.
+        optimizer: optimizer of the model.
+        scheduler: scheduler of the learning rate with a step per epoch, or None.
+        batches: batches to train on.
+        record: the run's files, which determine where the run starts.
+        settings: settings of the training.
+        use_gpu: whether the model is on a GPU.
     """
 
     def __init__(
@@ -68,20 +65,20 @@ class Trainer:
         self.record = record
         self.settings = settings or TrainingSettings()
         self.use_gpu = use_gpu
-        self.interruption = Interruption()  # not entered: nothing is ever requested
+        self.interruption = Interruption()  # not entered, so it never requests a stop
         self.replica = Replica(self.model, objective.ddp_options)
         self.start()
 
     def start(self) -> None:
-        """Begin where ``record`` says."""
+        """Set the state to the starting point that ``record`` holds."""
         reached, device_type = self.record.reached, 'cuda' if self.use_gpu else 'cpu'
         self.precision = Precision(device_type, self.settings.amp, reached.scaler)
-        self.log: EpochLog | None = reached.unfinished  # of the epoch at hand
+        self.log: EpochLog | None = reached.unfinished  # of the current epoch
         self.epoch = self.stop = 0
         self.batch_idx = self.num_batches = 0
-        self.group = 1  # batches that make the step at hand
-        self.accumulated = 0  # of them so far
-        self.taken: list[Step] = []  # steps whose gradients the host has not seen yet
+        self.group = 1  # batches of the current step
+        self.accumulated = 0  # of these finished
+        self.taken: list[Step] = []  # steps whose gradients have not been checked
 
     # a run
 
@@ -89,13 +86,13 @@ class Trainer:
         """Train from ``start`` finished epochs to ``stop``, evaluate and save.
 
         Args:
-            start: finished epochs; ``record.reached`` says how far the next one is.
-            stop: epochs in all.
+            start: finished epochs; ``record.reached`` holds the progress of the next one.
+            stop: total number of epochs.
             evaluate: adds to ``record.evaluations`` and returns rank-1.
 
         Raises:
-            InputError: a loss, gradient or feature is not finite, a file cannot be written, or as
-                :meth:`train_epoch`.
+            InputError: a loss, gradient or feature is not finite, a file cannot be written, or an
+                error of :meth:`train_epoch`.
         """
         self.start()
         self.stop, self.num_batches = stop, len(self.batches)
@@ -115,12 +112,12 @@ class Trainer:
         return regular or done == self.stop
 
     def finish_epoch(self, evaluate: Callable[[], float] | None) -> None:
-        """Evaluate, report and save: an epoch is reported before a checkpoint says it is done."""
+        """Evaluate, report and save; an epoch is reported before a checkpoint marks it finished."""
         record, log, results, is_best = self.record, self.log, [], False
         assert log is not None
         self._progress(log).log_epoch()
         if evaluate is not None:
-            # an evaluation that fails or is interrupted costs no epoch: it is made up for
+            # if the evaluation fails or is interrupted, a resumed run repeats it, not the epoch
             self.save()
             known = len(record.evaluations)
             with self.interruption.at_once():
@@ -135,23 +132,24 @@ class Trainer:
             self._interrupt(f'after epoch {self.epoch + 1}')
 
     def save(self, is_best: bool = False) -> None:
-        """Write a checkpoint: of an epoch that is done, or within one."""
+        """Write a checkpoint of a finished epoch, or within one."""
         within = self.log is not None and not self.log.trained
         finished = self.epoch + (not within)
         self.record.save(finished, self.log, self.precision.state(), is_best)
 
     def _interrupt(self, where: str) -> NoReturn:
-        logger.warning(f'Interrupted {where}; model.resume auto goes on from there')
+        logger.warning(f'Interrupted {where}; model.resume auto resumes from there')
         self.interruption.stop()
 
     # an epoch
 
     def train_epoch(self) -> None:
-        """Train epoch ``epoch``, or what ``log`` says is left of it.
+        """Train epoch ``epoch``, or the batches of it that ``log`` does not contain.
 
         Raises:
-            Interrupted: a signal came; the state after the last step is saved.
-            InputError: out of memory, or a worker died; nothing is saved, as the step was cut.
+            Interrupted: a signal arrived; the state after the last step is saved.
+            InputError: out of memory, or a worker died; nothing is saved, because the step is
+                incomplete.
         """
         self.model.train()
         choose_layers(self.model, self.epoch, self.settings)
@@ -161,7 +159,7 @@ class Trainer:
         log = self.log
         self.batches.go_to(self.epoch, log.batches)
         self.num_batches = len(self.batches)
-        under_way = int(self.use_gpu)  # the newest step: to look at it would be to wait for it
+        under_way = int(self.use_gpu)  # the newest step; checking it would wait for the GPU
         errors = resource_errors(
             'train.batch_size', f'; last good checkpoint: {self.record.last_good}'
         )
@@ -181,7 +179,7 @@ class Trainer:
                     self.check_steps()
                     self.save()
                     self._interrupt(f'in epoch {self.epoch + 1} after batch {index + 1}')
-            if self.accumulated:  # the loader ended before it said it would
+            if self.accumulated:  # the loader has fewer batches than its length
                 self.update_weights()
             self.check_steps()
         log.trained = True
@@ -195,10 +193,13 @@ class Trainer:
     # a step
 
     def train_batch(self, data: dict[str, Any]) -> dict[str, float]:
-        """Losses and gradients of a batch and, when the batches of a step are together, the step.
+        """Compute losses and gradients of a batch; after the last batch of a step, update weights.
 
         Args:
-            data: of the host's loaders: ``img``, ``pid``.
+            data: a batch in the host's format, with ``img`` and ``pid``.
+
+        Returns:
+            The loss terms by name.
 
         Raises:
             InputError: a term is NaN or infinite; the weights are those before the batch.
@@ -211,7 +212,7 @@ class Trainer:
         loss = self.loss_of(data)
         arriving = Arriving(loss.terms)
         self.precision.backward(loss.total / self.group)
-        terms = arriving.numbers()  # travelled during the backward pass
+        terms = arriving.numbers()  # copied during the backward pass
         self._check_finite(terms)
         self.accumulated += 1
         if self.accumulated == self.group:
@@ -219,11 +220,11 @@ class Trainer:
         return terms
 
     def loss_of(self, data: dict[str, Any]) -> BatchLoss:
-        """The loss of a batch, all processes together, with the graph of its gradients."""
+        """Compute the loss of a batch over all processes, with its graph."""
         data = self.batches.finish(data)
         images, pids = self.objective.inputs(data['img'], data['pid'])
         pids = gather(pids)  # of the whole batch
-        alike = Arriving({'alike': (pids == pids[0]).all()})  # travels while the model runs
+        alike = Arriving({'alike': (pids == pids[0]).all()})  # copied while the model runs
         with self.precision.autocast():
             outputs = self.replica(images)  # of this process's part of the batch
         outputs = map_tensors(lambda tensor: gather(in_float32(tensor)), outputs)
@@ -231,10 +232,10 @@ class Trainer:
         return self.objective(outputs, pids)
 
     def update_weights(self) -> None:
-        """Move the weights by the mean of the accumulated gradients, if those are finite."""
+        """Update the weights by the mean of the accumulated gradients, if these are finite."""
         self.precision.unscale(self.optimizer)
         gradients = gradients_of(self.model, self.optimizer)
-        if self.accumulated < self.group:  # fewer batches came than were to be averaged
+        if self.accumulated < self.group:  # the gradients were divided by too large a number
             torch._foreach_mul_(list(gradients.values()), self.group / self.accumulated)
         norms = norms_of(list(gradients.values()), self.settings.clip_grad_norm)
         self.precision.step(self.optimizer)
@@ -242,11 +243,11 @@ class Trainer:
         self.taken.append(Step(self.batch_idx, Arriving(dict(zip(gradients, norms, strict=True)))))
 
     def check_steps(self, but: int = 0) -> None:
-        """Log the norms of the gradients of the steps so far, but for the last few.
+        """Log the norms of the gradients of all unchecked steps except the last ``but`` ones.
 
         Raises:
-            InputError: one is NaN or infinite, and not for the scale of the loss in fp16, which
-                leaves the step out and is halved; the weights are those before that step.
+            InputError: a norm is NaN or infinite for another reason than the scale of the loss in
+                fp16, which skips the step and is halved; the weights are those before that step.
         """
         while len(self.taken) > but:
             step = self.taken.pop(0)
@@ -272,8 +273,8 @@ class Trainer:
         if weight > 0 and alike.numbers()['alike']:
             self._fail(
                 f'all clips or images of {self._place(self.batch_idx)} are of one identity, and '
-                f'the triplet loss (loss.triplet.weight_t {weight}) needs two: batches of '
-                'IdentityPassSampler and RandomIdentitySampler have them (sampler.train_sampler)'
+                f'the triplet loss (loss.triplet.weight_t {weight}) needs two: use sampler.'
+                'train_sampler IdentityPassSampler or RandomIdentitySampler'
             )
 
     def _place(self, batch_idx: int) -> str:
