@@ -10,7 +10,7 @@ import torchreid
 import stmn_plugin
 from stmn_plugin.config import TRANSFORMS
 from stmn_plugin.data import VideoDataManager
-from stmn_plugin.data.host_errors import host_errors_named
+from stmn_plugin.data.host_lists import host_errors_named
 from stmn_plugin.datasets import host_datasets
 from stmn_plugin.datasets.index_cache import parse_once
 from stmn_plugin.datasets.listing import SPLITS

@@ -1,7 +1,7 @@
-"""Tracklets → clips → batches: frame samplers, frames, augmentation, P x K batches, loaders.
+"""Frame samplers, reading and augmentation of clips, P x K batches, and their loaders.
 
-Reading path: ``frame_samplers.py`` (numbers → numbers), ``clips.py`` (tracklets → clips),
-``clip_plans.py`` (which frames are tested, and their loader), ``datamanager.py`` (loaders for
+Reading path: ``frame_samplers.py`` (number of frames → frame indices), ``clips.py`` (tracklets →
+clips), ``clip_plans.py`` (the clips of a test, and their loader), ``datamanager.py`` (loaders for
 torchreid).
 """
 
@@ -19,7 +19,7 @@ __all__ = ['ClipPlan', 'VideoDataManager', 'clip_loader', 'sample_rrs']  # noqa:
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: torch and the host are slow, and synthetic data need neither."""
+    """Import names on first use: torch and the host are slow, and synthetic data need neither."""
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(importlib.import_module(_HOMES[name], __name__), name)

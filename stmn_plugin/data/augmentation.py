@@ -1,7 +1,7 @@
-"""A clip's generator → a few numbers, drawn in the worker → whole batches, augmented on the device.
+"""Augment clips: draw a few random numbers per clip in the worker, change pixels on the device.
 
-What is random is small, and drawn where the generator of (seed, epoch, position) is; the pixels are
-changed where that is cheap. Letters: B clips, L frames, H W pixels.
+The numbers are drawn with the generator of (seed, epoch, position); the pixels are changed in whole
+batches, where that is fast. Letters: B clips, L frames, H W pixels.
 """
 
 import math
@@ -22,12 +22,11 @@ from stmn_plugin.config import check_transforms
 
 
 class Draws(NamedTuple):
-    """What is random about a clip. A step that is not asked for draws nothing and leaves the values
-    that change nothing."""
+    """The random numbers of a clip; the default of each value changes nothing."""
 
-    boxes: NDArray[np.int64]  # (L, 4) top, left, height, width of what is erased; 0: nothing
+    boxes: NDArray[np.int64]  # (L, 4) top, left, height, width of the erased box; 0: none
     flip: bool = False
-    offset: tuple[int, int] = (-1, -1)  # top, left of the crop in the enlarged clip; -1: as it is
+    offset: tuple[int, int] = (-1, -1)  # top, left of the crop in the enlarged clip; -1: no crop
     patch_seed: int = 0
     brightness: float = 1.0
     contrast: float = 1.0
@@ -47,31 +46,32 @@ class BatchDraws(Protocol):
 class Augmentation:
     """The host's training transforms, on clips.
 
-    Where the host decides anew for every frame, a clip is flipped, shifted and recoloured as a
-    whole, so that motion stays motion; erasing and patches are per frame, as occlusions are. Erased
-    pixels take the mean colour (0 after normalising).
+    The host draws for every frame; here a clip is flipped, shifted and recoloured as a whole, which
+    preserves motion. Erasing and patches are drawn per frame, as occlusions vary. Erased pixels get
+    the mean colour (0 after normalisation).
 
     Args:
-        names: of ``data.transforms``, case as you like.
-        height, width: of the clips, in pixels.
-        mean: three numbers from 0 to 1, the colour of erased boxes.
+        names: names of ``data.transforms``, case-insensitive.
+        height: height of the clips in pixels.
+        width: width of the clips in pixels.
+        mean: colour of erased boxes, three numbers from 0 to 1.
 
     Raises:
-        InputError: unknown name.
+        InputError: an unknown name.
     """
 
     def __init__(self, names: str | Sequence[str], height: int, width: int, mean: Iterable[float]):
         self.names = check_transforms(names)
         self.height, self.width = height, width
         self.fill = [min(max(round(255 * value), 0), 255) for value in mean]
-        # its pool of patches is filled by the clips that this process has seen
+        # its pool of patches is filled by the clips that this process reads
         self.patches = (
             torchreid.data.transforms.RandomPatch() if 'random_patch' in self.names else None
         )
 
     @property
     def batched(self) -> bool:
-        """Whether there is anything to do, and all of it can be done on the device."""
+        """Whether there are transforms and all of them can run on the device."""
         return bool(self.names) and self.patches is None
 
     def draw(self, num_frames: int, rng: np.random.Generator) -> Draws:
@@ -95,16 +95,17 @@ class Augmentation:
         return draws
 
     def apply(self, clips: Tensor, draws: BatchDraws) -> Tensor:
-        """
+        """Augment a batch of clips without synchronising a GPU with the CPU.
+
         Args:
-            clips: uint8, shape (B, L, 3, H, W), on any device; is not changed.
-            draws: on the CPU. (Nothing here makes a GPU wait for the CPU.)
+            clips: uint8, shape (B, L, 3, H, W), on any device; not changed.
+            draws: random numbers of the clips, on the CPU.
 
         Returns:
-            As ``clips``; the same tensor when there is nothing to do.
+            Clips of the same shape and type; the same tensor if there are no transforms.
 
         Raises:
-            ValueError: no batch of clips.
+            ValueError: ``clips`` is not a batch of uint8 clips.
         """
         if clips.dim() != 5 or clips.dtype != torch.uint8:
             raise ValueError(
@@ -124,7 +125,7 @@ class Augmentation:
         return clips
 
     def apply_to_clip(self, clip: Tensor, draws: Draws) -> Tensor:
-        """The same for one clip (L, 3, H, W) and its draws as drawn."""
+        """Augment one clip (L, 3, H, W) with its uncollated draws."""
         return self.apply(clip[None], default_collate([draws]))[0]
 
 
@@ -135,18 +136,18 @@ def flip_clips(clips: Tensor, flip: Tensor) -> Tensor:
 
 
 def enlarged(height: int, width: int) -> tuple[int, int]:
-    """Size out of which the host's random crop cuts the old one."""
+    """Return the size to which the host's random crop enlarges a frame before cropping."""
     return round(height * 1.125), round(width * 1.125)
 
 
 def shift_clips(clips: Tensor, offset: Sequence[Tensor]) -> Tensor:
-    """Enlarge by an eighth and cut the size out at ``offset``, two (B,) on the CPU; not at -1."""
+    """Enlarge clips by an eighth and crop at ``offset``, two (B,) on the CPU; -1: unchanged."""
     height, width = clips.shape[-2:]
     size = enlarged(height, width)
     shifted = clips.clone()
     for clip, top, left in zip(shifted, *(axis.tolist() for axis in offset), strict=True):
         if top >= 0:
-            # bilinear; torchvision rounds once more on a CPU: one grey level from what a GPU gives
+            # bilinear; torchvision rounds twice on a CPU, up to one grey level off a GPU
             large = TF.resize(clip, size, antialias=True)
             clip.copy_(large[..., top : top + height, left : left + width])
     return shifted
@@ -155,7 +156,7 @@ def shift_clips(clips: Tensor, offset: Sequence[Tensor]) -> Tensor:
 def paste_patches(
     clips: Tensor, seeds: Tensor, patches: Callable[[Image.Image], Image.Image]
 ) -> Tensor:
-    """The host's own RandomPatch on each frame, its generator seeded for each clip."""
+    """Apply the host's RandomPatch to each frame, seeding its generator for each clip."""
     state, pasted = random.getstate(), []
     try:
         for clip, seed in zip(clips, seeds.tolist(), strict=True):
@@ -168,15 +169,18 @@ def paste_patches(
 
 
 def recolour_clips(clips: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Scale the grey levels of clips (B, L, 3, H, W), then their distance to the mean luma of their
-    frame, by factors (B,); bytes in between, as in the host's transform."""
+    """Change brightness, then contrast, of clips (B, L, 3, H, W) by factors (B,).
+
+    Brightness scales grey levels, contrast their distance to the mean luma of the frame; values are
+    rounded to bytes in between, as in the host's transform.
+    """
     brightness, contrast = (
         factor.to(clips.device, non_blocking=True).float().view(-1, 1, 1, 1, 1)
         for factor in (brightness, contrast)
     )
     clips = clips.float().mul_(brightness).clamp_(0, 255).to(torch.uint8)
     luma = TF.rgb_to_grayscale(clips)  # (B, L, 1, H, W), uint8
-    # the sum of bytes is exact in float64: it does not depend on the batch, nor on the device
+    # the sum of bytes is exact in float64, independent of the batch and the device
     mean = luma.mean(dim=(2, 3, 4), keepdim=True, dtype=torch.float64).float()
     clips = clips.float().mul_(contrast).add_(mean * (1 - contrast))
     return clips.clamp_(0, 255).to(torch.uint8)
@@ -192,26 +196,29 @@ def erase_boxes(clips: Tensor, boxes: Tensor, fill: Iterable[int]) -> Tensor:
     rows = byte_mask((top <= y) & (y < top + tall))  # (B, L, H)
     columns = byte_mask((left <= x) & (x < left + wide))  # (B, L, W)
     inside = rows.unsqueeze(-1) & columns.unsqueeze(-2)  # (B, L, H, W)
-    # made where it is needed: a tensor of numbers would have to be copied to the GPU
+    # created on the device: a tensor of Python numbers would be copied to the GPU
     colour = torch.stack([clips.new_full((1, 1), value) for value in fill])  # (3, 1, 1)
     return choose(inside.unsqueeze(2), colour, clips)
 
 
 def byte_mask(condition: Tensor) -> Tensor:
-    """255 where it is true, 0 elsewhere."""
+    """Return 255 where a condition is true, 0 elsewhere."""
     return condition.to(torch.uint8).mul_(255)
 
 
 def choose(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """``torch.where`` for bytes, whose own takes many times as long on a CPU."""
+    """Select like ``torch.where``, which is many times slower for bytes on a CPU."""
     return (yes ^ no).bitwise_and_(mask).bitwise_xor_(no)
 
 
 def erasing_box(
     height: int, width: int, rng: np.random.Generator, attempts: int = 100
 ) -> tuple[int, int, int, int] | None:
-    """A random box (top, left, height, width) of 2 to 40 % of the area and aspect 0.3 to 1/0.3
-    (random erasing, Zhong et al. 2017); None when none fits in ``attempts`` draws."""
+    """Draw a box (top, left, height, width) for random erasing (Zhong et al. 2017).
+
+    Its area is 2 to 40 % of the frame, its aspect 0.3 to 1/0.3; None if no box fits in ``attempts``
+    draws.
+    """
     for _ in range(attempts):
         area = rng.uniform(0.02, 0.4) * height * width
         aspect = rng.uniform(0.3, 1 / 0.3)

@@ -1,7 +1,6 @@
-"""Tracklets → the clips that are tested, each frame of a clip read once, batches across tracklets.
+"""Plan and load the clips of a test, in batches across tracklets, reading each frame once a clip.
 
-A batch is never padded to the longest tracklet and never a lone clip, and its memory does not
-depend on how long a tracklet is.
+Batches are not padded to the longest tracklet, and their memory does not depend on its length.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,25 +20,25 @@ from .tracklets import Frames, Tracklet, as_tracklets
 
 
 class ClipPlan(NamedTuple):
-    """How a tracklet is cut into clips for testing."""
+    """The rule by which a tracklet is divided into clips for testing."""
 
     seq_len: int  # L
     frames: str = (
         'rrs'  # 'all', 'consecutive' (all in order), or a frame sampler that takes one clip
     )
-    clips_per_tracklet: int = 1  # with 'rrs': at most that many
+    clips_per_tracklet: int = 1  # maximum with 'rrs'
     rrs_chunks: str = 'balanced'
-    all_clips: str = 'ceil'  # how many clips 'all' is, see ``count_clips``
+    all_clips: str = 'ceil'  # number of clips with 'all', see ``count_clips``
 
     def count(self, num_frames: int) -> int:
-        """Clips of a tracklet of F frames."""
+        """Return the number of clips of a tracklet of F frames."""
         if self.frames in ('all', 'consecutive'):
             clips = self.all_clips if self.frames == 'all' else 'ceil'
             return count_clips(num_frames, self.seq_len, clips)
         return min(self.clips_per_tracklet, count_clips(num_frames, self.seq_len))
 
     def clip(self, num_frames: int, index: int) -> NDArray[np.int64]:
-        """Frame indices of one of them, int64 (L,)."""
+        """Return the frame indices of a clip, int64 (L,)."""
         if self.drops_remainder:
             return dropping_clip(num_frames, self.seq_len, index)
         if self.frames == 'all':
@@ -59,7 +58,7 @@ class ClipPlan(NamedTuple):
 
     @property
     def title(self) -> str:
-        """For tables: 'all', 'all (floor)', 'rrs', 'rrs x 4'."""
+        """Name for tables: 'all', 'all (floor)', 'rrs', 'rrs x 4'."""
         if self.drops_remainder:
             return 'all (floor)'
         many = self.frames == 'rrs' and self.clips_per_tracklet > 1
@@ -67,17 +66,17 @@ class ClipPlan(NamedTuple):
 
 
 class ClipBatch(NamedTuple):
-    """Clips of one or many tracklets; a frame that a clip holds twice is there once."""
+    """Clips of one or more tracklets; a frame that a clip repeats is stored once."""
 
     frames: Tensor  # (T, 3, H, W)
-    rows: Tensor  # (B, L) rows of ``frames`` that make each clip
-    tracklets: Tensor  # (B,) whose clip it is
-    bad_frames: list[str]  # paths that were left out
-    stand_ins: Tensor  # (B,) bool: no frame of the clip could be read, another stands in
+    rows: Tensor  # (B, L) rows of ``frames`` of each clip
+    tracklets: Tensor  # (B,) index of each clip's tracklet
+    bad_frames: list[str]  # paths of skipped frames
+    stand_ins: Tensor  # (B,) bool: no frame of the clip was readable, another frame replaces it
 
 
 class PlannedClip(NamedTuple):
-    """One of them, before it is collated."""
+    """A clip before collation."""
 
     frames: Tensor  # (T, 3, H, W)
     rows: NDArray[np.int64]  # (L,)
@@ -91,9 +90,9 @@ class PlannedClips(Dataset[PlannedClip]):
 
     Args:
         tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
-        plan: how they are cut.
-        transform: frames → tensor; nothing is random here.
-        skip_bad: leave unreadable frames out instead of raising.
+        plan: rule of division into clips.
+        transform: frames → tensor, deterministic.
+        skip_bad: skip unreadable frames instead of raising.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class PlannedClips(Dataset[PlannedClip]):
 
 
 def collate_clips(clips: Sequence[PlannedClip]) -> ClipBatch:
-    """Clips of any number of distinct frames → one ClipBatch."""
+    """Collate clips of any number of distinct frames into a ClipBatch."""
     starts = np.cumsum([0] + [len(clip.frames) for clip in clips[:-1]])
     rows = [clip.rows + start for clip, start in zip(clips, starts, strict=True)]
     return ClipBatch(
@@ -149,27 +148,27 @@ def clip_loader(
     skip_bad: bool = False,
     pin_memory: bool = False,
 ) -> FrameLoader:
-    """A loader of the planned clips of any tracklets, :class:`ClipBatch` by :class:`ClipBatch`.
+    """Return a loader of the planned clips of tracklets, one :class:`ClipBatch` per item.
 
-    Its workers end with it: forking them takes less than half a second, kept ones would hold their
-    memory through the training between two evaluations.
+    Workers end with the loader: forking them takes less than half a second, and kept workers would
+    hold their memory during the training between two evaluations.
 
     Args:
         tracklets: the host's 4-tuples, or only the frames of each, see :func:`as_tracklets`.
-        plan: which frames, in which clips.
-        height: of the clips, in pixels.
-        width: of the clips, in pixels.
-        mean: of the colours of frames from 0 to 1, three numbers.
-        std: standard deviations of the colours.
-        batch_size: clips at a time.
-        workers: processes that read; 0 reads in this one.
-        as_uint8: leave the frames bytes, a quarter of the memory; the caller passes them through
+        plan: rule of division into clips.
+        height: height of the clips in pixels.
+        width: width of the clips in pixels.
+        mean: mean of each colour, for values from 0 to 1.
+        std: standard deviation of each colour.
+        batch_size: clips per batch.
+        workers: worker processes; 0 reads in this process.
+        as_uint8: leave the frames uint8, a quarter of the memory; the caller applies
             ``Normalize(mean, std)`` on the model's device.
-        skip_bad: leave unreadable frames out instead of raising; batches name them.
-        pin_memory: for copies to a GPU.
+        skip_bad: skip unreadable frames instead of raising; batches list them.
+        pin_memory: pin memory for copies to a GPU.
 
     Raises:
-        InputError: what is no tracklet, or has no frame; batches that do not fit into shared
+        InputError: an item is not a tracklet or has no frames, or batches do not fit into shared
             memory. Reading raises InputError for a frame that cannot be read.
     """
     tracklets = as_tracklets(tracklets)
@@ -182,6 +181,6 @@ def clip_loader(
         workers,
         batch_size=batch_size,
         collate_fn=collate_clips,
-        generator=torch.Generator(),  # or torch would draw from the global one
+        generator=torch.Generator(),  # otherwise torch draws from the global one
         pin_memory=pin_memory,
     )

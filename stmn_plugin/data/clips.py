@@ -1,7 +1,7 @@
-"""Tracklet → clip (L, 3, H, W) and its augmentation: frames are chosen, read and resized.
+"""Read clips (L, 3, H, W) of tracklets: sample frames, decode, resize, augment and normalise.
 
-Everything random about a clip is drawn from a generator of (seed, epoch, position in the epoch),
-so it does not depend on the number of workers.
+All randomness of a clip comes from a generator of (seed, epoch, position in the epoch), so it does
+not depend on the number of workers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from stmn_plugin.errors import InputError
 
-from .augmentation import Augmentation, Draws
+from .augmentation import Augmentation, BatchDraws, Draws
 from .frames import read_clip
 from .tracklets import Tracklet
 
@@ -24,7 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ClipRequest(NamedTuple):
-    """What a batch sampler asks for: a tracklet, and what its randomness depends on."""
+    """A batch sampler's key: a tracklet, and the numbers that determine its randomness."""
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
     epoch: int
@@ -38,13 +38,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
         tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
         frame_sampler: number of frames and generator → frame indices.
         transform: frames and generator → clip.
-        seed: of all randomness.
-        skip_bad: leave unreadable frames out instead of raising.
+        seed: seed of all randomness.
+        skip_bad: skip unreadable frames instead of raising.
 
-    An item is the host's dictionary ``img`` (L, 3, H, W), ``pid``, ``camid``, ``dsetid``, and
-    ``bad_frames``, the paths left out; ``augmentation``, its :class:`Draws`, when the transform
-    leaves that to the device. The key is a :class:`ClipRequest` (training) or a plain
-    index (testing: nothing is random).
+    An item is the host's dictionary with ``img`` (L, 3, H, W), ``pid``, ``camid`` and ``dsetid``,
+    and with ``bad_frames``, the skipped paths; if the transform leaves augmentation to the device,
+    also with its :class:`Draws` as ``augmentation``. The key is a :class:`ClipRequest` in training
+    and an index in testing, which is deterministic.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
 
 def collate_items(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items → a batch as the host's loaders make it; ``bad_frames`` become one list."""
+    """Collate items into a batch in the host's format; ``bad_frames`` become one list."""
     bad_frames = [path for item in items for path in item.pop('bad_frames')]
     return {**default_collate(items), 'bad_frames': bad_frames}
 
@@ -99,14 +99,15 @@ class ClipTransform:
     """Resize a clip; augment and normalise it unless that is left to the device.
 
     Args:
-        height, width: of the output, in pixels.
-        names: of ``data.transforms``, see :class:`Augmentation`; [] only resizes.
-        normalize: float conversion and its mean, which also fills erased boxes.
+        height: height of the output in pixels.
+        width: width of the output in pixels.
+        names: names of ``data.transforms``, see :class:`Augmentation`; [] only resizes.
+        normalize: float conversion, whose mean also fills erased boxes.
         as_uint8: leave the clip uint8, a quarter of the bytes; the caller augments (see
             :attr:`leaves_augmentation`) and normalises.
 
     Raises:
-        InputError: unknown name.
+        InputError: an unknown name.
     """
 
     def __init__(
@@ -124,14 +125,15 @@ class ClipTransform:
 
     @property
     def leaves_augmentation(self) -> bool:
-        """Whether the draws have to travel with the clip and be applied by the caller."""
+        """Whether the caller must apply the draws, which are returned with the clip."""
         return self.as_uint8 and self.augmentation.batched
 
     def __call__(self, frames: list[Tensor], draws: Draws | None = None) -> Tensor:
-        """
+        """Transform the frames of a clip.
+
         Args:
-            frames: uint8 tensors (3, h, w), sizes may differ.
-            draws: of ``augmentation``; None leaves it out.
+            frames: uint8 tensors (3, h, w) of any sizes.
+            draws: random numbers of ``augmentation``; None skips it.
 
         Returns:
             Shape (L, 3, H, W), float32, or uint8 with ``as_uint8``.
@@ -152,7 +154,7 @@ class ClipTransform:
 
 
 class Normalize:
-    """uint8 (..., 3, H, W) → float32, (x / 255 - mean) / std, on whatever device x is."""
+    """uint8 (..., 3, H, W) → float32, (x / 255 - mean) / std, on the device of x."""
 
     def __init__(self, mean: Iterable[float], std: Iterable[float]):
         self.mean = [float(value) for value in mean]
@@ -161,6 +163,35 @@ class Normalize:
     def __call__(self, images: Tensor) -> Tensor:
         images = images.float()
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            # numbers: making a tensor of them would let the GPU's queue run empty
+            # Python numbers: copying a tensor of them would stall the GPU
             images[..., channel, :, :].mul_(1 / (255 * std)).sub_(mean / std)
         return images
+
+
+class Prepare:
+    """Move images to the device, and augment and normalise them there.
+
+    Args:
+        device_type: 'cuda' or 'cpu'.
+        normalize: applied to uint8 images; None if all images are finished floats.
+        augmentation: applied with the draws of a training batch.
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        normalize: Normalize | None = None,
+        augmentation: Augmentation | None = None,
+    ):
+        self.device_type = device_type
+        self.normalize = normalize
+        self.augmentation = augmentation
+
+    def __call__(self, images: Tensor, draws: BatchDraws | None = None) -> Tensor:
+        """Convert images (..., 3, H, W), uint8 or finished floats, to floats on the device."""
+        images = images.to(self.device_type, non_blocking=True)
+        if images.dtype != torch.uint8 or self.normalize is None:
+            return images
+        if draws is not None and self.augmentation is not None:
+            images = self.augmentation.apply(images, draws)
+        return self.normalize(images)

@@ -1,7 +1,7 @@
-"""Names of datasets → loaders of clips, in the shape the host's engines expect.
+"""The video data manager: names of datasets → loaders of clips, as the host's engines need them.
 
-The host builds its datasets; their lists of tracklets are then served by our ``ClipDataset``. Thus
-sums of sources, other start methods of workers and every host dataset work alike.
+The host builds its datasets; ``ClipDataset`` reads clips of their tracklets. Therefore sums of
+sources, all start methods of workers and every dataset of the host work in the same way.
 """
 
 import functools
@@ -27,47 +27,46 @@ from .clips import (
     collate_items,
 )
 from .frame_samplers import FRAME_SAMPLERS
-from .host_lists import hold_out_target, read_target, read_training, summary_table
+from .host_lists import hold_out_target, names_once, read_target, read_training, summary_table
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory
-from .sources import names_once
 from .tracklets import Frames, Tracklet
 from .train_list import labelled_anew
 from .validation import validation_name
 
 logger = logging.getLogger(__name__)
 
-HostManager: TypeAlias = torchreid.data.VideoDataManager  # registering puts ours in its place
+HostManager: TypeAlias = torchreid.data.VideoDataManager  # registering replaces it by ours
 
 
 class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
     """The host's video data manager, serving clips.
 
-    Arguments are the host's (see ``torchreid.data.VideoDataManager``), and by keyword:
+    Arguments not listed are the host's, see ``torchreid.data.VideoDataManager``.
 
     Args:
-        batch_size_train: of all processes together.
+        batch_size_train: clips per batch, over all processes.
         sample_method: frame sampler, one of FRAME_SAMPLERS: 'rrs' or one of the host's.
         train_sampler: 'IdentityPassSampler' or one of the host's.
-        seed: batches and clips are a function of it and the epoch.
+        seed: seed that, with the epoch, determines batches and clips.
         rrs_chunks: 'balanced' or 'ceil', see :func:`sample_rrs`.
-        skip_bad: leave unreadable frames out; the batches list them in ``bad_frames``.
-        validation_ids: 0, or the share or number of training identities that are held out and
-            tested on instead of the targets, which are not looked at then; see
+        skip_bad: skip unreadable frames; batches list them in ``bad_frames``.
+        validation_ids: share or number of training identities to hold out and test on instead of
+            the targets, which are not read then; 0 for none, see
             :func:`stmn_plugin.data.validation.hold_out`.
-        validation_seed: draws them.
-        train_list: file of the training tracklets that are trained on, with labels in place of
-            their own, see :mod:`stmn_plugin.data.train_list`; '' is all with their own.
-        test_only: serve the targets alone. The sources are not read, and need not be there, unless
-            identities of theirs are held out to be tested on; there is no batch to train on, and
-            :attr:`num_train_pids` is None where nothing was read.
-        as_uint8: batches are uint8, to be passed on the device through :attr:`augmentation`
-            with the batch's ``augmentation``, if it has that, and :attr:`normalize`; by default
-            they are finished floats, as the host's engines want them.
+        validation_seed: seed that selects them.
+        train_list: file of the training tracklets to use, with their labels, see
+            :mod:`stmn_plugin.data.train_list`; '' uses all with their own labels.
+        test_only: load the targets only. The sources are not read and may be missing, unless
+            identities of them are held out; there are no training batches, and
+            :attr:`num_train_pids` is None if nothing was read.
+        as_uint8: return uint8 batches, to be processed on the device by :attr:`augmentation`, with
+            the batch's ``augmentation`` if present, and :attr:`normalize`. By default batches are
+            finished floats, as the host's engines need them.
 
     Raises:
-        InputError: an unknown name; a missing or broken dataset; batches that cannot be made; a
-            labelled target without any matchable query.
+        InputError: an unknown name; a missing or broken dataset; no batch of this size can be made;
+            a labelled target has no query with a match.
     """
 
     def __init__(
@@ -116,8 +115,8 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
                 f'train.batch_size {batch_size_train}, the clips of all processes together, '
                 f'cannot be dealt evenly to {world_size()} processes'
             )
-        # past the host's own video data manager, which reads the sources in any case
-        with prints_logged(logger):  # a list of transforms that are not used
+        # skip the constructor of the host's video data manager, which always reads the sources
+        with prints_logged(logger):  # prints a list of transforms that are not used
             super(HostManager, self).__init__(
                 sources=names_once('data.sources', sources),
                 targets=names_once('data.targets', targets),
@@ -150,7 +149,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
             name: {'query': target.query, 'gallery': target.gallery}
             for name, target in found.items()
         }
-        self.gallery_needs_queries = {  # target → does its official protocol search the queries?
+        self.gallery_needs_queries = {  # target → whether its official protocol searches queries
             name: target.gallery_needs_queries for name, target in found.items()
         }
         self._num_train_pids = training.num_pids if training else None
@@ -213,13 +212,13 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
 
     @property
     def num_train_pids(self) -> int | None:
-        """Identities trained on; None when no source was read."""
+        """Number of training identities; None if no source was read."""
         return self._num_train_pids
 
     def planned_clips(
         self, tracklets: Iterable[Tracklet | Frames], plan: ClipPlan, batch_size: int
     ) -> FrameLoader:
-        """:func:`.clip_plans.clip_loader` with the frame size and workers of this manager."""
+        """Return :func:`.clip_plans.clip_loader` with the frame size and workers of this one."""
         return clip_loader(
             tracklets,
             plan,
@@ -242,7 +241,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         logger.info(summary_table(parts))
 
     def _most_tested_frames(self) -> int:
-        """Frames of the largest list that is tested; a clip has at least one."""
+        """Count the frames of the largest test list, an upper bound of its clips."""
         lists = [part for parts in self.test_dataset.values() for part in parts.values()]
         return max((sum(len(paths) for paths, *_ in part) for part in lists), default=0)
 

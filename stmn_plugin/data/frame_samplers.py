@@ -1,6 +1,6 @@
-"""Numbers to numbers: how many frames a tracklet has → which of them become the clip.
+"""Frame samplers: number of frames of a tracklet → indices of the frames of a clip.
 
-``rrs`` is restricted random sampling (Sec. 4.1): the tracklet is cut into L chunks in order;
+``rrs`` is restricted random sampling (Sec. 4.1): the tracklet is divided into L chunks in order;
 training draws one frame of each chunk, testing takes the first frame of each. ``evenly``,
 ``random`` and ``all`` are the host's. F below is the number of frames, L is ``seq_len``.
 """
@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Indices: TypeAlias = NDArray[np.int64]
-"""Of frames."""
+"""Frame indices."""
 
 RRS_CHUNKS = ('balanced', 'ceil')
 ALL_CLIPS = ('ceil', 'floor')
@@ -22,18 +22,18 @@ ALL_CLIPS = ('ceil', 'floor')
 def sample_rrs(
     num_frames: int, seq_len: int, rng: Generator | None = None, chunks: str = 'balanced'
 ) -> Indices:
-    """Restricted random sampling of a tracklet.
+    """Sample a tracklet by restricted random sampling.
 
     Corner cases, with ``chunks='balanced'`` (edges floor(i*F/L)): chunk sizes differ by at most
     one, every frame can be drawn, and with F < L frame floor(i*F/L) is taken, so that frames
-    repeat in order. With ``chunks='ceil'`` (the authors' code): chunks of ceil(F/L) frames, the
-    last frame filling up; trailing chunks may hold nothing else (F=7, L=6: 0 2 4 6 6 6).
+    repeat in order. With ``chunks='ceil'`` (the authors' code) chunks have ceil(F/L) frames and are
+    filled with the last frame; trailing chunks may hold only that (F=7, L=6: 0 2 4 6 6 6).
 
     Args:
         num_frames: F >= 1.
         seq_len: L >= 1.
-        rng: draws one frame per chunk; ``None`` is the test
-            protocol, the first frame of each chunk.
+        rng: generator that draws one frame per chunk; ``None`` is the test protocol, the first
+            frame of each chunk.
         chunks: 'balanced' or 'ceil'.
 
     Returns:
@@ -57,17 +57,19 @@ def sample_rrs(
 
 
 def sample_evenly(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
-    """The host's 'evenly': every floor(F/L)-th frame (the remainder is never seen); with F < L
-    the last frame repeats. ``rng`` is not used."""
+    """Take every floor(F/L)-th frame, as the host's 'evenly' does.
+
+    The remainder is never used; with F < L the last frame repeats. ``rng`` is not used.
+    """
     _check(num_frames, seq_len)
     step = max(num_frames // seq_len, 1)
     return np.minimum(np.arange(seq_len, dtype=np.int64) * step, num_frames - 1)
 
 
 def sample_random(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
-    """The host's 'random': L sorted frames, with replacement only when F < L.
+    """Draw L frames and sort them, as the host's 'random' does; with replacement only if F < L.
 
-    ``rng=None`` (testing) draws from a fixed generator, so that an evaluation repeats.
+    ``rng=None`` (testing) draws from a fixed generator, so that evaluations are reproducible.
     """
     _check(num_frames, seq_len)
     rng = np.random.default_rng(0) if rng is None else rng
@@ -76,19 +78,19 @@ def sample_random(num_frames: int, seq_len: int, rng: Generator | None = None) -
 
 
 def sample_all(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
-    """Every frame in order; needs a batch of one tracklet. ``seq_len`` and ``rng`` are not used."""
+    """Take all frames in order, for batches of one tracklet; ignores ``seq_len`` and ``rng``."""
     _check(num_frames, seq_len)
     return np.arange(num_frames, dtype=np.int64)
 
 
 def count_clips(num_frames: int, seq_len: int, clips: str = 'ceil') -> int:
-    """Clips of an all-frames test.
+    """Return the number of clips of an all-frames test.
 
     Args:
         num_frames: F >= 1.
         seq_len: L >= 1.
-        clips: 'ceil', ceil(F / L) clips hold all frames; 'floor', floor(F / L) clips, but one at
-            least, leave out the remainder.
+        clips: 'ceil': ceil(F / L) clips, which contain all frames; 'floor': max(floor(F / L), 1)
+            clips, without the remainder.
 
     Raises:
         ValueError: num_frames or seq_len below 1, or an unknown ``clips``.
@@ -100,12 +102,12 @@ def count_clips(num_frames: int, seq_len: int, clips: str = 'ceil') -> int:
 
 
 def interleaved_clip(num_frames: int, seq_len: int, index: int) -> Indices:
-    """Clip ``index`` of the ceil(F / L) that all-frames testing cuts a tracklet into.
+    """Return clip ``index`` of the ceil(F / L) clips of a tracklet in all-frames testing.
 
-    Clip i of n holds the frames i, i + n, i + 2n, ...: frames are as far apart as in training, and
-    every frame is in exactly one clip. A clip with fewer than L frames repeats them in order, as
-    evenly as L allows and the last one first: F=7, L=6 gives 0 2 2 4 6 6 and 1 1 3 3 5 5. So the
-    counts of any two frames of a tracklet differ by at most one.
+    Clip i of n consists of the frames i, i + n, i + 2n, ..., so frames are as far apart as in
+    training and every frame is in exactly one clip. A clip with fewer than L frames repeats them in
+    order, as evenly as L allows and the last one first: F=7, L=6 gives 0 2 2 4 6 6 and 1 1 3 3 5 5.
+    The counts of any two frames of a tracklet therefore differ by at most one.
 
     Returns:
         Frame indices, shape (L,).
@@ -115,12 +117,12 @@ def interleaved_clip(num_frames: int, seq_len: int, index: int) -> Indices:
 
 
 def dropping_clip(num_frames: int, seq_len: int, index: int) -> Indices:
-    """Clip ``index`` of the floor(F / L) that the authors' released code tests.
+    """Return clip ``index`` of the floor(F / L) clips that the authors' released code tests.
 
-    Clip i of n holds the frames i, i + n, ..., i + (L-1)n; the last F - nL frames are in none. With
-    F < L their code appends the last but one of the frames so far until there are L, so that the
-    last two frames alternate: F=3, L=6 gives 0 1 2 1 2 1. With F=1 it does not end; here the frame
-    repeats.
+    Clip i of n consists of the frames i, i + n, ..., i + (L-1)n; no clip has the last F - nL
+    frames. With F < L their code appends the last but one of the frames so far until there are L,
+    so the last two frames alternate: F=3, L=6 gives 0 1 2 1 2 1. With F=1 their code does not
+    terminate; here the frame repeats.
 
     Returns:
         Frame indices, shape (L,).
@@ -134,7 +136,7 @@ def dropping_clip(num_frames: int, seq_len: int, index: int) -> Indices:
 def dealt_clip(
     num_frames: int, seq_len: int, num_clips: int, index: int, chunks: str = 'balanced'
 ) -> Indices:
-    """Clip ``index`` of ``num_clips`` that share RRS of num_clips * L frames in turns.
+    """Return clip ``index`` of ``num_clips`` that take RRS of num_clips * L frames in turns.
 
     With one clip this is RRS; with ceil(F / L) every frame is used.
 

@@ -1,4 +1,4 @@
-"""Path of a frame → uint8 image; a bad file is one clear error, never a hang (the host's loops)."""
+"""Read frames as uint8 images; a bad file is one clear error, where the host retries for ever."""
 
 import errno
 import os
@@ -15,8 +15,8 @@ from torch import Tensor
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 
-# Pillow's name → suffixes. What a file is, is told by its first bytes; Pillow's other formats
-# start programs (EPS), hold no frame or fall over damaged bytes
+# Pillow's name → suffixes. The first bytes of a file determine its format; Pillow's other formats
+# start programs (EPS), hold no frame or crash on damaged bytes
 FORMATS = {
     'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'),
     'PNG': ('.png',),
@@ -28,15 +28,15 @@ FORMATS = {
 }
 NAMES = tuple(FORMATS)
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-MAX_PIXELS = 4096 * 4096  # of a frame, a person's crop: twice a whole picture of 4K video
+MAX_PIXELS = 4096 * 4096  # of a frame, which is the crop of a person: twice a picture of 4K video
 
-# errors of a file that say nothing of the file: too many are open, no memory, a server that is gone
+# errors that are not about the file: too many open files, no memory, a lost server
 OF_THE_MACHINE = {
     errno.EMFILE,
     errno.ENFILE,
     errno.ENOMEM,
     errno.ETIMEDOUT,
-    getattr(errno, 'ESTALE', errno.ENOMEM),  # there are others on Windows
+    getattr(errno, 'ESTALE', errno.ENOMEM),  # does not exist on Windows
 }
 
 ORIENTATION = 0x0112  # tag of EXIF and TIFF, 1 to 8
@@ -51,20 +51,20 @@ UPRIGHT: dict[object, Image.Transpose] = {
 }
 TIFF_PHOTOMETRIC, TIFF_BITS, TIFF_TILE = 262, 258, (322, 323)
 
-# Pillow warns of metadata that it steps over, once a file and worker; the pixels are right
+# Pillow warns of metadata that it skips, for each file and worker; the pixels are correct
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
 class BadFrame(InputError):
-    """A file that holds no frame, which may be left out; not one that cannot be read right now."""
+    """A file that holds no frame and may be skipped, unlike one that is temporarily unreadable."""
 
 
 def read_frame(path: str | os.PathLike[str]) -> Tensor:
     """Read and decode one image with Pillow.
 
-    The orientation that EXIF gives is applied (the host does not). Grey, palettes and CMYK become
-    RGB, 16 bits become 8, transparency is left out. (torchvision's own decoders are deprecated
-    since 0.29; OpenCV returns half a picture for a truncated file.)
+    The EXIF orientation is applied (the host ignores it). Grey, palettes and CMYK become RGB, 16
+    bits become 8, transparency is ignored. (torchvision's own decoders are deprecated since 0.29;
+    OpenCV returns half a picture for a truncated file.)
 
     Args:
         path: image file.
@@ -73,10 +73,10 @@ def read_frame(path: str | os.PathLike[str]) -> Tensor:
         RGB uint8, (3, height, width).
 
     Raises:
-        BadFrame: the file is missing, no regular file, unreadable, truncated, none of FORMATS,
+        BadFrame: the file is missing, not a regular file, unreadable, truncated, none of FORMATS,
             has more than MAX_PIXELS, several pictures (GIF...) or pixels without a known range
-            (float TIFF...); names the path.
-        InputError: it cannot be read, and that is the machine's fault.
+            (float TIFF...). The message names the path.
+        InputError: the machine cannot read it, for lack of memory for example.
     """
     try:
         file = open_regular(path)
@@ -87,17 +87,17 @@ def read_frame(path: str | os.PathLike[str]) -> Tensor:
             pixels = _decode(file)
         except Exception as error:  # damaged bytes make decoders raise nearly anything
             raise _refusal(path, error, _reason(error)) from error
-    # a copy by numpy: torch takes three times as long to put channels first
+    # copied by numpy, because torch takes three times as long to move the channels to the front
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order='C'))
 
 
 def read_image(path: str) -> Image.Image:
-    """:func:`read_frame` as the host's image datasets want it, whose own tries again for ever."""
+    """Read a frame for the host's image datasets, whose own function retries for ever."""
     return Image.fromarray(read_frame(path).permute(1, 2, 0).numpy())
 
 
 def _decode(file: IO[bytes]) -> NDArray[np.uint8]:
-    """The upright RGB pixels (h, w, 3) of an open file; whatever Pillow raises on bad bytes."""
+    """Decode an open file to upright RGB pixels (h, w, 3); raise any of Pillow's errors."""
     with Image.open(file, formats=NAMES) as opened:
         image: Image.Image = opened
         _refuse_before_decoding(image)
@@ -111,7 +111,7 @@ def _decode(file: IO[bytes]) -> NDArray[np.uint8]:
 
 
 def _refuse_before_decoding(image: Image.Image) -> None:
-    """ValueError for what is too large, or would become wrong pixels without a word."""
+    """Raise ValueError for an image that is too large or would silently become wrong pixels."""
     tags = getattr(image, 'tag_v2', {})  # of TIFF, whose tiles are unpacked whole
     tile = tags.get(TIFF_TILE[0], 0) * tags.get(TIFF_TILE[1], 0)
     pixels = max(image.width * image.height, tile)
@@ -119,7 +119,7 @@ def _refuse_before_decoding(image: Image.Image) -> None:
         raise ValueError(f'has {pixels:,} pixels, a frame has at most {MAX_PIXELS:,}')
     # a phone's JPEG ("MPO") may hold smaller copies of its picture
     if getattr(image, 'is_animated', False) and image.format != 'MPO':
-        raise ValueError('holds several pictures, a frame is one: save each as a file of its own')
+        raise ValueError('holds several pictures, a frame is one: save each as a separate file')
     if image.mode in ('I', 'F') or image.mode.startswith('I;'):
         ordinary = tags.get(TIFF_PHOTOMETRIC, 1) == 1 and tags.get(TIFF_BITS, (16,)) == (16,)
         if not _has_16_bits(image) or not ordinary:
@@ -154,16 +154,16 @@ def read_clip(
     Args:
         paths: all frames of the tracklet.
         chosen: indices of the clip's frames, shape (L,); may repeat.
-        skip_bad: a frame that cannot be read leaves its place to the nearest one of the
-            clip; when none can, to the first readable frame of the tracklet.
+        skip_bad: replace an unreadable frame by the nearest readable one of the clip, or, if there
+            is none, by the first readable frame of the tracklet.
 
     Returns:
-        List of uint8 frames (3, h, w); rows of that list that make the clip, int64 (L,);
-        list of the paths that were left out; whether the clip had no readable frame of its own.
+        List of uint8 frames (3, h, w); rows of that list that form the clip, int64 (L,); list of
+        skipped paths; whether the clip has no readable frame of its own.
 
     Raises:
-        InputError: a frame cannot be read, or with ``skip_bad`` no frame of the tracklet, or one
-            for the machine's fault.
+        InputError: a frame cannot be read; with ``skip_bad`` only if no frame of the tracklet can,
+            or if the machine is the cause.
     """
     distinct, rows = np.unique(chosen, return_inverse=True)
     frames: list[Tensor] = []
@@ -187,14 +187,14 @@ def read_clip(
 def readable_clip(
     chosen: NDArray[np.int64], readable: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], bool]:
-    """Frame indices that :func:`read_clip` takes, when it is known which can be read.
+    """Return the frame indices that :func:`read_clip` uses, given which frames are readable.
 
     Args:
         chosen: indices of the clip's frames, shape (L,).
         readable: for every frame of the tracklet, shape (F,).
 
     Returns:
-        The indices (L,), and whether none of ``chosen`` can be read.
+        The indices (L,), and whether none of ``chosen`` is readable.
     """
     distinct, rows = np.unique(chosen, return_inverse=True)
     kept = np.flatnonzero(readable[distinct])
@@ -204,13 +204,17 @@ def readable_clip(
 
 
 def _nearest(rows: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of ``kept`` that are nearest to each of ``rows``; the earlier of two."""
+    """Return the rows of ``kept`` nearest to each of ``rows``; the earlier of two."""
     nearest: NDArray[np.int64] = np.abs(rows[:, None] - kept).argmin(axis=1)
     return nearest
 
 
 def _first_readable(paths: Iterable[str], last: BadFrame) -> tuple[Tensor, list[str]]:
-    """A frame and the paths before it; InputError with the last error when all have one."""
+    """Return the first readable frame and the bad paths before it.
+
+    Raises:
+        InputError: no frame can be read; the message gives the last error.
+    """
     bad_frames: list[str] = []
     for path in paths:
         try:

@@ -1,7 +1,10 @@
-"""Names of datasets → the host's lists of tracklets, each split read only where it is needed."""
+"""Read the host's lists of tracklets, check them, and turn its errors about data into one line."""
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os.path as osp
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torchreid
@@ -11,16 +14,97 @@ from stmn_plugin.errors import InputError, printable
 from stmn_plugin.labels import UNKNOWN
 from stmn_plugin.log import prints_logged
 
-from .host_errors import host_errors_named
-from .sources import refuse_empty_tracklets, refuse_shared_frames
 from .tracklets import Target, Tracklet
 from .validation import hold_out
 
 logger = logging.getLogger(__name__)
 
 
+COMPLAINTS = (RuntimeError, AssertionError, OSError, ValueError, LookupError, ImportError)
+
+
+@contextlib.contextmanager
+def host_errors_named(what: str = 'dataset cannot be loaded', unsaid: str = '') -> Iterator[None]:
+    """Convert errors that the host's code raises about data to InputError.
+
+    Errors of our readers and samplers, which the host calls, are bugs and are passed on.
+
+    Args:
+        what: start of the message.
+        unsaid: the reason if the host gives none.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except COMPLAINTS as error:
+        if not _raised_by_host(error):
+            raise
+        reason = ' '.join(str(error).split()) or unsaid or type(error).__name__
+        raise InputError(f'{what}: {reason}') from error
+
+
+def _raised_by_host(error: Exception) -> bool:
+    """Return whether the innermost stack frame of the two packages is the host's."""
+    modules = [
+        frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    packages = [module.partition('.')[0] for module in modules]
+    known = [package for package in packages if package in ('stmn_plugin', 'torchreid')]
+    return known[-1:] == ['torchreid']
+
+
+def names_once(key: str, names: str | list[str] | None) -> list[str] | None:
+    """Return names of datasets as a list, or None.
+
+    Args:
+        key: config key, for the error.
+        names: names in the host's format.
+
+    Raises:
+        InputError: a name is repeated, which would make each of its persons two classes.
+    """
+    if names is None:
+        return None
+    names = [names] if isinstance(names, str) else names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f'{key}: {twice[0]} is there twice')
+    return names
+
+
+def refuse_empty_tracklets(tracklets: Iterable[Tracklet]) -> None:
+    """Raise InputError for a tracklet without frames, as other packages' datasets may have."""
+    for paths, pid, camid, _ in tracklets:
+        if not len(paths):
+            raise InputError(f'a tracklet of person {pid} at camera {camid} has no frame')
+
+
+def refuse_shared_frames(sources: Sequence[str], tracklets: Iterable[Tracklet]) -> None:
+    """Raise InputError if two sources share a frame, which would make its person two classes.
+
+    Args:
+        sources: names of datasets.
+        tracklets: the host's 4-tuples of all sources; the fourth item is the source's number.
+    """
+    if len(sources) < 2:
+        return
+    folders: dict[str, str] = {}  # folder → its real path
+    owners: dict[tuple[str, str], int] = {}  # (real folder, name) → source
+    for paths, _, _, source in tracklets:
+        for path in paths:
+            folder, name = osp.split(path)
+            if folder not in folders:
+                folders[folder] = osp.realpath(folder)
+            first = owners.setdefault((folders[folder], name), source)
+            if first != source:
+                raise InputError(
+                    f'data.sources: {sources[first]} and {sources[source]} both hold {path}'
+                )
+
+
 class Training(NamedTuple):
-    """The sum of the sources."""
+    """The training tracklets of all sources."""
 
     tracklets: list[Tracklet]
     num_pids: int
@@ -28,14 +112,14 @@ class Training(NamedTuple):
 
 
 def read_training(names: Sequence[str], options: Mapping[str, Any]) -> Training:
-    """The training tracklets of some datasets, their people and cameras numbered on.
+    """Read the training tracklets of datasets; persons and cameras are numbered consecutively.
 
     Args:
-        names: of registered datasets.
-        options: of the host's ``init_video_dataset``.
+        names: names of registered datasets.
+        options: arguments of the host's ``init_video_dataset``.
 
     Raises:
-        InputError: a missing or broken dataset; a tracklet without a frame; datasets that share
+        InputError: a missing or broken dataset; a tracklet without frames; datasets that share
             frames.
     """
     with host_errors_named(), prints_logged(logger):
@@ -48,7 +132,7 @@ def read_training(names: Sequence[str], options: Mapping[str, Any]) -> Training:
 def hold_out_target(
     training: Training, validation_ids: float, seed: int
 ) -> tuple[Training, Target]:
-    """What is left to train on, and the part to validate on, see :func:`.validation.hold_out`."""
+    """Split into training and validation parts, see :func:`.validation.hold_out`."""
     split = hold_out(training.tracklets, validation_ids, seed)
     num_pids = len({pid for _, pid, _, _ in split.train})
     logger.info(
@@ -61,11 +145,11 @@ def hold_out_target(
 
 
 def read_target(name: str, options: Mapping[str, Any]) -> Target:
-    """The query and gallery tracklets of a dataset; its training data need not be there.
+    """Read the query and gallery tracklets of a dataset, whose training data may be missing.
 
     Raises:
-        InputError: a missing or broken dataset; a tracklet without a frame; not a single query has
-            a match although all tracklets are labelled.
+        InputError: a missing or broken dataset; a tracklet without frames; all tracklets are
+            labelled and no query has a match.
     """
     with host_errors_named(), prints_logged(logger):
         parts = [_open(name, mode, options) for mode in ('query', 'gallery')]
@@ -81,13 +165,13 @@ def read_target(name: str, options: Mapping[str, Any]) -> Target:
 
 
 def _open(name: str, mode: str, options: Mapping[str, Any]) -> Any:
-    # the host's transform must be something; what it gives is never used
+    # the host requires a transform, whose result is never used
     options = {'transform': len, 'verbose': False, **options}
     return torchreid.data.datasets.init_video_dataset(name, mode=mode, **options)
 
 
 def summary_table(parts: Iterable[tuple[str, str, Sequence[Tracklet]]]) -> str:
-    """Lists of tracklets as text, a row each: dataset, split, ids, tracklets, cameras, frames."""
+    """Format a table with a row per list: dataset, split, ids, tracklets, cameras, frames."""
     rows = [
         {
             'data': printable(name),

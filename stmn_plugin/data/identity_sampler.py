@@ -1,4 +1,4 @@
-"""Training tracklets → the batches of an epoch, a function of (seed, epoch)."""
+"""Samplers of training batches; the batches of an epoch are a function of (seed, epoch)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.randomness import seeded
 
 from .clips import ClipRequest
-from .host_errors import host_errors_named
+from .host_lists import host_errors_named
 from .tracklets import Tracklet
 
 Draw: TypeAlias = Callable[[int], list[list[int]]]
@@ -34,18 +34,19 @@ def epoch_batches(
     num_datasets: int,
     seed: int,
 ) -> Draw:
-    """The function epoch → batches of the chosen sampler.
+    """Return the function epoch → batches of the named sampler.
 
     Args:
         tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
         name: one of TRAIN_SAMPLERS.
         batch_size: tracklets in a batch.
         num_instances: tracklets of each identity in a batch.
-        num_cams, num_datasets: of the host's RandomDomain- and RandomDatasetSampler.
+        num_cams: cameras in a batch of the host's RandomDomainSampler.
+        num_datasets: datasets in a batch of the host's RandomDatasetSampler.
         seed: see :func:`identity_batches`.
 
     Returns:
-        Epoch → batches; InputError where the tracklets give none of this size.
+        Epoch → batches; it raises InputError if no batch of this size can be made.
     """
     sampler: Iterable[int] | None = None
 
@@ -80,17 +81,18 @@ def epoch_batches(
 def identity_batches(
     pids: Iterable[int], num_ids: int, num_instances: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """P x K batches; an epoch is one pass over the identities (Sec. 4.1).
+    """Draw P x K batches; an epoch is one pass over the identities (Sec. 4.1).
 
-    Corner cases: an identity with fewer than K tracklets is drawn with replacement, one with more
-    is drawn without; identities that do not fill a last batch sit this epoch out (others will in
-    the next). 625 identities at P=8 make 78 batches.
+    Corner cases: tracklets of an identity with fewer than K are drawn with replacement, otherwise
+    without; identities that do not fill a last batch are not used in this epoch (others in the
+    next). 625 identities at P=8 make 78 batches.
 
     Args:
         pids: identity of every tracklet.
         num_ids: P, identities in a batch.
         num_instances: K, tracklets of each.
-        seed, epoch: the batches depend on nothing else.
+        seed: seed of the generator.
+        epoch: epoch from 0; with the seed it determines the batches.
 
     Returns:
         Batches, each a list of P*K indices into ``pids``, K in a row per identity.
@@ -119,9 +121,9 @@ def identity_batches(
 
 
 def host_batches(sampler: Iterable[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Full batches of one of the host's index samplers, made a function of (seed, epoch).
+    """Draw full batches by one of the host's index samplers, as a function of (seed, epoch).
 
-    The host's samplers draw from the global generators: these are seeded for the draw and put back.
+    The host's samplers use the global generators, which are seeded for the draw and then restored.
     """
     with seeded(seed, epoch):
         indices = [int(index) for index in sampler]
@@ -132,10 +134,10 @@ def host_batches(sampler: Iterable[int], batch_size: int, seed: int, epoch: int)
 
 
 class EpochBatchSampler(Sampler[list[ClipRequest]]):
-    """Batches of :class:`ClipRequest`, epoch by epoch; on many processes the own part of each.
+    """Batches of :class:`ClipRequest`, epoch by epoch; each process gets its part of each batch.
 
-    Iterating moves on to the next epoch by itself, so the host's own engines work with it;
-    :meth:`set_epoch` puts it anywhere. Its length is that of a whole epoch.
+    An iteration ends by selecting the next epoch, as the host's own engines need;
+    :meth:`set_epoch` selects any. The length is that of a whole epoch.
 
     Args:
         draw: epoch → list of batches of indices.
@@ -146,7 +148,7 @@ class EpochBatchSampler(Sampler[list[ClipRequest]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, first: int = 0) -> None:
-        """Go on with batch ``first`` of the epoch."""
+        """Continue with batch ``first`` of the epoch."""
         self.epoch, self.first = epoch, first
         self.batches = self.draw(epoch)
 

@@ -1,7 +1,7 @@
-"""Batches by worker processes that never keep their user waiting for what will not come.
+"""Data loaders that report failures of their worker processes instead of waiting for ever.
 
-Workers hand batches over in shared memory, on Linux in /dev/shm, of which a container may have very
-little. When it is full, torch's worker loses the batch and lives on, and its parent waits for ever.
+Workers pass batches in shared memory, on Linux in /dev/shm, which may be very small in a container.
+If it is full, torch's worker loses the batch and keeps running, and its parent waits for ever.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ from stmn_plugin.errors import InputError, WorkerError
 from stmn_plugin.interrupt import leave_signals_to_parent
 
 SHARED_MEMORY = '/dev/shm'
-READY = 2  # batches that each worker keeps ready, torch's default
-# for a batch, while all workers live: far beyond the slowest disk, so only a deadlock takes so long
+READY = 2  # batches that each worker prefetches, torch's default
+# limit for a batch while all workers run: no disk is so slow, only a deadlock takes so long
 PATIENCE_SECONDS = 30 * 60
 LOST = ('DataLoader timed out', 'Too many open files', 'shared memory')  # in torch's errors
 END = object()
 
 
 class FrameLoader(DataLoader[Any]):
-    """torch's loader whose failures end it, each as a WorkerError.
+    """torch's DataLoader, with failures of workers raised as WorkerError.
 
     Args:
         dataset: see ``DataLoader``.
-        workers: processes that read; 0 reads in this one.
-        **options: of ``DataLoader``.
+        workers: worker processes; 0 reads in this process.
+        **options: further arguments of ``DataLoader``.
     """
 
     def __init__(self, dataset: Dataset[Any], workers: int, **options: Any):
-        # a dead child is told by SIGCHLD; elsewhere torch only looks for it when it has no limit
+        # SIGCHLD reports a dead child; without it torch looks for one only if there is no timeout
         limited = workers > 0 and hasattr(signal, 'SIGCHLD')
         super().__init__(
             dataset,
@@ -50,7 +50,7 @@ class FrameLoader(DataLoader[Any]):
 
     @classmethod
     def like(cls, loader: DataLoader[Any]) -> 'FrameLoader':
-        """The same batches as those of one of the host's loaders."""
+        """Return a loader with the batches of one of the host's loaders."""
         return cls(
             loader.dataset,
             loader.num_workers,
@@ -80,7 +80,7 @@ class FrameLoader(DataLoader[Any]):
 
 @contextlib.contextmanager
 def _pipe_errors() -> Iterator[None]:
-    """What the pipe to a worker raises, told from what a worker raised itself."""
+    """Convert errors of the pipe to a worker, but not those of the worker itself."""
     try:
         yield
     except (EOFError, ConnectionError) as error:
@@ -95,15 +95,15 @@ def _pipe_errors() -> Iterator[None]:
 
 
 def begin_work(worker: int) -> None:
-    """``worker_init_fn`` of all loaders: leave signals to the parent, and lose no batch."""
+    """Initialise a worker: leave signals to the parent, and end it if it loses a batch."""
     leave_signals_to_parent(worker)
     Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]  # private
 
 
 def _end(error: BaseException, _: object) -> None:
-    """End a worker that cannot send a batch: the parent learns of its end, not of a lost batch.
+    """End a worker that cannot send a batch, because the parent notices an end but not a loss.
 
-    The hook of ``multiprocessing.Queue`` for errors of the thread that sends.
+    This is the hook of ``multiprocessing.Queue`` for errors of the sending thread.
     """
     if 'shared memory' not in str(error):
         traceback.print_exception(error)
@@ -111,14 +111,14 @@ def _end(error: BaseException, _: object) -> None:
 
 
 def check_shared_memory(workers: int, batch_sizes: Mapping[str, int]) -> None:
-    """Refuse batches that do not fit into shared memory, before anything waits for them.
+    """Check that batches fit into shared memory.
 
     Args:
-        workers: of each loader.
-        batch_sizes: key of the config that sets the size of a batch → its bytes.
+        workers: worker processes of each loader.
+        batch_sizes: config key that sets the size of a batch → bytes of a batch.
 
     Raises:
-        InputError: names data.workers, the key and /dev/shm.
+        InputError: they do not; the message names data.workers, the key and /dev/shm.
     """
     if workers == 0 or not osp.isdir(SHARED_MEMORY):
         return

@@ -1,4 +1,4 @@
-"""Batches of a loader → the same batches, one ahead: ready on the GPU when their step begins."""
+"""Prepare the next batch on the GPU during the current step, and measure waiting times."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +14,20 @@ END: Any = object()
 def prefetch(
     batches: Iterator[Batch], prepare: Callable[[Batch], Batch], side: 'SideStream'
 ) -> Iterator[Batch]:
-    """Read and prepare the next batch beside the step that works on the last.
+    """Read and prepare the next batch while the step of the last one runs.
 
-    An error of the next batch comes when that one is asked for: the step before it is done.
+    An error of the next batch is raised when that batch is requested, after the step before it.
 
     Args:
-        batches: of a loader; read once per batch yielded, and once ahead.
-        prepare: batch → batch on the GPU, a dictionary.
-        side: where it works.
+        batches: batches of a loader, read one ahead.
+        prepare: batch → batch on the GPU.
+        side: stream on which it runs.
     """
     ahead = next(batches, END)
     if ahead is not END:
         ahead = side.launch(prepare, ahead)
     while ahead is not END:
-        # waited for before the next is launched: the step must not wait for that, too
+        # wait before launching the next batch, so that the step does not wait for that one
         batch, error = side.hand_over(ahead), None
         try:
             ahead = next(batches, END)
@@ -57,12 +57,12 @@ class SideStream:
         current.wait_stream(self.stream)
         for value in batch.values():
             if isinstance(value, torch.Tensor) and value.is_cuda:
-                value.record_stream(current)  # its memory is not used anew before the step is done
+                value.record_stream(current)  # keeps its memory until the step has finished
         return batch
 
 
 class TimedIterator:
-    """An iterator that adds up for how long its user was blocked in it."""
+    """An iterator that measures for how long it blocks its user."""
 
     def __init__(self, iterator: Iterator[Any]):
         self.iterator = iterator
@@ -79,6 +79,6 @@ class TimedIterator:
             self.seconds += time.perf_counter() - start
 
     def take_seconds(self) -> float:
-        """Seconds since the last time."""
+        """Return the seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds

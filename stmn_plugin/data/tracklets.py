@@ -1,4 +1,4 @@
-"""What counts as a tracklet, the host's 4-tuple or only its frames, and what is tested on."""
+"""Types of tracklets (the host's 4-tuple, or only its frames) and of test data."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ Tracklet: TypeAlias = tuple[Sequence[str], int, int, int]
 """Paths of the frames in the order of time, person, camera, dataset: the host's 4-tuple."""
 
 Frames: TypeAlias = Sequence[str | os.PathLike[str]]
-"""Paths of the frames of a tracklet whose person and camera are not known."""
+"""Paths of the frames of a tracklet of unknown person and camera."""
 
 
 class Target(NamedTuple):
@@ -23,7 +23,7 @@ class Target(NamedTuple):
 
     @property
     def searched(self) -> Sequence[Tracklet]:
-        """What the official protocol searches."""
+        """The tracklets that the official protocol searches."""
         return [*self.gallery, *self.query] if self.gallery_needs_queries else self.gallery
 
     @property
@@ -32,7 +32,7 @@ class Target(NamedTuple):
         return UNKNOWN not in {pid for _, pid, _, _ in [*self.query, *self.gallery]}
 
     def count_matchable(self) -> int:
-        """How many queries have a match in what the official protocol searches."""
+        """Count the queries that have a match among the searched tracklets."""
         return count_matchable(
             [pid for _, pid, _, _ in self.query],
             [pid for _, pid, _, _ in self.searched],
@@ -42,10 +42,10 @@ class Target(NamedTuple):
 
 
 def as_tracklets(tracklets: Iterable[Tracklet | Frames]) -> list[Tracklet]:
-    """Tracklets as the host's 4-tuples; bare lists of paths get ``labels.UNKNOWN`` for the rest.
+    """Convert tracklets to the host's 4-tuples; lists of paths get ``labels.UNKNOWN`` as labels.
 
     Raises:
-        InputError: what is no tracklet, or one without a frame; names its place in the list.
+        InputError: an item is not a tracklet or has no frames; the message names its index.
     """
     return [_as_tracklet(place, tracklet) for place, tracklet in enumerate(tracklets)]
 

@@ -1,7 +1,7 @@
-"""A JSON file → which training tracklets are trained on, with labels in place of their own.
+"""Select training tracklets and replace their labels by a JSON file (``data.train_list``).
 
-What trains sees the labels of the file alone. It is how the steps of ``tools/one_shot.py`` hand
-their pseudo-labels to an ordinary run (``data.train_list``).
+Training uses only the labels of the file. The steps of ``tools/one_shot.py`` pass their
+pseudo-labels to an ordinary run in this way.
 """
 
 import hashlib
@@ -23,27 +23,31 @@ KEY = 'data.train_list'
 class TrainList(NamedTuple):
     """Some tracklets of a training set."""
 
-    labels: dict[int, int]  # index of a tracklet → identity that it is trained as
+    labels: dict[int, int]  # index of a tracklet → identity used in training
     data: str  # digest of all tracklets of the training set
     total: int  # number of those
 
 
 def train_list(labels: Iterable[tuple[int, int]], tracklets: Sequence[Tracklet]) -> TrainList:
-    """Of (index, label) and the whole training set."""
+    """Build a list from pairs (index, label) and the whole training set."""
     return TrainList(dict(sorted(labels)), data_digest(tracklets), len(tracklets))
 
 
 def write_train_list(path: str, content: TrainList) -> None:
-    """Write the file that :func:`read_train_list` reads; InputError where that cannot be done."""
+    """Write a file for :func:`read_train_list`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     labels = [list(pair) for pair in content.labels.items()]
     write_json(path, {'data': content.data, 'tracklets': content.total, 'labels': labels})
 
 
 def read_train_list(path: str) -> TrainList:
-    """What a file says.
+    """Read a file of :func:`write_train_list`.
 
     Raises:
-        InputError: no such file, or a damaged one.
+        InputError: the file is missing or damaged.
     """
     path = os.path.expanduser(path)
     content = read_json(path, KEY)
@@ -63,10 +67,10 @@ def read_train_list(path: str) -> TrainList:
 
 
 def labelled_anew(training: Training, path: str) -> Training:
-    """The tracklets that a file names, with its labels; as many identities as before.
+    """Return the tracklets that a file lists, with its labels; the number of identities stays.
 
     Raises:
-        InputError: as :func:`read_train_list`, or a file of other data.
+        InputError: as :func:`read_train_list`, or the file belongs to other data.
     """
     content, tracklets = read_train_list(path), training.tracklets
     check_data(content.data, content.total, tracklets, f'{KEY}: {path}')
@@ -84,12 +88,13 @@ def labelled_anew(training: Training, path: str) -> Training:
 
 
 def check_data(digest: str, count: int, tracklets: Sequence[Tracklet], origin: str) -> None:
-    """InputError unless a digest and a number are those of a training set.
+    """Raise InputError unless a file belongs to a training set.
 
     Args:
-        digest, count: of the training set that a file is of.
-        tracklets: of the training set at hand.
-        origin: starts the message.
+        digest: digest in the file.
+        count: number of tracklets in the file.
+        tracklets: the training set.
+        origin: start of the message.
     """
     if (digest, count) != (data_digest(tracklets), len(tracklets)):
         raise InputError(
@@ -98,7 +103,7 @@ def check_data(digest: str, count: int, tracklets: Sequence[Tracklet], origin: s
 
 
 def data_digest(tracklets: Iterable[Tracklet]) -> str:
-    """16 hex digits of persons, cameras, numbers of frames, and names of the first and the last."""
+    """Digest persons, cameras, numbers of frames and the first and last names to 16 hex digits."""
     digest = hashlib.sha256()
     for paths, pid, camid, _ in tracklets:
         ends = [os.path.basename(path) for path in (paths[0], paths[-1])]

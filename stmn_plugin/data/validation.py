@@ -1,4 +1,4 @@
-"""Training tracklets → a part to train on and a part to choose hyperparameters on (Sec. 4.1)."""
+"""Split training tracklets into a training and a validation part (Sec. 4.1)."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,20 +10,20 @@ from stmn_plugin.labels import relabel
 
 from .tracklets import Tracklet
 
-NUM_QUERIES = 200  # of the paper's validation part of MARS, 125 identities with 1,223 tracklets
+NUM_QUERIES = 200  # as in the paper's validation part of MARS: 125 identities, 1,223 tracklets
 
 
 def validation_name(sources: Iterable[str]) -> str:
-    """What the validation part of these datasets is called as a target."""
+    """Return the name of the validation part of these datasets as a target."""
     return f'{"+".join(sources)}-validation'
 
 
 class ValidationSplit(NamedTuple):
-    """Lists of the host's 4-tuples; no identity is both in ``train`` and in the other two."""
+    """Lists of the host's 4-tuples; no identity is in ``train`` and in the other two."""
 
-    train: list[Tracklet]  # pids are numbered anew from 0
+    train: list[Tracklet]  # pids are renumbered from 0
     query: list[Tracklet]
-    gallery: list[Tracklet]  # every held-out tracklet, the queries among them
+    gallery: list[Tracklet]  # all held-out tracklets, including the queries
 
 
 def hold_out(
@@ -34,18 +34,18 @@ def hold_out(
 ) -> ValidationSplit:
     """Draw identities to validate on, and queries among their tracklets.
 
-    Queries are tracklets that another camera has seen the person of; when there are fewer than
-    ``num_queries``, all are. A query stays in the gallery: its camera excludes it from its own
-    ranking, and others search it as in the official protocol of MARS.
+    Queries are drawn from the tracklets of persons seen by several cameras; if there are fewer than
+    ``num_queries``, all are used. Queries stay in the gallery, as in the official protocol of MARS;
+    a query's own ranking excludes its camera and thus itself.
 
     Args:
         tracklets: training tracklets (img_paths, pid, camid, dsetid).
         validation_ids: share of the identities (below 1) or their number.
-        seed: another seed, another draw.
-        num_queries: at most.
+        seed: seed of the draw.
+        num_queries: maximum number of queries.
 
     Raises:
-        InputError: nobody is left to train on, or no held-out person is seen by two cameras.
+        InputError: no identity remains to train on, or no held-out person is seen by two cameras.
     """
     pids = sorted({pid for _, pid, _, _ in tracklets})
     share = validation_ids < 1

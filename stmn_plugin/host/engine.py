@@ -10,7 +10,7 @@ import torchreid
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stmn_plugin.data.prepare import Prepare
+from stmn_plugin.data.clips import Prepare
 from stmn_plugin.data.tracklets import Target
 from stmn_plugin.distributed import broadcast_buffers, gather
 from stmn_plugin.errors import InputError

@@ -21,8 +21,7 @@ from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import videodata_kwargs
 from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.config.recorded import recorded_settings
-from stmn_plugin.data.host_lists import hold_out_target, read_training
-from stmn_plugin.data.sources import names_once
+from stmn_plugin.data.host_lists import hold_out_target, names_once, read_training
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.data.train_list import train_list, write_train_list
 from stmn_plugin.device import usable_gpu

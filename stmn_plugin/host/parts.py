@@ -21,7 +21,7 @@ from stmn_plugin.config.kwargs import (
 )
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
-from stmn_plugin.data.host_errors import host_errors_named
+from stmn_plugin.data.host_lists import host_errors_named
 from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
