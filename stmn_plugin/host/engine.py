@@ -1,4 +1,4 @@
-"""torchreid's engine, delegating: training to ``Trainer``, testing to ``evaluation``."""
+"""torchreid's engine, which delegates training to ``Trainer`` and testing to ``evaluation``."""
 
 import logging
 from collections.abc import Sequence
@@ -34,24 +34,24 @@ logger = logging.getLogger(__name__)
 
 
 class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host has no types
-    """Trains and tests any model: the host's interface to :class:`Trainer` and ``evaluation``.
+    """The host's interface to training and testing of any model.
 
     Args:
         datamanager: ours or the host's, of video or image data.
-        model: on its device.
+        model: the model on its device.
         optimizer: the host's or torch's; None for a model that is only tested.
         scheduler: the host's or torch's.
-        use_gpu: when there is one.
-        objective: what is minimised; by default made of the loss options.
-        training: how to train.
-        testing: how to test.
-        record: the run's files, where it starts.
-        pooling_method: of features of frames over a clip, for models of frames: 'avg' or 'max'.
-        **loss_options: of :class:`stmn_plugin.losses.Recipe` for a video model, of
+        use_gpu: use a GPU if there is one.
+        objective: the function to minimise; by default built from the loss options.
+        training: settings of training.
+        testing: settings of testing.
+        record: the run's files and starting point.
+        pooling_method: 'avg' or 'max' pooling of frame features over a clip, for image models.
+        **loss_options: arguments of :class:`stmn_plugin.losses.Recipe` for a video model, of
             :class:`FrameObjective` for an image model.
 
     Raises:
-        InputError: clips of another length than the model takes.
+        InputError: clips have another length or frame size than the model takes.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         super().register_model(name, model, optim, sched)
         self.record.parts[name] = Parts(model, optim, sched)
 
-    # what the host keeps in the engine
+    # attributes that the host keeps in the engine
 
     @property
     def epoch(self) -> Any:
@@ -155,18 +155,18 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
     ) -> None:
         """Train and evaluate, or only evaluate; arguments are those of the host's ``Engine.run``.
 
-        Writes checkpoints, TensorBoard events, ``metrics.json`` and ``metrics.jsonl`` into
-        ``save_dir``. ``record`` says from where in ``start_epoch`` it starts.
+        Checkpoints, TensorBoard events, ``metrics.json`` and ``metrics.jsonl`` are written into
+        ``save_dir``. ``record`` holds the starting point within ``start_epoch``.
 
         Raises:
-            InputError: a loss or feature that is not finite, a file that cannot be written, memory
-                that does not suffice.
-            Interrupted: a signal came and the state is saved.
+            InputError: a loss or feature is not finite, a file cannot be written, or memory is
+                insufficient.
+            Interrupted: a signal arrived and the state is saved.
         """
         options: dict[str, Any] = {
             'dist_metric': dist_metric,
             'normalize_feature': normalize_feature,
-            'visrank': visrank and test_only,  # the host leaves these two to testing, too
+            'visrank': visrank and test_only,  # as in the host, only in testing
             'visrank_topk': visrank_topk,
             'save_dir': save_dir,
             'use_metric_cuhk03': use_metric_cuhk03,
@@ -191,7 +191,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         record.folder = save_dir
         trainer.fit(start_epoch, max_epoch, lambda: self.test(**options))
         if start_epoch >= max_epoch and record.reached.unfinished is None:
-            logger.info(f'Nothing to train: {start_epoch} of {self.max_epoch} epochs are done')
+            logger.info(f'Nothing to train: {start_epoch} of {self.max_epoch} epochs are finished')
 
     def train(
         self,
@@ -209,7 +209,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         self.trainer.train_epoch()
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
-        """One batch, see :meth:`Trainer.train_batch`."""
+        """Train one batch, see :meth:`Trainer.train_batch`."""
         return self.trainer.train_batch(data)
 
     def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
@@ -219,7 +219,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         self.record.save(epoch + 1, trainer.log, trainer.precision.state(), is_best, save_dir)
 
     def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Images on the device as the model takes them; the identities of all processes."""
+        """Return the model's input on its device, and the identities of all processes."""
         trainer = self.trainer
         data = trainer.batches.finish(data)
         images, pids = trainer.objective.inputs(data['img'], data['pid'])
@@ -241,11 +241,10 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         """Evaluate on every target; arguments are those of the host's ``Engine.test``.
 
         Returns:
-            Rank-1 of the first target that has labels, 0 where none has.
+            Rank-1 of the first target with labels; 0 without one.
 
         Raises:
-            InputError: features that are not finite, unreadable frames, files that cannot be
-                written.
+            InputError: features are not finite, or a file cannot be read or written.
         """
         options = TestOptions(
             dist_metric=dist_metric,
@@ -257,14 +256,14 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
             rerank=rerank,
         )
         self.set_model_mode('eval')
-        broadcast_buffers(self.model)  # batch statistics of training are those of each process
+        broadcast_buffers(self.model)  # training leaves each process its own batch statistics
         epoch = None if self.epoch is None else self.epoch + 1
         size = self.datamanager.width, self.datamanager.height
         results = evaluate_targets(self.evaluator(options), self.record, save_dir, epoch, size)
         return float(results[0].ranking.rank(1)) if results else 0.0
 
     def evaluator(self, options: TestOptions | None = None) -> Evaluator:
-        """Of the targets of the data manager, by the settings of the engine."""
+        """Build an evaluator of the data manager's targets with the settings of the engine."""
         data, run = self.datamanager, self.record.run
         needs = getattr(data, 'gallery_needs_queries', {})
         targets = {
@@ -274,7 +273,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         }
 
         def made_from(name: str) -> dict[str, str]:
-            # where only a test is made, the training set need not be there
+            # a test alone does not need the training set
             known = {'train': run.trained_on} if run.trained_on else {}
             return {**config_digests(run.config), **data_digests(data, name), **known}
 
@@ -282,7 +281,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
 
     @property
     def embedder(self) -> Embedder | ImageEmbedder:
-        """Features of tracklets, by the settings of the engine; of images, by their lists."""
+        """Embedder of tracklets or of lists of images with the settings of the engine."""
         if self._embedder is None:
             if self._is_video:
                 self._embedder = self._embedder_of_video()
@@ -319,7 +318,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         )
 
     def _video_model(self) -> VideoModel:
-        """The model as one of clips."""
+        """Return the model as a video model."""
         if isinstance(self.model, VideoModel):
             return self.model
         return FrameByFrame(self.model, self.datamanager.plan.seq_len, self.pooling_method)
@@ -335,11 +334,11 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         )
 
     def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Images on the device, finished; identities and cameras."""
+        """Return finished images on the device, identities and cameras."""
         return self.prepare(data['img']), data['pid'], data['camid']
 
     def extract_features(self, input: Tensor) -> Tensor:
-        """Clips or images → features (B, D)."""
+        """Compute features (B, D) of clips or images."""
         model = self._video_model() if input.dim() == 5 else self.model
         features: Tensor = model.train(self.model.training)(input)
         return features
@@ -348,14 +347,14 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
 def default_objective(
     datamanager: Any, model: nn.Module, use_gpu: bool, options: dict[str, Any]
 ) -> Objective:
-    """The losses of a clip model on clips, or the host's of an image model on frames."""
+    """Build the losses of a video model on clips, or the host's losses of an image model."""
     if isinstance(model, VideoModel):
         return ClipObjective(model, Recipe(**options))
     return FrameObjective(model, datamanager.num_train_pids, use_gpu=use_gpu, **options)
 
 
 def check_clip_shape(datamanager: Any, model: Any) -> None:
-    """InputError unless the clips of a data manager are those that a model was built for."""
+    """Raise InputError unless a model takes the clips of a data manager."""
     served = getattr(getattr(datamanager, 'plan', None), 'seq_len', None)
     taken = getattr(model, 'seq_len', served)
     if served not in (None, taken) and not model.takes_any_length:

@@ -1,9 +1,9 @@
-"""A checked config → one-shot learning in steps (EUG, CVPR 2018), each step an ordinary run.
+"""Run one-shot learning (EUG, CVPR 2018) in steps, each of which is an ordinary run.
 
-A step is a run folder, ``step-00`` and so on, whose training set is a file (``data.train_list``) of
-the labelled tracklets with their identities and of chosen ones with pseudo-labels: true labels of
-unlabelled tracklets are in no data set that is trained on. A step is done when what it has chosen
-is written, so that the procedure can end at any moment and go on from there.
+A step is a run folder, ``step-00`` and so on. Its training set is a file (``data.train_list``) of
+the labelled tracklets with their identities and of selected ones with pseudo-labels; true labels of
+unlabelled tracklets are never used in training. A step is finished when its selection is written,
+so the procedure can stop at any moment and resume.
 """
 
 import contextlib
@@ -76,8 +76,8 @@ from .runner import run
 logger = logging.getLogger(__name__)
 
 TRAIN_LIST = 'train_list.json'  # of a step's folder
-# beyond the recipe, what decides the result of a step: its length, its start, and how the features
-# are made that pseudo-labels are given by
+# keys outside the recipe that determine the result of a step: its length, its start, and the
+# features that pseudo-labels are estimated from
 DECISIVE = (
     'train.max_epoch',
     'model.pretrained',
@@ -91,7 +91,7 @@ DECISIVE = (
 
 
 def run_one_shot(cfg: CfgNode) -> list[StepResult]:
-    """Train all steps, or go on with them, as the section ``one_shot`` of the config says.
+    """Train all steps, or resume them, with the config section ``one_shot``.
 
     Under torchrun every step runs on all processes.
 
@@ -103,8 +103,8 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
         The results of the steps, in order.
 
     Raises:
-        InputError: anything the user gave that cannot work.
-        Interrupted: a signal came; what was running has saved itself.
+        InputError: invalid settings or files.
+        Interrupted: a signal arrived; the state is saved.
     """
     check_one_shot(cfg)
     folder, results = cfg.data.save_dir, list[StepResult]()
@@ -138,10 +138,10 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
 
 
 def plan_one_shot(cfg: CfgNode) -> None:
-    """Log what :func:`run_one_shot` would train on; nothing is written.
+    """Log the data that :func:`run_one_shot` would train on, without writing anything.
 
     Raises:
-        InputError: anything the user gave that cannot work.
+        InputError: invalid settings or files.
     """
     check_one_shot(cfg)
     register(cfg)
@@ -159,18 +159,18 @@ def take_step(
     chosen: Chosen,
     tracklets: Sequence[Tracklet],
 ) -> None:
-    """Train and evaluate a step, or what is left of it, and write what it chooses for the next.
+    """Train and evaluate a step, or the rest of it, and write its selection for the next.
 
     Args:
-        cfg: of all steps.
+        cfg: config of all steps.
         step: k.
-        count: how many tracklets it chooses, the size of S_{k+1}.
-        split: of the training set.
+        count: number of tracklets to select, the size of S_{k+1}.
+        split: split of the training set.
         chosen: S_k.
         tracklets: the whole training set.
 
     Raises:
-        InputError: anything that a run can fail of.
+        InputError: any error of a run.
     """
     folder = step_folder(cfg.data.save_dir, step)
     if is_main():
@@ -183,7 +183,7 @@ def take_step(
     if estimated is not None:
         path = chosen_path(cfg.data.save_dir, step + 1)
         write_chosen(path, estimated, count, split, tracklets)
-    del engine  # its memory is the next one's
+    del engine  # free its memory for the next one
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -191,7 +191,7 @@ def take_step(
 
 
 def step_config(cfg: CfgNode, step: int) -> CfgNode:
-    """The config of a step: an ordinary run, which goes on where it was stopped."""
+    """Return the config of a step, an ordinary run that resumes automatically."""
     folder = step_folder(cfg.data.save_dir, step)
     own = cfg.clone()
     own.defrost()
@@ -208,19 +208,19 @@ def step_config(cfg: CfgNode, step: int) -> CfgNode:
 def estimate_labels(
     engine: VideoEngine, tracklets: Sequence[Tracklet], split: Split
 ) -> PseudoLabels | None:
-    """Pseudo-labels of the unlabelled tracklets by the network of an engine, as it is tested.
+    """Estimate pseudo-labels of the unlabelled tracklets with the engine's network and test.
 
-    Where the network scores pairs of tracklets itself, the nearest is that of the highest score.
+    If the network scores pairs of tracklets itself, the nearest has the highest score.
 
     Returns:
-        None in all processes but the main one.
+        The labels in the main process, None in others.
     """
     broadcast_buffers(engine.model)
     parts = {'labelled': split.labelled, 'unlabelled': split.unlabelled}
     found = {}
     with Interruption() as interruption, interruption.at_once():
         for name, indices in parts.items():
-            # frames alone: no identity goes in
+            # only frames, without identities
             bare = [(tracklets[index][0], UNKNOWN, UNKNOWN, 0) for index in indices]
             found[name] = engine.embedder(bare, name) if bare else None
         labelled, unlabelled = found['labelled'], found['unlabelled']
@@ -237,7 +237,7 @@ def estimate_labels(
 
 
 def training_set(cfg: CfgNode) -> list[Tracklet]:
-    """All training tracklets, those of identities that are held out for validation left out."""
+    """Read all training tracklets except those of identities held out for validation."""
     options = videodata_kwargs(cfg)
     ways = ('root', 'combineall', 'split_id', 'seq_len', 'sample_method')
     sources = names_once('data.sources', cfg.data.sources) or []
@@ -248,10 +248,10 @@ def training_set(cfg: CfgNode) -> list[Tracklet]:
 
 
 def take_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
-    """The split of the folder, which is written the first time.
+    """Return the split of the folder, writing it the first time.
 
     Raises:
-        InputError: as :func:`asked_split`, or another split than the folder's is asked for.
+        InputError: as :func:`asked_split`, or the config asks for another split than the folder's.
     """
     path, given = os.path.join(cfg.data.save_dir, SPLIT), cfg.one_shot.split_file
     split, seed = asked_split(cfg, tracklets), cfg.one_shot.split_seed
@@ -269,10 +269,10 @@ def take_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
 
 
 def asked_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
-    """The split of ``one_shot.split_file``, or one drawn by ``one_shot.split_seed``.
+    """Read the split of ``one_shot.split_file``, or draw one with ``one_shot.split_seed``.
 
     Raises:
-        InputError: a file that cannot be used, or one of other data.
+        InputError: the file is unusable or belongs to other data.
     """
     if cfg.one_shot.split_file:
         return read_split(cfg.one_shot.split_file, tracklets)
@@ -281,7 +281,7 @@ def asked_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
 
 
 def check_one_shot(cfg: CfgNode) -> None:
-    """InputError for what an ordinary run may be asked and this procedure may not."""
+    """Raise InputError for settings of ordinary runs that one-shot learning does not support."""
     if cfg.data.type != 'video':
         raise InputError(f'data.type {cfg.data.type}: one-shot learning needs video data')
     if cfg.train.max_epoch == 0:
@@ -296,15 +296,15 @@ def check_one_shot(cfg: CfgNode) -> None:
     for key, value in refused.items():
         if value:
             raise InputError(
-                f'{key} {value}: one-shot learning trains steps of its own and goes on with those '
-                'that data.save_dir holds; take another folder to start anew'
+                f'{key} {value}: one-shot learning sets this itself and resumes the steps in '
+                'data.save_dir; take another folder to start again'
             )
 
 
 def check_unchanged(cfg: CfgNode, folder: str) -> None:
-    """InputError where the first step of a folder was started with another recipe.
+    """Raise InputError if the first step of a folder was started with another recipe.
 
-    A step that is under way is compared by itself when it goes on; those that are done are not.
+    An unfinished step is also compared when it resumes; other steps are not.
     """
     path = os.path.join(step_folder(folder, 0), 'config.yaml')
     if not os.path.exists(path) or cfg.train.allow_changed:
@@ -318,7 +318,7 @@ def check_unchanged(cfg: CfgNode, folder: str) -> None:
 
 
 def plan_line(split: Split, counts: Sequence[int]) -> str:
-    """How many trainings there will be, of how many tracklets."""
+    """Describe the number of trainings and of tracklets in each."""
     sizes = [len(split.labelled) + count for count in [0, *counts[:-1]]]
     shown = ', '.join(map(str, sizes if len(sizes) <= 8 else [*sizes[:3], '...', sizes[-1]]))
     return (
@@ -328,14 +328,14 @@ def plan_line(split: Split, counts: Sequence[int]) -> str:
 
 
 def _evaluations(cfg: CfgNode, step: int) -> list[Mapping[str, Any]]:
-    """Those at the end of a step; [] where its folder is gone."""
+    """Read the evaluations at the end of a step; [] if its folder is missing."""
     found = read_evaluations(step_folder(cfg.data.save_dir, step))
     return [one for one in found if one['epoch'] == cfg.train.max_epoch]
 
 
 @contextlib.contextmanager
 def _main_alone(folder: str) -> Iterator[None]:
-    """The main process holds the folder, the others say nothing."""
+    """Lock the folder in the main process; silence the others."""
     if not is_main():
         with not_shown():
             yield

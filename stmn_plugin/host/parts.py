@@ -1,4 +1,4 @@
-"""A checked config → the parts of a run: data, model, optimizer, what is minimised, tests."""
+"""Build the parts of a run from a checked config: data, model, optimizer, objective, tests."""
 
 import difflib
 import logging
@@ -46,12 +46,12 @@ from .registration import model_registry
 
 logger = logging.getLogger(__name__)
 
-# architectures whose code views maps as vectors, which channels_last maps are not
+# architectures whose code calls view() on maps, which fails for channels_last
 CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
 
 
 def check_arch(name: str) -> None:
-    """InputError with the nearest name unless the model factory knows the name."""
+    """Raise InputError with the nearest name unless the model factory knows the name."""
     known = list(model_registry())
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
@@ -62,7 +62,7 @@ def check_arch(name: str) -> None:
 
 
 def check_processes(cfg: CfgNode) -> None:
-    """InputError for what needs a single process."""
+    """Raise InputError for settings that need a single process."""
     if world_size() == 1:
         return
     if cfg.data.type == 'image':
@@ -72,7 +72,7 @@ def check_processes(cfg: CfgNode) -> None:
 
 
 def build_datamanager(cfg: CfgNode) -> Any:
-    """Our video data manager, or the host's for images."""
+    """Build our video data manager, or the host's for images."""
     if cfg.data.type == 'video':
         return VideoDataManager(**videodata_kwargs(cfg))
     with host_errors_named(), prints_logged(logger):
@@ -91,7 +91,7 @@ def build_datamanager(cfg: CfgNode) -> Any:
 
 
 def image_data_line(datamanager: Any) -> str:
-    """What the host's image data manager trains and tests on."""
+    """Describe the data of the host's image data manager."""
     parts = [
         f'trained on {", ".join(datamanager.sources)}: {datamanager.num_train_pids} ids, '
         f'{len(datamanager.train_loader.dataset):,} images, {datamanager.num_train_cams} cameras'
@@ -103,7 +103,7 @@ def image_data_line(datamanager: Any) -> str:
 
 
 def build_model(cfg: CfgNode, num_classes: int) -> nn.Module:
-    """What is trained: a video model, or an image model of the host's factory by its own ways."""
+    """Build the network to train: a video model, or an image model of the host's factory."""
     spec = ModelSpec.from_config(flatten(cfg))
     if cfg.data.type == 'image':
         pretrained, use_gpu = cfg.model.pretrained, cfg.use_gpu
@@ -113,7 +113,7 @@ def build_model(cfg: CfgNode, num_classes: int) -> nn.Module:
 
 
 def speed_up(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model on its device, with the memory layout, compilation and BNs of the config."""
+    """Move the model to its device, with the memory layout, compilation and BNs of the config."""
     for key in ('train.amp', 'test.amp'):
         check_amp(flatten(cfg)[key], key, cfg.use_gpu)
     if cfg.train.checkpoint_activations:
@@ -121,7 +121,7 @@ def speed_up(cfg: CfgNode, model: nn.Module) -> nn.Module:
         if not cfg.use_gpu:
             return_freed_memory()
     if cfg.train.sync_bn and world_size() > 1:
-        # of a video model the backbone: what follows sees the whole batch in any case
+        # only the backbone of a video model: BNs after it are always synchronised
         part = model.backbone() if isinstance(model, VideoModel) else model
         synchronize_batch_norm(part, cfg.use_gpu)
     if cfg.use_gpu:
@@ -134,11 +134,11 @@ def speed_up(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> tuple[Optimizer, Any]:
-    """The host's optimizer and learning rate scheduler."""
+    """Build the host's optimizer and learning rate scheduler."""
     options = optimizer_kwargs(cfg)
     try:
         optimizer = torchreid.optim.build_optimizer(model, **options)
-    except ValueError as error:  # torch's word for a number that cannot be
+    except ValueError as error:  # torch's error for a number out of range
         raise InputError(f'train.optim {cfg.train.optim}: {error}') from error
     scale_memory_rate(optimizer, model, cfg.train.memory_lr_mult)
     if cfg.train.fused:
@@ -147,7 +147,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> tuple[Optimizer, Any]:
 
 
 def check_layers(cfg: CfgNode, model: nn.Module) -> None:
-    """InputError for a layer that the model does not have; the host finds out late or never."""
+    """Raise InputError for a layer that the model lacks; the host notices late or never."""
     names = [name for name, _ in model.named_children()]
     wanted = []
     if cfg.train.fixbase_epoch > 0:
@@ -162,7 +162,7 @@ def check_layers(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def build_objective(cfg: CfgNode, datamanager: Any, model: nn.Module) -> Objective:
-    """The losses for the model, the loss and the data."""
+    """Build the losses for the model, the loss and the data of the config."""
     if isinstance(model, VideoModel):
         return ClipObjective(model, Recipe(**recipe_kwargs(cfg)))
     weight_t = None if cfg.loss.name == 'softmax' else cfg.loss.triplet.weight_t
@@ -179,6 +179,6 @@ def build_objective(cfg: CfgNode, datamanager: Any, model: nn.Module) -> Objecti
 
 
 def test_settings(cfg: CfgNode) -> TestSettings:
-    """How the model is tested."""
+    """Build the settings of testing."""
     plan = ClipPlan(**plan_kwargs(cfg)) if cfg.data.type == 'video' else None
     return TestSettings(plan=plan, **testing_kwargs(cfg))

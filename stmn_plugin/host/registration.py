@@ -1,9 +1,9 @@
-"""The plugin → torchreid's registries. The only file that knows the host's private names.
+"""Register the plugin with torchreid; the only file that uses private names of the host.
 
-Nothing of the host's files is edited and no method of its classes is patched: names in its modules
-are added, or bound to subclasses and to guards of its downloaders. PyPI's 0.2.5 keeps its modules
-under ``torchreid.reid``, the canonical 1.4.0 under ``torchreid``; both offer them as attributes of
-the package, so attributes are all that is used.
+No file of the host is edited and no method of its classes is patched: names in its modules are
+added, or bound to subclasses and to guards of its downloaders. PyPI's 0.2.5 has its modules under
+``torchreid.reid``, the canonical 1.4.0 under ``torchreid``; both are accessed as attributes of the
+package.
 """
 
 import dataclasses
@@ -38,17 +38,18 @@ from .engine import VideoEngine
 def register(cfg: CfgNode | None = None, **model_options: Any) -> None:
     """Add to torchreid: video models, datasets, data manager with ``rrs``, loss and engine.
 
-    Registering again, with another config, rebinds what is ours. The host fetches a missing dataset
-    only with ``data.download`` from then on.
+    Registering again with another config replaces our entries. From then on the host downloads a
+    missing dataset only with ``data.download``.
 
     Args:
-        cfg: settings of the models and the synthetic data; defaults otherwise.
-        **model_options: ``seq_len``, ``height``, ``width`` and settings of architectures in place
-            of the config's, such as ``backbone='resnet18'``; of every architecture that has them.
+        cfg: settings of the models and the synthetic data; None for the defaults.
+        **model_options: ``seq_len``, ``height``, ``width`` and settings of architectures that
+            replace those of the config, such as ``backbone='resnet18'``, for every architecture
+            that has them.
 
     Raises:
-        ValueError: a name is taken by somebody else.
-        TypeError: an option that no architecture has.
+        ValueError: a name is taken by another package.
+        TypeError: no architecture has such an option.
     """
     cfg = get_default_config() if cfg is None else cfg
     _register_models(cfg, model_options)
@@ -77,7 +78,7 @@ def register(cfg: CfgNode | None = None, **model_options: Any) -> None:
 
 
 def _register_models(cfg: CfgNode, options: Mapping[str, Any]) -> None:
-    """Every video model under its name in the host's factory."""
+    """Add every video model to the host's factory."""
     configs = {name: section_of(cfg, name) for name in VIDEO_MODELS}
     names = {name: [field.name for field in dataclasses.fields(c)] for name, c in configs.items()}
     sizes = {'seq_len': cfg.video.seq_len, 'height': cfg.data.height, 'width': cfg.data.width}
@@ -104,12 +105,12 @@ def build_registered(
     width: int,
     config: Any,
 ) -> VideoModel:
-    """A video model with the arguments of the host's factory; it needs no loss nor device."""
+    """Build a video model from the arguments of the host's factory; ignore loss and device."""
     return kind.build(num_classes, seq_len, (height, width), config, pretrained)
 
 
 def _guard_downloads(allowed: bool) -> None:
-    """Let no downloader of the host's run unasked."""
+    """Replace the host's downloaders by ones that run only if downloads are allowed."""
 
     def fetch_archive(url: str, path: str) -> None:
         folder = os.path.dirname(path)
@@ -117,13 +118,13 @@ def _guard_downloads(allowed: bool) -> None:
         fetch_dataset(url, path, folder, allowed=allowed, fetch=fetch)
 
     def fetch_from_drive(url: str, path: str, **options: Any) -> None:
-        folder = path.removesuffix('data.zip')  # the file lies beside the folder
+        folder = path.removesuffix('data.zip')  # the file is next to the folder
         fetch_dataset(url, path, folder, allowed=allowed, fetch=gdown.download, **options)
 
     datasets = torchreid.data.datasets
     names = vars(datasets.dataset)
     names['download_url'] = fetch_archive
-    names['mkdir_if_missing'] = lambda folder: None  # made when there is something to put into it
+    names['mkdir_if_missing'] = lambda folder: None  # created with the first file instead
     names = vars(datasets.image.university1652)
     names['gdown'] = SimpleNamespace(download=fetch_from_drive)
     for build in model_registry().values():
@@ -133,13 +134,13 @@ def _guard_downloads(allowed: bool) -> None:
 
 
 def model_registry() -> dict[str, Callable[..., nn.Module]]:
-    """The host's model factory, name → callable."""
+    """Return the host's model factory, name → callable."""
     registry: dict[str, Callable[..., nn.Module]] = vars(torchreid.models)['__model_factory']
     return registry
 
 
 def dataset_registry() -> dict[str, Callable[..., Any]]:
-    """The host's video datasets, name → class."""
+    """Return the host's video datasets, name → class."""
     registry: dict[str, Callable[..., Any]] = vars(torchreid.data.datasets)['__video_datasets']
     return registry
 
@@ -153,7 +154,7 @@ def _bind(registry: dict[str, Any], name: str, value: object, replaces_host: boo
 
 
 def _origin(entry: object) -> str:
-    """The top package that an entry of a registry comes from."""
+    """Return the top-level package of an entry of a registry."""
     entry = getattr(entry, 'func', entry)  # of a functools.partial
     module: str = getattr(entry, '__module__', type(entry).__module__)
     return module.split('.')[0]

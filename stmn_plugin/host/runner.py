@@ -1,4 +1,4 @@
-"""A checked config → a run: folder, log, engine, results; its parts are in ``parts.py``."""
+"""Run a checked config: folder, log, engine and results; ``parts.py`` builds the parts."""
 
 import logging
 import os
@@ -50,17 +50,17 @@ logger = logging.getLogger(__name__)
 
 
 def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
-    """Train and evaluate, or only evaluate, as the config says; with the others under torchrun.
+    """Train and evaluate, or only evaluate, a config; under torchrun in all processes together.
 
     Args:
-        cfg: from :func:`stmn_plugin.config.load_config`.
-        try_next: a command, named at the end of the log.
+        cfg: a config of :func:`stmn_plugin.config.load_config`.
+        try_next: a command to suggest at the end of the log.
 
     Returns:
         The engine after the run; ``.record.evaluations`` are its results.
 
     Raises:
-        InputError: anything the user gave that cannot work.
+        InputError: invalid settings or files.
     """
     with (
         process_group(usable_gpu(cfg.use_gpu)),
@@ -72,7 +72,7 @@ def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
         engine = prepare(cfg)
         reached = engine.record.reached
         if is_main() and not cfg.test.evaluate:
-            # train.start_epoch is where counting starts: what is there is another run all the same
+            # train.start_epoch only changes the count; existing files belong to another run
             resumed = reached.epochs if reached.path else 0
             batches = engine.trainer.batches
             batches.go_to(resumed)  # epochs may differ in length
@@ -86,7 +86,7 @@ def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
 
 
 def log_end(engine: VideoEngine, cfg: CfgNode, log: str) -> None:
-    """The table of the last evaluations, and where files are."""
+    """Log the table of the last evaluations and the paths of the files."""
     record, epoch = engine.record, None if cfg.test.evaluate else engine.max_epoch
     results = [one for one in record.evaluations if one['epoch'] == epoch]
     if results:
@@ -103,12 +103,12 @@ def log_end(engine: VideoEngine, cfg: CfgNode, log: str) -> None:
 
 @resource_errors('model.name')
 def prepare(cfg: CfgNode) -> VideoEngine:
-    """Everything up to the run: data, model with its weights, optimizer, settings.
+    """Build everything that a run needs: data, model with its weights, optimizer, settings.
 
-    With ``test.evaluate`` no training set is read and no optimizer made.
+    With ``test.evaluate`` no training set is read and no optimizer is built.
 
     Raises:
-        InputError: anything the user gave that cannot work, as a model beyond the memory.
+        InputError: invalid settings or files, or a model that does not fit into memory.
     """
     logger.info(device_line(cfg.use_gpu))
     cfg = with_usable_device(cfg)
@@ -120,11 +120,11 @@ def prepare(cfg: CfgNode) -> VideoEngine:
 
 
 def prepare_training(cfg: CfgNode) -> VideoEngine:
-    """An engine that trains, at the start of its run or where a checkpoint left it."""
+    """Build an engine that trains from the beginning or from a checkpoint."""
     with main_first():
         datamanager = build_datamanager(cfg)
         model = build_model(cfg, datamanager.num_train_pids)
-    facts = facts_of(cfg, model)  # first: it names frames that a model cannot take
+    facts = facts_of(cfg, model)  # first, as it reports frame sizes that the model cannot take
     check_layers(cfg, model)
     check_batch(cfg, model)  # in eval mode
     if cfg.model.load_weights:
@@ -156,7 +156,7 @@ def prepare_training(cfg: CfgNode) -> VideoEngine:
 
 
 def prepare_test(cfg: CfgNode) -> VideoEngine:
-    """An engine that only tests the weights of ``model.load_weights`` or ``model.resume``."""
+    """Build an engine that only tests the weights of ``model.load_weights`` or ``model.resume``."""
     path = path_to_test(cfg)
     with main_first():
         datamanager = build_datamanager(cfg)
@@ -178,7 +178,7 @@ def prepare_test(cfg: CfgNode) -> VideoEngine:
 
 
 def path_to_test(cfg: CfgNode) -> str:
-    """The checkpoint that is tested; '' for the initial weights."""
+    """Return the path of the checkpoint to test; '' for the initial weights."""
     resumed = newest_of_run(cfg) if cfg.model.resume == AUTO else cfg.model.resume
     path = resumed or cfg.model.load_weights
     if not path and not cfg.model.resume:
@@ -187,14 +187,14 @@ def path_to_test(cfg: CfgNode) -> str:
 
 
 def facts_of(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-    """Size and cost of the model, and where it runs; logged."""
+    """Return and log the size and cost of the model and its device."""
     facts = {**model_facts(cfg, model), 'device': device_name(cfg.use_gpu)}
     logger.info('Model: ' + ', '.join(f'{key} {value}' for key, value in facts.items()))
     return facts
 
 
 def with_usable_device(cfg: CfgNode) -> CfgNode:
-    """The config, with ``use_gpu`` only where there is one."""
+    """Return the config with ``use_gpu`` unset if there is no GPU."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.use_gpu = usable_gpu(cfg.use_gpu)
