@@ -408,7 +408,7 @@ def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
     assert train(straight, 'model.resume', 'auto') == 0
     out = capsys.readouterr().out
     last = results(straight)[-1]
-    assert 'Nothing to train: 4 of 4 epochs are done' in out
+    assert 'Nothing to train: 4 of 4 epochs are finished' in out
     assert 'official' in out and f'{100 * last["mAP"]:.1f}' in out  # its table
     assert (straight / 'metrics.jsonl').read_text() == lines
     assert [e['epoch'] for e in results(straight)] == [2, 4]
