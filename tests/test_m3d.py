@@ -329,6 +329,43 @@ def scattered_norms(model):
 
 
 @pytest.mark.usefixtures('narrow')
+@pytest.mark.parametrize(('length', 'released'), [(5, False), (4, True)])
+def test_the_temporal_stream_and_its_gradients_equal_frames_one_by_one(length, released):
+    model = scattered_norms(network(length, released_start=released))
+    for part in (model.layers, model.attentions):
+        for parameter in part.parameters():
+            if parameter.dim() > 1:  # the released start is zero
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+                if part is model.attentions:  # no ReLU is closed
+                    parameter.data.abs_()
+    model.encoders['temporal'].trunk[3] = torch.nn.MaxPool2d(2)  # the narrow one has none
+    x = clips(2, length).requires_grad_()
+    maps, branches = model.temporal_maps(x)
+    expected = references.temporal_maps(model, x)
+    equal(maps, expected)
+    parts = [*model.encoders['temporal'].parameters(), *model.layers.parameters()]
+    assert_same_gradients(maps, expected, [x, *parts, *model.attentions.parameters()])
+    with torch.no_grad():
+        shown = model.explain(x)['residual_attention']
+        equal(shown, attention_factor(branches[0]).mean(dim=1))
+        assert shown.std() > 0.01
+
+
+def test_the_start():
+    torch.manual_seed(0)
+    layer = M3DLayer(64, 2)
+    for conv in layer.convs:  # He, of 3 frames times 64 channels
+        assert conv.weight.std().item() == pytest.approx((2 / 192) ** 0.5, rel=0.05)
+    attention = ResidualAttention(256, 32)
+    for branch in (attention.channel, attention.time):
+        for linear in (branch[0], branch[3]):
+            rms = linear.weight.square().mean().sqrt().item()
+            assert rms == pytest.approx((2 / linear.in_features) ** 0.5, rel=0.05)
+    rms = attention.spatial[0].weight.square().mean().sqrt().item()
+    assert rms == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.usefixtures('narrow')
 @torch.no_grad()
 @pytest.mark.parametrize('length', [1, 2, 6, 8, 16])
 def test_every_length(length):
@@ -354,8 +391,28 @@ def test_two_streams_and_their_losses(head):
     losses = model.losses(outputs, PIDS, Recipe())
     assert set(losses) == {'cross_entropy_temporal', 'cross_entropy_spatial', 'triplet'}
     recipe = Recipe()
+    equal(losses['cross_entropy_temporal'], recipe.cross_entropy(outputs.temporal_logits, PIDS))
     equal(losses['cross_entropy_spatial'], recipe.cross_entropy(outputs.spatial_logits, PIDS))
     equal(losses['triplet'], recipe.triplet(outputs.feature, PIDS))
+    equal(model.logits(outputs), outputs.temporal_logits)
+    for own in model.heads.values():
+        if head == 'released':
+            assert own.neck[2].p == 0.5
+            own.neck[2].p = 0.0  # of the dropout
+    outputs = model(x)
+    maps = {'temporal': model.temporal_maps(x)[0], 'spatial': model.spatial_maps(x)}
+    unit = []
+    for name, logits in (
+        ('temporal', outputs.temporal_logits), ('spatial', outputs.spatial_logits)
+    ):  # fmt: skip
+        own = model.heads[name]
+        given = maps[name].mean(dim=(2, 3, 4)) @ own.embedding.weight.T + own.embedding.bias
+        unit.append(given / given.norm(dim=1, keepdim=True))
+        neck = (given - given.mean(dim=0)) / (given.var(dim=0, unbiased=False) + 1e-5).sqrt()
+        rows = neck.clamp(min=0) if head == 'released' else neck
+        bias = own.classifier.bias if head == 'released' else 0
+        equal(logits, rows @ own.classifier.weight.T + bias)
+    equal(outputs.feature, torch.cat(unit, dim=1))
     model.eval()
     with torch.no_grad():
         features = model(x)
@@ -368,8 +425,9 @@ def test_two_streams_and_their_losses(head):
         each = model.heads['spatial'].embedding(frames).unflatten(0, (4, 2))
         spatial = each.mean(dim=1)  # of frames' vectors: the embedding is linear
         equal(streams[:, 1], spatial / spatial.norm(dim=1, keepdim=True))
-        finished = model.finish(features.mean(dim=0, keepdim=True))
-        equal(finished.view(2, 128).norm(dim=1), torch.ones(2, dtype=torch.float64))
+        means = features.mean(dim=0).view(2, 128)
+        finished = model.finish(features.mean(dim=0, keepdim=True)).view(2, 128)
+        equal(finished, means / means.norm(dim=1, keepdim=True))
         explained = model.explain(x)
         check_explained(explained, 4, 2)
         assert set(explained) == {

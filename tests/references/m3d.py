@@ -116,3 +116,93 @@ def residual_attention(x, spatial, channel, time):
         z = spatial[2][0, 0, 0, 0] * mask_s[b, h, w] * relu(mask_c[b, c]) * mask_t[b, t]
         out[b, c, t, h, w] = x[b, c, t, h, w] * (0.5 + 1 / (1 + (-z).exp()))
     return stacked(out, x.shape)
+
+
+def fixed_norm(norm, maps):
+    """BN in eval mode of a map (B, C, H, W)."""
+    scale, shift, mean, var = (
+        x[:, None, None] for x in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    return (maps - mean) / (var + norm.eps).sqrt() * scale + shift
+
+
+def means_of(frames, size):
+    """A list of maps → the means of its groups."""
+    groups = [frames[start : start + size] for start in range(0, len(frames), size)]
+    return [sum(group) / len(group) for group in groups]
+
+
+def layer_of_frames(layer, frames):
+    """An M3D layer with its own weights, on a list of maps (B, C, H, W)."""
+    out = means_of(frames, layer.stride)
+    for i, (conv, norm) in enumerate(zip(layer.convs, layer.norms, strict=True), start=1):
+        for k in range(len(out)):
+            total = 0
+            for tap, at in enumerate(k * layer.stride + i * step for step in (-1, 0, 1)):
+                if 0 <= at < len(frames):
+                    total = total + torch.einsum(
+                        'oc,bchw->bohw', conv.weight[:, :, tap, 0, 0], frames[at]
+                    )
+            branch = fixed_norm(norm, total)
+            out[k] = out[k] + (branch.clamp(min=0) if layer.released else branch)
+    return out
+
+
+def attended_frames(attention, frames):
+    """RAL with its own weights, on a list of maps."""
+    mean = sum(frames) / len(frames)
+    first, _, norm, last = attention.spatial
+    padded = torch.nn.functional.pad(mean, (1, 1, 1, 1))
+    height, width = mean.shape[2:]
+    total = sum(
+        torch.einsum('c,bchw->bhw', first.weight[0, :, i, j], padded[:, :, i : i + height,
+                                                                     j : j + width])
+        for i, j in places((3, 3))
+    ).unsqueeze(1)  # fmt: skip
+    spatial = last.weight[0, 0] * fixed_norm(norm, total.clamp(min=0))  # (B, 1, H, W)
+
+    def hidden(branch, rows):
+        norm = branch[2]
+        rows = (rows @ branch[0].weight.T).clamp(min=0)
+        rows = (rows - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+        return (rows * norm.weight + norm.bias) @ branch[3].weight.T
+
+    channel = hidden(attention.channel, mean.mean(dim=(2, 3))).clamp(min=0)[:, :, None, None]
+    time = hidden(attention.time, torch.stack([x.mean(dim=(1, 2, 3)) for x in frames], dim=1))
+    factors = (
+        0.5 + 1 / (1 + (-spatial * channel * one[:, None, None, None]).exp())
+        for one in time.unbind(dim=1)
+    )
+    return [x * factor for x, factor in zip(frames, factors, strict=True)]
+
+
+def temporal_maps(model, clips):
+    """The temporal stream in eval mode, frame by frame: (B, L, 3, h, w) → (B, C, T, H, W)."""
+    encoder = model.encoders['temporal']
+    conv, norm, _, pool = encoder.stem
+    frames = [fixed_norm(norm, conv(x)).clamp(min=0) for x in clips.unbind(dim=1)]
+    frames = [pool(x) for x in layer_of_frames(model.layers[0], frames)]
+    stages = encoder.conv2, encoder.conv3, encoder.conv4, encoder.conv5
+    for number, (stage, layer) in enumerate(zip(stages, list(model.layers)[1:], strict=True)):
+        first, *others = stage
+        pairs = [(first.conv1, first.bn1), (first.conv2, first.bn2)]
+        if hasattr(first, 'conv3'):
+            pairs.append((first.conv3, first.bn3))
+        inner = frames
+        for conv, norm in pairs[:-1]:
+            inner = [fixed_norm(norm, conv(x)).clamp(min=0) for x in inner]
+        if first.downsample is not None:
+            conv, norm = first.downsample
+            frames = [fixed_norm(norm, conv(x)) for x in frames]
+        conv, norm = pairs[-1]
+        frames = [
+            (fixed_norm(norm, conv(x)) + shortcut).clamp(min=0)
+            for x, shortcut in zip(
+                layer_of_frames(layer, inner), means_of(frames, layer.stride), strict=True
+            )
+        ]
+        for block in others:
+            frames = [block(x) for x in frames]
+        if number < len(model.attentions):
+            frames = attended_frames(model.attentions[number], frames)
+    return torch.stack(frames, dim=2)
