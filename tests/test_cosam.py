@@ -240,6 +240,11 @@ def test_outputs_of_the_model(neck):
     losses = model.losses(out, pids, Recipe())
     assert losses.keys() == {'cross_entropy', 'triplet'}
     close(losses['triplet'], Recipe().triplet(out.feature, pids))
+    rows = model.neck(out.feature)
+    assert torch.equal(rows, out.feature) == (neck == 'none')
+    logits = torch.nn.functional.linear(rows, model.classifier.weight, model.classifier.bias)
+    close(out.logits, logits, 1e-5)
+    close(losses['cross_entropy'], Recipe().cross_entropy(logits, pids), 1e-5)
     model.eval()
     feature, explained = model(clips), model.explain(clips)
     assert feature.shape == (B, 512)

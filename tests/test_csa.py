@@ -499,6 +499,33 @@ def test_a_feature_is_pooled_by_its_own_query_and_explained():
     near(explained['clip_feature'], feature)
 
 
+def test_the_start_and_the_defaults():
+    torch.manual_seed(0)
+    model = CSA(CLASSES, L, CSAConfig(backbone='resnet18', query='mean'), pretrained=False)
+    for head in (model.value, model.key, model.other_key, model.query):
+        bound = (6 / DIM) ** 0.5  # He uniform, of the outputs
+        assert 0.99 * bound < head.linear.weight.abs().max() <= bound
+        assert head.linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert not head.linear.bias.any()
+    matcher = CSA(2, L, CSAConfig(backbone='resnet18'), pretrained=False).matcher
+    assert 0.0008 < matcher.linear.weight.std() < 0.0012 and not matcher.linear.bias.any()
+    config = CSAConfig()
+    assert (config.query, config.lstm_state, config.attention) == ('lstm', 'last', 'channel')
+    assert config.co_attention and config.oim
+    weights = config.oim_weight, config.verification_weight, config.negative_weight
+    assert weights == (1, 100, 3)
+    assert (config.oim_scale, config.oim_momentum, config.percentile) == (30, 0.5, 20)
+
+
+@variants
+def test_half_precision_is_of_the_encoder_alone(variant):
+    model = network(**variant).float().train()
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = model(drawn(4, L, 3, 32, 16).float())
+    assert {one.dtype for one in outputs if one is not None} == {torch.float32}
+    near(outputs.logits, model.classifier(model.bnneck(outputs.feature)), 1e-6)
+
+
 def test_only_the_matcher_keeps_statistics_of_its_own_process():
     model = network()
     synchronize_outside_backbone(model)

@@ -376,6 +376,40 @@ def test_three_terms_are_trained_and_two_numbers_watched(kind, tiny):
     assert 0 <= loss.terms['overlap'] <= 1 <= loss.terms['positions'] <= 32
 
 
+def test_the_start_and_the_defaults():
+    def close_to(layer, std):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.1) and not layer.bias.any()
+
+    torch.manual_seed(0)
+    first, _, last = SpatialAttention(32, 4, 64).layers
+    close_to(first, (2 / 256) ** 0.5)  # He, of the outputs
+    close_to(last, 0.02)
+    first, norm, _, last, _ = SpatialAttention(32, 20, 64, shared=True).layers
+    assert first.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+    assert last.weight.std().item() == pytest.approx((2 / 20) ** 0.5, rel=0.05)
+    assert (norm.weight == 1).all() and not norm.bias.any()
+    first, _, last = TemporalAttention(4, 8, 64).layers
+    close_to(last, 0.01)
+    assert 0.9 * 8**-0.5 < first.weight.abs().max() <= 8**-0.5  # torch's default
+    model = DRSA(CLASSES, L, DRSA.Config(backbone='resnet18', embedding=8), pretrained=False)
+    close_to(model.project, 0.01)
+    config = DRSA.Config()
+    assert (config.models, config.hidden, config.hidden_size) == (6, 'own', 256)
+    assert (config.embedding, config.temporal_size) == (128, 64)
+    assert (config.diversity, config.diversity_weight) == ('squared', 1.0)
+
+
+def test_half_precision_is_of_the_convolutions_alone(tiny):
+    model = tiny().float().train()
+    seen = []
+    for layer in (model.project, model.temporal, model.classifier):
+        layer.register_forward_hook(lambda _, given, out: seen.append(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = model(clips_of(2).float())
+    assert seen == 3 * [torch.float32]
+    assert {one.dtype for one in outputs} == {torch.float32}
+
+
 def test_maps_overlap_at_the_start():
     torch.manual_seed(0)
     maps = torch.randn(8, 2048, 16, 8)

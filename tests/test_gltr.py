@@ -350,6 +350,17 @@ def test_every_weight_moves_or_changes_nothing():
     assert still == {f'attention.{name}.bias' for name in ('phi', 'g', 'out', 'bn')}
 
 
+def test_half_precision_is_of_the_encoder_alone(model):
+    training = copy.deepcopy(model).float().train()
+    seen = []
+    for layer in (training.embedding, training.attention.theta, training.attention.out):
+        layer.register_forward_hook(lambda _, given, out: seen.append(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = training(random(4, 3, 3, 32, 16).float())
+    assert seen == 3 * [torch.float32]
+    assert outputs.feature.dtype == outputs.logits.dtype == torch.float32
+
+
 def test_published_neck():
     torch.manual_seed(0)
     config = GLTR.Config(**SMALL, neck='published')

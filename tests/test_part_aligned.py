@@ -17,7 +17,7 @@ from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import pose_maps
 from stmn_plugin.models.bilinear import CountSketch, bilinear
 from stmn_plugin.models.pose_maps import MAPS, PoseMaps, gives_maps, pose_input
-from stmn_plugin.models.systems.part_aligned import PartAligned, pooled
+from stmn_plugin.models.systems.part_aligned import PartAligned, Projection, pooled
 
 IDS, T, CA, CP, K, D = 625, 3, 7, 5, 6, 16
 SMALL = {
@@ -278,6 +278,30 @@ def test_streams_are_signed_and_normalised():
         assert (maps.var(dim=(0, 2, 3), unbiased=False) - 1).abs().max() < 1e-3
 
 
+def test_start_of_the_streams():
+    torch.manual_seed(0)
+    for channels, outputs, kernel in ((60, 40, 1), (20, 30, 3)):
+        projection = Projection(channels, outputs, kernel)
+        conv, norm = projection.conv, projection.norm
+        bound = (6 / ((channels + outputs) * kernel**2)) ** 0.5  # Xavier uniform
+        assert 0.98 * bound < conv.weight.abs().max() <= bound and not conv.bias.any()
+        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.04)
+        assert conv.padding == (kernel // 2, kernel // 2) and norm.eps == 1e-5
+    model = published()
+    assert model.appearance.conv.kernel_size == (1, 1)
+    assert model.parts.conv.kernel_size == (3, 3)
+
+
+def test_half_precision_is_of_the_convolutions_alone():
+    model = small().float().train()
+    seen = []
+    for layer in (model.appearance.norm, model.parts.norm, model.sketch, model.classifier):
+        layer.register_forward_hook(lambda _, given, out: seen.append(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = model(random(2, 2, 3, 64, 32).float())
+    assert seen == 4 * [torch.float32] and outputs.feature.dtype == torch.float32
+
+
 def test_a_black_frame_without_contrast_has_a_descriptor():
     assert torch.nn.functional.normalize(torch.zeros(1, 4), dim=1).isfinite().all()
     with torch.no_grad():
@@ -479,6 +503,9 @@ def test_losses_are_those_of_the_clip():
         model = small(metric_loss=kind, margin=0.7).train()
         outputs[kind] = model.losses(model(clips), pids, recipe)
         feature = model(clips).feature
+        logits = model.classifier(model.bnneck(feature))
+        wanted = recipe.cross_entropy(logits, pids)
+        assert relative_error(outputs[kind]['cross_entropy'], wanted) <= 1e-9
     assert outputs['batch_hard'].keys() == {'cross_entropy', 'triplet'}
     found = outputs['all_triplets']['triplet']
     assert relative_error(found, 3 * references.all_triplets(feature, pids, 0.7)) <= 1e-9

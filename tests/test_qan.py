@@ -238,6 +238,34 @@ def test_losses_are_the_recipes_on_the_clip_and_cross_entropy_on_every_frame():
     assert torch.equal(model.logits(outputs), outputs.logits) and len(losses) == 3
 
 
+def test_a_frame_is_classified_by_its_own_feature_whatever_its_weight():
+    model = network().double().train()
+    images = clips().double()
+    outputs = model(images)
+    frames = model.encoder(images.flatten(0, 1)).frame_features.mean(dim=(2, 3))
+    logits = model.classifier_frame(model.bnneck_frame(frames)).unflatten(0, (4, L))
+    torch.testing.assert_close(outputs.frame_logits, logits)
+    torch.testing.assert_close(
+        outputs.logits, model.classifier_clip(model.bnneck_clip(outputs.feature))
+    )
+    last = model.encoder.conv5[-1].conv2.weight
+    of_frames = model.losses(outputs, PIDS, Recipe())['cross_entropy_frame']
+    gradients = torch.autograd.grad(of_frames, [last, model.quality.conv.weight], allow_unused=True)
+    assert gradients[0].abs().max() > 0 and gradients[1] is None
+
+
+def test_the_start_and_the_defaults():
+    torch.manual_seed(0)
+    unit = QualityUnit(16, 256)
+    std = (2 / (9 * 256)) ** 0.5  # He, of the outputs
+    assert unit.conv.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert unit.linear.weight.std().item() == pytest.approx(0.01, rel=0.15)
+    assert unit.linear.bias.item() == 0
+    config = QANConfig()
+    assert (config.quality_map, config.quality_channels) == ('conv4', 256)
+    assert (config.quality_weights, config.clip_weight, config.frame_weight) == ('l1', 1, 1)
+
+
 def test_as_published_frames_alone_are_classified():
     assert load_config('as_published/qan_mars').qan.clip_weight == 0
     model = network(clip_weight=0.0).train()

@@ -274,6 +274,29 @@ def test_the_loss_of_pairs_equals_loops(pids):
     assert torch.autograd.grad(found, features, allow_unused=True)[0] is None
 
 
+def test_the_start_of_the_classifier_of_pairs():
+    torch.manual_seed(0)
+    module = PairClassifier(8, 16, 32)
+    assert module.inputs.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not module.inputs.bias.any()
+    assert torch.equal(module.recurrent, torch.eye(32).mul(0.5).expand(6, -1, -1))
+
+
+def test_pairs_of_a_batch_share_the_statistics_of_their_norm():
+    module = pair_classifier().train()
+    pids = torch.tensor([0, 0, 1, 1])
+    maps, features = drawn(4, 4, 3, 2).relu(), drawn(4, 8, seed=1)
+    found = pair_loss(module, features, maps, pids)
+    nearest = torch.cdist(features, features)
+    others = [1, 0, 3, 2]
+    others += [min((j for j in range(4) if pids[j] != pids[i]), key=lambda j: nearest[i, j])
+               for i in range(4)]  # fmt: skip
+    logits = module(maps[[*range(4), *range(4)]], maps[others])
+    same = torch.tensor([1] * 4 + [0] * 4)
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, same))
+    assert module.fuse_bn.num_batches_tracked == 2  # one call each
+
+
 # --- the network ---
 
 
@@ -336,6 +359,8 @@ def test_maps_of_pairs_are_weighted_by_the_attention():
     outputs = model(images)
     torch.testing.assert_close(outputs.maps, model.classifier_pairs.describe(of_clips))
     torch.testing.assert_close(outputs.feature, attended.states.mean(dim=1))
+    logits = model.classifier(model.bnneck(outputs.feature))
+    torch.testing.assert_close(outputs.logits, logits)
     outputs.maps.sum().backward()
     assert model.attention.energy.weight.grad.abs().max() > 0  # pairs train the attention
 

@@ -319,6 +319,18 @@ def test_energies_do_not_overflow_in_half_precision():
         assert model.encode_frames(clips_of(1)[0].float()).dtype == torch.float32
 
 
+def test_the_start_and_the_defaults():
+    model = tiny(embedding=64).float()
+    assert model.reduce.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert model.classifier.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert not model.classifier.bias.any() and not model.bn.bias.any()
+    assert (model.bn.weight == 1).all()
+    config = STA.Config()
+    assert (config.parts, config.map, config.embedding, config.reg_weight) == (
+        4, 'energy', 1024, 0.1,
+    )  # fmt: skip
+
+
 # --- size and cost ---
 
 

@@ -393,6 +393,8 @@ def test_classifiers_have_no_bias():
     model = small_model()
     assert model.classifier_clip.bias is None and model.classifier_frame.bias is None
     assert model.classifier_clip.weight is not model.classifier_frame.weight
+    for classifier in (model.classifier_clip, model.classifier_frame):
+        assert 0.0009 < classifier.weight.std() < 0.0011
 
 
 # --- the forward, in loops ---

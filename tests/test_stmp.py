@@ -253,6 +253,23 @@ def test_the_model_is_its_parts_in_turn():
     assert model(clips[:, :1]).shape == model(clips_of(seq_len=7).double()).shape == (B, 256)
 
 
+def test_what_training_gives_is_of_the_refined_maps():
+    model, clips = model_of(dropout=0.0).double().train(), clips_of().double()
+    out = model(clips)
+    maps = model.encoder(clips.flatten(0, 1)).frame_features.unflatten(0, (B, L))
+    refined = model.rru(maps)
+    close(out.feature, integrate(model.stim, refined))
+    close(out.logits, model.classifier(out.feature))
+    close(out.parts, references.part_vectors(refined))
+    (gradient,) = torch.autograd.grad(out.parts.square().sum(), model.rru.channel.weight)
+    assert gradient.abs().max() > 0  # the gates learn from the parts, too
+
+
+def test_defaults_are_those_of_the_released_code():
+    config = STMP.Config()
+    assert (config.part_weight, config.part_margin, config.dropout) == (1.0, 0.4, 0.5)
+
+
 def test_the_classifier_and_its_start():
     torch.manual_seed(0)
     head = HiddenClassifier(256, 2000, dropout=0.5)
@@ -278,7 +295,14 @@ def test_what_it_explains():
     explained = model.explain(clips)
     check_explained(explained, B, L)
     close(explained['clip_feature'], model(clips), 1e-5)
-    assert explained['update_gates'].shape == (B, L, 4, 2)
+    with torch.no_grad():
+        maps = model.encoder(clips.flatten(0, 1)).frame_features.unflatten(0, (B, L))
+        refined, gates = model.rru(maps), [gate for _, gate in model.rru.steps(maps)]
+    close(explained['update_gates'], torch.stack(gates, dim=1).mean(dim=2), 1e-5)
+    for name, x in (('frame', maps), ('refined', refined), ('change', refined - maps)):
+        close(explained[f'{name}_norms'], x.square().sum(dim=2).sqrt(), 1e-5)
+        if name != 'change':
+            close(explained[f'{name}_feature'], x.mean(dim=(1, 3, 4)), 1e-5)
     assert (explained['change_norms'][:, 0] == 0).all() and explained['change_norms'].max() > 0
 
 

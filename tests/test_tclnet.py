@@ -360,6 +360,40 @@ def test_losses(narrow):
             torch.testing.assert_close(losses[f'triplet_{n + 1}'], wanted)
 
 
+def test_the_start_of_the_weights():
+    torch.manual_seed(0)
+    model = TCLNet(200, 4, TCLNetConfig(backbone='resnet18'), pretrained=False)
+    boosting, erasing = model.boosting, model.erasing
+    for linear in (boosting.linear, erasing.linear, erasing.project):  # 128, 256, 512 → 256
+        expected = (2 / linear.out_features) ** 0.5
+        assert linear.weight.std().item() == pytest.approx(expected, rel=0.03)
+    for norm in (boosting.norm, erasing.norm):
+        assert not norm.weight.any()
+    for norm, classifier in zip(model.norms, model.classifiers, strict=True):
+        assert norm.weight.mean().item() == pytest.approx(1, abs=0.005)
+        assert norm.weight.std().item() == pytest.approx(0.02, rel=0.15)
+        assert classifier.weight.std().item() == pytest.approx(0.001, rel=0.03)
+    layers = (boosting.linear, erasing.linear, boosting.norm, erasing.norm)
+    for layer in (*layers, *model.norms, *model.classifiers):
+        assert not layer.bias.any()
+    config = TCLNetConfig()
+    assert (config.triplet, config.cosine_margin, config.restart_statistics) == (
+        'recipe', 0.4, False,
+    )  # fmt: skip
+
+
+def test_half_precision_is_of_the_encoder_alone(narrow):
+    model = narrow().float().train()
+    seen = []
+    of_boosting = [model.boosting.linear, model.boosting.norm]
+    of_erasing = [model.erasing.project, model.erasing.linear, model.erasing.norm]
+    for layer in (*of_boosting, *of_erasing, *model.norms, *model.classifiers):
+        layer.register_forward_hook(lambda _, given, out: seen.extend([given[0].dtype, out.dtype]))
+    with torch.autocast('cpu', torch.bfloat16):
+        model(clips_of(2, 4).float())
+    assert set(seen) == {torch.float32} and len(seen) == 2 * (2 + 5 + 4)
+
+
 @torch.no_grad()
 def test_low_frames_are_refused(narrow):
     with pytest.raises(InputError, match=r'data.height 24: tclnet erases three rows .* have 3;'):
