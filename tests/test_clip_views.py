@@ -13,8 +13,13 @@ from stmn_plugin.datasets.synthetic.truth import load_truth
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.clip_statistics import reduce_clips
 from stmn_plugin.looking.clip_truth import clip_truth, find_truth
-from stmn_plugin.looking.clip_views import ClipView, view_clips
-from stmn_plugin.looking.opened_run import config_of_file, config_of_run, open_run
+from stmn_plugin.looking.opened_run import (
+    ClipView,
+    config_of_file,
+    config_of_run,
+    open_run,
+    view_clips,
+)
 
 L, H, W, M, N, D = 4, 4, 2, 10, 5, 512  # of the miniatures' models
 

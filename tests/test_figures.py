@@ -12,7 +12,6 @@ from PIL import Image
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.clip_statistics import highest
-from stmn_plugin.looking.clip_views import ClipView
 from stmn_plugin.looking.figure_parts import (
     HEIGHT,
     WIDTH,
@@ -31,6 +30,7 @@ from stmn_plugin.looking.figures import (
 )
 from stmn_plugin.looking.figures.probability_maps import at_place
 from stmn_plugin.looking.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
+from stmn_plugin.looking.opened_run import ClipView
 from stmn_plugin.looking.tracklet_selection import (
     find_tracklet,
     select_tracklets,

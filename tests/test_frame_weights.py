@@ -142,7 +142,7 @@ def test_a_weighting_ranks_by_the_weighted_frames(open_toy, synthetic_root):
 
 
 def test_what_has_no_oracle_says_so(open_toy, synthetic_root, tmp_path):
-    with pytest.raises(InputError, match='mars: only synthetic data knows'):
+    with pytest.raises(InputError, match='mars: visibility is known for synthetic data only'):
         read_clip_frames(open_toy(miniatures.make_mars(tmp_path), config='stmn_mars.yaml'))
     with pytest.raises(InputError, match='it has no vectors of single frames'):
         read_clip_frames(open_toy(synthetic_root, Whole))

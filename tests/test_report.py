@@ -14,8 +14,8 @@ import pytest
 from stmn_plugin.cli import report
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.report import Browser, Overview, html_file, write_report
-from stmn_plugin.looking.report.curves import draw_panel, training_panels, values_by_epoch
 from stmn_plugin.looking.report.film_strips import StripSize
+from stmn_plugin.looking.report.page import draw_panel, training_panels, values_by_epoch
 
 EVIL = '</script><img src=x onerror=alert(1)>"\'&'
 SIZE = StripSize(96, 48)

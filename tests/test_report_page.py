@@ -14,8 +14,7 @@ from test_report import SIZE, STRIPS, contents
 from stmn_plugin.cli import report
 from stmn_plugin.cli.train import main
 from stmn_plugin.evaluation.search import pairwise_distances
-from stmn_plugin.looking.clip_views import view_clips
-from stmn_plugin.looking.opened_run import config_of_run, open_run
+from stmn_plugin.looking.opened_run import config_of_run, open_run, view_clips
 from stmn_plugin.looking.report import write_report
 
 pytestmark = [
@@ -405,6 +404,6 @@ def test_image_models_and_samples_of_queries_have_a_page_too(page, mars_root, tm
     # of both queries of person 4 the only matches are queries, which this protocol does not search
     press(driver, '1')
     assert 'Protocol torchreid, frames all + flip' in one(driver, '.card').text
-    assert 'model-best is the epoch that did best on' in texts(driver, '.card')[-1]
+    assert 'model-best is the epoch with the best result on' in texts(driver, '.card')[-1]
     driver = page('tab=queries&show=none', path=folder / 'report.html')
     assert 'no tracklet of this person' in one(driver, '#detail').text

@@ -219,4 +219,4 @@ def test_held_out_identities_have_figures(train, run, mars_root, tmp_path):
     assert code == 0
     caption = (tmp_path / 'held' / 'figures' / 'figure-5.txt').read_text()
     assert 'mars-validation, query and gallery' in caption
-    assert 'did best on what its training run was tested on' in caption
+    assert 'the epoch with the best result on the test data of its training run' in caption

@@ -84,8 +84,8 @@ def make_report(args: Namespace) -> 'WrittenPage':
     from stmn_plugin.looking.figure_parts import BEST, CHOSEN
     from stmn_plugin.looking.hidden_folders import without_folders
     from stmn_plugin.looking.opened_run import open_run
-    from stmn_plugin.looking.report.curves import training_panels
     from stmn_plugin.looking.report.film_strips import StripSize, film_strips
+    from stmn_plugin.looking.report.page import training_panels
     from stmn_plugin.training.metric_files import read_epoch_lines, read_evaluations
 
     given = run_kwargs(cfg)

@@ -1,7 +1,7 @@
-"""Views of clips, one after another → the arrays that measures and figures need of all of them.
+"""Reduce the views of all clips to the arrays that measures and figures need.
 
-What is kept grows with tracklets x items and never with positions: no map of probabilities of a
-whole dataset is held. Letters are those of ``models/explanations.py``; C clips, T tracklets.
+Memory grows with tracklets x items but not with positions: maps of probabilities of a whole
+dataset are not stored. Letters are those of ``models/explanations.py``; C clips, T tracklets.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stmn_plugin.errors import InputError
 
-from .clip_views import ClipView
+from .opened_run import ClipView
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
@@ -20,7 +20,7 @@ NO_CLIPS = np.zeros(0, dtype=np.int64)
 
 
 class SpatialUse(NamedTuple):
-    """How the spatial memory was accessed, at every position of every frame."""
+    """Accesses of the spatial memory at every position of every frame."""
 
     mean_probs: Floats  # (C, M) over the L*H*W accesses of a clip
     second_moments: Floats  # (C, M, M) mean of p p'
@@ -30,14 +30,14 @@ class SpatialUse(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What the refinement did at every position; float32 (C, L, H, W)."""
+    """Changes by the refinement at every position; float32 (C, L, H, W)."""
 
     change_norms: Floats  # |f^s - f^o|
     norm_changes: Floats  # |f^s| - |f^o|, Fig. 7
 
 
 class ClipStatistics(NamedTuple):
-    """Of all clips; None where the model does not explain what it is made from."""
+    """Statistics of all clips; None for those that need tensors the model does not explain."""
 
     clip_tracklets: Indices = NO_CLIPS  # (C,)
     clip_frames: Indices = NO_CLIPS  # (C, L), indices into the tracklet's paths
@@ -50,7 +50,7 @@ class ClipStatistics(NamedTuple):
     original_energy: Floats | None = None  # (C,) mean |f^o|^2 of a position
     change_energy: Floats | None = None  # (C,) mean |f^s - f^o|^2 of a position
     spatial: SpatialUse | None = None
-    changes: Changes | None = None  # when asked for
+    changes: Changes | None = None  # on request
     kept: dict[int, ClipView] = {}  # tracklet → its first clip
 
 
@@ -60,13 +60,13 @@ def reduce_clips(
     keep: Collection[int] = (),
     keep_changes: bool = False,
 ) -> ClipStatistics:
-    """One pass over the clips of a dataset.
+    """Reduce the views of a dataset's clips in one pass.
 
     Args:
-        views: all explaining the same names; clips of one tracklet stand together.
+        views: views with the same names; clips of one tracklet are adjacent.
         num_tracklets: T.
-        keep: tracklets whose first clip is kept whole.
-        keep_changes: keep ``changes``, which do grow with the positions.
+        keep: tracklets whose first view is kept.
+        keep_changes: keep ``changes``, which grow with the positions.
 
     Raises:
         InputError: what the model explains is not finite.
@@ -111,12 +111,12 @@ def reduce_clips(
 
 
 def highest(probs: Floats, count: int, tracklets: Indices) -> list[int]:
-    """Rows of the highest of different tracklets, the highest first; the earlier of equal ones.
+    """Return the rows of the highest values of different tracklets, in descending order.
 
     Args:
-        probs: (n,)
-        count: rows at most.
-        tracklets: (n,) that the rows belong to.
+        probs: values, (n,); the earlier of equal values wins.
+        count: maximum number of rows.
+        tracklets: tracklets of the rows, (n,).
     """
     order = np.argsort(-probs, kind='stable')
     _, firsts = np.unique(tracklets[order], return_index=True)
@@ -125,13 +125,13 @@ def highest(probs: Floats, count: int, tracklets: Indices) -> list[int]:
 
 
 def entropy(probs: Floats) -> Floats:
-    """Entropy in nats over the last dimension; 0 log 0 is 0."""
+    """Compute the entropy in nats over the last dimension; 0 log 0 is 0."""
     negative: Floats = (probs * np.log(np.where(probs > 0, probs, 1))).sum(axis=-1)
     return -negative
 
 
 def _row(view: ClipView) -> dict[str, Any]:
-    """What of a clip is kept, by the names of ClipStatistics and SpatialUse."""
+    """Reduce a clip to values with the names of ClipStatistics and SpatialUse."""
     row: dict[str, Any] = {'clip_tracklets': view.tracklet, 'clip_frames': view.frames}
     row |= {name: view[name] for name in ('attention', 'temporal_probs') if name in view}
     for name, norms in (('original_energy', 'frame_norms'), ('change_energy', 'change_norms')):

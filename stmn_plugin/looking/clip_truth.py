@@ -1,4 +1,4 @@
-"""Clips of synthetic tracklets → what is known about their frames, to compare the model with."""
+"""The truth about frames of synthetic clips, with which models are compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,14 @@ from stmn_plugin.errors import InputError
 
 
 class ClipTruth(NamedTuple):
+    """The truth about the frames of C clips."""
+
     visibility: NDArray[Any]  # (C, L) share of the person's pixels that the frame shows
     distractor_share: NDArray[Any] | None  # (C, L, H, W) share of the position in the mask
 
 
 def find_truth(tracklets: Sequence[Tracklet]) -> Truth | None:
-    """The Truth of a list of tracklets; None when their dataset has none.
+    """Find the Truth of a list of tracklets; None if their dataset has none.
 
     Raises:
         InputError: the truth file is damaged.
@@ -40,7 +42,7 @@ def clip_truth(
     clip_frames: Sequence[Any] | NDArray[np.int64],
     grid: tuple[int, int] | None,
 ) -> ClipTruth:
-    """What is known about clips.
+    """Return the truth about the frames of clips.
 
     Args:
         truth: of :func:`find_truth`.
@@ -51,7 +53,7 @@ def clip_truth(
             parts of the mask. None leaves ``distractor_share`` out.
 
     Raises:
-        InputError: a frame that the truth file does not know.
+        InputError: the truth file does not contain a frame.
     """
     rows = _rows(truth, tracklets, clip_tracklets, clip_frames)
     shares = None
@@ -69,7 +71,7 @@ def _rows(
     clip_tracklets: Sequence[int] | NDArray[np.int64],
     clip_frames: Sequence[Any] | NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Rows of the truth file of the frames of clips, (C, L)."""
+    """Find the rows of the truth file for the frames of clips, (C, L)."""
     names = [
         [Path(tracklets[tracklet][0][frame]).name for frame in frames]
         for tracklet, frames in zip(clip_tracklets, clip_frames, strict=True)

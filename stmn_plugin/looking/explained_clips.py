@@ -1,4 +1,4 @@
-"""A model and clips of tracklets → what it explains of them, checked."""
+"""Let a model explain clips of tracklets, and check the result."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,10 +16,10 @@ from stmn_plugin.models.explanations import check_explained
 
 @torch.no_grad()
 def explain(model: VideoModel, clips: Tensor) -> dict[str, Tensor]:
-    """``model.explain``, checked.
+    """Call ``model.explain`` and check its result.
 
     Raises:
-        ValueError: the model gives a name that ``explanations.py`` knows in another shape.
+        ValueError: a tensor's shape does not fit its name in ``explanations.py``.
     """
     explained = model.explain(clips)
     check_explained(explained, *clips.shape[:2])
@@ -29,7 +29,7 @@ def explain(model: VideoModel, clips: Tensor) -> dict[str, Tensor]:
 def read_clips(
     embedder: Embedder, tracklets: Sequence[Tracklet], plan: ClipPlan
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised clips (B, L, 3, H, W) on the device and the rows (B,) of their tracklets.
+    """Yield normalised clips (B, L, 3, H, W) on the device and the rows (B,) of their tracklets.
 
     Raises:
         InputError: a frame cannot be read.
@@ -54,12 +54,12 @@ def read_clips(
 def attention_of(
     embedder: Embedder, tracklets: Sequence[Frames], plan: ClipPlan
 ) -> NDArray[np.float32] | None:
-    """Temporal attention (N, L) of the first clip of N tracklets; None of a model without it.
+    """Compute temporal attention (N, L) of the first clip of N tracklets; None without attention.
 
     Args:
-        embedder: of the model.
-        tracklets: paths of the crops of each.
-        plan: with one clip a tracklet.
+        embedder: embedder of the model.
+        tracklets: paths of the crops of each tracklet.
+        plan: a plan with one clip per tracklet.
 
     Raises:
         InputError: a frame cannot be read.

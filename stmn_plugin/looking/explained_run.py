@@ -1,4 +1,4 @@
-"""A run and its first target → everything its figures and measures are made from, in one pass."""
+"""Collect everything that figures and measures need of a run's first target, in one pass."""
 
 import os
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ from stmn_plugin.training.resumable import position
 
 from .clip_statistics import ClipStatistics, reduce_clips
 from .clip_truth import ClipTruth, clip_truth, find_truth
-from .clip_views import view_clips
-from .opened_run import OpenedRun, open_run
+from .opened_run import OpenedRun, open_run, view_clips
 from .tracklet_selection import ChosenTracklets, TargetTracklets, select_tracklets, unite_splits
 
 CHANGES = {'frame_norms', 'refined_norms', 'change_norms'}
@@ -23,7 +22,7 @@ CHANGES = {'frame_norms', 'refined_norms', 'change_norms'}
 
 @dataclass(frozen=True)
 class RunOnTarget:
-    """An opened run and what of its first target is shown; nothing is computed yet."""
+    """An opened run and the tracklets of its first target to show; nothing is computed yet."""
 
     name: str  # of the run, for titles
     opened: OpenedRun
@@ -33,6 +32,7 @@ class RunOnTarget:
 
     @property
     def cfg(self) -> CfgNode:
+        """Config of the run."""
         return self.opened.cfg
 
     @property
@@ -43,14 +43,14 @@ class RunOnTarget:
 
 @dataclass(frozen=True)
 class ExplainedRun(RunOnTarget):
-    """What the model explains of every clip of the target."""
+    """A run with the statistics of its model's explanations for every clip of the target."""
 
     statistics: ClipStatistics
-    truth: ClipTruth | None  # what is known of the clips of synthetic data
+    truth: ClipTruth | None  # the truth about synthetic clips
 
     @property
     def weights(self) -> str:
-        """'model-best.pth.tar, epoch 30', for captions."""
+        """Weights in words for captions: 'model-best.pth.tar, epoch 30'."""
         return weights_in_words(self.cfg)
 
     @property
@@ -62,7 +62,7 @@ class ExplainedRun(RunOnTarget):
         )
 
     def features(self, name: str) -> tuple[TrackletFeatures, TrackletFeatures]:
-        """Query and gallery by 'frame_feature' or 'refined_feature', means over clips."""
+        """Return query and gallery with 'frame_feature' or 'refined_feature', means over clips."""
         features = torch.from_numpy(getattr(self.statistics, name))
         pids, camids = (np.array([t[i] for t in self.tracklets.all]) for i in (1, 2))
         query, gallery = (
@@ -75,16 +75,16 @@ class ExplainedRun(RunOnTarget):
 def open_on_target(
     cfg: CfgNode, name: str, tracklets: Sequence[str] = (), seed: int = 0
 ) -> RunOnTarget:
-    """Open a run and select what of its first target is shown.
+    """Open a run and select the tracklets of its first target to show.
 
     Args:
-        cfg: with the weights to load.
-        name: of the run.
-        tracklets: to show, see :func:`select_tracklets`; drawn by the seed when there are none.
-        seed: of what is drawn.
+        cfg: config with the weights to load.
+        name: name of the run.
+        tracklets: names of the ones to show, see :func:`select_tracklets`; drawn if empty.
+        seed: seed of the draw.
 
     Raises:
-        InputError: no such tracklet, or anything in the config that cannot work.
+        InputError: no such tracklet, or invalid settings or files.
     """
     opened = open_run(cfg)
     target = next(iter(opened.targets))
@@ -93,10 +93,10 @@ def open_on_target(
 
 
 def explain_run(run: RunOnTarget) -> ExplainedRun:
-    """Ask the model about every clip of the target; no pass where it explains nothing.
+    """Let the model explain every clip of the target; skip this if it explains nothing.
 
     Raises:
-        InputError: a frame cannot be read, or what the model explains is not finite.
+        InputError: a frame cannot be read, or an explanation is not finite.
     """
     tracklets = run.tracklets.all
     truth = find_truth(tracklets)
@@ -117,7 +117,7 @@ def explain_run(run: RunOnTarget) -> ExplainedRun:
 
 
 def weights_in_words(cfg: CfgNode) -> str:
-    """'model-best.pth.tar, epoch 30'."""
+    """Describe the weights of a run: 'model-best.pth.tar, epoch 30'."""
     path: str = cfg.model.load_weights
     if not path:
         return 'initial weights'

@@ -1,4 +1,4 @@
-"""Parts that the figures of a run share: what a figure needs, options, thumbnails, captions."""
+"""Parts that the figures of a run share: requirements, options, thumbnails, captions."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -18,29 +18,33 @@ from .hidden_folders import without_folders
 
 HEIGHT, WIDTH = 128, 64  # pixels; enough for half an inch, and small in an SVG file
 BEST = 'model-best'
-CHOSEN = 'model-best is the epoch that did best on what its training run was tested on.'
+CHOSEN = 'model-best is the epoch with the best result on the test data of its training run.'
 
 
 class Options(NamedTuple):
-    items: int = 0  # that many are shown, drawn by the seed; 0 is all
+    """Options of a figure."""
+
+    items: int = 0  # number of items to show, drawn by the seed; 0 is all
     seed: int = 0
 
 
 class CaptionedFigure(NamedTuple):
+    """A figure and its caption."""
+
     figure: Figure
     caption: str
 
 
 class PaperFigure(NamedTuple):
-    """A figure of the paper, offered to the runs whose models explain what it needs."""
+    """A figure of the paper, available for runs whose models explain what it needs."""
 
     make: Callable[[ExplainedRun, ExplainedRun | None, Options], CaptionedFigure]
-    needs: tuple[str, ...] = ()  # names of ``models/explanations.py``, all of them
-    needs_any: tuple[str, ...] = ()  # one of them, of the run or of that it is compared with
+    needs: tuple[str, ...] = ()  # names of ``models/explanations.py``, all required
+    needs_any: tuple[str, ...] = ()  # at least one, of the run or the one compared
     shows_queries: bool = False
 
     def missing(self, run: RunOnTarget, against: RunOnTarget | None) -> str:
-        """What the runs lack for this figure; '' for nothing."""
+        """Say what the runs lack for this figure; '' if nothing."""
         if missing := missing_part(self.needs, run.explains):
             return missing
         explained = run.explains | (against.explains if against is not None else frozenset())
@@ -53,7 +57,7 @@ class PaperFigure(NamedTuple):
 
 
 def shown_items(num_items: int, options: Options) -> list[int]:
-    """The memory items that are shown, ascending."""
+    """Return the memory items to show, in ascending order."""
     if not 0 < options.items < num_items:
         return list(range(num_items))
     rng = np.random.default_rng(options.seed)
@@ -61,7 +65,7 @@ def shown_items(num_items: int, options: Options) -> list[int]:
 
 
 def thumbnail(path: str, skip_bad: bool = False) -> NDArray[np.uint8]:
-    """A frame, scaled down.
+    """Read a frame and scale it down.
 
     Args:
         path: image file.
@@ -71,7 +75,7 @@ def thumbnail(path: str, skip_bad: bool = False) -> NDArray[np.uint8]:
         (HEIGHT, WIDTH, 3).
 
     Raises:
-        InputError: the frame cannot be read; with ``skip_bad``, for the machine's fault.
+        InputError: the frame cannot be read; with ``skip_bad`` only if the machine is the cause.
     """
     try:
         pixels = read_frame(path).permute(1, 2, 0).numpy()
@@ -84,24 +88,24 @@ def thumbnail(path: str, skip_bad: bool = False) -> NDArray[np.uint8]:
 
 
 def thumbnail_of(run: ExplainedRun, row: int, frame: int) -> NDArray[np.uint8]:
-    """The thumbnail of a frame of a tracklet."""
+    """Return the thumbnail of a frame of a tracklet."""
     return thumbnail(run.tracklets.all[row][0][frame], run.opened.embedder.skip_bad)
 
 
 def strip_of(run: ExplainedRun, row: int, frames: Iterable[int]) -> list[NDArray[np.uint8]]:
-    """The thumbnails of some frames of a tracklet."""
+    """Return the thumbnails of frames of a tracklet."""
     return [thumbnail_of(run, row, frame) for frame in frames]
 
 
 def tracklet_title(run: RunOnTarget, row: int) -> str:
-    """A tracklet's name as in MARS, else its folders'; ``--tracklets`` takes both."""
+    """Return a tracklet's name as in MARS, or else its folders; ``--tracklets`` takes both."""
     path = Path(run.tracklets.all[row][0][0])
     name = re.fullmatch(r'(.+T\d+)F\d+', path.stem)
     return name[1] if name else '/'.join(path.parts[-3:-1])
 
 
 def models_and_data(*runs: ExplainedRun) -> str:
-    """The end of every caption: which models and which data it shows."""
+    """Describe models and data, the end of every caption."""
     models = '; '.join(f'{without_folders(run.name)} ({run.weights})' for run in runs)
     chosen = f' {CHOSEN}' if any(BEST in run.weights for run in runs) else ''
     return f'Model: {models}.{chosen} Data: {runs[0].data_in_words}.'

@@ -1,8 +1,8 @@
-"""A trained run and weights of frames, its own or true ones → how its tracklets then rank.
+"""Rank a trained run's tracklets with given weights of frames, its own or true ones.
 
-What a temporal memory could gain without another feature: the vectors of the frames stay as they
-were trained, and a frame counts as much as the person in it is seen. Letters: C clips, L frames, V
-numbers of a frame, D numbers of a feature, Q queries.
+This bounds the gain of a temporal memory: the vectors of the frames stay as trained, and each frame
+is weighted by the visibility of the person. Letters: C clips, L frames, V values per frame, D
+feature dimensions, Q queries.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ WEIGHTINGS = (OWN, EQUAL, *POWERS, MOST_VISIBLE)
 
 
 class ClipFrames(NamedTuple):
-    """The clips of a target as vectors of their frames, and what is known about those."""
+    """The clips of a target as vectors of their frames, and the visibility of the persons."""
 
     vectors: Tensor  # (C, L, V) of ``VideoModel.encode_frames``
     tracklets: Tensor  # (C,) rows of ``run.tracklets.all``
@@ -42,11 +42,11 @@ class ClipFrames(NamedTuple):
 
 
 def frame_weights(visibility: NDArray[np.float32], weighting: str) -> Tensor:
-    """Weights (C, L) that sum to 1 over a clip; equal ones where no frame shows the person.
+    """Compute weights (C, L) that sum to 1 per clip; equal ones if no frame shows the person.
 
     Args:
         visibility: (C, L) in 0..1.
-        weighting: one of WEIGHTINGS but OWN.
+        weighting: one of WEIGHTINGS except OWN.
 
     >>> frame_weights(np.array([[0.5, 1.0]], np.float32), 'visibility^2')
     tensor([[0.2000, 0.8000]])
@@ -59,16 +59,16 @@ def frame_weights(visibility: NDArray[np.float32], weighting: str) -> Tensor:
         seen = torch.zeros_like(seen).scatter_(1, best, 1.0)
     else:
         seen = seen ** POWERS[weighting]
-    nobody = seen.sum(dim=1, keepdim=True) == 0
-    seen = seen.masked_fill(nobody, 1.0)
+    unseen = seen.sum(dim=1, keepdim=True) == 0
+    seen = seen.masked_fill(unseen, 1.0)
     return seen / seen.sum(dim=1, keepdim=True)
 
 
 def embed_weighted(model: VideoModel, vectors: Tensor, weights: Tensor) -> Tensor:
-    """Features (B, D) of clips (B, L, V) with given weights (B, L) of their frames.
+    """Compute features (B, D) of clips (B, L, V) with given weights (B, L) of their frames.
 
-    The weighted mean stands for every frame of the clip: a model whose attention sums to 1 over the
-    frames then gives the feature of that mean, whatever its attention is.
+    Every frame of the clip is replaced by the weighted mean. A model whose attention sums to 1 over
+    the frames then computes the feature of that mean for any attention.
     """
     mean = torch.einsum('bl,blv->bv', weights.to(vectors), vectors)
     return model.embed(mean.unsqueeze(1).expand_as(vectors))
@@ -76,15 +76,15 @@ def embed_weighted(model: VideoModel, vectors: Tensor, weights: Tensor) -> Tenso
 
 @torch.no_grad()
 def read_clip_frames(run: RunOnTarget) -> ClipFrames:
-    """Encode every clip of the target, as the run tests them.
+    """Encode every clip of the target with the plan of the run.
 
     Raises:
-        InputError: no truth for the data, clips that are no vectors of frames, unreadable frames.
+        InputError: the data has no truth, the model has no frame vectors, or a frame is unreadable.
     """
     opened, tracklets = run.opened, run.tracklets.all
     truth = find_truth(tracklets)
     if truth is None:
-        raise InputError(f'{run.target}: only synthetic data knows who is seen in a frame')
+        raise InputError(f'{run.target}: visibility is known for synthetic data only')
     if not opened.model.frame_once:
         raise InputError(f'model.name {run.cfg.model.name}: it has no vectors of single frames')
     embedder, vectors, owners = opened.embedder, [], []
@@ -108,12 +108,12 @@ def read_clip_frames(run: RunOnTarget) -> ClipFrames:
 def rank_weighted(
     run: RunOnTarget, clips: ClipFrames, weightings: Iterable[str] = WEIGHTINGS
 ) -> dict[str, QueryScores]:
-    """How well every query is answered, by the name of a weighting.
+    """Score every query with each weighting, by its name.
 
     Args:
-        run: whose clips they are.
-        clips: of :func:`read_clip_frames`.
-        weightings: of WEIGHTINGS; OWN is what the run does by itself.
+        run: the run of the clips.
+        clips: clips of :func:`read_clip_frames`.
+        weightings: some of WEIGHTINGS; OWN is the model's own attention.
     """
     model, device = run.opened.model.eval(), run.opened.embedder.device
     scores = {}
@@ -135,7 +135,7 @@ def rank_weighted(
 
 
 def score_tracklets(run: RunOnTarget, features: TrackletFeatures) -> QueryScores:
-    """How well every query is answered by features of ``run.tracklets.all``."""
+    """Score every query with features of ``run.tracklets.all``."""
     evaluator = run.opened.evaluator()
     query, gallery = (
         TrackletFeatures(features.features[rows], features.pids[rows], features.camids[rows])

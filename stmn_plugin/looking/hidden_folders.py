@@ -1,11 +1,11 @@
-"""Remove the folders of this machine from what pages and figures show: they are shared."""
+"""Remove this machine's folders from pages and figures, which may be shared."""
 
 import os
 from typing import Any
 
 
 def without_folders(value: Any) -> Any:
-    """Plain values, in which a path that leads out of the working folder is its last part only.
+    """Replace every path outside the working folder by its last part, in plain values.
 
     >>> without_folders({'data': {'root': '/home/anna/reid-data', 'save_dir': 'log/stmn'}})
     {'data': {'root': '.../reid-data', 'save_dir': 'log/stmn'}}

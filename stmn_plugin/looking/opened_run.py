@@ -1,11 +1,13 @@
-"""Run folder, or config with weights → a run that can be asked about clips. Writes nothing."""
+"""Open a run folder, or a config with weights, to explain clips; nothing is written."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -26,12 +28,12 @@ BEST = os.path.join('model', 'model-best.pth.tar')
 
 
 def config_of_run(folder: str, words: Sequence[str] = (), checkpoint: str = '') -> CfgNode:
-    """The config that a run folder holds, set to test its best weights.
+    """Read the config of a run folder, set to test its best weights.
 
     Args:
         folder: ``data.save_dir`` of a training run.
-        words: KEY VALUE words on top, for example another ``data.root``.
-        checkpoint: other weights than the best.
+        words: KEY VALUE words that override it, for example another ``data.root``.
+        checkpoint: weights to test instead of the best.
 
     Returns:
         The config, frozen.
@@ -50,18 +52,18 @@ def config_of_run(folder: str, words: Sequence[str] = (), checkpoint: str = '') 
 def config_of_file(
     file: str, words: Sequence[str] = (), overrides: dict[str, Any] | None = None
 ) -> CfgNode:
-    """A config, set to test the weights that its ``model.load_weights`` names, and no others.
+    """Read a config, set to test the weights that its ``model.load_weights`` names.
 
     Args:
         file: YAML file.
-        words: KEY VALUE words on top.
-        overrides: full key → value, between file and words.
+        words: KEY VALUE words that override it.
+        overrides: full key → value; these override the file and are overridden by the words.
 
     Returns:
         The config, frozen.
 
     Raises:
-        InputError: as for :func:`stmn_plugin.config.load_config`, or the words ask to resume.
+        InputError: as for :func:`stmn_plugin.config.load_config`, or the words set model.resume.
     """
     overrides = {**(overrides or {}), 'model.resume': '', 'test.evaluate': True}
     cfg = load_config(file, words, overrides)
@@ -76,47 +78,48 @@ def config_of_file(
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A model in eval mode on its device, the targets of its run and how they are tested."""
+    """A model in eval mode on its device, with the targets and test settings of its run."""
 
     cfg: CfgNode
     embedder: Embedder  # tracklets → features, as the run tests them
     targets: Mapping[str, Target]  # by name, 'mars-validation' where identities are held out
-    facts: dict[str, Any]  # of the model: architecture, size, cost
-    explains: frozenset[str]  # names that ``model.explain`` gives
+    facts: dict[str, Any]  # architecture, size and cost of the model
+    explains: frozenset[str]  # names that ``model.explain`` returns
     evaluator_with: Callable[[TestOptions], Evaluator]  # ranks the queries of a target
 
     @property
     def model(self) -> VideoModel:
+        """The model in eval mode."""
         return self.embedder.model
 
     @property
     def plan(self) -> ClipPlan:
-        """Which frames of a tracklet are tested."""
+        """Rule of division of tracklets into clips."""
         return self.embedder.plan
 
     def clips(
         self, tracklets: Sequence[Tracklet], plan: ClipPlan | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :func:`read_clips`; by the plan of the run, if none is given."""
+        """Yield clips, see :func:`read_clips`; the default plan is the run's."""
         return read_clips(self.embedder, tracklets, plan or self.plan)
 
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What the model explains of clips (B, L, 3, H, W), in shapes as their names say."""
+        """Let the model explain clips (B, L, 3, H, W), and check the shapes."""
         return explain(self.model, clips)
 
     def evaluator(self) -> Evaluator:
-        """Ranks the queries of a target by the distances of the run, without re-ranking."""
+        """Build an evaluator with the distances of the run, without re-ranking."""
         cfg = self.cfg.test
         return self.evaluator_with(TestOptions(cfg.dist_metric, cfg.normalize_feature))
 
 
 def open_run(cfg: CfgNode) -> OpenedRun:
-    """Load the model of a config and list its targets: no training set, no optimizer.
+    """Load the model of a config and its targets, without training set and optimizer.
 
-    The precision of the run, ``train.tf32``, holds for the process from here on.
+    The precision of the run, ``train.tf32``, is set for the rest of the process.
 
     Raises:
-        InputError: anything in the config that cannot work.
+        InputError: invalid settings or files.
     """
     if cfg.data.type != 'video':
         raise InputError(f'data.type {cfg.data.type}: a run is shown on video data')
@@ -138,3 +141,46 @@ def open_run(cfg: CfgNode) -> OpenedRun:
         frozenset(explain(embedder.model.eval(), black)),
         engine.evaluator,
     )
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """A clip and the tensors by which the model explains it."""
+
+    tracklet: int  # row of the list of tracklets
+    frames: NDArray[np.int64]  # (L,) indices into the tracklet's paths
+    explained: dict[str, NDArray[np.float32]]  # by the names of ``models/explanations.py``, no B
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self.explained[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.explained
+
+
+def view_clips(
+    run: OpenedRun, tracklets: Sequence[Tracklet], plan: ClipPlan | None = None
+) -> Iterator[ClipView]:
+    """Yield the views of the clips of tracklets, in order.
+
+    Args:
+        run: the run whose model explains the clips.
+        tracklets: the host's 4-tuples (img_paths, pid, camid, dsetid).
+        plan: rule of division into clips; the run's own by default.
+
+    Raises:
+        InputError: a frame cannot be read.
+    """
+    plan = plan or run.plan
+    clip = 0  # of its tracklet
+    last = None
+    for clips, owners in run.clips(tracklets, plan):
+        explained = {
+            name: values.detach().float().cpu().numpy()
+            for name, values in run.explain(clips).items()
+        }
+        for index, tracklet in enumerate(owners.tolist()):
+            clip, last = (clip + 1 if tracklet == last else 0), tracklet
+            frames = plan.clip(len(tracklets[tracklet][0]), clip)
+            own = {name: values[index] for name, values in explained.items()}
+            yield ClipView(tracklet, frames, own)

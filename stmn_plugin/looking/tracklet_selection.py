@@ -1,6 +1,6 @@
-"""The tracklets of a target, and which of them figures show.
+"""Select the tracklets of a target that figures show.
 
-They are drawn by a seed, never picked for their looks, or named by the user.
+They are drawn by a seed or named by the user.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ class TargetTracklets(NamedTuple):
 
 
 class ChosenTracklets(NamedTuple):
-    """What is shown; rows of :class:`TargetTracklets`."""
+    """The tracklets to show; rows of :class:`TargetTracklets`."""
 
     probes: NDArray[np.int64]  # (P,) of the gallery, Fig. 5
     places: NDArray[np.float64]  # (P, 3) in 0..1: frame, row, column in the clip of each probe
     shown: list[int]  # Fig. 7, 10
     queries: list[int]  # Fig. 8
-    how: str  # they were selected, for captions
+    how: str  # way of selection, for captions
 
 
 def unite_splits(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> TargetTracklets:
-    """The lists of a target as one."""
+    """Unite the lists of a target, each tracklet once."""
     row_of: dict[tuple[str, ...], int] = {}
     tracklets: list[Tracklet] = []
     rows = []
@@ -51,16 +51,16 @@ def unite_splits(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> Targ
 
 
 def select_tracklets(target: TargetTracklets, names: Sequence[str], seed: int) -> ChosenTracklets:
-    """What is shown of a target.
+    """Select the tracklets to show.
 
     Args:
-        target: its tracklets.
+        target: tracklets of a target.
         names: each a part of the path of one tracklet's first frame, such as '0033C1T0001'; the
             tracklets of Fig. 7 and 10 and, those that are queries, of Fig. 8.
-        seed: of what is drawn.
+        seed: seed of the draw.
 
     Raises:
-        InputError: a name that fits no tracklet or several.
+        InputError: a name matches no tracklet or several.
     """
     rng = np.random.default_rng(seed)
     gallery = target.gallery
@@ -77,7 +77,7 @@ def select_tracklets(target: TargetTracklets, names: Sequence[str], seed: int) -
 
 
 def find_tracklet(tracklets: Sequence[Tracklet], name: str) -> int:
-    """Row of the one tracklet whose first frame's path holds the name."""
+    """Return the row of the only tracklet whose first frame's path contains the name."""
     found = [row for row, (paths, *_) in enumerate(tracklets) if name in str(paths[0])]
     if len(found) != 1:
         raise InputError(f'--tracklets {name}: the path of one tracklet, not of {len(found)}')
@@ -85,7 +85,7 @@ def find_tracklet(tracklets: Sequence[Tracklet], name: str) -> int:
 
 
 def matchable_queries(target: TargetTracklets) -> list[int]:
-    """Rows of the queries whose person another camera of the gallery saw."""
+    """Return the rows of queries whose person is in the gallery with another camera."""
     cameras: dict[int, set[int]] = {}  # pid → its cameras in the gallery
     for row in target.gallery.tolist():
         _, pid, camid, _ = target.all[row]

@@ -1,7 +1,7 @@
-"""The paper's figures by number, a file each: how it is drawn, what it needs, how it is made.
+"""The paper's figures by number, one file per figure.
 
-``draw`` of a file turns arrays and pictures into a matplotlib figure for a column or a page; its
-``figure_N`` takes them from the explained run, the one it is compared with (or None) and options.
+``draw`` makes a matplotlib figure, as wide as a column or a page, from arrays and pictures;
+``figure_N`` takes these from the explained run, a run to compare it with (or None) and options.
 """
 
 from ..figure_parts import PaperFigure

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from stmn_plugin.data.clip_plans import ClipPlan
 
 from ..clip_truth import clip_truth, find_truth
-from ..clip_views import view_clips
 from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, strip_of, tracklet_title
+from ..opened_run import view_clips
 from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILION, Sheet, attention_bars
 
 BAR_HEIGHT = 0.42
@@ -22,18 +22,22 @@ COLOURS = (BLUE, VERMILION)
 
 
 class Strip(NamedTuple):
+    """Frames of a clip with the attention of one or two runs."""
+
     pictures: list[NDArray[np.uint8]]  # L of (h, w, 3)
     attentions: list[NDArray[np.floating]]  # of (L,), by run
     visibility: NDArray[np.floating] | None  # (L,) share of the person that is seen, where known
 
 
 class AttentionRow(NamedTuple):
+    """The strips of a tracklet."""
+
     title: str
     strips: list[tuple[str, Strip]]  # by title: in order, reordered
 
 
 def draw(rows: Sequence[AttentionRow], runs: Sequence[str], caption: str) -> Figure:
-    """Strips above the bars of their attentions; ``runs`` names each attention, one or two."""
+    """Draw strips above the bars of their attentions; ``runs`` names one or two attentions."""
     strips = [strip for row in rows for _, strip in row.strips]
     length = len(strips[0].pictures)
     block = (PAGE - 2 * MARGIN) / len(rows[0].strips)
@@ -80,13 +84,13 @@ def draw(rows: Sequence[AttentionRow], runs: Sequence[str], caption: str) -> Fig
 
 
 def figure_10(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
-    """Temporal attention of clips, in order and reversed, of one run or two."""
+    """Show temporal attention of clips, in order and reversed, for one run or two."""
     runs, left_out = [run], ''
     if against is not None and 'attention' in against.explains:
         if against.cfg.video.seq_len == run.cfg.video.seq_len:
             runs.append(against)
         else:
-            left_out = f' {against.name} is left out: its clips have another length.'
+            left_out = f' {against.name} is not shown: its clips have another length.'
     shown, tracklets = run.selection.shown, run.tracklets.all
     truth = find_truth(tracklets)
     strips: list[list[tuple[str, Strip]]] = [[] for _ in shown]
@@ -120,7 +124,7 @@ def _kind(run: ExplainedRun) -> str:
 def reordered_attention(
     run: ExplainedRun, rows: Sequence[int], frames: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.floating]:
-    """Attention (n, L) of clips made of given frames of tracklets, in the order given."""
+    """Compute attention (n, L) of clips of the given frames of tracklets, in that order."""
     tracklets = []
     for row, chosen in zip(rows, frames, strict=True):
         paths, pid, camid, dsetid = run.tracklets.all[row]

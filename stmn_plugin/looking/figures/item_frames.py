@@ -14,13 +14,15 @@ from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, shown_items, thumbnail_of
 from .sheet import BLACK, LINE, MARGIN, PAGE, Sheet
 
-BLOCKS = 2  # of items beside each other
+BLOCKS = 2  # columns of items
 LABEL = 0.4
 GAP = 0.05
 TOP_FRAMES = 5
 
 
 class TopFrame(NamedTuple):
+    """A frame that addresses an item, and where."""
+
     picture: NDArray[np.uint8]  # (h, w, 3)
     place: tuple[int, int]  # row, column of the position
     prob: float
@@ -29,7 +31,8 @@ class TopFrame(NamedTuple):
 def draw(
     items: Sequence[tuple[int, Sequence[TopFrame]]], grid: tuple[int, int], caption: str
 ) -> Figure:
-    """
+    """Draw the frames of items, with a box at the position.
+
     Args:
         items: number of the item, from 1, and its frames, the highest first.
         grid: (H, W) positions of a frame.
@@ -59,7 +62,7 @@ def draw(
 def _mark(
     axes: Axes, place: tuple[int, int], grid: tuple[int, int], shape: tuple[int, ...]
 ) -> None:
-    """A white box with a black border: seen on every background."""
+    """Draw a white box with a black border, visible on every background."""
     height, width = shape[0] / grid[0], shape[1] / grid[1]
     corner = place[1] * width - 0.5, place[0] * height - 0.5
     for colour, line in ((BLACK, 2.0), ('white', 1.0)):
@@ -69,7 +72,7 @@ def _mark(
 
 
 def figure_6(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
-    """The frames that address each spatial item most, from different tracklets."""
+    """Show the frames that address each spatial item most, from different tracklets."""
     spatial = run.statistics.spatial
     assert spatial is not None
     _, height, width, _ = next(iter(run.statistics.kept.values()))['spatial_probs'].shape

@@ -13,8 +13,8 @@ from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, shown_items, strip_of
 from .sheet import BLUE, LINE, MARGIN, PAGE, Sheet, attention_bars
 
-MAX_COLUMNS = 3  # of items beside each other
-FRAME = 0.28  # inches that a frame wants at least
+MAX_COLUMNS = 3  # of items
+FRAME = 0.28  # minimum width of a frame in inches
 BAR_HEIGHT = 0.38
 GAP = 0.04
 LABEL = 0.36
@@ -22,6 +22,8 @@ TOP_CLIPS = 3
 
 
 class Item(NamedTuple):
+    """A temporal item and the clips that address it most."""
+
     number: int  # from 1
     attention: NDArray[np.floating]  # (L,) softmax of the stored values
     # of L pictures (h, w, 3) and the matching probability
@@ -29,7 +31,7 @@ class Item(NamedTuple):
 
 
 def draw(items: Sequence[Item], caption: str) -> Figure:
-    """Items beside each other, their clips above the bars of their attention."""
+    """Draw items in columns, their clips above the bars of their attention."""
     length = len(items[0].attention)
     columns = min(max(int(PAGE / (LABEL + length * FRAME)), 1), MAX_COLUMNS)
     block = (PAGE - 2 * MARGIN) / columns
@@ -57,7 +59,7 @@ def draw(items: Sequence[Item], caption: str) -> Figure:
 
 
 def figure_9(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
-    """The clips that address each temporal item most, and the attention that the item stores."""
+    """Show the clips that address each temporal item most, and the item's stored attention."""
     statistics = run.statistics
     probs = statistics.temporal_probs
     assert probs is not None

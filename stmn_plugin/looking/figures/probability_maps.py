@@ -7,16 +7,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..clip_views import ClipView
 from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data
+from ..opened_run import ClipView
 from .sheet import COLUMN, LINE, MARGIN, PAGE, SEQUENTIAL, TEXT, Sheet
 
 CELL_HEIGHT = 0.135
 
 
 class ProbabilityMaps(NamedTuple):
-    """Of one run: rows are queries, columns items."""
+    """Matching probabilities of a run: rows are queries, columns items."""
 
     title: str
     spatial: NDArray[np.floating] | None  # (P, M)
@@ -24,7 +24,7 @@ class ProbabilityMaps(NamedTuple):
 
 
 def draw(runs: Sequence[ProbabilityMaps], caption: str) -> Figure:
-    """Maps of one or two runs beside each other, each run with at least one map."""
+    """Draw maps of one or two runs side by side, each run with at least one map."""
     panels = [
         (run.title, kind, getattr(run, kind))
         for run in runs
@@ -63,7 +63,7 @@ def draw(runs: Sequence[ProbabilityMaps], caption: str) -> Figure:
 
 
 def figure_5(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
-    """Matching probabilities of both memories, of random places and clips of the gallery."""
+    """Show matching probabilities of both memories for random positions and gallery clips."""
     runs = [run] if against is None else [against, run]
     runs = [one for one in runs if one.explains & {'spatial_probs', 'temporal_probs'}]
     probes, places = run.selection.probes, run.selection.places
@@ -86,7 +86,7 @@ def figure_5(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
 
 
 def at_place(view: ClipView, place: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Spatial probabilities (M,) of a place in 0..1 of the frames, rows and columns of a clip."""
+    """Return spatial probabilities (M,) at a place (frame, row, column) in 0..1 of a clip."""
     probs = view['spatial_probs']  # (L, H, W, M)
     row = tuple(int(p * size) for p, size in zip(place, probs.shape[:-1], strict=True))
     at: NDArray[np.floating] = probs[row]

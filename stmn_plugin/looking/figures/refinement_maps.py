@@ -1,4 +1,4 @@
-"""Fig. 7: where the refinement lengthens and shortens features, laid over the frames."""
+"""Fig. 7: maps over the frames of where the refinement lengthens and shortens features."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from ..explained_run import ExplainedRun
 from ..figure_parts import CaptionedFigure, Options, models_and_data, strip_of, tracklet_title
 from .sheet import BLACK, DIVERGING, LINE, MARGIN, PAGE, Sheet
 
-COLUMNS = 2  # of clips beside each other
+COLUMNS = 2  # of clips
 OPAQUE = 0.85  # of the colour where the difference is largest
 GAP = 0.04
 SMOOTHING = 0.7  # cells of the mask
@@ -26,6 +26,8 @@ SHOWN_DIFFERENCES = 99  # percent of the positions; the others have the last col
 
 
 class RefinedClip(NamedTuple):
+    """A clip and the changes of its features."""
+
     title: str
     pictures: list[NDArray[np.uint8]]  # L of (h, w, 3)
     norm_changes: NDArray[np.floating]  # (L, H, W) |f^s| - |f^o|
@@ -33,7 +35,7 @@ class RefinedClip(NamedTuple):
 
 
 def draw(clips: Sequence[RefinedClip], limit: float, caption: str) -> Figure:
-    """Frames of clips above the same under their changes; the colours end at ``limit``."""
+    """Draw frames of clips above the same frames with their changes; colours end at ``limit``."""
     length = max(len(clip.pictures) for clip in clips)
     bar = 0.72
     block = (PAGE - MARGIN - bar) / COLUMNS
@@ -70,12 +72,12 @@ def draw(clips: Sequence[RefinedClip], limit: float, caption: str) -> Figure:
 def overlay(
     pixels: NDArray[np.uint8], norm_changes: NDArray[np.floating], limit: float
 ) -> NDArray[np.uint8]:
-    """A grey picture under the colours of a map.
+    """Lay the colours of a map over a grey picture.
 
     Args:
         pixels: (h, w, 3).
         norm_changes: (H, W), interpolated bilinearly.
-        limit: what the last colour stands for, on both sides; 0 is transparent.
+        limit: value of the last colour, on both sides; 0 is transparent.
 
     Returns:
         (h, w, 3).
@@ -93,7 +95,7 @@ def overlay(
 
 
 def _outline(axes: Axes, mask: NDArray[np.floating], shape: tuple[int, ...]) -> None:
-    """The border of the distractor mask, smoothed: its single cells are no shapes."""
+    """Draw the border of the distractor mask, smoothed to hide its cells."""
     mask = gaussian_filter(mask, SMOOTHING)
     if not mask.min() < 0.5 < mask.max():
         return
@@ -103,7 +105,7 @@ def _outline(axes: Axes, mask: NDArray[np.floating], shape: tuple[int, ...]) -> 
 
 
 def figure_7(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
-    """Where the refinement changes the length of features."""
+    """Show where the refinement changes the length of features."""
     shown, tracklets = run.selection.shown, run.tracklets.all
     views = [run.statistics.kept[row] for row in shown]
     truth = find_truth(tracklets)

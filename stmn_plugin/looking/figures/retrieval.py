@@ -1,4 +1,4 @@
-"""Fig. 8: what is found, with the features before and after a refinement where there is one."""
+"""Fig. 8: retrieved tracklets, with the features before and after a refinement if there is one."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,18 +25,22 @@ RIGHT, WRONG = '✓', '✗'
 
 
 class Found(NamedTuple):
+    """A retrieved tracklet."""
+
     picture: NDArray[np.uint8]  # (h, w, 3)
     right: bool  # the query's person
 
 
 class Search(NamedTuple):
+    """A query and its ranked lists."""
+
     title: str
     picture: NDArray[np.uint8]  # (h, w, 3), of the query
-    lists: list[tuple[str, list[Found]]]  # by which features, and the nearest first
+    lists: list[tuple[str, list[Found]]]  # features → tracklets, the nearest first
 
 
 def draw(searches: Sequence[Search], caption: str) -> Figure:
-    """Each query and its lists below each other."""
+    """Draw each query with its lists below each other."""
     length = max(len(found) for search in searches for _, found in search.lists)
     width = (PAGE - 2 * MARGIN - LABEL - 0.15) / (max(length, 8) + 1) - GAP
     height = 2 * width
@@ -71,7 +75,7 @@ def draw(searches: Sequence[Search], caption: str) -> Figure:
 
 
 def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) -> CaptionedFigure:
-    """Retrieval with the averages of fᵒ and of fˢ, or with the features of the model."""
+    """Show retrieval with the averages of fᵒ and of fˢ, or with the features of the model."""
     evaluator = run.opened.evaluator()
     target = run.opened.targets[run.target]
     rows = run.tracklets.gallery  # of all tracklets, as searched
@@ -96,13 +100,13 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
                     ranked.distances[place],
                     strict=True,
                 )
-                if np.isfinite(distance)  # a small gallery has no more that count
+                if np.isfinite(distance)  # a small gallery has fewer that count
             ]
             lists[row].append((name, found))
     searches = [
         Search(tracklet_title(run, row), thumbnail_of(run, row, 0), lists[row]) for row in selected
     ]
-    refined = run.explains >= REFINED  # then vectors are compared, whatever the model ranks by
+    refined = run.explains >= REFINED  # then vectors are compared, not pair scores
     metric = evaluator.options.dist_metric if refined else evaluator.dist_metric
     features = (
         'features before (fᵒ) and after (fˢ) the refinement, both averaged over positions and '
@@ -112,7 +116,7 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
     )
     caption = (
         f'Figure 8. The {TOP_FOUND} nearest tracklets by the {features}, first frames shown: blue '
-        "and ✓ the query's person, orange and ✗ somebody else. Protocol "
+        "and ✓ the query's person, orange and ✗ another person. Protocol "
         f'{evaluator.settings.protocol}, distance {metric}, '
         f'queries {run.selection.how}. '
         f'Over all queries mAP {", ".join(scores)}. {models_and_data(run)}'
@@ -123,7 +127,7 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
 def _searches(
     run: ExplainedRun, evaluator: Evaluator
 ) -> Iterator[tuple[str, Searched, Iterator[Tensor]]]:
-    """What is searched by: a name, features, distances in chunks of queries."""
+    """Yield the searches: a name, features, distances in chunks of queries."""
     if not run.explains >= REFINED:
         searched = evaluator.features(run.target)
         assert searched is not None  # a single process

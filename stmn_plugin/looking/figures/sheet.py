@@ -1,7 +1,7 @@
-"""Panels placed in inches, a caption below → a figure → PNG and SVG, the same bytes every time.
+"""Lay out figures in inches with a caption below, and write reproducible PNG and SVG files.
 
-No pyplot: a figure here belongs to nobody but its caller. Colours are those of Okabe and Ito and of
-maps that stay in order for every kind of colour vision.
+Figures are created without pyplot's global state. Colours are those of Okabe and Ito and of maps
+that stay in order for every kind of colour vision.
 """
 
 import os
@@ -53,8 +53,8 @@ class Sheet:
 
     Args:
         width: inches.
-        height: inches, of the panels; the caption's is added.
-        caption: what is drawn and from what.
+        height: inches of the panels, without the caption.
+        caption: description of the content and its source.
     """
 
     def __init__(self, width: float, height: float, caption: str):
@@ -66,7 +66,7 @@ class Sheet:
         self.text(MARGIN, height + LINE / 2, '\n'.join(lines), va='top')
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes at a place in inches."""
+        """Add axes at a place in inches."""
         with matplotlib.rc_context(STYLE):
             return self.figure.add_axes(
                 (
@@ -78,7 +78,7 @@ class Sheet:
             )
 
     def text(self, left: float, top: float, text: str, **style: Any) -> Text:
-        """Text at a place in inches."""
+        """Add text at a place in inches."""
         style = {'fontsize': TEXT, 'linespacing': 1.15, **style}
         with matplotlib.rc_context(STYLE):
             return self.figure.text(left / self.width, 1 - top / self.height, text, **style)
@@ -93,7 +93,7 @@ class Sheet:
         frame: str = BLACK,
         line: float = 0.4,
     ) -> Axes:
-        """A picture (h, w, 3) with a thin frame; its axes count in pixels."""
+        """Add a picture (h, w, 3) with a thin frame; its axes count in pixels."""
         axes = self.axes(left, top, width, height)
         axes.imshow(pixels, interpolation='none', aspect='auto')
         axes.set(xticks=[], yticks=[])
@@ -111,7 +111,7 @@ class Sheet:
         cmap: str,
         ticks: Sequence[float] | None = None,
     ) -> Axes:
-        """A vertical colour bar with its label above."""
+        """Add a vertical colour bar with its label above."""
         axes = self.axes(left, top, width, height)
         shades = np.linspace(*limits, 128)[:, None]
         edges = np.linspace(*limits, 129)
@@ -127,7 +127,7 @@ class Sheet:
 
 
 def wrap(text: str, width: float) -> list[str]:
-    """Lines of text that are at most so many inches wide; a word too long stands alone."""
+    """Break text into lines of at most ``width`` inches; a longer word gets its own line."""
     lines: list[str] = []
     for word in text.split():
         longer = f'{lines[-1]} {word}' if lines else word
@@ -139,7 +139,7 @@ def wrap(text: str, width: float) -> list[str]:
 
 
 def text_width(text: str) -> float:
-    """Inches of a line of text in the font and size of figures."""
+    """Measure a line of text in inches, in the font and size of figures."""
     renderer = RendererAgg(1, 1, STYLE['savefig.dpi'])
     font = FontProperties(family=STYLE['font.family'], size=TEXT)
     width = renderer.get_text_width_height_descent(text, font, ismath=False)[0]
@@ -149,13 +149,13 @@ def text_width(text: str) -> float:
 def save_figure(
     figure: Figure, folder: str, name: str, formats: Sequence[str] = FORMATS
 ) -> list[str]:
-    """Write ``folder/name.png`` and so on, each whole or not at all.
+    """Write ``folder/name.png`` and so on, each complete or not at all.
 
     Returns:
         The paths.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: a file cannot be written.
     """
     paths = []
     for kind in formats:
@@ -174,13 +174,14 @@ def attention_bars(
     width: float,
     highest: float,
 ) -> None:
-    """Bars under frames that are ``step`` apart and ``width`` wide; a line at average pooling.
+    """Draw bars under frames ``step`` apart and ``width`` wide, and a line at average pooling.
 
     Args:
         axes: as wide as the strip.
-        attentions: of (L,), beside each other.
-        colours: one each.
-        step, width: inches.
+        attentions: attentions (L,), drawn side by side.
+        colours: a colour for each attention.
+        step: distance of two frames in inches.
+        width: width of a frame in inches.
         highest: end of the axis.
     """
     length = len(attentions[0])

@@ -1,1 +1,1 @@
-"""Arrays of what the memories did → numbers with their definition, interval and verdict."""
+"""Measures of memories and attention: numbers with definition, interval and verdict."""

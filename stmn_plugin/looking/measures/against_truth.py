@@ -1,7 +1,7 @@
-"""Attention and refinement beside the truth → does attention follow who is seen, refinement what.
+"""Compare attention with the person's visibility, and refinement with distractors.
 
-Both are compared with a stand-in that cannot see the clip: one fixed attention, one fixed map. The
-stand-in has exactly the numbers of a memory that ignores its input. Letters are those of
+Both are also compared with a baseline that ignores the clip: one fixed attention, one fixed map.
+A memory that ignores its input gets exactly the values of the baseline. Letters are those of
 ``models/stmn/memory.py``; C clips.
 """
 
@@ -76,7 +76,7 @@ NO_TRUTH = 'No truth for this dataset: only synthetic data knows {}.'
 def attention_and_visibility(
     attention: Floats, visibility: Floats, clip_persons: Indices, seed: int = 0
 ) -> Measure:
-    """Whether temporal attention follows the person's visibility.
+    """Measure whether temporal attention follows the person's visibility.
 
     Args:
         attention: (C, L), rows sum to 1.
@@ -124,10 +124,10 @@ def attention_and_visibility(
 def refinement_and_distractors(
     changes: Changes, distractor_share: Floats, clip_persons: Indices, seed: int = 0
 ) -> Measure:
-    """Whether the spatial memory changes positions that show distractors more than others.
+    """Measure whether the spatial memory changes positions of distractors more than others.
 
     Args:
-        changes: of ``clip_statistics.reduce_clips``, (C, L, H, W).
+        changes: changes of ``clip_statistics.reduce_clips``, (C, L, H, W).
         distractor_share: m, (C, L, H, W) in 0..1.
         clip_persons: (C,)
         seed: of the bootstrap.
@@ -179,7 +179,7 @@ def refinement_and_distractors(
 
 
 def correlation(a: Floats, b: Floats) -> Floats:
-    """Pearson correlation over the last dimension; 0 where either is constant."""
+    """Compute Pearson's correlation over the last dimension; 0 if either is constant."""
     a = a - a.mean(axis=-1, keepdims=True)
     b = b - b.mean(axis=-1, keepdims=True)
     size = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))

@@ -1,4 +1,4 @@
-"""Average precisions of a row, its baseline and an oracle → the share of what could be gained.
+"""Measure the share of an oracle's gain that a method reaches, from average precisions.
 
 Letters: S seeds, Q queries.
 """
@@ -21,11 +21,13 @@ SHARE = (
 def share_of_ceiling(
     row: Floats, baseline: Floats, oracle: Floats, query_persons: Indices, seed: int = 0
 ) -> Measure:
-    """What of an oracle's gain over the baseline a row has.
+    """Measure the share of an oracle's gain over the baseline that a method reaches.
 
     Args:
-        row, baseline, oracle: average precision of every query with every seed, (S, Q) in 0..1;
-            NaN for a query without a match.
+        row: average precision of the method for every query and seed, (S, Q) in 0..1; NaN for a
+            query without a match.
+        baseline: the same of the baseline.
+        oracle: the same of the oracle.
         query_persons: (Q,)
         seed: of the bootstrap.
 
@@ -60,7 +62,7 @@ def share_of_ceiling(
 def verdict(
     difference: Estimate, share: Estimate, of_seeds: list[float]
 ) -> tuple[str, bool | None]:
-    """What SHARE says, in words; True helps, False harms or does not help, None undecided."""
+    """Judge by SHARE, in words; True: helps, False: harms or does not help, None: undecided."""
     found = f'difference {difference}, share of the ceiling {share}'
     if min(of_seeds) > 0 and difference.side_of(0) > 0:
         return f'It helps ({found}).', True

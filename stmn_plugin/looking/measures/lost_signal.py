@@ -1,4 +1,4 @@
-"""Where does a memory lose its signal? The gradient at the start, the read-out, the items.
+"""Locate where a memory loses its signal: the initial gradient, the read-out, the items.
 
 Letters: C clips, L frames, P positions, D channels, M items.
 """
@@ -59,14 +59,14 @@ ALIGNMENT_CLAIMS = (
 def attention_gradient(
     frame_vectors: Tensor, loss_of: Callable[[Tensor], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """-d loss / d a_l at the uniform attention, by the name of a loss.
+    """Compute -d loss / d a_l at the uniform attention, by the name of a loss.
 
     Args:
         frame_vectors: GAP(f^s) of the clips of a batch, (B, L, D).
         loss_of: f^t (B, D), of Eq. 7 → losses by name, means over the clips.
 
     Returns:
-        (B, L) of each clip alone: the mean over clips is undone by the factor B.
+        (B, L) per clip: the factor B undoes the mean over clips.
     """
     count, length, _ = frame_vectors.shape
     attention = frame_vectors.new_full((count, length), 1 / length).requires_grad_()
@@ -80,7 +80,7 @@ def attention_gradient(
 def gradient_and_visibility(
     gradient: Floats, visibility: Floats, clip_persons: Indices, seed: int = 0
 ) -> Measure:
-    """Whether the identification loss teaches attention to follow visibility.
+    """Measure whether the identification loss makes attention follow visibility.
 
     Args:
         gradient: g, (C, L) of :func:`attention_gradient`.
@@ -122,7 +122,7 @@ def read_out_and_distractors(
     position_persons: Indices,
     seed: int = 0,
 ) -> Measure:
-    """Whether what is read from the spatial memory is what distractors add to f^o.
+    """Measure whether the spatial memory's read-out is what distractors add to f^o.
 
     Args:
         probs: A^s of the positions, (P, M).
@@ -179,17 +179,17 @@ def read_out_and_distractors(
 def oracle_memory(
     added: Floats, mask_share: Floats, num_items: int, seed: int = 0
 ) -> tuple[Floats, Indices]:
-    """A memory set by hand: values that are the mean of what kinds of distractors add to f^o.
+    """Build an oracle memory whose values are the mean additions to f^o of kinds of distractors.
 
-    The first item is that of no distractor, with the value 0. The others are the centres of a
-    k-means of the vectors in the mask (at least half covered). What it reads is the ceiling of
+    The first item stands for no distractor, with the value 0. The others are the centres of a
+    k-means of the vectors in the mask (at least half covered). Its read-out is the ceiling of
     Eq. 1-3 with so many items: each position addresses one item, the right one.
 
     Args:
         added: (P, D).
         mask_share: (P,) in 0..1.
         num_items: M, at least 2.
-        seed: of the first centres.
+        seed: seed of the first centres.
 
     Returns:
         Values (M, D), and the item (P,) that each position addresses.

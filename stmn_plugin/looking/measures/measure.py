@@ -1,4 +1,4 @@
-"""A number with its definition, how many it was taken from, how sure it is, and what it says."""
+"""A measure: values with definition, counts, bootstrap intervals and a verdict."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +22,8 @@ INTERVAL = (
 
 
 class Estimate(NamedTuple):
+    """A value with its interval."""
+
     value: float
     low: float  # of the interval
     high: float
@@ -30,7 +32,7 @@ class Estimate(NamedTuple):
         return f'{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]'
 
     def side_of(self, threshold: float) -> int:
-        """1 when the interval lies above a threshold, -1 when below, 0 when it holds it."""
+        """Return 1 if the interval is above a threshold, -1 if below, 0 if it includes it."""
         return int(self.low > threshold + NOISE) - int(self.high < threshold - NOISE)
 
 
@@ -40,7 +42,7 @@ class Claim(NamedTuple):
     name: str  # of the estimate
     threshold: float
     statement: str  # 'attention follows visibility'
-    refuted: str  # what is so when the estimate lies below: 'attention goes against visibility'
+    refuted: str  # the statement if it is below: 'attention goes against visibility'
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Measure:
     does_its_job: bool | None  # None: cannot be said
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an end of an interval that nothing bounds is None."""
+        """Return plain values for JSON; an unbounded end of an interval is None."""
         values = {
             name: {part: x if math.isfinite(x) else None for part, x in one._asdict().items()}
             for name, one in self.values.items()
@@ -63,20 +65,20 @@ class Measure:
 
 
 def not_measured(definition: str, reason: str) -> Measure:
-    """The entry of a measure that this model or this dataset cannot have."""
+    """Return the entry of a measure that does not apply to this model or dataset."""
     return Measure(definition, {}, {}, reason, None)
 
 
 def judge(
     values: Mapping[str, Estimate], claims: Iterable[Claim], part: str, supported: str
 ) -> tuple[str, bool | None]:
-    """The verdict of the first claim that is not supported, or of all of them.
+    """Return the verdict of the first claim that is not supported, or of all of them.
 
     Args:
-        values: by name.
-        claims: each of use only where those before it hold.
-        part: of the model, 'spatial memory'.
-        supported: the verdict when every claim is.
+        values: estimates by name.
+        claims: each is meaningful only if those before it hold.
+        part: part of the model, such as 'spatial memory'.
+        supported: the verdict if every claim is supported.
 
     Returns:
         The verdict in words; True, False when a claim is refuted, None without evidence.
@@ -100,7 +102,7 @@ def bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
-    """Estimates with percentile intervals over persons.
+    """Estimate statistics with percentile intervals over persons.
 
     Clips of one person are alike, so persons are drawn, not clips or tracklets. Percentiles of few
     draws are too narrow; these are set so that a mean gets the interval of Student's t
@@ -109,8 +111,8 @@ def bootstrap(
     Args:
         statistic: rows of clips, int64 (n,), with repeats → numbers by name.
         clip_persons: (C,) the person of each clip.
-        seed: of the resampling.
-        resamples: draws.
+        seed: seed of the resampling.
+        resamples: number of draws.
 
     Returns:
         Estimates by name; the value is the statistic of all clips. Fewer than six persons

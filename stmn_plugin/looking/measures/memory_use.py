@@ -1,6 +1,6 @@
-"""Probabilities and attention → is a memory spread, collapsed or flat, does it change anything.
+"""Measure whether a memory is spread, collapsed or flat, and whether it changes the features.
 
-Needs no truth. Letters are those of ``models/stmn/memory.py``; C clips.
+No truth is needed. Letters are those of ``models/stmn/memory.py``; C clips.
 """
 
 import numpy as np
@@ -68,7 +68,7 @@ ATTENTION_CLAIMS = (
 
 
 def usage(mean_probs: Floats, entropies: Floats, clip_persons: Indices, seed: int = 0) -> Measure:
-    """Whether the items of a memory are used, and whether which of them depends on the query.
+    """Measure whether the items of a memory are used, and whether the choice depends on the query.
 
     Args:
         mean_probs: (C, items) mean probabilities of the accesses of a clip, the same number in
@@ -122,12 +122,13 @@ def read_out(
     clip_persons: Indices,
     seed: int = 0,
 ) -> Measure:
-    """Whether what is read from the spatial memory varies, and how much it changes the features.
+    """Measure whether the spatial memory's read-out varies, and how much it changes the features.
 
     Args:
-        use: of :func:`stmn_plugin.looking.clip_statistics.reduce_clips`.
+        use: accesses of :func:`stmn_plugin.looking.clip_statistics.reduce_clips`.
         memory_values: v^s, (M, D).
-        original_energy, change_energy: (C,) mean |f^o|^2 and |f^s - f^o|^2.
+        original_energy: mean |f^o|^2, (C,).
+        change_energy: mean |f^s - f^o|^2, (C,).
         clip_persons: (C,)
         seed: of the bootstrap.
     """
@@ -154,7 +155,7 @@ def read_out(
 
 
 def attention_use(attention: Floats, clip_persons: Indices, seed: int = 0) -> Measure:
-    """Whether temporal attention differs from average pooling, and from clip to clip.
+    """Measure whether temporal attention differs from average pooling, and between clips.
 
     Args:
         attention: (C, L), rows sum to 1.

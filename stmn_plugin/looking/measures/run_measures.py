@@ -1,4 +1,4 @@
-"""An explained run → every measure of it, as ``analysis.json`` holds them."""
+"""Compute every measure of an explained run, and write ``analysis.json``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from .measure import Measure, not_measured
 
 
 class RunMeasure(NamedTuple):
-    """A measure, offered to the runs whose models explain what it needs."""
+    """A measure, available for runs whose models explain what it needs."""
 
     # of statistics, truth or None, the person of each clip (C,), the seed of the bootstrap
     compute: Callable[[Any, ClipTruth | None, NDArray[np.int64], int], Measure]
@@ -27,7 +27,7 @@ class RunMeasure(NamedTuple):
     needs_truth: str = ''  # what of it; '' for none
 
 
-# what is None where a model does not explain it is not touched: see ``needs``
+# a statistic is None if the model does not explain it; ``needs`` prevents its use
 MEASURES = {
     'spatial_usage': RunMeasure(
         lambda found, truth, *rest: memory_use.usage(
@@ -79,10 +79,10 @@ MEASURES = {
 
 
 def measure_run(run: ExplainedRun, seed: int = 0) -> dict[str, Measure]:
-    """Every measure by name; those that this model or dataset cannot have say why.
+    """Compute every measure by name; one that does not apply says why.
 
     Args:
-        run: of :func:`stmn_plugin.looking.explained_run.explain_run`.
+        run: a run of :func:`stmn_plugin.looking.explained_run.explain_run`.
         seed: of the bootstrap.
     """
     pids = np.array([pid for _, pid, _, _ in run.tracklets.all])
@@ -106,7 +106,7 @@ def write_analysis(path: str, measured: Sequence[tuple[ExplainedRun, dict[str, M
     """Write ``analysis.json`` of runs with their measures.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     runs = [
         {

@@ -1,8 +1,8 @@
-"""A trained run → one HTML page of it: results, curves, a browser of queries, memory items.
+"""Write a trained run as one HTML page: results, curves, a browser of queries, memory items.
 
-``browser.py`` and ``items.py`` make plain values, ``curves.py`` panels, ``film_strips.py``
-pictures; ``page.py`` says what stands on the page. ``search_page.py`` does the same for the answers
-of a search. ``html_file.py`` writes either as one file.
+``browser.py`` collects plain values, ``film_strips.py`` makes pictures, ``page.py`` draws curves
+and assembles the page. ``search_page.py`` does the same for the answers of a search.
+``html_file.py`` writes either as one file.
 """
 
 from .browser import Browser, rank_for_page

@@ -1,15 +1,16 @@
-"""A run → plain values of what its page shows, and the clips of which it needs pictures.
+"""Collect the content of a run's page as plain values, and the clips whose pictures it needs.
 
 Distances and scores are those of the run's own evaluation (all its frames, clips and mirrored
 frames). Pictures, attention and memory items are those of one clip of each tracklet.
 """
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.tracklets import Tracklet
@@ -18,15 +19,82 @@ from stmn_plugin.evaluation.protocols import Evaluation, Stopwatch
 from stmn_plugin.evaluation.ranked_lists import rank_and_list
 from stmn_plugin.evaluation.settings import TestOptions
 
-from ..clip_statistics import reduce_clips
-from ..clip_views import view_clips
+from ..clip_statistics import ClipStatistics, highest, reduce_clips
 from ..hidden_folders import without_folders
-from ..opened_run import OpenedRun
-from .items import digits, memory_items, rounded
+from ..opened_run import OpenedRun, view_clips
+
+FRAMES_OF_ITEM = 10  # shown for each spatial item
+CLIPS_OF_ITEM = 4  # shown for each temporal item
+
+
+def memory_items(statistics: ClipStatistics) -> dict[str, Any] | None:
+    """Return spatial and temporal items, each None if the model has none; None if it has neither.
+
+    Args:
+        statistics: statistics of one clip per tracklet of the page; the first view is kept.
+    """
+    memory = {'spatial': _spatial_items(statistics), 'temporal': _temporal_items(statistics)}
+    return memory if any(memory.values()) else None
+
+
+def _spatial_items(statistics: ClipStatistics) -> dict[str, Any] | None:
+    use, tracklets = statistics.spatial, statistics.clip_tracklets
+    if use is None:
+        return None
+    best, places = use.best_probs, use.best_places
+    return {
+        'grid': list(statistics.kept[0]['spatial_probs'].shape[1:3]),
+        'items': [
+            {
+                'mean': digits(mean),
+                # tracklet, frame of its clip, row and column of the cell, probability
+                'frames': [
+                    [
+                        int(t),
+                        statistics.clip_frames[t].tolist().index(places[t, m, 0]),
+                        *places[t, m, 1:].tolist(),
+                        digits(best[t, m]),
+                    ]
+                    for t in highest(best[:, m], FRAMES_OF_ITEM, tracklets)
+                ],
+            }
+            for m, mean in enumerate(use.mean_probs.mean(axis=0))
+        ],
+    }
+
+
+def _temporal_items(statistics: ClipStatistics) -> dict[str, Any] | None:
+    probs, values = statistics.temporal_probs, statistics.temporal_values
+    if probs is None or values is None:
+        return None
+    stored = softmax(values.astype(np.float64), axis=1)  # (N, L)
+    return {
+        'items': [
+            {
+                'mean': digits(mean),
+                'attention': rounded(stored[n], 4),  # (L,)
+                'clips': [
+                    [int(t), digits(probs[t, n])]
+                    for t in highest(probs[:, n], CLIPS_OF_ITEM, statistics.clip_tracklets)
+                ],
+            }
+            for n, mean in enumerate(probs.mean(axis=0))
+        ],
+    }
+
+
+def digits(value: Any) -> float:
+    """Round to five digits, which keeps the page small."""
+    return float(f'{value:.5g}')
+
+
+def rounded(values: Iterable[Any], places: int) -> list[float]:
+    """Convert to plain numbers with so many decimal places."""
+    return [round(float(x), places) for x in values]
 
 
 class Browser(NamedTuple):
-    """What the page's script reads, and what its pictures are made from."""
+    """The data of the page's script, and the clips of its pictures."""
 
     data: dict[str, Any]  # 'folder', 'datasets', 'tracklets', 'memory': plain values
     evaluations: list[dict[str, Any]]  # as in metrics.json, of the rankings that are shown
@@ -35,14 +103,14 @@ class Browser(NamedTuple):
 
 
 class _Tracklets:
-    """The tracklets that are shown, each numbered when it is first asked for."""
+    """The tracklets on the page, numbered in the order of their first use."""
 
     def __init__(self) -> None:
         self.items: list[Tracklet] = []
         self._numbers: dict[Hashable, int] = {}
 
     def number(self, place: Hashable, tracklet: Tracklet) -> int:
-        """Number of a host's 4-tuple; ``place`` tells it from all others."""
+        """Return the number of a tracklet (4-tuple), which ``place`` identifies."""
         if place not in self._numbers:
             self._numbers[place] = len(self.items)
             self.items.append(tracklet)
@@ -56,14 +124,14 @@ def rank_for_page(
     top_k: int = 10,
     max_queries: int | None = None,
 ) -> Browser:
-    """Rank every target of a run and keep what its page shows.
+    """Rank every target of a run and collect the content of its page.
 
     Args:
-        run: of :func:`stmn_plugin.looking.opened_run.open_run`.
+        run: a run of :func:`stmn_plugin.looking.opened_run.open_run`.
         options: metric and re-ranking, as in testing.
-        root: ``data.root``, which is not spelt out on the page.
-        top_k: tracklets shown of every query.
-        max_queries: shown of every target, evenly spread over all; None shows all.
+        root: ``data.root``, which the page does not show.
+        top_k: tracklets to show for every query.
+        max_queries: queries to show per target, evenly spread; None shows all.
 
     Raises:
         InputError: unreadable frames, or no query with a match.
@@ -104,7 +172,7 @@ def rank_for_page(
 
 
 def one_clip(plan: ClipPlan) -> ClipPlan:
-    """The plan with one clip a tracklet, of which the pictures are taken."""
+    """Return the plan with one clip per tracklet, whose pictures are shown."""
     frames = 'rrs' if plan.frames == 'all' else plan.frames
     return plan._replace(frames=frames, clips_per_tracklet=1)
 
@@ -116,7 +184,7 @@ def _dataset(
     top_k: int,
     max_queries: int | None,
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Plain values of a target's queries, and the Evaluation of all of them."""
+    """Return plain values of a target's queries, and the Evaluation of all of them."""
     watch = Stopwatch()
     searched = evaluator.features(name)
     assert searched is not None  # a single process
@@ -169,7 +237,7 @@ def _dataset(
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
-    """All of 0 .. count - 1, or ``limit`` of them, evenly spread."""
+    """Return 0 .. count - 1, or ``limit`` of them, evenly spread."""
     if limit is None or limit >= count:
         return list(range(count))
     spread: list[int] = np.linspace(0, count - 1, limit).round().astype(int).tolist()
@@ -177,7 +245,7 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _below(root: str, path: str) -> str:
-    """The path with ``data.root`` for the root, where it lies below it."""
+    """Replace the root of a path by ``data.root`` if the path is below it."""
     if os.path.commonpath([root, path]) != root:
         return str(without_folders(path))
     return os.path.normpath(os.path.join('data.root', os.path.relpath(path, root)))

@@ -1,4 +1,4 @@
-"""Frames of a tracklet → one small picture with the frames side by side."""
+"""Make film strips: small pictures of a clip's frames side by side."""
 
 import io
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class StripSize(NamedTuple):
 
     @classmethod
     def like(cls, frame_height: int, frame_width: int, num_frames: int, height: int) -> 'StripSize':
-        """The size that has a frame's shape; InputError if a strip of them is no WebP picture."""
+        """Return a size in a frame's proportions; raise InputError if WebP cannot hold a strip."""
         size = cls(height, max(round(height * frame_width / frame_height), 1))
         if size.width * num_frames > WIDEST:
             raise InputError(
@@ -65,7 +65,7 @@ def film_strips(
     size: StripSize,
     skip_bad: bool = False,
 ) -> list[bytes]:
-    """Strips of many clips, in order, made by threads (Pillow decodes outside Python's lock).
+    """Make strips of many clips, in order, by threads (Pillow decodes outside Python's lock).
 
     Args:
         clips: paths and chosen frames, as :func:`film_strip` takes them.

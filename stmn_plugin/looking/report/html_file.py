@@ -1,8 +1,8 @@
-"""A template, values and pictures → one HTML file that asks nothing of any network.
+"""Write a template, values and pictures as one HTML file that loads nothing from a network.
 
-Pictures lie in the file, or in a folder next to it when they are many. They are named by their
-content and written first; the page, written last, replaces an older one in one step. So there is a
-whole page, with all its pictures, at any moment.
+Pictures are in the file, or in a folder next to it if they are large. They are named by their
+content and written first; the page is written last and replaces an older one atomically. At any
+moment there is a complete page with all its pictures.
 """
 
 import base64
@@ -30,8 +30,10 @@ TEMPLATES = 'templates'
 
 
 class WrittenPage(NamedTuple):
+    """A page that has been written."""
+
     path: str
-    folder: str  # of the pictures; '' when they lie in the page
+    folder: str  # of the pictures; '' if they are in the page
     size: int  # bytes of the page
 
 
@@ -43,7 +45,7 @@ def write_html(
     size: StripSize,
     embed: bool | None = None,
 ) -> WrittenPage:
-    """Write a page, and its folder of pictures when it needs one.
+    """Write a page, and its folder of pictures if it needs one.
 
     Args:
         path: of the HTML file.
@@ -52,10 +54,10 @@ def write_html(
             besides.
         strips: WebP pictures, numbered by the values.
         size: of a frame in them.
-        embed: put the pictures into the page; by default when it stays small.
+        embed: embed the pictures in the page; None does so if it stays small.
 
     Raises:
-        InputError: a file cannot be written; an older page stays as it was.
+        InputError: a file cannot be written; an older page is unchanged.
     """
     if embed is None:
         embed = sum(map(len, strips)) * 4 / 3 < EMBED_LIMIT
@@ -76,7 +78,7 @@ def write_html(
 def _render(
     name: str, values: Mapping[str, Any], pictures: Mapping[str, Any], embedded: bool
 ) -> str:
-    """The page as text. Everything from outside passes the template's escaping."""
+    """Render the page; all external values are escaped by the template."""
     environment = Environment(
         loader=PackageLoader(__package__, TEMPLATES),
         autoescape=True,
@@ -110,17 +112,17 @@ def _dump(values: Any, **_: Any) -> str:
 
 
 def _own(name: str) -> Markup:
-    """A file of ours, which needs no escaping."""
+    """Read a file of this package, which needs no escaping."""
     return Markup(resources.files(__package__).joinpath(TEMPLATES, name).read_text('utf-8'))
 
 
 def _digest(text: str) -> str:
-    """For the content security policy: exactly this script or style, no other."""
+    """Return the digest that allows a script or style in the content security policy."""
     return 'sha256-' + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _write_pictures(folder: str, strips: Sequence[bytes]) -> list[str]:
-    """Names of the pictures, which are there afterwards."""
+    """Write the pictures and return their names."""
     names = [_name_of(strip) for strip in strips]
     for name, strip in dict(zip(names, strips, strict=True)).items():
         path = os.path.join(folder, name)
@@ -134,7 +136,7 @@ def _name_of(picture: bytes) -> str:
 
 
 def _is_picture(path: str) -> bool:
-    """Whether a page wrote this file: its name says what is in it, which no other file's does."""
+    """Return whether a page wrote this file, whose name is a digest of its content."""
     if not PICTURE.fullmatch(os.path.basename(path)) or not os.path.isfile(path):
         return False
     with open(path, 'rb') as file:
@@ -142,8 +144,8 @@ def _is_picture(path: str) -> bool:
 
 
 def _remove_pictures(folder: str, needed: set[str]) -> None:
-    """Remove pictures of older pages, and a folder that is empty then."""
-    with contextlib.suppress(OSError):  # what is needed, not ours or cannot be removed stays
+    """Remove pictures of older pages, and the folder if it is then empty."""
+    with contextlib.suppress(OSError):  # other files, and those that cannot be removed, stay
         for name in set(os.listdir(folder)) - needed:
             if _is_picture(os.path.join(folder, name)):
                 os.unlink(os.path.join(folder, name))

@@ -1,6 +1,6 @@
-"""Answers of a search → one HTML page: queries and results as film strips, when and where.
+"""Write the answers of a search as one HTML page: film strips with times and cameras.
 
-All is in the HTML itself, in the order of rank; the script only sorts and hides.
+The HTML contains everything in the order of rank; the script only sorts and hides.
 """
 
 import datetime
@@ -16,18 +16,24 @@ WIDTH = 1000  # of a timeline, in its own coordinates
 
 @dataclass(frozen=True)
 class ShownTracklet:
-    """A tracklet on the page, of a query or found.
+    """A tracklet on the page, of a query or a result.
 
     Attributes:
-        tracklet, camera, person, source, track: names as the user gave them.
-        start, end: of the first and last frame, in the zone in which they are shown.
-        num_frames: of the tracklet.
-        frames: numbers of those in the strip, from 1.
+        tracklet: name given by the user, as the next four.
+        camera: name of the camera.
+        person: name of the person.
+        source: name of the video.
+        track: name of the track.
+        start: time of the first frame, in the time zone of the page.
+        end: time of the last frame.
+        num_frames: number of frames of the tracklet.
+        frames: numbers of the frames in the strip, from 1.
         strip: number of its picture; None if its crops are gone.
-        attention: of the model for these frames, sum 1; None if it has none or was not asked.
-        rank: from 1; 0 of a query.
-        distance, reranked: to the query.
-        verdict: 'likely', 'unsure', 'unlikely', or None where no threshold was measured.
+        attention: attention for these frames, sum 1; None if not computed.
+        rank: rank from 1; 0 for a query.
+        distance: distance to the query.
+        reranked: distance to the query after re-ranking, if it was done.
+        verdict: 'likely', 'unsure', 'unlikely', or None without a measured threshold.
     """
 
     tracklet: str
@@ -49,7 +55,7 @@ class ShownTracklet:
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """A query and what was found."""
+    """A query and its results."""
 
     name: str
     tracklets: Sequence[ShownTracklet]  # of the query
@@ -58,7 +64,7 @@ class ShownAnswer:
 
 @dataclass(frozen=True)
 class SearchFacts:
-    """What the page says of the search as a whole."""
+    """The part of the page about the whole search."""
 
     title: str
     asked: str  # which tracklets were searched, how queries were fused
@@ -78,10 +84,11 @@ def write_search_page(
 
     Args:
         path: of the HTML file.
-        search: said at the top.
-        answers: one a query.
+        search: text at the top.
+        answers: one per query.
         strips: WebP pictures that ``ShownTracklet.strip`` numbers.
-        size, embed, and what is raised: see :func:`.html_file.write_html`.
+        size: size of a frame in them.
+        embed: see :func:`.html_file.write_html`, which also documents the errors.
     """
     shown = [one for answer in answers for one in (*answer.tracklets, *answer.results)]
     attention = [share for one in shown for share in one.attention or ()]
@@ -95,14 +102,14 @@ def write_search_page(
 
 
 def timeline(number: int, answer: ShownAnswer) -> dict[str, Any] | None:
-    """Marks of the results, and of the query, on a line of time for every camera.
+    """Compute marks of the results and the query on a timeline for every camera.
 
     Args:
         number: of the answer, from 1.
         answer: of a query.
 
     Returns:
-        None where less than two tracklets have times.
+        None if fewer than two tracklets have times.
     """
     dated = [one for one in (*answer.tracklets, *answer.results) if one.start and one.end]
     if len(dated) < 2:
