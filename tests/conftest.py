@@ -13,6 +13,10 @@ REPOSITORY = Path(__file__).parent.parent
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 
 
+def pytest_addoption(parser):
+    parser.addoption('--kills', type=int, default=8, help='times a writer of an index is killed')
+
+
 def pytest_collection_finish(session):
     """Tests of every model are made of the registry: a toy in it would be one of them."""
     from stmn_plugin.models.base import VIDEO_MODELS

@@ -1,7 +1,7 @@
 """A tree of tracklets and a checkpoint → an index, in one go or in pieces."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 
 from stmn_plugin.cameras.index import ModelKey, TrackletIndex
 from stmn_plugin.cameras.index.embedding import crops_of, embed_rows, tree_rows
-from stmn_plugin.cameras.manifest import ManifestEntry, write_manifest
+from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest, write_manifest
 from stmn_plugin.cli import embed as command
 from stmn_plugin.cli import index as index_command
 from stmn_plugin.config import flatten, load_config
@@ -124,8 +124,57 @@ def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys,
     model = load_model(checkpoint)
     key = ModelKey(**{**vars(index.model)})
     with TrackletIndex.open(tmp_path / 'people.db', key) as index:
-        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == 0
+        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == (0, 0, 0)
         assert index.rows() == before
+
+
+def test_a_tracklet_that_has_changed_is_embedded_again(tree, checkpoint, tmp_path, capsys):
+    """A name, crops that are other pictures, one crop less, a tracklet less; crops that are gone."""
+    path = tmp_path / 'people.db'
+    run(checkpoint, tree, '--index', path)
+    with TrackletIndex.open(path) as index:
+        before = {row.track: row for row in index.rows()}
+        old = index.features([before['2'].number]).half().numpy().tobytes()
+    entries = read_manifest(tree)
+    folders = [tree / entry.tracklet for entry in entries]
+    write_manifest(tree, [replace(entries[0], person='Karl'), *entries[1:11]])
+    for crop in folders[2].iterdir():
+        Image.new('RGB', (32, 64), (200, 10, 90)).save(crop)
+    next(folders[3].iterdir()).unlink()
+    for crop in folders[4].iterdir():
+        crop.unlink()
+    folders[4].rmdir()
+    (folders[5] / '.thumbnails').touch()
+    capsys.readouterr()
+    run(checkpoint, tree, '--index', path)
+    said = capsys.readouterr().out
+    assert '3 tracklets added' in said and '12 in all' in said
+    assert '3 had changed since they were embedded: embedded again' in said
+    assert f'1 in the index are no longer in {tree}/manifest.jsonl' in said
+    with TrackletIndex.open(path) as index:
+        after = {row.track: row for row in index.rows()}
+        assert {track for track, row in after.items() if row != before[track]} == {'0', '2', '3'}
+        assert after['0'].person == 'Karl' and after['4'] == before['4']
+        new = index.features([after['2'].number])[0].numpy()
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    wanted = (np.array([200, 10, 90]) / 255 - mean) / std
+    assert np.allclose(new, wanted, atol=2e-3)
+    assert old not in path.read_bytes()
+    run(checkpoint, tree, '--index', path)
+    said = capsys.readouterr().out
+    assert '0 tracklets added' in said and 'had changed' not in said
+
+
+def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_path, monkeypatch):
+    """Between the look at the revisions and the deletion."""
+    path = tmp_path / 'people.db'
+    run(checkpoint, tree, '--index', path)
+    rows = tree_rows(tree)
+    with TrackletIndex.open(path) as index:
+        known = index.known(str(tree))
+        stale = {**known, rows[3].tracklet: 'earlier'}
+        monkeypatch.setattr(index, 'known', lambda _: stale)
+        assert embed_rows(index, None, rows) == (0, 0, 0) and len(index) == 12
 
 
 def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, tmp_path, capsys):
@@ -145,7 +194,11 @@ def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, t
         there = {row.track for row in index.rows()}
         assert '5' not in there
         broken.write_bytes(whole)
-        assert embed_rows(index, key.embedder(model), rows, at_once=4) == 12 - len(there)
+        assert embed_rows(index, key.embedder(model), tree_rows(tree), at_once=4) == (
+            12 - len(there),
+            0,
+            0,
+        )
         assert sorted(int(row.track) for row in index.rows()) == list(range(12))
 
 

@@ -147,11 +147,14 @@ def refuse(*_, **__):
 def test_a_server_that_refuses_is_one_line_at_once(postgres_url):
     for url, said in (
         (postgres_url.replace('/postgres?', '/nowhere?'), 'database "nowhere" does not exist'),
-        ('postgresql://u:secret@localhost:x/y', 'port'),
+        ('postgresql://u:secret@localhost:x/y', "'x' is no port"),
+        ('postgresql://u:secret@localhost/y?sslmode=maybe', 'sslmode'),
     ):
+        begin = time.monotonic()
         with pytest.raises(InputError, match=said) as raised:
             TrackletIndex.open(url)
         assert 'secret' not in str(raised.value) and '\n' not in str(raised.value)
+        assert time.monotonic() - begin < 20  # not the minute for which one that is away is waited
     postgres.empty(postgres_url)
     with pytest.raises(InputError, match='no index in postgresql://'):
         TrackletIndex.open(postgres_url)

@@ -199,15 +199,18 @@ def test_what_is_no_index_is_refused_and_left_alone(path):
         TrackletIndex.open(path.parent / 'missing' / 'people.db', KEY)
 
 
-def test_a_newer_schema_is_refused(path, postgres_url):
-    """Also of a server."""
-    for url in (str(path), postgres.empty(postgres_url)):
-        with TrackletIndex.open(url, KEY) as index:
-            index._store.set_setting('schema', '2')
-        for model in (None, KEY):
-            said = 'newer version of this program: its tables are of version 2, this one knows 1'
-            with pytest.raises(InputError, match=said):
-                TrackletIndex.open(url, model)
+@pytest.mark.parametrize('backend', ['sqlite', 'postgresql'])
+@pytest.mark.parametrize('schema, age', [('3', 'a newer'), ('1', 'an older')])
+def test_another_schema_is_refused(schema, age, backend, path, request):
+    url = str(path)
+    if backend == 'postgresql':
+        url = postgres.empty(request.getfixturevalue('postgres_url'))
+    with TrackletIndex.open(url, KEY) as index:
+        index._store.set_setting('schema', schema)
+    said = f'{age} version of this program: its tables are of version {schema}, this one knows 2'
+    for model in (None, KEY):
+        with pytest.raises(InputError, match=said):
+            TrackletIndex.open(url, model)
 
 
 def add_and_delete(url, seed, log, begun):
@@ -237,12 +240,12 @@ def vectors_of(source):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'backend, kills, seconds', [('sqlite', 100, 0.05), ('postgresql', 10, 0.4)]
-)
+@pytest.mark.parametrize('backend, seconds', [('sqlite', 0.3), ('postgresql', 0.4)])
 def test_kill_9_while_adding_and_deleting_leaves_whole_batches(
-    backend, kills, seconds, path, request, tmp_path
+    backend, seconds, path, request, tmp_path
 ):
+    """As often as ``pytest --kills 100`` says."""
+    kills = request.config.getoption('kills')
     url = str(path)
     if backend == 'postgresql':
         url = postgres.empty(request.getfixturevalue('postgres_url'))

@@ -432,8 +432,9 @@ def test_the_tree_is_a_data_root_of_the_dataset(job, tmp_path):
 
 
 def words(video, tracks, tree, *more):
-    base = [video, '--tracks', tracks, '--format', 'mot', '--camera', 'door', '--output', tree]
-    return [str(word) for word in (*base, *more)]
+    base = [video, '--tracks', tracks, '--format', 'mot', '--output', tree]
+    camera = [] if '--camera' in more else ['--camera', 'door']
+    return [str(word) for word in (*base, *camera, *more)]
 
 
 def test_the_command_says_what_was_kept_and_what_was_left_out(video, tmp_path, capsys):
@@ -478,6 +479,7 @@ def test_persons_are_named_by_a_csv(video, tmp_path):
         ),
         (['--first-frame', '0', '--format', 'cvat'], 'no XML that can be read'),
         (['--first-frame', '0', '--start', *['2026-03-01T08:00:00Z'] * 2], '2 times for 1 videos'),
+        (['--first-frame', '0', '--camera', 'a', 'b'], '--camera: 2 names for 1 videos'),
         (['--first-frame', '0', '--fps', '0'], 'a number above 0'),
         (['--first-frame', '0', '--frobnicate'], 'no flag is called'),
     ],
@@ -514,6 +516,9 @@ def test_several_videos_of_one_folder_of_tracks(video, tmp_path):
     entries = read_manifest(tmp_path / 'tree')
     assert [(e.source, e.frames) for e in entries] == [('lobby.mp4', [0, 1]), ('yard.mp4', [1])]
     assert entries[0].boxes[0] == [24, 16, 72, 48]
+    command.main([*files, '--format', 'ultralytics', '--camera', 'gate', 'yard'])
+    entries = read_manifest(tmp_path / 'tree')[2:]
+    assert [e.video for e in entries] == [('gate', 'lobby.mp4'), ('yard', 'yard.mp4')]
 
 
 def test_a_track_of_two_persons_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """Put features of the tracklets of a tree into an index.
 
-Tracklets that are in the index already are skipped: interrupt it whenever you like, the same
-command goes on where it stopped. Started several times, the processes share the work.
+Tracklets that are in the index already are skipped, unless they have changed: interrupt it whenever
+you like, the same command goes on where it stopped. Started several times, the processes share the work.
 """
 
 import argparse
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from stmn_plugin.cameras.index.model_key import ModelKey
         from stmn_plugin.cameras.index.thresholds import keep_thresholds
         from stmn_plugin.cameras.index.tracklet_index import TrackletIndex
+        from stmn_plugin.cameras.manifest import NAME as MANIFEST
         from stmn_plugin.device import usable_gpu
         from stmn_plugin.models.loading import load_model
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         with TrackletIndex.open(args.index, key) as index:
             begin = time.perf_counter()
-            added = embed_rows(index, embedder, rows)
+            added, changed, gone = embed_rows(index, embedder, rows)
             keep_thresholds(index, Path(args.checkpoint).expanduser().parent)
             seconds = time.perf_counter() - begin
             rate = f', {added / seconds:.1f} a second' if added else ''
@@ -81,6 +82,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f'{len(index):,} in all'
                 )
             )
+            if changed:
+                print(f'{changed:,} had changed since they were embedded: embedded again')
+            if gone:
+                print(
+                    printable(
+                        f'{gone:,} in the index are no longer in {args.tree / MANIFEST}: '
+                        'tools/index.py --delete removes them'
+                    )
+                )
         if embedder.bad_frames:
             print(
                 printable(

@@ -1,8 +1,9 @@
 """Cut what a tracker found in videos into tracklets.
 
 VIDEO is a video file or a folder of images; --tracks names what a tracker wrote of it, one for each
-VIDEO in their order (one for all, if it holds several videos). Run it once for every camera, with
-the same --output; the tree is a data root of the dataset 'tracklets'.
+VIDEO in their order (one for all, if it holds several videos); --camera is one for all, or one for
+each. More videos can be added to the same --output; the tree is a data root of the dataset
+'tracklets'.
 """
 
 import argparse
@@ -51,7 +52,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of a tracker: a file, or a folder of them',
     )
     parser.add_argument('--format', choices=FORMAT_NAMES, required=True, help='of the tracks')
-    parser.add_argument('--camera', type=value_of(NAME), required=True, help='its name')
+    parser.add_argument(
+        '--camera',
+        nargs='+',
+        type=value_of(NAME),
+        required=True,
+        metavar='NAME',
+        help='of all videos, or of each',
+    )
     parser.add_argument('--output', metavar='TREE', type=Path, required=True, help='folder')
     parser.add_argument(
         '--start',
@@ -98,7 +106,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
     """A job for each video.
 
     Raises:
-        InputError: numbers of videos, tracks and starts do not fit; a video comes twice.
+        InputError: numbers of videos, tracks, cameras and starts do not fit; a video comes twice.
     """
     from stmn_plugin.cameras.making import CroppingJob
     from stmn_plugin.cameras.readers.formats import FORMATS
@@ -111,6 +119,9 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
         raise InputError(
             f'--tracks: {len(tracks)} for {len(videos)} videos; each video needs its own, in order'
         )
+    cameras = args.camera * len(videos) if len(args.camera) == 1 else args.camera
+    if len(cameras) != len(videos):
+        raise InputError(f'--camera: {len(cameras)} names for {len(videos)} videos')
     starts = args.start or [None] * len(videos)
     if len(starts) != len(videos):
         raise InputError(f'--start: {len(starts)} times for {len(videos)} videos')
@@ -138,7 +149,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
             video=video,
             tracks=track,
             format=args.format,
-            camera=args.camera,
+            camera=camera,
             output=args.output,
             start=start,
             fps=args.fps,
@@ -148,7 +159,9 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
             persons=read_persons(args.persons, name),
             replace=args.replace,
         )
-        for video, track, start, name in zip(videos, tracks, starts, names, strict=True)
+        for video, track, camera, start, name in zip(
+            videos, tracks, cameras, starts, names, strict=True
+        )
     ]
 
 

@@ -1,17 +1,22 @@
 """A tree of tracklets → features in an index, by any number of processes that may be killed."""
 
 import datetime
+import hashlib
+import json
 import logging
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from stmn_plugin.cameras.manifest import NAME as MANIFEST
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
 
-from .records import IndexedTracklet
+from .records import IndexedTracklet, Where
 from .tracklet_index import TrackletIndex
 
 logger = logging.getLogger(__name__)
@@ -21,8 +26,16 @@ REPORT_SECONDS = 10.0
 POLL_SECONDS = 1.0  # between two looks at what other processes are still at
 
 
+class Embedded(NamedTuple):
+    """What :func:`embed_rows` did."""
+
+    added: int  # by this process
+    changed: int  # that this process deleted, to be embedded again
+    gone: int  # of the tree in the index, that its manifest no longer has
+
+
 def tree_rows(tree: Path) -> list[IndexedTracklet]:
-    """The tracklets of a tree's manifest.
+    """The tracklets of a tree's manifest, with their revisions.
 
     Raises:
         InputError: it has none, or a line of it is wrong.
@@ -30,7 +43,25 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     entries = read_manifest(tree)
     if not entries:
         raise InputError(f'{tree / MANIFEST}: no tracklet; tools/make_tracklets.py writes them')
-    return [row_of_entry(tree.resolve(), entry) for entry in entries]
+    tree = tree.resolve()
+    return [
+        replace(row_of_entry(tree, entry), revision=revision_of(tree, entry)) for entry in entries
+    ]
+
+
+def revision_of(tree: Path, entry: ManifestEntry) -> str:
+    """A digest of what the manifest says of a tracklet, and of its crops' names and sizes.
+
+    '' if the folder cannot be read: crops may be deleted once they are embedded.
+    """
+    try:
+        with os.scandir(tree / entry.tracklet) as files:
+            crops = sorted(
+                (file.name, file.stat().st_size) for file in files if not file.name.startswith('.')
+            )
+    except OSError:
+        return ''
+    return hashlib.sha256(json.dumps([asdict(entry), crops]).encode()).hexdigest()
 
 
 def embed_rows(
@@ -38,10 +69,11 @@ def embed_rows(
     embedder: Embedder,
     rows: Sequence[IndexedTracklet],
     at_once: int = AT_ONCE,
-) -> int:
+) -> Embedded:
     """Embed those of the rows that are not in the index, and add them.
 
-    Other processes may do the same at the same time: each takes a part, and at the end this one
+    Tracklets of another revision are deleted from the index first, so they are embedded again.
+    Tracklets whose crops are gone stay in it. Other processes may do the same at the same time: each takes a part, and at the end this one
     waits for the others, whose part it takes over if they die.
 
     Args:
@@ -51,14 +83,12 @@ def embed_rows(
         at_once: tracklets that are embedded and added together; after a kill so many are embedded
             again.
 
-    Returns:
-        How many this process added.
-
     Raises:
         InputError: a crop that is missing or cannot be read; what the database refuses. What was
             added before stays.
     """
     progress = _Progress(len(rows))
+    changed = _delete_changed(index, rows)
     added = 0
     left = _missing(index, rows)
     progress.start(len(rows) - len(left))
@@ -75,7 +105,7 @@ def embed_rows(
             time.sleep(POLL_SECONDS)
             left = _missing(index, left)
         progress.report(len(rows) - len(left))
-    return added
+    return Embedded(added, changed, _count_gone(index, rows))
 
 
 def crops_of(row: IndexedTracklet) -> list[str]:
@@ -102,6 +132,33 @@ def row_of_entry(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
     )
     names = entry.camera, entry.source, entry.track, entry.person
     return IndexedTracklet(0, str(tree), entry.tracklet, *names, start, end, len(entry.frames))
+
+
+def _delete_changed(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> int:
+    """Delete what is in the index with another revision; how many."""
+    revisions = {(row.tree, row.tracklet): row.revision for row in rows if row.revision}
+    changed = [
+        tracklet
+        for tree in {tree for tree, _ in revisions}
+        for tracklet, revision in index.known(tree).items()
+        if revisions.get((tree, tracklet), revision) != revision
+    ]
+    if not changed:
+        return 0
+    numbers = [  # another process may have embedded some again in the meantime
+        row.number
+        for row in index.rows(Where(tracklets=changed))
+        if revisions.get((row.tree, row.tracklet), row.revision) != row.revision
+    ]
+    return index.delete(Where(numbers=numbers)) if numbers else 0
+
+
+def _count_gone(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> int:
+    """Tracklets in the index of which the trees' manifests no longer have a line."""
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        names.setdefault(row.tree, set()).add(row.tracklet)
+    return sum(len(index.known(tree).keys() - own) for tree, own in names.items())
 
 
 def _missing(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> list[IndexedTracklet]:

@@ -20,7 +20,9 @@ T = TypeVar('T')
 AWAY_SECONDS = 60.0  # that a server may be away before it is given up
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds between two attempts
 SCHEMA_NAME = 'tracklet_index'
-# what a server says that may serve us soon; its other refusals stay the same
+# of a server that refuses us, and of a URL that libpq cannot use: trying again changes nothing,
+FINAL = ('FATAL', 'invalid')
+# unless it says one of these
 SOON = ('starting up', 'shutting down', 'in recovery', 'too many', 'reserved for')
 OF_USERS = (  # errors whose cause is the server or its settings; the others are mistakes of ours
     psycopg.OperationalError,
@@ -59,7 +61,8 @@ class Server:
             except psycopg.OperationalError as error:
                 reason = ' '.join(str(error).split())
                 is_lost = self._db is None or self._db.closed
-                final = 'FATAL' in reason and not any(word in reason for word in SOON)
+                final = any(word in reason for word in FINAL)
+                final = final and not any(word in reason for word in SOON)
                 if not is_lost or (final and self._db is None):
                     raise InputError(f'{self.name}: {reason:.300}') from error
                 if time.monotonic() + pause > end:
@@ -120,6 +123,9 @@ def _without_password(url: str) -> str:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
         raise InputError(f'{" ".join(str(error).split())}') from error
+    for port in str(parts.get('port') or '5432').split(','):
+        if not port.isdecimal():  # the resolver of names would call it away
+            raise InputError(f'{port!r:.80} is no port of a PostgreSQL server')
     user = f'{parts["user"]}@' if parts.get('user') else ''
     port = f':{parts["port"]}' if parts.get('port') else ''
     return f'postgresql://{user}{parts.get("host", "")}{port}/{parts.get("dbname", "")}'

@@ -32,7 +32,7 @@ CREATE TABLE tracklet (
     number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tree TEXT NOT NULL, tracklet TEXT NOT NULL,
     camera TEXT NOT NULL, source TEXT NOT NULL, track TEXT NOT NULL, person TEXT NOT NULL,
-    starts BIGINT, ends BIGINT, num_frames INTEGER NOT NULL,
+    starts BIGINT, ends BIGINT, num_frames INTEGER NOT NULL, revision TEXT NOT NULL,
     feature halfvec({dim}) NOT NULL,
     UNIQUE (tree, tracklet)
 );
@@ -111,13 +111,13 @@ class PostgresStore:
 
         return self._server.run(add)
 
-    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
-        sql = 'SELECT tracklet FROM tracklet WHERE tree = %s'
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> dict[str, str]:
+        sql = 'SELECT tracklet, revision FROM tracklet WHERE tree = %s'
         values: list[Parameter] = [tree]
         if tracklets is not None:
             sql += f' AND {_one_of("tracklet")}'
             values.append(list(tracklets))
-        return {tracklet for (tracklet,) in self._read(sql, *values)}
+        return dict(self._read(sql, *values))
 
     def rows(self, where: Where) -> list[IndexedTracklet]:
         sql, values = condition(where, '%s', _one_of)
@@ -188,7 +188,10 @@ class PostgresStore:
                 with contextlib.suppress(psycopg.OperationalError):
                     self._finish(db, names)
         except BaseException:
-            self._work.close()  # gives back what was taken
+            if db is not None:  # what was taken is given back before this returns
+                with contextlib.suppress(psycopg.OperationalError):
+                    db.execute('ROLLBACK')
+            self._work.close()
             raise
 
     def _take(self, db: Connection, wanted: frozenset[Name], limit: int) -> list[Name]:

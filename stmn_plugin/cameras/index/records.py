@@ -24,6 +24,7 @@ class IndexedTracklet:
         start, end: of the first and last frame, with an offset; UTC when read from an index, None
             if unknown.
         num_frames: crops.
+        revision: of the crops and what the manifest says of them; '' if it is not known.
     """
 
     number: int
@@ -36,6 +37,7 @@ class IndexedTracklet:
     start: datetime.datetime | None
     end: datetime.datetime | None
     num_frames: int
+    revision: str = ''
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Match(NamedTuple):
 
 Parameter = str | int | float | list[str] | list[int] | None
 
-COLUMNS = 'number, tree, tracklet, camera, source, track, person, starts, ends, num_frames'
+COLUMNS = (
+    'number, tree, tracklet, camera, source, track, person, starts, ends, num_frames, revision'
+)
 _COLUMN_OF = {  # field of Where → column that must be one of its values
     'cameras': 'camera',
     'persons': 'person',
@@ -136,12 +140,12 @@ def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
         if '\0' in text or any('\ud800' <= char <= '\udfff' for char in text):
             raise InputError(f'{row.tree}, {row.tracklet}: {text!r:.80} is no text in UTF-8')
     times = (None if time is None else microseconds(time) for time in (row.start, row.end))
-    return (*texts, *times, row.num_frames)
+    return (*texts, *times, row.num_frames, row.revision)
 
 
 def row_of(values: Sequence[Any]) -> IndexedTracklet:
     """A tracklet of what a database gives for COLUMNS."""
-    number, tree, tracklet, camera, source, track, person, starts, ends, num_frames = values
+    number, tree, tracklet, camera, source, track, person, starts, ends, *rest = values
     start, end = (None if time is None else EPOCH + time * MICROSECOND for time in (starts, ends))
     names = tree, tracklet, camera, source, track, person
-    return IndexedTracklet(number, *names, start, end, num_frames)
+    return IndexedTracklet(number, *names, start, end, *rest)

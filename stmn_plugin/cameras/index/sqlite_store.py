@@ -36,7 +36,7 @@ CREATE TABLE tracklet (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     tree TEXT NOT NULL, tracklet TEXT NOT NULL,
     camera TEXT NOT NULL, source TEXT NOT NULL, track TEXT NOT NULL, person TEXT NOT NULL,
-    starts INTEGER, ends INTEGER, num_frames INTEGER NOT NULL,
+    starts INTEGER, ends INTEGER, num_frames INTEGER NOT NULL, revision TEXT NOT NULL,
     feature BLOB NOT NULL,
     UNIQUE (tree, tracklet)
 );
@@ -107,12 +107,12 @@ class SqliteStore:
             )
             return self._db.total_changes - before
 
-    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
-        sql, values = 'SELECT tracklet FROM tracklet WHERE tree = ?', [tree]
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> dict[str, str]:
+        sql, values = 'SELECT tracklet, revision FROM tracklet WHERE tree = ?', [tree]
         if tracklets is not None:
             sql += f' AND {_one_of("tracklet")}'
             values.append(json.dumps(tracklets))
-        return {tracklet for (tracklet,) in self._read(sql, *values)}
+        return dict(self._read(sql, *values))
 
     def rows(self, where: Where) -> list[IndexedTracklet]:
         sql, values = _condition(where)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from .records import IndexedTracklet, Where
 
-SCHEMA = 1
-"""Version of the tables; a newer one is refused."""
+SCHEMA = 2
+"""Version of the tables; another one is refused."""
 
 Vectors = NDArray[np.float16]
 """(n, D), C-contiguous."""
@@ -30,8 +30,8 @@ class Store(Protocol):
     def insert(self, rows: Sequence[IndexedTracklet], vectors: Vectors) -> int:
         """Add rows whose tree and tracklet are new, in their order; how many there were."""
 
-    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
-        """Tracklets of a tree that are in the index; of some, or of all."""
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> dict[str, str]:
+        """Tracklet → revision of those of a tree that are in the index; of some, or of all."""
 
     def rows(self, where: Where) -> list[IndexedTracklet]:
         """By number."""

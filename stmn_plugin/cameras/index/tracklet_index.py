@@ -45,8 +45,8 @@ class TrackletIndex:
             model: whose features shall be added or searched; without it, the index must be there.
 
         Raises:
-            InputError: it is missing, damaged, of another program, of a newer version of this one,
-                or made with another model; the server is away.
+            InputError: it is missing, damaged, of another program or version of this one,
+                made with another model; the server is away.
         """
         settings = {'schema': str(SCHEMA), 'model': model.as_text()} if model else None
         store: Store
@@ -151,8 +151,8 @@ class TrackletIndex:
             raise ValueError('the condition is empty: delete(everything=True) empties the index')
         return self._store.delete(where)
 
-    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> set[str]:
-        """Folders of a tree's tracklets that are in the index; of some, or of all."""
+    def known(self, tree: str, tracklets: Sequence[str] | None = None) -> dict[str, str]:
+        """Folder → revision of a tree's tracklets that are in the index; of some, or of all."""
         return self._store.known(tree, tracklets)
 
     def claim(
@@ -210,9 +210,10 @@ def _agreed_model(store: Store, model: ModelKey | None) -> ModelKey:
     schema = store.setting('schema')
     if schema is None or not schema.isdecimal():
         raise InputError(f'{store.name} is no index of this program')
-    if int(schema) > SCHEMA:
+    if int(schema) != SCHEMA:
+        age = 'a newer' if int(schema) > SCHEMA else 'an older'
         raise InputError(
-            f'{store.name} was made by a newer version of this program: its tables are of version '
+            f'{store.name} was made by {age} version of this program: its tables are of version '
             f'{schema}, this one knows {SCHEMA}'
         )
     try:
