@@ -1,7 +1,7 @@
-"""A model and tracklets → features → distances → ranking, with the protocol of every number.
+"""Features of tracklets, distances and ranking; every number is reported with its protocol.
 
-``embedder.py`` makes features of any tracklets, ``evaluator.py`` ranks a target; ``protocols.py``
-says what is compared with what, ``ranking.py`` scores it, and ``feature_store.py`` keeps the
+``embedder.py`` computes features of tracklets, ``evaluator.py`` ranks a target; ``protocols.py``
+defines what is compared, ``ranking.py`` computes the scores, and ``feature_store.py`` stores the
 vectors of frames, so that other protocols need no second encoding.
 """
 

@@ -1,4 +1,4 @@
-"""Words that stand beside a score where ``Evaluation.doubt`` says why it is none of the model."""
+"""Words that mark a score which, by ``Evaluation.doubt``, does not measure the model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ NOTE = (
 
 
 def doubt_word(evaluation: Mapping[str, Any]) -> str:
-    """The word for one evaluation as ``metrics.json`` holds it; '' without a doubt.
+    """Return the word for an evaluation of ``metrics.json``; '' without a doubt.
 
     >>> doubt_word({'collapsed': True, 'doubt': 'The features of all tracklets are equal ...'})
     'collapsed'
@@ -22,7 +22,7 @@ def doubt_word(evaluation: Mapping[str, Any]) -> str:
 
 
 def doubt_words(evaluations: Iterable[tuple[object, Mapping[str, Any]]], unit: str) -> str:
-    """The words for several, each with its number; '' without a doubt.
+    """Return the words for several evaluations with their numbers; '' without a doubt.
 
     >>> doubt_words([(1, {'collapsed': True}), (2, {}), (3, {'collapsed': True})], 'seed')
     'collapsed (seed 1, 3)'

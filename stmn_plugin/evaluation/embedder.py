@@ -1,6 +1,6 @@
-"""A trained model and tracklets → a feature of each: ``Embedder(model, plan)(tracklets)``.
+"""Compute a feature of each tracklet with a trained model: ``Embedder(model, plan)(tracklets)``.
 
-Frames are read, resized and normalised as the model wants them; no data manager, no training set.
+Frames are read, resized and normalised for the model; no data manager or training set is needed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,32 +31,32 @@ from .fingerprint import fingerprint
 
 
 class Embedder:
-    """Features of tracklets.
+    """Compute features of tracklets.
 
-    A ``frame_once`` model encodes each frame once, however many clips it is in; any other encodes
+    A ``frame_once`` model encodes each frame once for all of its clips; any other model encodes
     clip by clip. A tracklet's feature is the mean over its clips, and over the mirrored ones, after
-    ``model.finish``. Of a model that joins the scores of clips, what it compares of every clip is
-    kept besides.
+    ``model.finish``. For a model that joins scores of clips, the compared vectors of all clips are
+    returned, too.
 
     Args:
-        model: on the device; it is put into eval mode.
-        plan: which frames make the clips of a tracklet; one clip by RRS by default.
+        model: a model on the device; it is set to eval mode.
+        plan: rule of division of tracklets into clips; one clip by RRS by default.
         device: 'cuda' or 'cpu'.
-        amp: precision in which frames are encoded: 'off', 'bf16' or 'fp16'.
+        amp: precision of encoding: 'off', 'bf16' or 'fp16'.
         flip: average with the mirrored clips.
-        batch_size: clips at a time.
-        store: where the vectors of frames are kept and read back.
-        height: of a frame, in pixels; by default that of ``model.spec``, as the next three.
-        width: of a frame, in pixels.
-        mean: of the colours of frames from 0 to 1.
+        batch_size: clips per batch.
+        store: folder in which vectors of frames are stored.
+        height: height of a frame in pixels; ``model.spec`` has the defaults of four arguments.
+        width: width of a frame in pixels.
+        mean: mean of the colours, for values from 0 to 1.
         std: standard deviations of the colours.
-        workers: processes that read; 0 reads in this one.
-        skip_bad: leave unreadable frames out instead of raising; :attr:`bad_frames` has them.
-        fold_bn: with batch norms of encoders folded into their convolutions.
-        compiled: the model is.
+        workers: worker processes; 0 reads in this process.
+        skip_bad: skip unreadable frames instead of raising; :attr:`bad_frames` lists them.
+        fold_bn: fold batch norms of encoders into their convolutions.
+        compiled: compile the encoders.
 
     Raises:
-        InputError: a store for a model that has no vectors of frames.
+        InputError: a store for a model without vectors of frames.
     """
 
     def __init__(
@@ -100,26 +100,26 @@ class Embedder:
         self.fold_bn = fold_bn
         self.compiled = compiled
         self.prepare = Prepare(device, Normalize(self.mean, self.std))
-        self.bad_frames: list[str] = []  # paths that were left out
+        self.bad_frames: list[str] = []  # paths of skipped frames
         self._inference: InferenceModel | None = None
 
     def __call__(
         self, tracklets: Iterable[Tracklet | Frames], name: str = 'tracklets'
     ) -> TrackletFeatures | None:
-        """Features of tracklets, with the weights of now.
+        """Compute features of tracklets with the current weights.
 
-        Of many processes each encodes a part.
+        With several processes each encodes a part.
 
         Args:
             tracklets: the host's 4-tuples, or only the paths of the frames of each.
-            name: for the progress bar, and of the files of the store.
+            name: name for the progress bar and the files of the store.
 
         Returns:
-            On the CPU; None in all processes but the main one.
+            Features on the CPU in the main process, None in others.
 
         Raises:
-            InputError: a frame that cannot be read, a feature that is not finite, a store of other
-                weights or frames, memory that does not suffice.
+            InputError: a frame cannot be read, a feature is not finite, the store is of other
+                weights or frames, or memory is insufficient.
         """
         tracklets = as_tracklets(tracklets)
         counts = [self.plan.count(len(paths)) for paths, *_ in tracklets]
@@ -132,7 +132,7 @@ class Embedder:
         return join_tracklets(parts) if is_main() else None
 
     def _clips(self, tracklets: list[Tracklet], name: str) -> Iterator[ClipFeatures]:
-        """The features of every clip, batch by batch."""
+        """Yield the features of every clip in batches."""
         model = self._inference_model()
         if not self.model.frame_once:
             yield from self._whole_clips(model, tracklets, name)
@@ -147,7 +147,7 @@ class Embedder:
     def _vectors(
         self, model: InferenceModel, tracklets: list[Tracklet], plan: ClipPlan, name: str
     ) -> Iterator[ClipVectors]:
-        """Each frame once: what clips are put together from."""
+        """Encode each frame once and yield the vectors of clips."""
         for batch, views in self._read(tracklets, plan, name):
             vectors = torch.stack([model.encode_frames(frames) for frames in views])
             yield ClipVectors(vectors, batch.rows, batch.tracklets, batch.stand_ins)
@@ -165,7 +165,7 @@ class Embedder:
     def _read(
         self, tracklets: list[Tracklet], plan: ClipPlan, name: str
     ) -> Iterator[tuple[ClipBatch, list[Tensor]]]:
-        """Batches of clips with their frames on the device, as they are and mirrored if asked."""
+        """Yield batches of clips with their frames on the device, also mirrored with ``flip``."""
         loader = clip_loader(
             tracklets,
             plan,
@@ -180,7 +180,7 @@ class Embedder:
             pin_memory=self.device == 'cuda',
         )
         quiet = None if is_main() else True  # None: when stderr is no terminal
-        # named here: the feature store takes a RuntimeError for a failed write
+        # converted here, because the feature store treats a RuntimeError as a failed write
         with resource_errors('test.batch_size'):
             for batch in tqdm(loader, desc=name, unit='batch', leave=False, disable=quiet):
                 self.bad_frames.extend(batch.bad_frames)
@@ -190,7 +190,7 @@ class Embedder:
     def _stored_vectors(
         self, folder: FeatureFolder, model: InferenceModel, tracklets: list[Tracklet], name: str
     ) -> Iterator[ClipVectors]:
-        """From the store, which is made first when it is not there."""
+        """Yield vectors of the store, which is written first if it does not exist."""
         plan = self.plan._replace(frames='consecutive')
         made_from = fingerprint(
             self.model,
@@ -210,14 +210,14 @@ class Embedder:
         if unreadable and not self.skip_bad:
             raise InputError(
                 f'{store.path} was made without {len(unreadable)} unreadable frames, first '
-                f'{unreadable[0]}: mend them, or set data.bad_frames skip'
+                f'{unreadable[0]}: repair them, or set data.bad_frames skip'
             )
         self.bad_frames.extend(unreadable)
         for batch in store.clips(self.plan, views, self.batch_size):
             yield batch._replace(vectors=batch.vectors.to(self.device))
 
     def _inference_model(self) -> InferenceModel:
-        """As it was asked for, with the weights of now; kept, since compiling takes long."""
+        """Return the inference model with current weights; reuse it, as compiling takes long."""
         if self._inference is not None:
             self._inference.refresh()
         else:
@@ -226,5 +226,5 @@ class Embedder:
         return self._inference
 
     def _finished(self, features: Tensor) -> Tensor:
-        """Means over clips (G, D), in float32 on the CPU → the features of tracklets."""
+        """Convert means over clips (G, D), in float32 on the CPU, to features of tracklets."""
         return self.model.finish(features.to(self.device)).float().cpu()

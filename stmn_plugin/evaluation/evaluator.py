@@ -1,4 +1,4 @@
-"""A target and what gives features of its tracklets → one ranking, with all one must know of it."""
+"""Rank a target by features of its tracklets, and describe the ranking completely."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ Embed = Callable[[Sequence[Tracklet], str], TrackletFeatures | None]
 
 
 class Searched(NamedTuple):
-    """Features of a target; where the protocol adds the queries to the gallery, they come last."""
+    """Features of a target; if the protocol adds the queries to the gallery, they come last."""
 
     query: TrackletFeatures
     gallery: TrackletFeatures
@@ -39,17 +39,17 @@ class Evaluator:
     """Evaluates a model on targets.
 
     Args:
-        model: of the features.
-        embed: tracklets and a name → features, None in all processes but the main one: an
+        model: the model that computes the features.
+        embed: tracklets and a name → features in the main process, None in others, such as an
             :class:`.embedder.Embedder`.
-        targets: by name.
-        settings: protocol, frames; those of the embedder.
-        options: metric, re-ranking.
+        targets: targets by name.
+        settings: protocol and frames, as in the embedder.
+        options: metric and re-ranking.
         made_from: name of a target → digests of config and data, for the evaluation.
 
     Raises:
-        InputError: options for distances of vectors, and a model that scores pairs itself. The
-            metric is no such option: every run has one, it is not used, see :attr:`dist_metric`.
+        InputError: options for distances of vectors with a model that scores pairs itself. The
+            metric is not such an option; it is ignored then, see :attr:`dist_metric`.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Evaluator:
 
     @property
     def protocol(self) -> Protocol:
+        """The protocol of the ranking."""
         return PROTOCOLS[self.settings.protocol]
 
     @property
@@ -83,23 +84,23 @@ class Evaluator:
 
     @property
     def dist_metric(self) -> str:
-        """What the ranking is by: 'score_pairs' where the model scores pairs itself."""
+        """Metric of the ranking; 'score_pairs' if the model scores pairs itself."""
         return 'score_pairs' if self.scores_pairs else self.options.dist_metric
 
     def can_score(self, name: str) -> bool:
-        """Whether a target has labels by which a query can be right; unlabelled ones have not."""
+        """Return whether a target has labels by which queries can be scored."""
         target = self.targets[name]
         return target.is_labelled or target.count_matchable() > 0
 
     def evaluate(self, name: str, epoch: int | None = None) -> Evaluation:
-        """Encode a target and rank its queries; all processes get the main one's evaluation.
+        """Encode a target and rank its queries; all processes return the main one's evaluation.
 
         Args:
-            name: of the target.
+            name: name of the target.
             epoch: finished epochs, for the evaluation.
 
         Raises:
-            InputError: features that are not finite, unreadable frames, no query with a match.
+            InputError: features are not finite, frames are unreadable, or no query has a match.
         """
         watch = Stopwatch()
         return self.rank(name, self.features(name), watch(), epoch)
@@ -107,7 +108,7 @@ class Evaluator:
     def rank(
         self, name: str, searched: Searched | None, extraction: float, epoch: int | None = None
     ) -> Evaluation:
-        """The evaluation of the features of a target, which took so many seconds to extract."""
+        """Evaluate the features of a target, whose extraction took ``extraction`` seconds."""
         watch, evaluation = Stopwatch(), None
         if searched is not None:
             count = len(self.targets[name].query) + len(self.targets[name].gallery)
@@ -120,7 +121,7 @@ class Evaluator:
         return result
 
     def features(self, name: str) -> Searched | None:
-        """Features of a target's queries and of the gallery that the protocol searches."""
+        """Compute features of a target's queries and of the gallery that the protocol searches."""
         target = self.targets[name]
         query = self.embed(target.query, f'{name}-query')
         gallery = self.embed(target.gallery, f'{name}-gallery')
@@ -132,14 +133,14 @@ class Evaluator:
         return Searched(query, apply_protocol(query, gallery, self.protocol, needs))
 
     def tracklets(self, name: str) -> tuple[list[Tracklet], list[Tracklet]]:
-        """A target's queries, and what the protocol searches, as :meth:`features` has them."""
+        """Return a target's queries and searched tracklets, in the order of :meth:`features`."""
         target = self.targets[name]
         queries, gallery = list(target.query), list(target.gallery)
         adds = self.protocol.queries_searched and target.gallery_needs_queries
         return queries, gallery + queries if adds else gallery
 
     def distances(self, searched: Searched) -> Iterator[Tensor]:
-        """Distances in chunks of queries (q, G); all of them are never held."""
+        """Yield distances in chunks of queries (q, G), never the whole matrix."""
         query, gallery = searched
         if not self.scores_pairs:
             rows: Iterator[Tensor] = distances_in_rows(query, gallery, self.options)
@@ -152,7 +153,7 @@ class Evaluator:
         return scored_rows(query.features, gallery.features, model.score_pairs, device)
 
     def score(self, searched: Searched, pairs: PairCollector | None = None) -> QueryScores:
-        """How well every query is answered; the collector gets all distances."""
+        """Score every query; the collector gets all distances."""
         rows, precision = self.distances(searched), self.protocol.average_precision
         if pairs is not None:
             rows = pairs.through(rows)
@@ -168,7 +169,7 @@ class Evaluator:
         epoch: int | None = None,
         pairs: PairCollector | None = None,
     ) -> Evaluation:
-        """The evaluation of the scores of a target, and of its pairs where they were collected."""
+        """Build the evaluation from the scores of a target and the collected pairs, if any."""
         (query, gallery), settings, options = searched, self.settings, self.options
         queries, tracklets = self.tracklets(name)
         num_searched = count_searched(queries, tracklets)

@@ -1,8 +1,8 @@
-"""Vectors of frames ↔ files: another protocol, metric or clip strategy encodes nothing again.
+"""Store vectors of frames, so that another protocol, metric or plan of clips needs no encoding.
 
 ``<name>.npy`` holds the vectors of every frame, tracklet after tracklet, (F, views, V) float32;
-``<name>.json``, written last, says what they were made from, where in the file they lie and how its
-bytes sum up, and has a sum of its own. Nothing of either file is believed before its sum is right.
+``<name>.json``, written last, records their origin, their place in the file and its checksum, and
+has its own checksum. Both files are used only if their checksums are correct.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ BLOCK = 1 << 24  # bytes per read of the check
 
 
 class FeatureFolder(NamedTuple):
-    """Where vectors of frames are kept, and the config that they depend on besides the model."""
+    """The folder of the vectors, and the config that they depend on."""
 
     path: str  # ``test.features_dir``
     config: Mapping[str, Any] = {}  # key → value
@@ -43,8 +43,8 @@ class FeatureStore:
 
     Args:
         folder: ``test.features_dir``.
-        name: of the files, e.g. ``mars-query``.
-        made_from: of the model, config and frames at hand, see ``fingerprint.py``.
+        name: name of the files, e.g. ``mars-query``.
+        made_from: fingerprint of model, config and frames, see ``fingerprint.py``.
         tracklets: the host's 4-tuples.
     """
 
@@ -59,20 +59,21 @@ class FeatureStore:
         self.tracklets = tracklets
 
     def exists(self) -> bool:
+        """Return whether both files exist."""
         return os.path.exists(self.record_path) and os.path.exists(self.path)
 
     def write(
         self, batches: Iterable[ClipVectors], bad_frames: Collection[str], seq_len: int
     ) -> None:
-        """Keep the vectors of all frames.
+        """Write the vectors of all frames.
 
         Args:
             batches: ClipVectors of the plan 'consecutive', in order.
-            bad_frames: paths that ``batches`` leaves out, filled while they are taken.
+            bad_frames: paths that ``batches`` skips, filled while they are read.
             seq_len: L of the plan.
 
         Raises:
-            InputError: the disk is full or the folder cannot be written; nothing remains.
+            InputError: the disk is full or the folder cannot be written; no file remains.
         """
         crc, offset, shape = 0, 0, (len(self.tracklets), 1, 1)
         with whole_file(self.path) as file:
@@ -97,7 +98,7 @@ class FeatureStore:
     def _in_order(
         self, batches: Iterable[ClipVectors], seq_len: int
     ) -> Iterator[NDArray[np.float32]]:
-        """Vectors (n, views, V) of frame after frame, without the repeats that fill last clips."""
+        """Yield vectors (n, views, V) of all frames in order, without the repeats in last clips."""
         lengths = (
             min(seq_len, len(paths) - start)
             for paths, _, _, _ in self.tracklets
@@ -108,13 +109,13 @@ class FeatureStore:
             yield vectors[:, wanted.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
 
     def open(self, views: int = 1) -> None:
-        """Map the vectors into memory, after checking where they come from and every byte.
+        """Map the vectors into memory after checking their origin and every byte.
 
         Args:
-            views: that will be wanted: 1, or 2 with the mirrored frames.
+            views: number of views needed: 1, or 2 with the mirrored frames.
 
         Raises:
-            InputError: stale (says what differs) or damaged.
+            InputError: the files are stale (the message says what differs) or damaged.
         """
         try:
             record = self._read_record()
@@ -127,7 +128,7 @@ class FeatureStore:
         self.readable[record['unreadable']] = False
 
     def _read_record(self) -> dict[str, Any]:
-        """The content of the json file, whole and of the right types."""
+        """Read the json file and check its checksum and types."""
         try:
             with open_regular(self.record_path, encoding='utf-8') as file:
                 record: dict[str, Any] = json.load(file)
@@ -154,7 +155,7 @@ class FeatureStore:
             )
 
     def _map(self, offset: int, shape: Sequence[int], crc: int) -> NDArray[np.float32]:
-        """The vectors of the file, which is read without regard to what its header says."""
+        """Map the vectors of the file, whose header is not interpreted."""
         with open_regular(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != offset + 4 * math.prod(shape):
@@ -167,19 +168,19 @@ class FeatureStore:
             return np.memmap(file, '<f4', 'r', offset, tuple(shape))
 
     def unreadable_paths(self) -> list[str]:
-        """Paths of the frames that could not be read when the vectors were made."""
+        """Return the paths of frames that were unreadable when the vectors were written."""
         if self.readable.all():
             return []
         frames = (path for paths, _, _, _ in self.tracklets for path in paths)
         return [path for path, readable in zip(frames, self.readable, strict=True) if not readable]
 
     def clips(self, plan: ClipPlan, views: int, batch_size: int) -> Iterator[ClipVectors]:
-        """ClipVectors of any plan, as :func:`.features.encode_clips` gives them.
+        """Yield ClipVectors of any plan, as the embedder computes them.
 
         Args:
-            plan: how tracklets are cut.
+            plan: rule of division into clips.
             views: 1, or 2 with the mirrored frames.
-            batch_size: clips at a time.
+            batch_size: clips per batch.
         """
         batch = []
         for tracklet, (paths, _, _, _) in enumerate(self.tracklets):
@@ -221,7 +222,7 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def _check_record(record: Mapping[str, Any]) -> None:
-    """ValueError unless every value of a record has its kind."""
+    """Raise ValueError unless every value of a record is valid."""
     shape, unreadable = record['shape'], record['unreadable']
     right = (
         named(record['made_from'], lambda value: True),
@@ -231,7 +232,7 @@ def _check_record(record: Mapping[str, Any]) -> None:
         isinstance(unreadable, list) and all(map(is_count, unreadable)),
     )
     if not all(right) or shape[1] not in (1, 2) or any(row >= shape[0] for row in unreadable):
-        raise ValueError('its values cannot be')
+        raise ValueError('its values are impossible')
 
 
 def _damaged(path: str, reason: object) -> InputError:

@@ -1,7 +1,7 @@
-"""Vectors of frames → features of clips → one feature a tracklet, or all of its clips.
+"""Combine vectors of frames to features of clips, and these to features of tracklets.
 
-Letters: T frames, V numbers of a frame, B clips, L frames of a clip, G tracklets, D numbers of a
-feature.
+Letters: T frames, V values per frame, B clips, L frames of a clip, G tracklets, D feature
+dimensions.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,30 +18,32 @@ from stmn_plugin.models.base import VideoModel
 
 from .search import unit_vectors
 
-# of a clip without a readable frame of its own: nothing beside any other clip of its tracklet
+# weight of a clip without a readable frame, negligible compared with other clips of its tracklet
 STAND_IN_WEIGHT = 1e-12
 
 
 class TrackletClips(NamedTuple):
-    """What ``VideoModel.score_pairs`` takes of every clip, one tracklet after the other."""
+    """The vectors of clips that ``VideoModel.score_pairs`` compares, ordered by tracklet."""
 
     features: Tensor  # (N, D) on the CPU
     counts: NDArray[np.int64]  # (G,) clips of each tracklet, at least 1, N in all
 
 
 class TrackletFeatures(NamedTuple):
+    """Features of tracklets with their labels."""
+
     features: Tensor  # (G, D) on the CPU
     pids: NDArray[Any]  # (G,)
     camids: NDArray[Any]  # (G,)
     clips: TrackletClips | None = None  # of a model that joins the scores of clips
 
     def normalized(self) -> 'TrackletFeatures':
-        """With features of length 1."""
+        """Return the features scaled to length 1."""
         return self._replace(features=unit_vectors(self.features))
 
 
 def join_tracklets(parts: Sequence[TrackletFeatures]) -> TrackletFeatures:
-    """The features of several lists of tracklets, one after the other."""
+    """Concatenate the features of several lists of tracklets."""
     clips = [part.clips for part in parts if part.clips is not None]
     return TrackletFeatures(
         torch.cat([part.features for part in parts]),
@@ -57,7 +59,7 @@ def join_tracklets(parts: Sequence[TrackletFeatures]) -> TrackletFeatures:
 
 
 class ClipVectors(NamedTuple):
-    """A batch of clips as vectors of frames; mirrored frames come as a second set."""
+    """A batch of clips as vectors of frames; mirrored frames are a second view."""
 
     vectors: Tensor  # (1 or 2, T, V)
     rows: Tensor  # (B, L) rows of T that make each clip
@@ -72,24 +74,24 @@ class ClipFeatures(NamedTuple):
     weights: Tensor  # (B,) float64, of the clip in the mean of its tracklet
     tracklets: Tensor  # (B,)
     stand_ins: Tensor  # (B,) bool
-    pairs: Tensor | None = None  # (B, D') what a model that joins scores compares of each clip
+    pairs: Tensor | None = None  # (B, D') compared by a model that joins scores of clips
 
 
 def mean_over_views(views: Sequence[Tensor]) -> Tensor:
-    """Features (B, D) of clips as they are and mirrored → (B, D)."""
+    """Average the features (B, D) of clips over their views, original and mirrored."""
     return torch.stack(list(views)).mean(dim=0)
 
 
 def clips_of_vectors(
     batches: Iterable[ClipVectors], model: VideoModel, every_frame: bool = False
 ) -> Iterator[ClipFeatures]:
-    """Put clips together from the vectors of their frames.
+    """Compute features of clips from the vectors of their frames.
 
     Args:
-        batches: of clips.
-        model: with ``frame_once``, in eval mode.
-        every_frame: weigh a clip by its distinct frames and each of those alike, so that the mean
-            over a tracklet's clips is one over all its frames; for models that ``weighs_frames``.
+        batches: batches of clips.
+        model: a model with ``frame_once`` in eval mode.
+        every_frame: weight a clip by its number of distinct frames, all equally, so that the mean
+            over a tracklet's clips is the mean over its frames; for models with ``weighs_frames``.
     """
     for vectors, rows, tracklets, stand_ins in batches:
         there = rows.to(vectors.device)
@@ -114,11 +116,11 @@ def mean_over_clips(
     tracklets: Sequence[Tracklet],
     finish: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> TrackletFeatures:
-    """The weighted mean over the clips of each tracklet, finished; and what is kept of all clips.
+    """Average the clips of each tracklet with weights, apply ``finish``, and keep compared vectors.
 
     Args:
-        batches: of all clips.
-        tracklets: G of the host's 4-tuples.
+        batches: batches of all clips.
+        tracklets: G tracklets, the host's 4-tuples.
         finish: means (G, D) in float32 → features (G, D), see ``VideoModel.finish``.
 
     Raises:
@@ -157,12 +159,12 @@ def mean_over_clips(
 
 
 def kept_clips(batches: Sequence[ClipFeatures], num_tracklets: int) -> TrackletClips:
-    """What is compared of the clips of all tracklets.
+    """Collect the compared vectors of the clips of all tracklets.
 
-    A clip without a readable frame of its own is left out beside others of its tracklet.
+    A clip without a readable frame is skipped if its tracklet has others.
 
     Args:
-        batches: with ``pairs`` on the CPU; every tracklet has a clip.
+        batches: batches with ``pairs`` on the CPU; every tracklet has a clip.
         num_tracklets: G.
     """
     owners = torch.cat([batch.tracklets for batch in batches])  # (N,)

@@ -1,4 +1,4 @@
-"""A model, a config and frames → what vectors of frames were made from, by name.
+"""Digest model, config and frames, to detect whether stored vectors are still valid.
 
 What counts is everything but what is known to be free: a key, an attribute of a model or a line of
 code that is new counts until someone says otherwise, so none can be forgotten. Keys that all
@@ -85,14 +85,14 @@ def fingerprint(
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """What vectors depend on, by name, so that a mismatch can be named.
+    """Return everything that vectors depend on, by name, so that a mismatch can be named.
 
     Args:
-        model: its weights and buffers, and what it is besides.
+        model: the model; weights, buffers and structure count.
         tracklets: the host's 4-tuples; names, sizes and times of their files count, the
             folder they lie in does not.
         config: key → plain value.
-        **settings: anything else, plain values.
+        **settings: further plain values.
     """
     config = config or {}
     arch = config.get('model.name', '')
@@ -110,7 +110,7 @@ def fingerprint(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's weights and buffers, the same with and without DataParallel."""
+    """Return the SHA-256 of a model's weights and buffers, independent of DataParallel."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.removeprefix('module.').encode())
@@ -139,7 +139,7 @@ def structure_digest(model: nn.Module) -> str:
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:
-    """What decides vectors of frames: not how they are pooled, nor settings that are free."""
+    """Return the attributes that affect vectors of frames, without pooling and free settings."""
     if isinstance(part, FrameByFrame):
         return {}
     own = dict(vars(part))
@@ -153,10 +153,11 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
 
 
 def _described(value: Any, holders: tuple[int, ...] = ()) -> str | list[Any]:
-    """Nested lists of texts and numbers, the same in every process.
+    """Convert a value to nested lists of texts and numbers, the same in every process.
 
     Args:
-        holders: ids of what holds the value; a way back into them ends there.
+        value: any value.
+        holders: ids of the objects that contain the value; a reference back to one is cut.
     """
     if value is None or isinstance(value, PLAIN):
         return repr(value)
@@ -199,7 +200,7 @@ def _frames_digest(tracklets: Iterable[Tracklet]) -> str:
 
 @functools.cache
 def _code_digest() -> str:
-    """SHA-256 of the code that makes vectors, and the version of the host."""
+    """Return the SHA-256 of the code that computes vectors, and of the host's version."""
     digest = hashlib.sha256(getattr(torchreid, '__version__', '').encode())
     for name in CODE:
         path = PACKAGE / name

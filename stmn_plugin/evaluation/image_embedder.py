@@ -1,4 +1,4 @@
-"""Image data: the host's loaders and a model → one feature an image."""
+"""Compute features of images that the host's loaders read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,10 +19,10 @@ class ImageEmbedder:
     """Features of the images of the host's loaders, which read them.
 
     Args:
-        model: on the device; it is put into eval mode.
-        loaders: name of a list of images, as 'market1501-query' → its loader.
+        model: a model on the device; it is set to eval mode.
+        loaders: name of a list of images, such as 'market1501-query' → its loader.
         prepare: images → finished images on the device.
-        amp: precision of the model.
+        amp: precision of the model: 'off', 'bf16' or 'fp16'.
         flip: average with the mirrored images.
     """
 
@@ -42,7 +42,7 @@ class ImageEmbedder:
 
     @torch.no_grad()
     def __call__(self, tracklets: Sequence[Tracklet], name: str) -> TrackletFeatures:
-        """Features of the loader of that name, in order.
+        """Compute features of the images of the loader ``name``, in order.
 
         Raises:
             InputError: a feature is not finite.

@@ -1,8 +1,7 @@
-"""A model's own score of pairs of tracklets, ``VideoModel.score_pairs`` → rows of distances.
+"""Convert a model's own scores of pairs, ``VideoModel.score_pairs``, to rows of distances.
 
-It is one of pairs of tracklets, or of pairs of clips that ``VideoModel.join_scores`` makes one of
-tracklets. Such a score is no distance of two vectors, so what works on distances of vectors refuses
-it.
+Scores are of pairs of tracklets, or of pairs of clips that ``VideoModel.join_scores`` combines.
+They are not distances of vectors, so functions that need such distances reject them.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ from stmn_plugin.errors import InputError
 
 from .features import TrackletClips
 
-PAIRS_LIMIT = 1 << 26  # bytes of the features of the pairs that are scored at a time
-QUERIES_AT_ONCE = 64  # the gallery's clips travel to the device once for so many queries
+PAIRS_LIMIT = 1 << 26  # bytes of the features of pairs scored together
+QUERIES_AT_ONCE = 64  # queries per copy of the gallery's clips to the device
 
 ScorePairs = Callable[[Tensor, Tensor], Tensor]
 JoinScores = Callable[[Tensor], Tensor]
@@ -31,14 +30,14 @@ def scored_rows(
     device: str | torch.device = 'cpu',
     limit: int = PAIRS_LIMIT,
 ) -> Iterator[Tensor]:
-    """Rows of negative scores in chunks of queries; pairs are scored in chunks of both.
+    """Yield negative scores in chunks of queries; pairs are scored in chunks of both.
 
     Args:
         query: (Q, D).
         gallery: (G, D).
-        score_pairs: (q, D), (g, D) on the device → (q, g), larger is nearer.
+        score_pairs: (q, D), (g, D) on the device → (q, g), larger is more similar.
         device: of the model.
-        limit: bytes of the q * g pairs of D numbers that are scored at a time.
+        limit: bytes of the q * g pairs of D numbers scored together.
 
     Yields:
         (q, G) on the CPU.
@@ -62,17 +61,18 @@ def joined_rows(
     device: str | torch.device = 'cpu',
     limit: int = PAIRS_LIMIT,
 ) -> Iterator[Tensor]:
-    """Rows of negative scores of tracklets whose clips are compared, in chunks of queries.
+    """Yield negative scores of tracklets whose clips are compared, in chunks of queries.
 
-    Tracklets of as many clips are scored together, so that nothing is filled up. What is held at a
-    time is bounded, but for the scores of the clips of the two longest tracklets.
+    Tracklets with the same number of clips are scored together, without padding. Memory is
+    bounded, except for the scores of the clips of the two longest tracklets.
 
     Args:
-        query, gallery: what is compared of the clips of Q and G tracklets.
-        score_pairs: (n, D), (m, D) of clips on the device → (n, m), larger is nearer.
-        join_scores: of the clips of tracklets (q, g, n, m) → (q, g), larger is nearer.
+        query: compared vectors of the clips of Q tracklets.
+        gallery: compared vectors of the clips of G tracklets.
+        score_pairs: (n, D), (m, D) of clips on the device → (n, m), larger is more similar.
+        join_scores: scores of clips (q, g, n, m) → of tracklets (q, g), larger is more similar.
         device: of the model.
-        limit: bytes of the n * m pairs of D numbers that are scored at a time.
+        limit: bytes of the n * m pairs of D numbers scored together.
 
     Yields:
         (q, G) on the CPU.
@@ -96,12 +96,12 @@ def joined_rows(
 def _alike(
     clips: TrackletClips, numbers: NDArray[np.int64], most: int
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Tracklets of as many clips each → their numbers (g,) and all their clips (g * m, D).
+    """Yield tracklets with equal numbers of clips: their indices (g,) and clips (g * m, D).
 
     Args:
-        clips: of all tracklets.
-        numbers: of the tracklets that are wanted.
-        most: clips together; no less than one tracklet.
+        clips: clips of all tracklets.
+        numbers: indices of the tracklets to use.
+        most: maximum number of clips together, at least those of one tracklet.
     """
     first, counts = np.cumsum(clips.counts) - clips.counts, clips.counts[numbers]
     for count in np.unique(counts):
@@ -113,7 +113,7 @@ def _alike(
 
 
 def _score_clips(query: Tensor, gallery: Tensor, score_pairs: ScorePairs, side: int) -> Tensor:
-    """Clips (n, D), (m, D) → scores (n, m), in squares of so many clips."""
+    """Score clips (n, D), (m, D) → (n, m), in squares of ``side`` clips."""
     return torch.cat(
         [
             torch.cat([score_pairs(ours, theirs) for theirs in gallery.split(side)], dim=1)
@@ -123,10 +123,10 @@ def _score_clips(query: Tensor, gallery: Tensor, score_pairs: ScorePairs, side: 
 
 
 def refuse_pair_scores(model: object, what: str) -> None:
-    """InputError, if a model scores pairs itself, for what needs distances of vectors.
+    """Raise InputError for a function that needs distances of vectors if a model scores pairs.
 
     Args:
-        model: any.
+        model: any model.
         what: key or name for the message.
     """
     if getattr(model, 'score_pairs', None) is not None:

@@ -1,4 +1,4 @@
-"""Loaders and a model → tracklet features → distances → ranking, written down with its protocol."""
+"""Evaluation protocols, and the record of a ranking with everything needed to compare it."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 
-TIED_SHARE = 0.01  # of the queries; a few are tied by chance
+TIED_SHARE = 0.01  # of the queries; a few ties are accidental
 
 
 class Protocol(NamedTuple):
-    """What must be known to compare two numbers, besides the data and the features."""
+    """Rules of an evaluation, besides data and features."""
 
     queries_searched: bool  # the query tracklets are part of the gallery
     average_precision: str = 'rectangle'  # or trapezoid, see ``evaluate_ranking``
-    unmatched: str = 'skip'  # a query without a match is left out, or counts as 0 ('zero')
+    unmatched: str = 'skip'  # a query without a match is skipped, or counts as 0 ('zero')
 
 
 PROTOCOLS = {
@@ -48,15 +48,15 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One ranking and everything one must know to compare it."""
+    """A ranking and everything needed to compare it with another."""
 
     dataset: str
     ranking: Ranking
     protocol: str  # one of PROTOCOLS
-    queries_searched: bool  # what is searched holds all query tracklets, whoever put them there
+    queries_searched: bool  # the searched tracklets contain all query tracklets
     average_precision: str
     unmatched: str
-    frames: str  # frames of a tracklet that were used
+    frames: str  # frames of a tracklet that are used
     flip: bool
     dist_metric: str
     reranked: bool
@@ -66,18 +66,18 @@ class Evaluation:
     seconds: dict[str, float]  # 'extraction', 'per_tracklet' of it, 'ranking'
     normalize_feature: bool = False
     weights: str = ''  # digest of the tested weights
-    peak_memory: dict[str, int] | None = None  # see ``peak_memory``: of the process up to here
+    peak_memory: dict[str, int] | None = None  # of the process so far, see ``peak_memory``
     amp: str = 'off'  # precision in which frames were encoded
-    num_query_searched: int = 0  # query tracklets that are among the searched ones
-    num_query_tied: int = 0  # a match is as far as another person: the gallery's order decides
+    num_query_searched: int = 0  # query tracklets among the searched ones
+    num_query_tied: int = 0  # queries whose score the gallery's order decides
     collapsed: bool = False  # all features are equal
-    epoch: int | None = None  # finished epochs; None when only tested
+    epoch: int | None = None  # finished epochs; None for a test only
     made_from: dict[str, str] | None = None  # digests of config and data, see ``provenance``
     verification: dict[str, Any] | None = None  # of ``verification.Verification``
 
     @property
     def doubt(self) -> str:
-        """Why the score says nothing of the model, as a sentence; '' when it does."""
+        """Why the score does not measure the model, as a sentence, or ''."""
         if self.collapsed:
             return (
                 f'The features of all tracklets of {self.dataset} are equal: the model collapsed.'
@@ -91,7 +91,7 @@ class Evaluation:
         return ''
 
     def as_dict(self, ranks: Iterable[int]) -> dict[str, Any]:
-        """Plain values for ``metrics.json``; rates are fractions."""
+        """Return plain values for ``metrics.json``; rates are fractions."""
         values = {key: value for key, value in vars(self).items() if key != 'ranking'}
         if self.verification is None:
             del values['verification']
@@ -109,13 +109,14 @@ def apply_protocol(
     protocol: Protocol,
     gallery_needs_queries: bool,
 ) -> TrackletFeatures:
-    """The gallery that is searched.
+    """Return the gallery that the protocol searches.
 
     Args:
-        query, gallery: of a dataset, as the host splits it.
-        protocol: whether the queries are searched.
-        gallery_needs_queries: the dataset's official gallery holds the query tracklets and
-            ``gallery`` does not yet.
+        query: queries of a dataset.
+        gallery: gallery of the dataset, as the host splits it.
+        protocol: the protocol, which may search the queries.
+        gallery_needs_queries: whether the dataset's official gallery holds the query tracklets and
+            ``gallery`` does not.
     """
     if not protocol.queries_searched or not gallery_needs_queries:
         return gallery
@@ -125,13 +126,13 @@ def apply_protocol(
 def distances_in_rows(
     query: TrackletFeatures, gallery: TrackletFeatures, options: TestOptions
 ) -> Iterator[Tensor]:
-    """Distances in chunks of queries (q, G); all of them are never held."""
+    """Yield distances in chunks of queries (q, G), never the whole matrix."""
     measure = rerank if options.rerank else distance_rows
     return measure(query.features, gallery.features, options.dist_metric)
 
 
 def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Evaluations as ``metrics.json`` holds them → text, one row per dataset, in percent.
+    """Format evaluations of ``metrics.json`` with their protocol, a row per dataset, in percent.
 
     The protocol stands beside the numbers.
     """
@@ -154,13 +155,13 @@ def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def host_lines(ranking: Ranking, ranks: Iterable[int]) -> str:
-    """The lines that scripts around torchreid look for."""
+    """Format results in the lines that scripts for torchreid parse."""
     lines = [f'mAP: {ranking.mean_ap:.1%}', 'CMC curve']
     return '\n'.join(lines + [f'Rank-{r:<3}: {ranking.rank(r):.1%}' for r in ranks])
 
 
 class Stopwatch:
-    """Seconds since it was made or last read."""
+    """Seconds since its creation or last reading."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Distances of every query → its nearest tracklets that count, and how well it was answered.
+"""List the nearest tracklets of every query, and score it.
 
-What counts is what ``ranking.py`` ranks: junk and tracklets of the query's person from the query's
+As in ``ranking.py``, junk and tracklets of the query's person from the query's camera are skipped.
 camera take no place.
 
 Letters: Q queries, G gallery tracklets, q rows of a chunk of queries.
@@ -26,12 +26,12 @@ from .search import nearest
 
 
 class RankedLists(NamedTuple):
-    """What was found for every query; a place that nothing takes has the distance infinity."""
+    """The nearest tracklets of every query; an empty place has the distance infinity."""
 
     indices: NDArray[np.int64]  # (Q, k) into the gallery, nearest first
     distances: NDArray[np.float32]  # (Q, k)
     is_match: NDArray[np.bool_]  # (Q, k) the query's person
-    first_match: NDArray[np.int64]  # (Q,) into the gallery, the nearest match; -1 where none is
+    first_match: NDArray[np.int64]  # (Q,) into the gallery, the nearest match; -1 without one
     first_distance: NDArray[np.float32]  # (Q,) its distance
     scores: QueryScores
 
@@ -43,18 +43,19 @@ def rank_and_list(
     k: int,
     average_precision: str = 'rectangle',
 ) -> RankedLists:
-    """The k nearest tracklets that count, and the scores, of every query.
+    """List the k nearest tracklets that count, and score every query.
 
     Args:
         chunks: distances (q, G), the first queries first, as
             ``evaluation.distances_in_rows`` gives them.
-        query, gallery: Q queries, and the gallery that the protocol searches.
-        k: how many, at least 1; a smaller gallery is listed as a whole.
+        query: Q queries.
+        gallery: G tracklets that the protocol searches.
+        k: length of a list, at least 1; a smaller gallery is listed completely.
         average_precision: 'rectangle' or 'trapezoid', see ``ranking.evaluate_ranking``.
 
     Raises:
-        ValueError: distances that do not fit.
-        InputError: distances that are not finite, labels that cannot be compared exactly.
+        ValueError: distances do not fit.
+        InputError: distances are not finite, or labels cannot be compared exactly.
     """
     pids = comparable(query.pids, gallery.pids, 'pids')
     labels = *pids, *comparable(query.camids, gallery.camids, 'camids')
@@ -76,7 +77,7 @@ def rank_and_list(
 def _list(
     rows: Tensor, labels: Iterable[NDArray[np.int64]], some: slice, k: int
 ) -> list[NDArray[Any]]:
-    """The fields of RankedLists but the scores, for rows (q, G) of the queries ``some``."""
+    """Return the fields of RankedLists except scores, for rows (q, G) of the queries ``some``."""
     query_pids, gallery_pids, query_camids, gallery_camids = (
         torch.as_tensor(x, device=rows.device) for x in labels
     )
@@ -105,14 +106,15 @@ def write_ranked_list(
 ) -> list[str]:
     """Write the nearest tracklets of every query as ``<stem>.json`` and ``<stem>.csv``.
 
-    No label is looked at; only the query itself, the tracklet of the same frames, is left out. A
+    Labels are not used; only the query itself, the tracklet of the same frames, is skipped. A
     tracklet is named by its first frame.
 
     Args:
         stem: path without its suffix.
         chunks: distances (q, G), the first queries first.
-        queries, gallery: Q and G tracklets.
-        k: how many of each.
+        queries: Q tracklets.
+        gallery: G tracklets.
+        k: number of tracklets per query.
 
     Returns:
         The two paths.

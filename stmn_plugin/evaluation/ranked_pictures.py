@@ -1,7 +1,7 @@
-"""Ranked lists → a folder (video) or a sheet (images) for every query, to be looked at.
+"""Write ranked lists as pictures: a folder (video) or a sheet (images) for every query.
 
 The host's ``visualize_ranked_results`` names a query by the base name of its first frame, which
-several queries can share, and needs all distances at once. What is written within is as it has it.
+several queries can share, and needs all distances at once. The content is as the host writes it.
 """
 
 import os
@@ -27,7 +27,7 @@ Found: TypeAlias = tuple[Sequence[str], bool]
 """Paths of a tracklet, or the one of an image, and whether the person is right."""
 
 UNSAFE = re.compile(r'[^\w.-]+')
-LONGEST, SUFFIX = 150, 10  # characters of a name, of the 255 that file systems take
+LONGEST, SUFFIX = 150, 10  # characters of a name; file systems allow 255
 QUERY = 'query_top000'
 BORDER, SPACING = 5, 10  # pixels of a sheet
 GREEN, RED, BLACK, WHITE = (0, 255, 0), (255, 0, 0), (0, 0, 0), (255, 255, 255)
@@ -42,18 +42,19 @@ def draw_ranked_lists(
     k: int,
     size: tuple[int, int],
 ) -> None:
-    """Write every query with the k nearest that count.
+    """Write every query with the k nearest tracklets that count.
 
     A query of video gets a folder with the frames of each tracklet in ``query_top000``,
     ``gallery_top001_TRUE``, ...; one of images gets ``<name>.jpg``, the query first, green borders
-    where the person is right. Names hold person, camera and tracklet.
+    for the right person. Names contain person, camera and tracklet.
 
     Args:
         chunks: distances (q, G), the first queries first.
-        query, searched: what the distances are of.
+        query: features of the queries.
+        searched: features of the searched tracklets.
         tracklets: the host's tuples of both, in the same order.
-        folder: made if it is not there; what an earlier test wrote of a query is replaced.
-        k: how many are shown.
+        folder: created if missing; files of an earlier test are replaced.
+        k: number of tracklets to show.
         size: width and height of a picture in a sheet.
 
     Raises:
@@ -68,7 +69,7 @@ def draw_ranked_lists(
             for index, is_match, distance in zip(
                 lists.indices[row], lists.is_match[row], lists.distances[row], strict=True
             )
-            if np.isfinite(distance)  # a small gallery has no more that count
+            if np.isfinite(distance)  # a small gallery has fewer that count
         ]
         paths, target = queries[row][0], Path(folder) / name
         if isinstance(paths, str):
@@ -78,7 +79,7 @@ def draw_ranked_lists(
 
 
 def distinct_names(titles: list[str]) -> list[str]:
-    """Names that any file system takes and tells apart, as near to the titles as can be.
+    """Return names that are valid and distinct in any file system, close to the titles.
 
     >>> distinct_names(['a/b', 'a b', 'A_B', 'c'])
     ['a_b', 'a_b-2', 'A_B-3', 'c']
@@ -119,7 +120,7 @@ def _copy(paths: Sequence[str], folder: Path) -> None:
     for path, name in zip(paths, distinct_names(list(map(os.path.basename, paths))), strict=True):
         try:
             source = open_regular(path)
-        except OSError:  # it was left out in testing, too
+        except OSError:  # it was also skipped in testing
             continue
         with source, open(folder / name, 'wb') as target:
             shutil.copyfileobj(source, target)

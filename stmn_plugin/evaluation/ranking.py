@@ -1,11 +1,11 @@
-"""Distances between query and gallery → CMC, mAP, mINP.
+"""Rank gallery tracklets by distances, and compute CMC, mAP and mINP.
 
-Every gallery tracklet with the query's pid *and* camid is left out for that query, as in all
-protocols of the field; pid -1 is junk and left out for everybody.
+Gallery tracklets with the query's pid *and* camid are excluded for that query, as in all protocols
+of the field; pid -1 is junk and excluded for all queries.
 
-A query's scores need no ranked list, only the ranks of its few matches. So the distances of a row
-are sorted without carrying the gallery along (some ten times faster than an argsort), and each
-match is looked up. Queries go in chunks: only given distances are ever held as a whole.
+A query's scores need only the ranks of its few matches. Therefore the distances of a row are sorted
+without their indices (about ten times faster than an argsort), and each match is looked up. Queries
+are processed in chunks; only given distances are ever held completely.
 
 Letters: Q queries, G gallery tracklets, q rows of a chunk, p pairs of a query and a gallery
 tracklet that have the same pid.
@@ -26,7 +26,7 @@ from .search import NOT_FINITE, Features, distance_rows
 from .sorting import nth_of_row, places_of, sortable
 
 Labels: TypeAlias = Any
-"""Identities or cameras, a sequence, array or tensor of what ``labels.comparable`` takes."""
+"""Identities or cameras, a sequence, array or tensor that ``labels.comparable`` accepts."""
 
 Numbers: TypeAlias = NDArray[np.int64]
 
@@ -36,12 +36,12 @@ SORTED_AT_ONCE = 1 << 22  # distances; a copy that stays in the cache
 
 
 class QueryScores(NamedTuple):
-    """A number for every query."""
+    """Scores of every query."""
 
-    first_ranks: Numbers  # (Q,) rank of its first match, from 1; 0 where it has none
-    aps: NDArray[np.float64]  # (Q,) average precision; NaN where it has no match
-    inps: NDArray[np.float64]  # (Q,) matches / rank of the last; NaN where it has no match
-    tied: NDArray[np.bool_]  # (Q,) a match is as far as another person: the gallery's order decides
+    first_ranks: Numbers  # (Q,) rank of its first match, from 1; 0 without a match
+    aps: NDArray[np.float64]  # (Q,) average precision; NaN without a match
+    inps: NDArray[np.float64]  # (Q,) matches / rank of the last; NaN without a match
+    tied: NDArray[np.bool_]  # (Q,) whether a match ties with another person
 
 
 class Ranking(NamedTuple):
@@ -53,7 +53,7 @@ class Ranking(NamedTuple):
     num_valid: int  # queries with at least one match in the gallery
 
     def rank(self, r: int) -> float:
-        """Rank-r matching rate; beyond the end of a small gallery that of its last rank.
+        """Return the rank-r matching rate, for a small gallery at most that of its last rank.
 
         Raises:
             ValueError: r is below 1.
@@ -73,7 +73,7 @@ def evaluate_ranking(
     chunk_size: int = 256,
     unmatched: str = 'skip',
 ) -> Ranking:
-    """CMC, mAP and mINP of a distance matrix.
+    """Compute CMC, mAP and mINP of a distance matrix.
 
     Equal distances keep the order of the gallery. mINP is the mean over queries of
     (number of matches) / (rank of the last match) (Ye et al., TPAMI 2021).
@@ -88,13 +88,13 @@ def evaluate_ranking(
         average_precision: 'rectangle', the precision at each match averaged (host, most
             papers), or 'trapezoid', the area under the interpolated curve (the official MATLAB
             code of MARS).
-        chunk_size: queries at a time; changes memory and speed, not the result.
-        unmatched: a query without a match is left out ('skip') or counts as 0 ('zero', as
+        chunk_size: queries per chunk; affects memory and speed, not the result.
+        unmatched: a query without a match is skipped ('skip') or counts as 0 ('zero', as
             in the official code of LS-VID).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown ``average_precision`` or ``unmatched``.
-        InputError: distances that are not finite or no real numbers; labels that cannot be
+        ValueError: shapes do not fit, or ``average_precision`` or ``unmatched`` is unknown.
+        InputError: distances are not finite or not real numbers, labels cannot be
             compared exactly; no query with a match.
     """
     if not isinstance(distances, torch.Tensor | np.ndarray):
@@ -116,16 +116,20 @@ def rank_features(
     unmatched: str = 'skip',
     memory_limit: int | None = None,
 ) -> Ranking:
-    """``evaluate_ranking`` of features: the distances are made and used chunk by chunk.
+    """Compute :func:`evaluate_ranking` of features, chunk by chunk of their distances.
 
     Args:
-        query_features: shape (Q, D); its device is where the work is done.
-        gallery_features: shape (G, D), any float type, may lie
-            on another device or in a file (``numpy.memmap``).
+        query_features: shape (Q, D); the computation runs on their device.
+        gallery_features: shape (G, D), any float type, on any device or in a file
+            (``numpy.memmap``).
+        query_pids: see :func:`evaluate_ranking`, as the next three.
+        gallery_pids: identities of the gallery.
+        query_camids: cameras of the queries.
+        gallery_camids: cameras of the gallery.
         dist_metric: 'cosine' or 'euclidean'.
+        average_precision: see :func:`evaluate_ranking`, which also documents the errors.
+        unmatched: see :func:`evaluate_ranking`.
         memory_limit: bytes of the distances held, see ``search.distance_rows``.
-
-    The others, the result and the errors are those of ``evaluate_ranking``.
     """
     shape = len(query_features), len(gallery_features)
     labels = checked_labels(shape, query_pids, gallery_pids, query_camids, gallery_camids)
@@ -142,10 +146,16 @@ def rank_rows(
     average_precision: str = 'rectangle',
     unmatched: str = 'skip',
 ) -> Ranking:
-    """``evaluate_ranking`` of distances that come in chunks of queries.
+    """Compute :func:`evaluate_ranking` of distances in chunks of queries.
 
     Args:
-        chunks: rows (q, G), the first queries first, Q rows in all.
+        chunks: rows (q, G), the first queries first, Q rows in total.
+        query_pids: see :func:`evaluate_ranking`, as all that follow.
+        gallery_pids: identities of the gallery.
+        query_camids: cameras of the queries.
+        gallery_camids: cameras of the gallery.
+        average_precision: 'rectangle' or 'trapezoid'.
+        unmatched: 'skip' or 'zero'.
     """
     if unmatched not in UNMATCHED:
         raise ValueError(f'expected one of {UNMATCHED}, got unmatched {unmatched!r}')
@@ -155,7 +165,7 @@ def rank_rows(
 
 
 def summarize(scores: QueryScores, num_gallery: int, unmatched: str = 'skip') -> Ranking:
-    """``Ranking`` of the scores of queries; raises InputError when no query has a match."""
+    """Summarise the scores of queries; raise InputError if no query has a match."""
     matched = scores.first_ranks > 0
     num_valid = int(matched.sum())
     if num_valid == 0:
@@ -178,7 +188,7 @@ def score_queries(
     gallery_camids: Labels,
     average_precision: str = 'rectangle',
 ) -> QueryScores:
-    """``QueryScores`` of distances that come in chunks of queries, as ``rank_rows`` takes them.
+    """Score queries by distances in chunks of queries, as in :func:`rank_rows`.
 
     Raises:
         ValueError: shapes that do not fit, an unknown ``average_precision``.
@@ -222,11 +232,11 @@ def checked_labels(
     query_camids: Labels,
     gallery_camids: Labels,
 ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Pids of queries and gallery, camids of both: int64 arrays that fit distances of the shape.
+    """Convert pids and camids of queries and gallery to int64 arrays that fit the shape.
 
     Raises:
-        ValueError: they do not fit.
-        InputError: labels that cannot be compared exactly.
+        ValueError: the labels do not fit.
+        InputError: labels cannot be compared exactly.
     """
     labels = (
         *comparable(query_pids, gallery_pids, 'pids'),
@@ -239,7 +249,7 @@ def checked_labels(
 
 
 def _pieces(chunks: Iterable[object]) -> Iterator[Tensor]:
-    """The chunks as tensors of at most SORTED_AT_ONCE distances (or one row), all finite."""
+    """Yield finite tensors of at most SORTED_AT_ONCE distances, or one row."""
     for chunk in map(sortable, chunks):
         for rows in chunk.split(max(SORTED_AT_ONCE // max(chunk.shape[1], 1), 1)):
             if rows.numel() and not torch.isfinite(torch.stack(rows.aminmax())).all():
@@ -250,9 +260,11 @@ def _pieces(chunks: Iterable[object]) -> Iterator[Tensor]:
 def _same_pid(
     query_pids: Numbers, gallery_pids: Numbers, by_pid: Numbers
 ) -> tuple[Numbers, Numbers]:
-    """Row and column, both (p,), of every pair with the same pid; row by row, columns ascending.
+    """Find rows and columns, both (p,), of all pairs with the same pid, in ascending order.
 
     Args:
+        query_pids: identities of the queries, (q,).
+        gallery_pids: identities of the gallery, (G,).
         by_pid: the stable order of ``gallery_pids`` (G,).
     """
     first, end = (np.searchsorted(gallery_pids, query_pids, s, by_pid) for s in ('left', 'right'))
@@ -261,7 +273,7 @@ def _same_pid(
 
 
 def _with_others(row: Numbers, nearer: Numbers, equal: Numbers) -> NDArray[np.bool_]:
-    """Pairs (p,) at whose distance there is a tracklet of another pid, too."""
+    """Return whether a tracklet of another pid has the same distance, for pairs (p,)."""
     others = equal > 1
     tied = np.flatnonzero(others)
     place = row[tied] * (1 + nearer.max(initial=0)) + nearer[tied]
@@ -273,11 +285,13 @@ def _with_others(row: Numbers, nearer: Numbers, equal: Numbers) -> NDArray[np.bo
 def _score(
     row: Numbers, position: Numbers, is_match: NDArray[np.bool_], average_precision: str
 ) -> tuple[Numbers, Numbers, NDArray[np.float64], NDArray[np.float64]]:
-    """Those queries that have a match, and of each the rank of the first (from 1), AP and INP.
+    """Return the queries with a match, and for each the rank of the first (from 1), AP and INP.
 
     Args:
-        row, position: the pairs with the same pid, shape (p,), row by row.
-        is_match: shape (p,); the others, of the query's camera, take no rank.
+        row: rows of the pairs with the same pid, shape (p,), ascending.
+        position: places of the pairs in their rows, shape (p,).
+        is_match: shape (p,); the other pairs, of the query's camera, have no rank.
+        average_precision: 'rectangle' or 'trapezoid'.
     """
     order = np.lexsort((position, row))
     row, position, is_match = row[order], position[order], is_match[order]

@@ -1,4 +1,4 @@
-"""Features of queries and gallery → distances re-ranked by k-reciprocal encoding, row by row.
+"""Re-rank distances by k-reciprocal encoding, row by row.
 
 Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017. A tracklet
 is described by a sparse vector over its k-reciprocal neighbours; the final distance mixes the
@@ -6,7 +6,7 @@ Jaccard distance of two such vectors with the original one. Only neighbour lists
 are held (sparse, some tens of numbers per tracklet), never a matrix of all pairs.
 
 Equal to torchreid's ``re_ranking``, with one departure. The paper's original distance is the
-*squared* Euclidean one, and ``re_ranking`` squares what it is given, so it wants plain Euclidean
+*squared* Euclidean one, and ``re_ranking`` squares its input, so it needs plain Euclidean
 distances; torchreid's engine gives it squared ones, which makes them fourth powers. Here the
 distances are squared once: ``rerank`` equals ``re_ranking`` of the square roots of
 ``pairwise_distances``. The same for 'cosine': 1 - cos is half the squared distance of unit vectors
@@ -39,10 +39,10 @@ def rerank(
     lambda_value: float = 0.3,
     memory_limit: int | None = None,
 ) -> Iterator[Tensor]:
-    """Final distances in chunks of queries, for ``ranking.rank_rows``.
+    """Compute final distances in chunks of queries, for ``ranking.rank_rows``.
 
     Neighbours at equal distances are taken in the order queries, gallery. The neighbour search and
-    the encoding are done before this returns; what it returns can be iterated once.
+    the encoding are computed before this returns; the result can be iterated once.
 
     Args:
         query_features: shape (Q, D).
@@ -57,8 +57,8 @@ def rerank(
         Rows (q, G), float32 on the CPU, the first queries first.
 
     Raises:
-        ValueError: shapes, a metric or a parameter that does not fit.
-        InputError: features that are not finite.
+        ValueError: shapes, the metric or a parameter are invalid.
+        InputError: features are not finite.
     """
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
         raise ValueError(
@@ -81,12 +81,14 @@ def k_reciprocal_encoding(
     dist_metric: str,
     k1: int,
 ) -> sparse.csr_matrix:
-    """Encoding of every tracklet, CSR (N, N): Gaussian weights of its expanded neighbours, sum 1.
+    """Encode every tracklet by Gaussian weights of its expanded neighbours, CSR (N, N), sum 1.
 
     Args:
         features: shape (N, D).
         neighbours: shape (N, k1 + 1), the nearest first, usually itself.
-        farthest: shape (N,), divides the distances of a row.
+        farthest: largest distances of rows, shape (N,), by which they are divided.
+        dist_metric: 'cosine' or 'euclidean'.
+        k1: see :func:`rerank`.
     """
     reciprocal = _reciprocal(neighbours)  # R(i, k1)
     half = _reciprocal(neighbours[:, : int(np.around(k1 / 2)) + 1])  # R(i, k1 / 2)
@@ -104,7 +106,7 @@ def k_reciprocal_encoding(
 
 
 def expand_queries(encoding: sparse.csr_matrix, neighbours: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Local query expansion: the mean of the encodings of the nearest k2, CSR (N, N)."""
+    """Average the encodings of the nearest k2 tracklets (local query expansion), CSR (N, N)."""
     count, k2 = neighbours.shape
     weight = np.full(count * k2, 1 / k2, dtype=np.float32)
     row_starts = np.arange(0, count * k2 + 1, k2)
@@ -114,7 +116,7 @@ def expand_queries(encoding: sparse.csr_matrix, neighbours: NDArray[np.int64]) -
 def _neighbours(
     features: Tensor, dist_metric: str, k: int, memory_limit: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k nearest of every tracklet, (N, k), and its largest distance, (N,)."""
+    """Find the k nearest of every tracklet, (N, k), and its largest distance, (N,)."""
     indices, largest_of_rows = [], []
     for rows in distance_rows(features, features, dist_metric, memory_limit):
         largest = rows.amax(dim=1)
@@ -127,7 +129,7 @@ def _neighbours(
 
 
 def _reciprocal(neighbours: NDArray[np.int64]) -> sparse.csr_matrix:
-    """CSR (N, N) of ones where both have the other among their neighbours (N, k)."""
+    """Return CSR (N, N) with ones for pairs that are mutual neighbours in (N, k)."""
     count, k = neighbours.shape
     ones = np.ones(count * k, dtype=np.float32)
     row_starts = np.arange(0, count * k + 1, k)
@@ -142,7 +144,7 @@ def _final_rows(
     num_query: int,
     lambda_value: float,
 ) -> Iterator[Tensor]:
-    """Yields lambda * original + (1 - lambda) * Jaccard for chunks of queries."""
+    """Yield lambda * original + (1 - lambda) * Jaccard for chunks of queries."""
     gallery = encoding[num_query:].tocsc()  # by what is encoded: who has it, and how much
     start = 0
     for chunk in original:
@@ -156,7 +158,7 @@ def _final_rows(
 
 
 def _common(query: sparse.csr_matrix, gallery: sparse.csc_matrix) -> NDArray[np.float32]:
-    """Sum over what is encoded of the smaller weight, float32 (q, G).
+    """Sum the smaller weights over the entries of two encodings, float32 (q, G).
 
     Args:
         query: (q, N).

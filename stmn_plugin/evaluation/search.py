@@ -1,7 +1,7 @@
-"""Features of queries and gallery → distances, some rows at a time → the k nearest, exactly.
+"""Compute distances of features in chunks of rows, and find the k nearest exactly.
 
-The gallery may be larger than memory: it is read block by block, as a tensor of any float type or
-as a NumPy array mapped from a file. Ranking and re-ranking take their distances from here.
+The gallery may be larger than memory. It is read block by block, as a tensor of any float type or
+as a NumPy array mapped from a file. Ranking and re-ranking use these distances.
 
 Letters: Q queries, G gallery tracklets, D channels, q rows of a chunk of queries.
 """
@@ -43,6 +43,8 @@ NOT_FINITE = 'distances hold NaN or infinity: features that are broken, or too l
 
 
 class Nearest(NamedTuple):
+    """The nearest gallery tracklets of every query."""
+
     distances: Tensor  # (Q, k) ascending
     indices: Tensor  # (Q, k) into the gallery; equal distances keep its order
 
@@ -50,7 +52,7 @@ class Nearest(NamedTuple):
 def pairwise_distances(
     query_features: Tensor, gallery_features: Features, dist_metric: str = 'cosine'
 ) -> Tensor:
-    """Distances (Q, G) with the host's values, in float32 on the device of the queries.
+    """Compute distances (Q, G) with the host's values, in float32 on the device of the queries.
 
     'cosine' is 1 - cos, 'euclidean' is the *squared* Euclidean distance, as in torchreid. Rounding
     can leave the distance of a vector to itself slightly below 0.
@@ -64,7 +66,7 @@ def pairwise_distances(
 def pair_distances(
     features: Tensor, row: NDArray[np.int64], column: NDArray[np.int64], dist_metric: str = 'cosine'
 ) -> NDArray[np.float32]:
-    """Distances (p,) of chosen pairs of one set of features (N, D), as a NumPy array, float32.
+    """Compute distances (p,) of chosen pairs of features (N, D), as a NumPy array, float32.
 
     Args:
         features: shape (N, D).
@@ -99,12 +101,12 @@ def distance_rows(
     dist_metric: str = 'cosine',
     memory_limit: int | None = None,
 ) -> Iterator[Tensor]:
-    """``pairwise_distances`` in chunks of queries: yields rows (q, G), the first queries first.
+    """Compute :func:`pairwise_distances` in chunks of queries, rows (q, G), in their order.
 
     The gallery is read once per chunk, in blocks.
 
     Args:
-        query_features: shape (Q, D); its device is where the work is done.
+        query_features: shape (Q, D); the computation runs on their device.
         gallery_features: shape (G, D), any float type; a
             ``numpy.memmap`` stays on disk.
         dist_metric: 'cosine' or 'euclidean'.
@@ -119,7 +121,7 @@ def distance_rows(
 
 
 def nearest(distances: Tensor, k: int) -> Nearest:
-    """The k smallest of every row (q, G): ``Nearest``, equal distances in the order of columns."""
+    """Find the k smallest distances of every row (q, G), equal ones in the order of columns."""
     candidates = min(k + 1, distances.shape[1])  # one more shows a tie across the k-th place
     values, indices = distances.topk(candidates, dim=1, largest=False)
     crossing = (values[:, k - 1] == values[:, -1]) & (candidates > k)
@@ -132,7 +134,7 @@ def nearest(distances: Tensor, k: int) -> Nearest:
 
 
 def _first_of_ties(distances: Tensor, kth: Tensor, k: int) -> Nearest:
-    """``nearest`` of rows (q, G) whose k-th smallest value ``kth`` (q,) more columns have."""
+    """Find the nearest of rows (q, G) whose k-th smallest value ``kth`` (q,) has ties."""
     nearer, equal = distances < kth[:, None], distances == kth[:, None]
     missing = k - nearer.sum(dim=1, keepdim=True)
     chosen = nearer | (equal & (equal.cumsum(dim=1) <= missing))
@@ -149,7 +151,7 @@ def top_k(
     among: NDArray[np.int64] | None = None,
     unit: bool = False,
 ) -> Nearest:
-    """The k nearest gallery tracklets of every query, by comparing with all of them.
+    """Find the k nearest gallery tracklets of every query, by comparing with all of them.
 
     Args:
         query_features: shape (Q, D).
@@ -166,8 +168,8 @@ def top_k(
         Distances and indices into the gallery, both (Q, k).
 
     Raises:
-        ValueError: shapes, k or a name that does not fit.
-        InputError: features that are not finite.
+        ValueError: shapes, k or a name are invalid.
+        InputError: features are not finite.
     """
     _check(query_features, gallery_features, dist_metric)
     on_cpu = query_features.device.type == 'cpu'
@@ -212,9 +214,9 @@ def _check(query: Features, gallery: Features, dist_metric: str) -> None:
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Features (n, D) of any float type with length 1, float32; a vector of zeros stays one.
+    """Scale features (n, D) of any float type to length 1, float32; zeros stay zeros.
 
-    Lengths whose squares float32 cannot hold (above 1.8e19, or tiny) are brought into reach first.
+    Vectors whose squared length float32 cannot hold (above 1.8e19, or tiny) are rescaled first.
     """
     vectors = features.float()
     lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
@@ -229,7 +231,7 @@ def unit_vectors(features: Tensor) -> Tensor:
 
 
 def _prepare(features: Features, dist_metric: str, device: torch.device) -> Tensor:
-    """Features as float32 on the device, of length 1 for the cosine; as they are for 'unit'."""
+    """Convert features to float32 on the device, for the cosine with length 1, see ``unit``."""
     if isinstance(features, np.ndarray):
         # a copy of what torch may not have: a file that is mapped for reading
         features = torch.from_numpy(np.require(features, requirements='W'))
@@ -245,7 +247,7 @@ def _prepare(features: Features, dist_metric: str, device: torch.device) -> Tens
 
 
 def _distances(query: Tensor, gallery: Tensor, dist_metric: str) -> Tensor:
-    """Distances (q, g) of prepared features."""
+    """Compute distances (q, g) of prepared features."""
     if dist_metric == 'cosine':
         return torch.mm(query, gallery.t()).neg_().add_(1)
     of_query, of_gallery = _squared_lengths(query, gallery)
@@ -254,7 +256,7 @@ def _distances(query: Tensor, gallery: Tensor, dist_metric: str) -> Tensor:
 
 
 def _squared_lengths(query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
-    """Of prepared features, (q,) and (g,); InputError when all of them are next to nothing."""
+    """Compute squared lengths (q,) and (g,); raise InputError if all are almost zero."""
     squares = [features.square().sum(dim=1) for features in (query, gallery)]
     largest = max((float(x.max()) for x in squares if len(x)), default=0.0)
     if largest < SMALLEST_SQUARE and (query.any() or gallery.any()):
@@ -269,9 +271,9 @@ def _blocks(
     length: int,
     among: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields the first index and the prepared vectors of every block of the gallery.
+    """Yield the first index and the prepared vectors of every block of the gallery.
 
-    With ``among`` of the chosen part of it, counted within that.
+    With ``among`` only the chosen vectors are read, and indices count within them.
     """
     for start in range(0, len(features if among is None else among), length):
         rows: slice | NDArray[np.int64] = slice(start, start + length)
@@ -285,7 +287,7 @@ def _blocks(
 
 
 def _release(features: Features) -> None:
-    """Give the pages of a mapped file back: they count as memory of the process once read."""
+    """Release the pages of a mapped file, which count as memory of the process once read."""
     if isinstance(features, np.memmap) and features.mode == 'r':
         base: object = features
         while isinstance(base, np.ndarray):
@@ -312,7 +314,7 @@ def _distance_rows(
 
 
 def _in_order(distances: Tensor, indices: Tensor) -> Nearest:
-    """Rows of neighbours by distance, then by index."""
+    """Sort rows of neighbours by distance, then by index."""
     indices, order = indices.sort(dim=1)
     distances, by_distance = distances.gather(1, order).sort(dim=1, stable=True)
     return Nearest(distances, indices.gather(1, by_distance))

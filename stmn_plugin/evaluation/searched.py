@@ -1,4 +1,4 @@
-"""What was searched and how far its features differ: facts that a score is read by."""
+"""Facts needed to interpret a score: queries in the gallery, and equal features."""
 
 import functools
 import itertools
@@ -12,20 +12,21 @@ from stmn_plugin.input_files import open_regular
 
 from .search import unit_vectors
 
-BLOCK = 1 << 20  # bytes that are compared at a time
-ROWS = 4096  # features whose spread is taken together
-# of the largest squared length: what float32 makes of a distance of equal vectors
+BLOCK = 1 << 20  # bytes compared together
+ROWS = 4096  # features per block
+# share of the largest squared length: rounding error of distances of equal vectors in float32
 ROUNDING = 1e-6
 
 
 def count_searched(queries: Iterable[Tracklet], searched: Iterable[Tracklet]) -> int:
-    """How many query tracklets are among the searched ones, wherever a dataset keeps them.
+    """Count the query tracklets among the searched ones, also under other paths.
 
-    The same one has the same person, camera and number of frames, and the same bytes in its first
-    and last frame: DukeMTMC-VideoReID has copies of its queries in its gallery.
+    Tracklets are the same if person, camera, number of frames and the bytes of their first
+    and last frames agree; DukeMTMC-VideoReID has copies of its queries in its gallery.
 
     Args:
-        queries, searched: images have one path in place of paths.
+        queries: query tracklets; images have a path instead of paths.
+        searched: searched tracklets.
     """
     alike: dict[tuple[int, int, int], list[Sequence[str]]] = {}
     for paths, pid, camid, *_ in searched:
@@ -54,15 +55,16 @@ def _same_bytes(a: str, b: str) -> bool:
         with open_regular(a) as one, open_regular(b) as other:
             blocks = (iter(functools.partial(file.read, BLOCK), b'') for file in (one, other))
             return all(x == y for x, y in itertools.zip_longest(*blocks))
-    except OSError:  # a frame that cannot be read is left out or named where it is encoded
+    except OSError:  # an unreadable frame is skipped or reported during encoding
         return False
 
 
 def is_collapsed(features: Sequence[Tensor], dist_metric: str) -> bool:
-    """Whether all features are equal, by a metric, as far as float32 can tell their distances.
+    """Return whether all features are equal by a metric, within rounding in float32.
 
     Args:
-        features: shapes (n, D), of queries and gallery.
+        features: features (n, D) of queries and gallery.
+        dist_metric: 'cosine' or 'euclidean'.
     """
     blocks = [block for part in features for block in part.split(ROWS)]
     scale = max(float(block.abs().max()) for block in blocks)

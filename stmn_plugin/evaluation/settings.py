@@ -1,4 +1,4 @@
-"""How a model is tested: what torchreid's ``test`` takes, and what it has no argument for."""
+"""Settings of testing: the arguments of torchreid's ``test``, and further ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from stmn_plugin.errors import InputError
 
 @dataclass
 class TestSettings:
-    """What the host's ``test`` has no argument for."""
+    """Settings for which the host's ``test`` has no argument."""
 
-    __test__ = False  # no test case, whatever its name makes pytest think
+    __test__ = False  # not a test case of pytest, in spite of its name
 
     protocol: str = 'official'  # one of ``protocols.PROTOCOLS``
-    plan: ClipPlan | None = None  # frames of a tracklet that are tested; None: as in training
+    plan: ClipPlan | None = None  # rule of division into clips; None: as in training
     flip: bool = False  # average with the mirrored clip
-    batch_size: int = 32  # clips at a time
-    features_dir: str = ''  # where vectors of frames are kept
-    amp: str = 'off'  # precision in which frames are encoded: off | bf16 | fp16
-    fold_bn: bool = True  # with batch norms of encoders folded into their convolutions
-    compiled: bool = False  # the model is
-    verification: bool = False  # also how surely a distance tells the same person
+    batch_size: int = 32  # clips per batch
+    features_dir: str = ''  # folder of stored vectors of frames
+    amp: str = 'off'  # precision of encoding: off | bf16 | fp16
+    fold_bn: bool = True  # fold batch norms of encoders into their convolutions
+    compiled: bool = False  # compile the encoders
+    verification: bool = False  # also measure true and false positive rates of pairs
     false_positive_rate: float = 1e-3  # of the threshold "likely"
 
 

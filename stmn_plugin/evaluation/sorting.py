@@ -1,6 +1,6 @@
-"""Distances → places in the order of each row, equal ones as they stand; exact, without a loop.
+"""Find the places of entries in the stable order of their rows, exactly and vectorised.
 
-Letters: q rows, G columns, p entries whose places are asked for.
+Letters: q rows, G columns, p entries whose places are computed.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ ORDERED_AT_ONCE = 1 << 17  # values whose columns are sorted together
 
 
 class Places(NamedTuple):
-    """Where an entry stands in its row."""
+    """Places of entries in their rows."""
 
     place: NDArray[np.int64]  # (p,) from 1
     nearer: NDArray[np.int64]  # (p,) entries of the row with smaller values
@@ -24,10 +24,10 @@ class Places(NamedTuple):
 
 
 def sortable(distances: object) -> Tensor:
-    """An array or tensor of any real type as a float32, float64 or int64 one in the same order.
+    """Convert an array or tensor of any real type to float32, float64 or int64, keeping the order.
 
     Raises:
-        InputError: masked entries, no real numbers, or such that only a larger type can tell apart.
+        InputError: masked entries, values that are not real, or that need a larger type.
     """
     if np.ma.is_masked(distances):
         raise InputError('distances: some are masked')
@@ -45,19 +45,20 @@ def sortable(distances: object) -> Tensor:
 
 
 def nth_of_row(row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0-based number of every entry among those of its row; ``row`` (p,) ascends."""
+    """Return the index of every entry within its row, from 0; ``row`` (p,) is ascending."""
     return np.arange(len(row)) - np.searchsorted(row, row)
 
 
 def places_of(distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int64]) -> Places:
-    """Places of chosen entries in the stable order of their rows.
+    """Find the places of chosen entries in the stable order of their rows.
 
-    Sorting values alone is some times faster than sorting columns by them, and tells all but how
-    equal values follow each other: columns are sorted in rows only where that matters.
+    Sorting only values is several times faster than sorting columns by them, and gives all except
+    the order of equal values; columns are sorted only in rows with ties.
 
     Args:
         distances: (q, G), as :func:`sortable` gives them.
-        row, column: (p,), the rows ascending.
+        row: rows of the entries, (p,), ascending.
+        column: columns of the entries, (p,).
     """
     if len(row) == 0:
         return Places(*(np.empty(0, dtype=np.int64),) * 3)
@@ -83,7 +84,7 @@ def places_of(distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int6
 def _stable_places(
     distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The places (p,) of :func:`places_of`, some rows at a time: their orders stay in the cache."""
+    """Find the places (p,) of :func:`places_of` in blocks of rows that fit into the cache."""
     some, own = np.unique(row, return_inverse=True)
     places = []
     count = max(ORDERED_AT_ONCE // distances.shape[1], 1)
@@ -98,10 +99,10 @@ def _stable_places(
 
 
 def stable_order(distances: Tensor) -> NDArray[np.int64]:
-    """Columns of each row (q, G) by value, equal ones as they stand.
+    """Sort the columns of each row (q, G) by value, stably.
 
-    On a CPU by 16 bits at a time, the lowest first: NumPy's sort of those is a radix sort, and two
-    passes take a third of the time of one stable sort of float32.
+    On a CPU 16 bits are sorted at a time, the lowest first: NumPy uses a radix sort for them, and
+    two passes take a third of the time of one stable sort of float32.
     """
     if distances.device.type != 'cpu':
         return distances.sort(dim=1, stable=True).indices.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Every target evaluated, written into the run folder, printed, and its ranked lists drawn."""
+"""Evaluate every target, write and print the results, and draw ranked lists."""
 
 import logging
 import os
@@ -25,20 +25,20 @@ def evaluate_targets(
     epoch: int | None = None,
     size: tuple[int, int] = (128, 256),
 ) -> list[Evaluation]:
-    """Evaluate on every target; of one without labels a ranked list is written instead.
+    """Evaluate every target; for one without labels, write a ranked list instead.
 
-    Every process encodes its part of the tracklets, the main one does all the rest. The results of
-    a target are in ``metrics.json`` before they are printed and before the next target.
+    Every process encodes its part of the tracklets; the main one does the rest. The results of
+    a target are written to ``metrics.json`` before they are printed and before the next target.
 
     Args:
-        evaluator: of the targets.
-        record: gets the evaluations.
-        folder: of the run; '' writes nothing.
-        epoch: finished epochs, None where only a test was asked for.
+        evaluator: evaluator of the targets.
+        record: files of the run, to which evaluations are added.
+        folder: run folder; '' writes nothing.
+        epoch: finished epochs, None for a test only.
         size: width and height of an image in pictures of ranked lists.
 
     Raises:
-        InputError: features that are not finite, unreadable frames, files that cannot be written.
+        InputError: features are not finite, or a file cannot be read or written.
     """
     results, ranks = [], evaluator.options.ranks
     with resource_errors('test.batch_size'):
@@ -59,7 +59,7 @@ def evaluate_targets(
     bad_frames = record.all_bad_frames()
     if bad_frames:
         shown = '\n  '.join(map(printable, bad_frames[:10]))
-        logger.warning(f'{len(bad_frames)} unreadable frames left out, see {METRICS}:\n  {shown}')
+        logger.warning(f'{len(bad_frames)} unreadable frames skipped, see {METRICS}:\n  {shown}')
     return results
 
 
@@ -85,14 +85,14 @@ def _store(result: Evaluation, weights: str) -> None:
         return
     try:
         path = store_thresholds(Path(weights).expanduser().parent, measured)
-    except InputError as error:  # of weights that lie where nothing may be written
-        logger.warning(f'{error}; the threshold is in {METRICS} alone')
+    except InputError as error:  # the folder of the weights is not writable
+        logger.warning(f'{error}; the threshold is only in {METRICS}')
         return
     logger.info(f'{measured.meaning}\nStored in {printable(str(path))}')
 
 
 def _list(evaluator: Evaluator, name: str, searched: Searched, folder: str) -> None:
-    """The nearest tracklets of every query in two files."""
+    """Write the nearest tracklets of every query to two files."""
     target, where = evaluator.targets[name], ''
     if folder:
         paths = write_ranked_list(
@@ -110,7 +110,7 @@ def _list(evaluator: Evaluator, name: str, searched: Searched, folder: str) -> N
 def _draw(
     evaluator: Evaluator, name: str, searched: Searched, folder: str, size: tuple[int, int]
 ) -> None:
-    """Pictures of ranked results, a folder or a sheet for every query."""
+    """Draw ranked lists, a folder or a sheet for every query."""
     draw_ranked_lists(
         evaluator.distances(searched),
         searched.query,

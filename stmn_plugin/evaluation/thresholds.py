@@ -1,7 +1,7 @@
 """Thresholds of distances, measured by ``test.verification`` and stored with the weights.
 
-``verification.json`` in the folder of the tested weights holds a record for each weights, data and
-way of testing. Of a copy of the file somewhere else, the digest of the weights says whose it is.
+``verification.json`` in the folder of the tested weights holds a record for each combination of
+weights, data and test settings. The digest of the weights identifies them in copies of the file.
 """
 
 import json
@@ -26,16 +26,23 @@ LIKELY, UNSURE, UNLIKELY = 'likely', 'unsure', 'unlikely'
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Two distances, and what they were measured on.
+    """Two distances, and the data and settings on which they were measured.
 
     Attributes:
         weights: digest of the weights, see :func:`digest_of`.
-        likely_below: of nearer pairs of two persons there are no more than the false positive rate.
-        unlikely_above: of farther pairs of one person there are no more than the share ``missed``.
-        false_positive_rate, true_positive_rate: of ``likely_below``.
-        missed: share of the pairs of one person.
-        dataset, frames, flip, dist_metric, normalize_feature: how it was tested.
-        positive_pairs, negative_pairs, persons: that were compared.
+        likely_below: the share of pairs of two persons below it is at most the false positive rate.
+        unlikely_above: the share of pairs of one person above it is at most ``missed``.
+        false_positive_rate: maximum rate of ``likely_below``.
+        true_positive_rate: rate of ``likely_below``.
+        missed: share of the pairs of one person above ``unlikely_above``.
+        dataset: data of the measurement.
+        frames: rule of division into clips.
+        flip: whether mirrored frames were averaged.
+        dist_metric: metric of the distances.
+        normalize_feature: whether features had length 1.
+        positive_pairs: number of pairs of one person.
+        negative_pairs: number of pairs of two persons.
+        persons: number of persons.
     """
 
     weights: str
@@ -55,7 +62,7 @@ class Thresholds:
 
     @classmethod
     def of_evaluation(cls, evaluation: Mapping[str, Any]) -> 'Thresholds | None':
-        """Of an evaluation as ``metrics.json`` holds it; None if it measured no threshold."""
+        """Read an evaluation of ``metrics.json``; None if it has no threshold."""
         verification = evaluation.get('verification') or {}
         if not verification.get('threshold'):
             return None
@@ -63,7 +70,7 @@ class Thresholds:
         return cls(**{field.name: known[field.name] for field in fields(cls)})
 
     def verdict(self, distance: float) -> str:
-        """'likely', 'unsure' or 'unlikely' the same person.
+        """Judge a pair as 'likely', 'unsure' or 'unlikely' the same person.
 
         >>> both = Thresholds('', 0.2, 0.5, 1e-3, 0.7, 0.05, 'mars', 'rrs', False, 'cosine', False,
         ...     900, 90_000, 100)
@@ -76,7 +83,7 @@ class Thresholds:
 
     @property
     def meaning(self) -> str:
-        """What the words mean and what they were measured on, in two sentences."""
+        """Meaning of the words and data of the measurement, in two sentences."""
         flip = ' and their mirrored frames' if self.flip else ''
         return (
             f'Likely: nearer than {self.likely_below:.4g}, as {self.true_positive_rate:.1%} of the '
@@ -89,12 +96,12 @@ class Thresholds:
 
 
 def digest_of(model: nn.Module) -> str:
-    """Digest of the weights as a checkpoint holds them."""
+    """Return the digest of the weights as a checkpoint holds them."""
     return weights_digest(model.network if isinstance(model, FrameByFrame) else model)
 
 
 def store_thresholds(folder: Path, measured: Thresholds) -> Path:
-    """Add a record to the file of a folder, in the place of an older one of the same test.
+    """Add a record to the file of a folder, replacing one of the same test.
 
     Raises:
         InputError: the file is damaged, or cannot be written.
@@ -104,7 +111,7 @@ def store_thresholds(folder: Path, measured: Thresholds) -> Path:
 
 
 def read_thresholds(folder: Path) -> list[Thresholds]:
-    """The records of a folder, the newest last; [] if there is no file.
+    """Read the records of a folder, the newest last; [] without the file.
 
     Raises:
         InputError: the file is damaged.
@@ -120,12 +127,12 @@ def read_thresholds(folder: Path) -> list[Thresholds]:
 
 
 def thresholds_text(records: Sequence[Thresholds]) -> str:
-    """The records as JSON."""
+    """Format the records as JSON."""
     return json.dumps([asdict(one) for one in records], indent=1)
 
 
 def thresholds_of_text(text: str, where: str) -> list[Thresholds]:
-    """The records of a text; InputError names where it is from."""
+    """Parse the records of a text; raise InputError, naming its origin ``where``."""
     example = vars(Thresholds('', 0.0, 0.0, 0.0, 0.0, 0.0, '', '', False, '', False, 0, 0, 0))
     try:
         records = json.loads(text)
@@ -150,9 +157,9 @@ def select_thresholds(
     frames: str,
     flip: bool,
 ) -> Thresholds | None:
-    """The newest record of features that were made and compared alike; None if there is none.
+    """Return the newest record with the same features and metric; None if there is none.
 
-    The length of a feature does not count for the cosine.
+    For the cosine, normalisation of features does not matter.
     """
     own = [
         one

@@ -1,7 +1,7 @@
-"""Distances of labelled pairs → how surely a distance tells the same person, and a threshold.
+"""Verification: true and false positive rates of labelled pairs by distance, and a threshold.
 
-Verification asks of a single pair whether it is one person, ranking only which one is nearest. The
-pairs are those that the ranking counts: every query with everything searched, but for junk and for
+Verification decides whether a single pair is one person; ranking finds the nearest tracklet. The
+pairs are those of the ranking: every query with all searched tracklets, except junk and
 tracklets of the query's person from the query's camera. A threshold accepts the pairs that are
 nearer; the share of accepted pairs is the true positive rate among those of one person, the false
 positive rate among those of two.
@@ -35,9 +35,9 @@ Distances = NDArray[np.float32]
 
 
 class Operating(NamedTuple):
-    """What a threshold does."""
+    """A threshold and its rates."""
 
-    false_positive_rate: float  # asked for
+    false_positive_rate: float  # maximum requested
     below: float  # the threshold: a pair is accepted if its distance is smaller
     true_positive_rate: float
     false_pairs: int  # negative pairs that are accepted; no more than the rate allows
@@ -47,13 +47,13 @@ class Pairs(NamedTuple):
     """Distances of labelled pairs, ascending."""
 
     positive: Distances
-    nearest_negative: Distances  # those that a rate of HIGHEST accepts, and the next
+    nearest_negative: Distances  # those accepted at a rate of HIGHEST, and the next one
     num_negative: int
 
     def at(self, rate: float) -> Operating | None:
-        """The largest threshold with at most this false positive rate.
+        """Find the largest threshold with at most this false positive rate.
 
-        None where the rate is less than one pair of the negative ones, so that it cannot be
+        The result is None if the rate is less than one negative pair, so that it cannot be
         measured, or there is no positive pair.
 
         Args:
@@ -72,7 +72,7 @@ class Pairs(NamedTuple):
         )
 
     def unlikely_above(self) -> float | None:
-        """The distance that all but a share MISSED of the positive pairs keep; None of few."""
+        """Find the distance that a share MISSED of positive pairs exceeds; None for few pairs."""
         if len(self.positive) < FEWEST:
             return None
         return float(self.positive[math.ceil((1 - MISSED) * len(self.positive)) - 1])
@@ -86,7 +86,7 @@ class Verification(NamedTuple):
     persons: int  # of the positive pairs
 
     def as_dict(self, rate: float) -> dict[str, Any]:
-        """Plain values for ``metrics.json``.
+        """Return plain values for ``metrics.json``.
 
         Args:
             rate: false positive rate of the threshold "likely".
@@ -104,10 +104,10 @@ class Verification(NamedTuple):
 
 
 def threshold(pairs: Pairs, rate: float) -> dict[str, Any] | None:
-    """Two distances between which nothing is said.
+    """Find the two distances between which a pair is undecided.
 
-    None where the rate cannot be measured, or the nearest pairs are hardly more often one person's:
-    then no distance of the model is evidence.
+    The result is None if the rate cannot be measured, or if the nearest pairs are hardly more often
+    of one person, so that no distance is evidence.
 
     A pair nearer than ``likely_below`` is one person as far as so low a false positive rate tells.
     Beyond ``unlikely_above`` lie few pairs of one person, and never a likely one.
@@ -135,7 +135,7 @@ def _described(pairs: Pairs, rates: Iterable[float]) -> dict[str, Any]:
 
 
 def verification_lines(verification: Mapping[str, Any]) -> str:
-    """Rates for the console, of ``Verification.as_dict``."""
+    """Format the rates of ``Verification.as_dict`` for the console."""
     lines = [
         f'Verification: {verification["positive_pairs"]:,} pairs of one person, '
         f'{verification["negative_pairs"]:,} of two, {verification["persons"]:,} persons'
@@ -160,10 +160,13 @@ def verification_lines(verification: Mapping[str, Any]) -> str:
 
 
 class PairCollector:
-    """Looks at the distances of a ranking as they pass by.
+    """Collects distances of pairs while a ranking reads them.
 
     Args:
-        query_pids, gallery_pids, query_camids, gallery_camids: labels, see ``evaluate_ranking``.
+        query_pids: identities of the queries, see ``evaluate_ranking``.
+        gallery_pids: identities of the gallery.
+        query_camids: cameras of the queries.
+        gallery_camids: cameras of the gallery.
     """
 
     def __init__(
@@ -195,14 +198,14 @@ class PairCollector:
         self.start = 0
 
     def through(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Chunks of queries (q, G), the first queries first, unchanged."""
+        """Collect the pairs of chunks of queries (q, G), in their order, and yield the chunks."""
         for chunk in chunks:
             for rows in chunk.split(256):
                 self._add(rows.float().cpu().numpy())
             yield chunk
 
     def result(self) -> Verification:
-        """What the distances of all queries say."""
+        """Return the collected pairs."""
         return Verification(
             self.all.pairs(),
             {camids: one.pairs() for camids, one in self.by_cameras.items()},
@@ -210,7 +213,7 @@ class PairCollector:
         )
 
     def _add(self, rows: Distances) -> None:
-        """Distances (q, G) of the next queries; their junk has no pairs."""
+        """Add distances (q, G) of the next queries; junk has no pairs."""
         own = slice(self.start, self.start + len(rows))
         pids, camids = self.query_pids[own], self.query_camids[own]
         self.start = own.stop
@@ -232,7 +235,7 @@ class _Collected:
     """Positive pairs, and the nearest negative ones.
 
     Args:
-        total: no fewer than the pairs that come.
+        total: upper bound of the number of pairs.
     """
 
     def __init__(self, total: int):
@@ -241,7 +244,7 @@ class _Collected:
         self._kept = math.floor(HIGHEST * total) + 2
         self._nearest: list[Distances] = []
         self._held = 0
-        self._bound = np.float32(np.inf)  # what is farther than so many others
+        self._bound = np.float32(np.inf)  # larger distances are not needed
 
     def add_negative(self, distances: Distances) -> None:
         self.num_negative += len(distances)

@@ -52,7 +52,7 @@ def updated_table(table: Tensor, features: Tensor, pids: Tensor, momentum: float
 
 
 def nth_of_identity(pids: Tensor) -> Tensor:
-    """Number the samples of each identity from 0 in order: (N,) → (N,).
+    """Return the index of every sample within its identity, from 0: (N,) → (N,).
 
     >>> nth_of_identity(torch.tensor([5, 7, 5, 5, 7])).tolist()
     [0, 0, 1, 2, 1]
