@@ -20,14 +20,14 @@ def register(cfg: Any = None, **model_options: Any) -> None:
 
 
 def load_model(path: Any, device: Any = 'cpu') -> Any:
-    """A trained network by itself; see :func:`stmn_plugin.models.loading.load_model`."""
+    """Load a trained network; see :func:`stmn_plugin.models.loading.load_model`."""
     from .models.loading import load_model as load  # imports torch
 
     return load(path, device)
 
 
 def from_pretrained(name: Any, device: Any = 'cpu', revision: str | None = None) -> Any:
-    """A shared network; see :func:`stmn_plugin.cameras.hub.from_pretrained`."""
+    """Load a shared network; see :func:`stmn_plugin.cameras.hub.from_pretrained`."""
     from .cameras.hub import from_pretrained as load  # imports torch
 
     return load(name, device, revision)

@@ -1,4 +1,4 @@
-"""stdout and stderr that may be absent, full or without a reader → streams that never raise.
+"""Make stdout and stderr never raise, even if they are absent, full or without a reader.
 
 What a run prints is a convenience: a console that fails is dropped, with a word in the run's log,
 and the run goes on. The log is dropped in the same way, with a word on the console.
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 
 class Console:
-    """A stream to print to, and copies of it. Each takes what it can; none raises.
+    """A stream to print to, and copies of it; a failing one is dropped, none raises.
 
     Args:
         stream (TextIO, optional): None where a process has been started without it.
@@ -38,7 +38,7 @@ class Console:
 
     def write(self, text: str) -> int:
         self._put(text)
-        if self._told is not self and '\r' not in text:  # a bar goes back to the start of its line
+        if self._told is not self and '\r' not in text:  # not a progress bar
             self._told.log(text)
         return len(text)
 
@@ -108,7 +108,7 @@ class Console:
 class Printed(Console):
     """stdout: whole lines, above the progress bars, which are on stderr."""
 
-    _line = ''  # what is not yet a line
+    _line = ''  # text of an incomplete line
 
     def write(self, text: str) -> int:
         self._line += text
@@ -135,7 +135,7 @@ class Printed(Console):
 
 @contextlib.contextmanager
 def lasting_console() -> Iterator[Console]:
-    """In the block, stdout and stderr never raise; gives the Console of stdout."""
+    """Make stdout and stderr never raise in a ``with`` block; yield the Console of stdout."""
     if isinstance(sys.stdout, Console):
         yield sys.stdout
         return
@@ -150,7 +150,7 @@ def lasting_console() -> Iterator[Console]:
 
 
 def run_tool(main: Callable[[], Any]) -> NoReturn:
-    """Run the ``main`` of a tool and exit, whatever becomes of its console.
+    """Run the ``main`` of a tool and exit, even if its console fails.
 
     Ctrl-C is one line and the exit code that a shell expects; a run, where it saves itself, and a
     queue of runs have a way of their own to stop.
@@ -174,7 +174,7 @@ def tell_at_once(text: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Write; what the encoding of the stream lacks is escaped."""
+    """Write text, escaping characters that the encoding of the stream lacks."""
     try:
         stream.write(text)
     except UnicodeEncodeError:
@@ -188,7 +188,7 @@ def _write_at_once(stream: TextIO, text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Lead a stream that failed to nowhere: what is in its buffer must not fail at the exit."""
+    """Redirect a failed stream to nowhere, so that its buffer does not fail at the exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         descriptor = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)

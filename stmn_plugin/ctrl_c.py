@@ -1,4 +1,4 @@
-"""Ctrl-C while a command loads → one line and exit code 130; imported by tools before all else.
+"""End with one line and exit code 130 on Ctrl-C during loading; tools import this first.
 
 An exception in the middle of an import leaves half a module behind, and libraries that catch it
 fail in strange ways: there the process ends at once. Elsewhere Ctrl-C is Python's
@@ -15,9 +15,9 @@ EXIT_CODE = 128 + signal.SIGINT
 
 
 def say_interrupted() -> None:
-    """Of the processes that torchrun started, one says so."""
+    """Print the line in one of the processes that torchrun started."""
     if os.environ.get('RANK', '0') == '0' and sys.__stderr__ is not None:
-        with contextlib.suppress(OSError):  # nobody listens
+        with contextlib.suppress(OSError):  # no reader
             os.write(2, b'interrupted\n')
 
 

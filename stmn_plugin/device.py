@@ -1,4 +1,4 @@
-"""The wish for a GPU → the device of this process, by name, and why it is another than wished."""
+"""Determine the device of this process, and the reason if a requested GPU is not available."""
 
 import torch
 
@@ -6,12 +6,12 @@ from .distributed import world_size
 
 
 def usable_gpu(wanted: bool) -> bool:
-    """Whether a GPU is asked for (``use_gpu``) and there."""
+    """Return whether a GPU is requested (``use_gpu``) and available."""
     return wanted and torch.cuda.is_available()
 
 
 def device_name(use_gpu: bool) -> str:
-    """What a process computes on, for people; with the number of processes, if there are many."""
+    """Return the name of the device, with the number of processes if there are several."""
     count = f'{world_size()} x ' if world_size() > 1 else ''
     if use_gpu:
         return count + torch.cuda.get_device_name()
@@ -20,7 +20,7 @@ def device_name(use_gpu: bool) -> str:
 
 
 def device_line(wanted: bool) -> str:
-    """``device_name``, with the reason when ``use_gpu`` is asked for in vain."""
+    """Return ``device_name``, with the reason if a requested GPU is not available."""
     line = f'Device: {device_name(usable_gpu(wanted))}'
     if wanted and not usable_gpu(wanted):
         line += f' (use_gpu True cannot be: {gpu_problem()})'
@@ -28,7 +28,7 @@ def device_line(wanted: bool) -> str:
 
 
 def gpu_problem() -> str:
-    """Why torch has no GPU here: its build is without CUDA, there is no driver or no device."""
+    """Return why torch has no GPU here: a build without CUDA, no driver or no device."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA

@@ -1,4 +1,4 @@
-"""torchrun's environment → one run on many processes. The only file that knows torch.distributed.
+"""One run in several processes of torchrun; the only file that uses torch.distributed.
 
 Every process holds a part of each batch up to the encoder's output. :func:`gather` then gives each
 of them the whole, so that everything from there on (BNNecks, classifiers, mining, spread) is that
@@ -35,7 +35,7 @@ CONNECTION_LOST = re.compile(
 
 
 class PeerDied(InputError):
-    """Another process of the run is gone, so this one cannot go on."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 @contextlib.contextmanager
@@ -62,12 +62,12 @@ def process_group(use_gpu: bool) -> Iterator[None]:
         raise InputError(f'the processes of the run cannot meet: {reason[:300]}') from error
     yield
     with peer_errors():
-        max_over_ranks(0)  # nobody leaves while somebody still works
+        max_over_ranks(0)  # wait until all processes have finished
     dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
 
 def from_environment(name: str, default: int) -> int:
-    """A number that torchrun gives its processes; InputError if it is none."""
+    """Read a number that torchrun sets for its processes; raise InputError if it is invalid."""
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
         raise InputError(f'the processes of the run cannot meet: {name} is {value!r}')
@@ -86,7 +86,7 @@ def _local_gpu() -> int:
 
 @contextlib.contextmanager
 def peer_errors() -> Iterator[None]:
-    """A lost connection in the block becomes :class:`PeerDied`; other errors stay what they are."""
+    """Convert a lost connection in a ``with`` block to :class:`PeerDied`; pass other errors on."""
     try:
         yield
     except RuntimeError as error:
@@ -100,12 +100,12 @@ def peer_errors() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -116,9 +116,9 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """The main process runs the block, then the first one of every other node, then all others.
+    """Run a ``with`` block in the main process, then in the first of other nodes, then in all others.
 
-    For blocks that make what the later ones find made: data, indexes, downloads.
+    Later processes find the data, indexes and downloads that earlier ones have made.
     """
     turn = 0 if is_main() else 1 if from_environment('LOCAL_RANK', 0) == 0 else 2
     for now in range(3):
@@ -128,7 +128,7 @@ def main_first() -> Iterator[None]:
 
 
 def shard(sizes: Sequence[int]) -> slice:
-    """The part of a list that is this process's: contiguous, in rank order, balanced by size.
+    """Return this process's part of a list: contiguous, in rank order, balanced by size.
 
     Args:
         sizes (sequence of int): of each element.
@@ -144,7 +144,7 @@ def shard(sizes: Sequence[int]) -> slice:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, concatenated in rank order, with gradients.
+    """Concatenate the rows of all processes in rank order, with gradients.
 
     Args:
         rows (torch.Tensor, optional): shape (n, ...), n the same on all; None stays None.
@@ -170,7 +170,7 @@ class _Gather(torch.autograd.Function):
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, element by element, with gradients."""
+    """Sum a tensor over all processes, element by element, with gradients."""
     return values if world_size() == 1 else _Total.apply(values)
 
 
@@ -185,13 +185,14 @@ class _Total(torch.autograd.Function):
 
 
 def total_over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over all processes, without gradients."""
     values = values.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(values)
     return values
 
 
 def max_over_ranks(number: int) -> int:
-    """The largest of the processes' integers; every process waits here for all others."""
+    """Return the largest of the processes' integers; every process waits for all others."""
     if world_size() == 1:
         return number
     numbers = torch.tensor(number)
@@ -200,7 +201,7 @@ def max_over_ranks(number: int) -> int:
 
 
 def broadcast(value: Any) -> Any:
-    """The main process's value, anything that can be pickled, on every process."""
+    """Return the main process's value, any object that can be pickled, in every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -225,7 +226,7 @@ def broadcast_buffers(model: torch.nn.Module) -> None:
 
 
 def replicate(model: torch.nn.Module, **options: Any) -> torch.nn.Module | None:
-    """The model as DDP, for the forward passes of training; None in a single process.
+    """Return the model as DDP, for the forward passes of training; None in a single process.
 
     Args:
         model (nn.Module): on its device; gets the main process's weights and buffers.

@@ -11,7 +11,7 @@ EXIT_BAD_INPUT = 2
 
 
 def printable(text: object) -> str:
-    r"""A name or value as one line that a console shows as it is.
+    r"""Format a name or value as one line that a console shows unchanged.
 
     Whatever could forge a line, move the cursor or turn the direction of writing is escaped, and
     so is a byte of a file name that is no UTF-8, which no encoding can write.
@@ -56,16 +56,16 @@ def exit_on_input_error(debug: bool = False) -> Iterator[None]:
             raise SystemExit(EXIT_BAD_INPUT) from None
 
 
-# in the words of torch, CUDA and its libraries, whose errors have no type of their own for it
+# phrases of torch, CUDA and its libraries, whose errors have no separate type for this
 NO_MEMORY = ('DefaultCPUAllocator', 'out of memory', 'bad_alloc', 'ALLOC_FAILED')
 
 
 class WorkerError(RuntimeError):
-    """The processes that read frames cannot go on: one died, or they could not be started."""
+    """A process that reads frames died or could not be started."""
 
 
 def worker_failure(error: BaseException) -> str:
-    """Why the processes that read frames cannot go on; empty if the error says nothing of them."""
+    """Return the reason of a failed worker process; empty if the error is about something else."""
     reason = ' '.join(str(error).split())
     # torch tells of a killed worker wherever its parent is, not only where it waits for it
     known = isinstance(error, WorkerError) or reason.startswith('DataLoader worker')

@@ -1,4 +1,4 @@
-"""Packages that only some commands need: imported late, and one line says how to install them."""
+"""Optional packages: imported late, with a message that tells how to install a missing one."""
 
 import importlib.util
 

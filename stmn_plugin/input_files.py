@@ -1,4 +1,4 @@
-"""Path → an open file that can be read to its end: regular files only, nothing that waits."""
+"""Open regular files only, which can be read to their end without waiting."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from .errors import InputError
 
-# neither exists on Windows, where there is nothing to wait for
+# neither exists on Windows, where opening never waits
 NEVER_WAIT = getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
 KINDS = {
     stat.S_IFDIR: 'a folder',
@@ -50,7 +50,7 @@ def _open_regular(path: str, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | NEVER_WAIT)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # what a socket, and a device without a driver, give
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
             raise OSError(errno.ENXIO, 'is no regular file', path) from error
         raise
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
@@ -61,7 +61,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def read_json(path: str | os.PathLike[str], key: str) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""Signals → a stop where stopping is safe, with the exit code a shell expects."""
+"""Stop on a signal at a safe point, with the exit code that a shell expects."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ class Interruption:
         return self.signum is not None
 
     def agreed(self) -> bool:
-        """Whether any process of the run was asked to stop: all of them get the same answer."""
+        """Return whether any process of the run got a signal; the answer is the same in all."""
         self._agreed = max_over_ranks(self.signum or 0)
         return self._agreed != 0
 
@@ -80,7 +80,7 @@ class Interruption:
             # torchrun passes on a signal that every process of the job may have got by itself
             if world_size() > 1 and time.monotonic() - self._since < 1:
                 return
-            os._exit(128 + signum)  # nothing is cleaned up: files are whole or absent anyway
+            os._exit(128 + signum)  # no clean-up is needed: files are complete or absent
         if signum not in NOTICES:
             self._pressed, self._since = True, time.monotonic()
         if self.requested:
@@ -92,13 +92,13 @@ class Interruption:
             self.stop()
 
     def stop(self) -> NoReturn:
-        """Raise what ends the run."""
+        """Raise the exception that ends the run."""
         raise Interrupted(self.signum or self._agreed)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """A signal in this block stops it where it is: for work that changes no weights."""
-        self._at_once = True  # before the look: a signal between the two is not overlooked
+        """Let a signal stop a ``with`` block immediately, for work that changes no weights."""
+        self._at_once = True  # before the check, so that a signal in between is noticed
         try:
             if self.requested:
                 self.stop()

@@ -1,4 +1,4 @@
-"""Identities and cameras of any type → int64 numbers that are equal where they are, or an error.
+"""Convert identities and cameras of any type to int64 numbers with the same equalities.
 
 NumPy compares 1 with '1', int64 with float32 and int64 with uint64 by converting both, which can
 make different people equal and equal ones different. Here nothing is rounded.
@@ -46,7 +46,7 @@ def comparable(query: Any, gallery: Any, name: str) -> tuple[NDArray[np.int64], 
 
 
 def _exact_labels(labels: Any, name: str) -> NDArray[Any]:
-    """An array (n,): int64 where all fit in, else of objects that are int, str or bytes."""
+    """Return an array (n,) of int64 if all values fit, else of int, str or bytes objects."""
     if isinstance(labels, torch.Tensor):
         if labels.is_floating_point() and labels.dtype not in NUMPY_FLOATS:
             raise InputError(f'{name}: {labels.dtype} holds no labels')
@@ -69,7 +69,7 @@ def _exact_labels(labels: Any, name: str) -> NDArray[Any]:
 
 
 def _exact_label(label: object, name: str) -> int | str | bytes:
-    """A label as int, str or bytes."""
+    """Convert a label to int, str or bytes."""
     if isinstance(label, str):
         return str(label)
     if isinstance(label, bytes):
@@ -125,6 +125,6 @@ def number_labels(labels: Iterable[Any]) -> dict[Any, int]:
 
 
 def relabel(tracklets: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Tracklets whose pids are the classes 0..n-1 of a classifier, in the order of the raw pids."""
+    """Renumber pids as classes 0..n-1 of a classifier, in the order of the raw pids."""
     classes = number_labels(tracklet[1] for tracklet in tracklets)
     return [(paths, classes[pid], *rest) for paths, pid, *rest in tracklets]

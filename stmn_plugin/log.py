@@ -1,4 +1,4 @@
-"""Messages of the package → the console of a command, and the log of a run.
+"""Send messages of the package to the console of a command and the log of a run.
 
 Modules log to ``logging.getLogger(__name__)`` and set up nothing: a program that uses the package
 sees its messages as it sees those of any library. Commands show them by :func:`shown_on`, and a run
@@ -49,7 +49,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception:  # of a message that does not fit its arguments; logging says where it is
+        except Exception:  # a message that does not fit its arguments; logging reports its place
             self.handleError(record)
             return
         self.write(f'{text}\n')

@@ -1,4 +1,4 @@
-"""Outputs of any model, tensors in tuples, dictionaries and the like → the same, changed."""
+"""Map functions over nested outputs of models: tuples, dictionaries and the like."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""The process so far → the most memory it has held, of the machine and of the GPU."""
+"""Measure the peak memory of the process, on the machine and on the GPU."""
 
 import contextlib
 import sys

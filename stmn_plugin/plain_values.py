@@ -6,57 +6,57 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-LARGEST = 1e300  # any integer can be compared with it, none need become a float
+LARGEST = 1e300  # integers are compared with it without conversion to float
 
 
 def is_number(value: Any) -> bool:
-    """A finite number; True and False are none."""
+    """Return whether a value is a finite number, not True or False."""
     if isinstance(value, np.floating):
         value = float(value)
     return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def is_count(value: Any) -> bool:
-    """A whole number from 0 on, of a size that can be counted to."""
+    """Return whether a value is a non-negative whole number of a plausible size."""
     return type(value) is int and 0 <= value < 10**12
 
 
 def is_share(value: Any) -> bool:
-    """A number from 0 to 1."""
+    """Return whether a value is a number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1
 
 
 def is_positive(value: Any) -> bool:
-    """A number from 0 on."""
+    """Return whether a value is a non-negative number."""
     return is_number(value) and value >= 0
 
 
 def is_text(value: Any) -> bool:
-    """A string."""
+    """Return whether a value is a string."""
     return isinstance(value, str)
 
 
 def is_flag(value: Any) -> bool:
-    """True or False."""
+    """Return whether a value is True or False."""
     return isinstance(value, bool)
 
 
 def is_setting(value: Any) -> bool:
-    """What a config holds: a flag, text, a number, or a list of such."""
+    """Return whether a value can be in a config: a flag, text, a number, or a list of such."""
     if isinstance(value, (list, tuple)):
         return all(map(is_setting, value))
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def named(value: Any, kind: Callable[[Any], bool]) -> bool:
-    """A dictionary from names to values of a kind."""
+    """Return whether a value is a dictionary from names to values of a kind."""
     return isinstance(value, Mapping) and all(
         isinstance(key, str) and kind(item) for key, item in value.items()
     )
 
 
 def is_like(value: Any, example: Any) -> bool:
-    """Whether a value can take the place of another: of its kind, as long, finite, of its sign.
+    """Return whether a value can replace another: same kind, length and sign, finite.
 
     >>> is_like([0.5, 1], (0.9, 0.999)), is_like('1', 1), is_like(2.5, 1), is_like(0, 20)
     (True, False, False, False)

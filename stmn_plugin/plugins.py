@@ -20,7 +20,7 @@ _PREFIX = 'stmn_plugin_import_'
 
 @functools.cache
 def load_plugins() -> None:
-    """Import what is built in and what installed packages name in the group ``stmn_plugin``.
+    """Import built-in architectures and those of installed packages (group ``stmn_plugin``).
 
     Raises:
         InputError: the module of an entry point cannot be imported.
@@ -69,6 +69,6 @@ def import_file(path: str) -> ModuleType:
 
 
 def import_words() -> list[str]:
-    """The files imported so far as words of a command line, for a process that needs them, too."""
+    """Return the files imported so far as words of a command line, for another process."""
     files = [module.__file__ for name, module in sys.modules.items() if name.startswith(_PREFIX)]
     return [word for file in files if file for word in ('--import', file)]

@@ -1,4 +1,4 @@
-"""Numbers such as (seed, epoch, step) → the state of every global random generator.
+"""Seed all global random generators with numbers such as (seed, epoch, step).
 
 What draws from them (dropout, the host's samplers and image augmentation) thereby becomes a
 function of those numbers: nothing of a generator's state has to outlive a step.
@@ -14,7 +14,7 @@ import torch
 
 
 def seed_everything(*numbers: int) -> None:
-    """Put the generators of Python, numpy and torch, on every device, where the numbers say."""
+    """Seed the generators of Python, numpy and torch, on every device, with numbers."""
     word = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(word)
     np.random.seed(word)
@@ -23,7 +23,7 @@ def seed_everything(*numbers: int) -> None:
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """The same for a block; afterwards the generators of the CPU are where they were."""
+    """Seed the generators for a ``with`` block; afterwards restore those of the CPU."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_everything(*numbers)
     try:

@@ -1,4 +1,4 @@
-"""Content → a file or folder that is whole, or the one that was there before.
+"""Write files and folders atomically: they are complete, or the previous ones remain.
 
 What is being written lies beside its place under a hidden name, with a lock that the system
 releases when its writer is gone, however that ends. So a writer that was killed is told from one
@@ -27,12 +27,12 @@ Name: TypeAlias = str | os.PathLike[str]
 AnyName = TypeVar('AnyName', str, Path)
 
 LEFTOVER_LOCK = re.compile(r'\..+\.tmp-[0-9a-f]{8}\.lock')
-LOCK_SECONDS = 5  # for a lock of a name that is new: somebody who cleans up may look at it
+LOCK_SECONDS = 5  # to lock a new name, which another process's clean-up may be checking
 
 
 @contextlib.contextmanager
 def atomic_path(path: Name) -> Iterator[str]:
-    """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
+    """Yield a temporary path that becomes ``path`` if the ``with`` block succeeds.
 
     A link is followed, a device is written to as it is, and the permissions of an older file stay.
 
@@ -59,7 +59,7 @@ def atomic_path(path: Name) -> Iterator[str]:
 
 
 def check_writable(path: Name) -> None:
-    """InputError for a path that cannot be written, before there is work whose result goes there.
+    """Raise InputError for a path that cannot be written, before work whose result goes there.
 
     Its folder must be there.
     """
@@ -71,7 +71,7 @@ def check_writable(path: Name) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Name) -> Iterator[BinaryIO]:
-    """A binary file to write ``path`` through; what it refuses is an InputError that names it.
+    """Open a binary file that becomes ``path`` if complete; an error names it in InputError.
 
     The ``name`` of the file is that of its temporary, as in :func:`atomic_path`.
     """
@@ -82,20 +82,20 @@ def whole_file(path: Name) -> Iterator[BinaryIO]:
             with io.BufferedWriter(raw) as file:
                 yield file
         except Exception:
-            if raw.refused is not None:  # torch.save makes a RuntimeError of it
+            if raw.refused is not None:  # torch.save raises RuntimeError instead
                 raise raw.refused from None
             raise
 
 
 def write_bytes(path: AnyName, content: bytes) -> AnyName:
-    """Write a file, whole, and return its path; InputError as :func:`atomic_path`."""
+    """Write a file atomically and return its path; errors are those of :func:`atomic_path`."""
     with whole_file(path) as file:
         file.write(content)
     return path
 
 
 def write_text(path: AnyName, text: str) -> AnyName:
-    """Write a file in UTF-8, whole, and return its path; InputError as :func:`atomic_path`.
+    """Write a UTF-8 file atomically and return its path; errors as in :func:`atomic_path`.
 
     Bytes of a file name that are no UTF-8 are escaped.
     """
@@ -103,7 +103,7 @@ def write_text(path: AnyName, text: str) -> AnyName:
 
 
 def write_json(path: AnyName, content: object) -> AnyName:
-    """Write plain values as :func:`write_text` writes text, and return the path.
+    """Write plain values as JSON, as :func:`write_text` writes text, and return the path.
 
     In ASCII: a file name that is no UTF-8 is read back as it was.
     """
@@ -111,7 +111,7 @@ def write_json(path: AnyName, content: object) -> AnyName:
 
 
 def link_or_copy(source: Name, path: Name) -> None:
-    """A second name for a file, whole; file systems without links get a copy."""
+    """Link a second name to a file atomically, or copy it if the file system has no links."""
     with atomic_path(path) as temporary, write_errors(path):
         try:
             os.link(source, temporary)
@@ -120,7 +120,7 @@ def link_or_copy(source: Name, path: Name) -> None:
 
 
 def remove_file(path: Name) -> None:
-    """Remove a file, if there is one; InputError where that cannot be done."""
+    """Remove a file if it exists; raise InputError if that fails."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def remove_file(path: Name) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty temporary folder that becomes ``folder`` on success and goes on an error.
+    """Yield an empty temporary folder that becomes ``folder`` on success.
 
     If another process made ``folder`` meanwhile, that one stays: look at what is there.
 
@@ -144,7 +144,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         try:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # an empty one, which not every system replaces
+                folder.rmdir()  # not every system replaces an empty folder
             os.rename(temporary, folder)
         except OSError:
             if not folder.is_dir() or not any(folder.iterdir()):
@@ -154,7 +154,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_errors(path: Name) -> Iterator[None]:
-    """Name ``path`` in what the system says against a write in the block."""
+    """Convert errors of writing in a ``with`` block to InputError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -162,12 +162,12 @@ def write_errors(path: Name) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Name) -> None:
-    """Remove what writers that are dead have left half written in a folder."""
+    """Remove incomplete files of dead processes from a folder."""
     folder = Path(folder)
     for name in os.listdir(folder) if folder.is_dir() else []:
         if LEFTOVER_LOCK.fullmatch(name):
             lock = folder / name
-            with contextlib.suppress(OSError):  # its writer holds it, or it is not ours
+            with contextlib.suppress(OSError):  # its writer is alive, or it is not ours
                 with FileLock(lock, blocking=False):
                     _remove(lock.with_suffix(''))
                 if not os.path.lexists(lock.with_suffix('')):
@@ -179,16 +179,16 @@ _clean_once = functools.cache(remove_leftovers)  # at the first write of this pr
 
 @contextlib.contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
-    """A free name in the folder of ``target``; whatever has it when the block ends is removed."""
+    """Yield a free name in the folder of ``target`` and remove its file after the block."""
     _clean_once(target.parent)
     temporary = target.with_name(f'.{target.name}.tmp-{secrets.token_hex(4)}')
     lock = FileLock(f'{temporary}.lock', timeout=LOCK_SECONDS)
-    with contextlib.suppress(OSError):  # no locks here, or no space, which the write will say
+    with contextlib.suppress(OSError):  # no locks here, or no space, which the write reports
         lock.acquire()
     try:
         yield temporary
     finally:
-        _remove(temporary)  # nothing is there after the renaming
+        _remove(temporary)  # does nothing after the renaming
         lock.release()
         _remove(Path(lock.lock_file))
 
@@ -202,7 +202,7 @@ def _remove(path: Path) -> None:
 
 
 def _target(path: Name) -> tuple[Path, os.stat_result | None]:
-    """Where a write to ``path`` goes, and the status of what is there, None for nothing.
+    """Return the target of a write to ``path``, and the status of an existing file or None.
 
     Raises:
         OSError: something that is neither a file nor a device.
@@ -218,7 +218,7 @@ def _target(path: Name) -> tuple[Path, os.stat_result | None]:
 
 def _keep_owner_and_mode(path: Path, status: os.stat_result) -> None:
     if hasattr(os, 'chown'):
-        with contextlib.suppress(OSError):  # only root may give files away
+        with contextlib.suppress(OSError):  # only root may change owners
             os.chown(path, status.st_uid, status.st_gid)
     with contextlib.suppress(OSError):
         os.chmod(path, stat.S_IMODE(status.st_mode))
@@ -230,7 +230,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a renaming last; systems that open no folders do so by themselves."""
+    """Flush a renaming to disk, on systems that can open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -240,7 +240,7 @@ def _sync_folder(path: Path) -> None:
 
 
 class _NamedWriter(io.FileIO):
-    """Raises InputError for ``path`` at the one call that meets a full disk."""
+    """Raises InputError for ``path`` at the call that fails on a full disk."""
 
     def __init__(self, temporary: str, path: Name):
         super().__init__(temporary, 'w')

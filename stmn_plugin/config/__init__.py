@@ -1,4 +1,4 @@
-"""Files and words → one checked config → keyword arguments for everything else.
+"""Read files and command-line words into one checked config, and derive keyword arguments from it.
 
 A setting is a field of a dataclass, a section: ``host_sections.py``, ``our_sections.py`` and the
 ``Config`` of an architecture. ``load.py`` merges defaults, a YAML file, flags and KEY VALUE words;

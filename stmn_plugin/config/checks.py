@@ -1,4 +1,4 @@
-"""A merged config → nothing, or one error that names the key and what it may be."""
+"""Check a merged config; an error names the key and its allowed values."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K ba
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Check what keys of a config say of each other; rules say what each takes by itself.
+    """Check keys of a config against each other; rules check each key separately.
 
     Raises:
         InputError: names the key, its value and what is possible.
@@ -128,7 +128,7 @@ def check_ranges(numbers: Mapping[str, float]) -> None:
 
 
 def check_transforms(names: str | Sequence[str] | None) -> list[str]:
-    """The names of ``data.transforms`` in lower case; InputError for one that does not exist."""
+    """Return names of ``data.transforms`` in lower case; raise InputError for an unknown one."""
     names = [names] if isinstance(names, str) else list(names or [])
     for name in names:
         if name.lower() not in TRANSFORMS:

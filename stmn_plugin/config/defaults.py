@@ -1,4 +1,4 @@
-"""Every section with its defaults → the yacs tree that a config starts from."""
+"""Build the yacs tree of all sections with their defaults."""
 
 from yacs.config import CfgNode
 
@@ -11,7 +11,7 @@ __all__ = ['AUTO', 'flatten', 'get_default_config']
 
 
 def get_default_config() -> CfgNode:
-    """The host's defaults, ours, and those of every registered architecture."""
+    """Return the host's defaults, ours, and those of every registered architecture."""
     load_plugins()
     cfg = CfgNode()
     for key, one in known_settings():

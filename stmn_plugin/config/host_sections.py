@@ -40,7 +40,7 @@ class General:
 
 @dataclass(frozen=True)
 class Model:
-    """``model``"""
+    """The section ``model``."""
 
     name: str = setting('resnet50', NAME, 'the architecture (--list-archs shows all)')
     pretrained: bool = setting(True, FLAG, 'start from ImageNet weights')
@@ -50,7 +50,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """``data``"""
+    """The section ``data``."""
 
     type: str = setting('image', OneOf(('image', 'video')), 'kind of the datasets')
     root: str = setting('reid-data', FOLDER, 'folder that holds the datasets')
@@ -78,14 +78,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Market1501:
-    """``market1501``"""
+    """The section ``market1501``."""
 
     use_500k_distractors: bool = setting(False, FLAG, 'add the distractors to the gallery')
 
 
 @dataclass(frozen=True)
 class CUHK03:
-    """``cuhk03``"""
+    """The section ``cuhk03``."""
 
     labeled_images: bool = setting(False, FLAG, 'boxes by hand instead of by a detector')
     classic_split: bool = setting(False, FLAG, 'the classic split instead of the new one')
@@ -94,7 +94,7 @@ class CUHK03:
 
 @dataclass(frozen=True)
 class Sampler:
-    """``sampler``"""
+    """The section ``sampler``."""
 
     train_sampler: str = setting('RandomSampler', OneOf(HOST_SAMPLERS), 'who makes batches')
     train_sampler_t: str = setting(
@@ -107,7 +107,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Video:
-    """``video``"""
+    """The section ``video``."""
 
     seq_len: int = setting(15, Whole(1, 4_096), 'L, frames in a clip')
     sample_method: str = setting(
@@ -120,7 +120,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Train:
-    """``train``"""
+    """The section ``train``."""
 
     optim: str = setting('adam', OneOf(('adam', 'amsgrad', 'sgd', 'rmsprop', 'radam')), 'optimizer')
     lr: float = setting(0.0003, Number(0, 1_000), 'learning rate')
@@ -148,7 +148,7 @@ class Train:
 
 @dataclass(frozen=True)
 class SGD:
-    """``sgd``"""
+    """The section ``sgd``."""
 
     momentum: float = setting(0.9, DECAY, 'momentum')
     dampening: float = setting(0.0, Number(0, 1), 'dampening of the momentum')
@@ -157,14 +157,14 @@ class SGD:
 
 @dataclass(frozen=True)
 class RMSprop:
-    """``rmsprop``"""
+    """The section ``rmsprop``."""
 
     alpha: float = setting(0.99, DECAY, 'smoothing')
 
 
 @dataclass(frozen=True)
 class Adam:
-    """``adam``"""
+    """The section ``adam``."""
 
     beta1: float = setting(0.9, DECAY, "decay of the gradient's mean")
     beta2: float = setting(0.999, DECAY, "decay of its square's mean")
@@ -172,21 +172,21 @@ class Adam:
 
 @dataclass(frozen=True)
 class Loss:
-    """``loss``"""
+    """The section ``loss``."""
 
     name: str = setting('softmax', OneOf(('softmax', 'triplet')), 'the recipe')
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """``loss.softmax``"""
+    """The section ``loss.softmax``."""
 
     label_smooth: bool = setting(True, FLAG, 'label smoothing 0.1 of the cross-entropy')
 
 
 @dataclass(frozen=True)
 class Triplet:
-    """``loss.triplet``"""
+    """The section ``loss.triplet``."""
 
     margin: float = setting(0.3, WEIGHT, 'of the hinge of loss.name triplet')
     weight_t: float = setting(1.0, WEIGHT, 'of the triplet terms')
@@ -195,7 +195,7 @@ class Triplet:
 
 @dataclass(frozen=True)
 class Test:
-    """``test``"""
+    """The section ``test``."""
 
     batch_size: int = setting(100, COUNT, 'clips (or images) in a batch')
     dist_metric: str = setting('euclidean', OneOf(('euclidean', 'cosine')), 'distance of features')

@@ -1,4 +1,4 @@
-"""Config → keyword arguments. Nothing behind this door reads a config."""
+"""Translate a config to keyword arguments; code beyond this module does not read configs."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from yacs.config import CfgNode
 
 
 def recipe_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.losses.recipe.Recipe`: what ``loss.name`` makes of its keys.
+    """Return arguments of :class:`stmn_plugin.losses.recipe.Recipe`, as ``loss.name`` defines them.
 
     ``softmax`` is the cross-entropy alone, ``triplet`` adds the hinge as the host weighs them, and
     ``stmn`` takes the soft margin instead and the memory spread.

@@ -1,4 +1,4 @@
-"""YAML file, command-line flags and KEY VALUE words → one checked, frozen config."""
+"""Load a YAML file, command-line flags and KEY VALUE words as one checked, frozen config."""
 
 import difflib
 import os
@@ -54,7 +54,7 @@ def load_config(
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """What a YAML file itself says, as full key → value: ``_BASE_`` is not followed.
+    """Read the keys of a YAML file itself as full key → value, without its ``_BASE_``.
 
     Keys that are not known (any more) have texts as values.
 
@@ -65,7 +65,7 @@ def read_yaml(file: str) -> dict[str, Any]:
 
 
 def read_rows(file: str) -> dict[str, dict[str, Any]]:
-    """A YAML file of title → keys, nested or with dots, as title → {full key: value}.
+    """Read a YAML file of title → keys, nested or with dots, as title → {full key: value}.
 
     Raises:
         InputError: missing or malformed file, another content, unknown key, impossible value.
@@ -103,7 +103,7 @@ def check_key(key: str, origin: str = '') -> None:
 
 
 def _files(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A YAML file, then the one that it names as ``_BASE_`` (relative to itself), and so on."""
+    """Yield a YAML file, then its ``_BASE_`` (relative to the file), and so on."""
     seen, origin = set(), ''
     while file:
         tree = read_tree(file)
@@ -136,7 +136,7 @@ def _merge(cfg: CfgNode, key: str, written: Any, origin: str = '') -> None:
 
 
 def _share_encoder(cfg: CfgNode) -> None:
-    """Give the chosen architecture STMN's encoder, unless it has one of its own."""
+    """Set STMN's encoder for the chosen architecture, unless it names another one."""
     section = cfg.get(cfg.model.name)
     if isinstance(section, CfgNode) and section.get('backbone') == SHARED:
         for key in ENCODER_KEYS:
@@ -144,7 +144,7 @@ def _share_encoder(cfg: CfgNode) -> None:
 
 
 def _values(flat: Mapping[str, YamlValue], file: str) -> dict[str, Any]:
-    """Full key → YamlValue, as full key → value."""
+    """Convert full key → YamlValue to full key → value."""
     return {
         key: _value(key, written.value, f'{file}:{written.line}: ')
         if key in RANGES

@@ -24,7 +24,7 @@ from .settings import setting
 
 @dataclass(frozen=True)
 class Model(host.Model):
-    """``model``"""
+    """The section ``model``."""
 
     resume: str = setting(
         '', FILE, 'checkpoint to resume training from; auto: the newest intact one of data.save_dir'
@@ -33,7 +33,7 @@ class Model(host.Model):
 
 @dataclass(frozen=True)
 class Data(host.Data):
-    """``data``"""
+    """The section ``data``."""
 
     download: bool = setting(
         False, FLAG, 'let torchreid fetch a dataset that is not there, by https only'
@@ -57,7 +57,7 @@ class Data(host.Data):
 
 @dataclass(frozen=True)
 class Sampler(host.Sampler):
-    """``sampler``"""
+    """The section ``sampler``."""
 
     train_sampler: str = setting(
         'RandomSampler',
@@ -68,7 +68,7 @@ class Sampler(host.Sampler):
 
 @dataclass(frozen=True)
 class Video(host.Video):
-    """``video``"""
+    """The section ``video``."""
 
     sample_method: str = setting(
         'evenly',
@@ -87,7 +87,7 @@ class Video(host.Video):
 
 @dataclass(frozen=True)
 class Train(host.Train):
-    """``train``"""
+    """The section ``train``."""
 
     sync_bn: bool = setting(
         False, FLAG, "many processes: backbone's BN over the batches of all of them"
@@ -120,7 +120,7 @@ class Train(host.Train):
 
 @dataclass(frozen=True)
 class Loss(host.Loss):
-    """``loss``"""
+    """The section ``loss``."""
 
     name: str = setting(
         'softmax',
@@ -132,7 +132,7 @@ class Loss(host.Loss):
 
 @dataclass(frozen=True)
 class Spread:
-    """``loss.spread``"""
+    """The section ``loss.spread``."""
 
     weight: float = setting(1.0, WEIGHT, 'of L_S (Eq. 9); 0 is "w/o L_S" of Table 1')
     margin: float = setting(0.3, WEIGHT, 'alpha')
@@ -152,7 +152,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Test(host.Test):
-    """``test``"""
+    """The section ``test``."""
 
     frames: str = setting('rrs', OneOf(('rrs', 'all')), 'frames of a tracklet that are tested')
     clips_per_tracklet: int = setting(
@@ -201,7 +201,7 @@ class Test(host.Test):
 
 @dataclass(frozen=True)
 class Synthetic:
-    """``synthetic``"""
+    """The section ``synthetic``."""
 
     preset: str = setting(
         'default', OneOf(('default', 'tiny', 'study')), 'how much (see tools/make_synthetic.py)'
@@ -214,7 +214,7 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class OneShot:
-    """``one_shot``"""
+    """The section ``one_shot``."""
 
     factor: int = setting(
         10, Whole(1, 100), 'tools/one_shot.py: p, per cent of the unlabelled that a step adds'

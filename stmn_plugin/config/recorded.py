@@ -1,4 +1,4 @@
-"""The config that an earlier run has recorded → every key of now."""
+"""Complete the recorded config of an earlier run with the keys added since."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from .sections import flatten
 
 
 def recorded_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Full key → value, with keys of later versions: they are at their default.
+    """Add keys of later versions at their defaults to a config (full key → value).
 
     One is not: the first version trained image models frame by frame, whatever the default is now.
     """

@@ -1,4 +1,4 @@
-"""Kinds of values: text → a value of the key's type and within its range, or None.
+"""Rules of values: convert text to a value of the key's type and range, or None.
 
 A value arrives as it was written: text (a scalar of a YAML file, a word of the command line), a
 list of such, or None (YAML's null). Nothing is guessed from the look of a value: a key that takes
@@ -25,7 +25,7 @@ class Rule:
     """What a key takes; kinds differ in :meth:`_read`."""
 
     def read(self, written: object) -> Any:
-        """The value of a text, or None if it does not fit."""
+        """Return the value of a text, or None if it is invalid."""
         return self._read(written) if isinstance(written, str) else None
 
     def _read(self, text: str) -> Any:
@@ -45,7 +45,7 @@ class Flag(Rule):
 
 @dataclass(frozen=True)
 class Whole(Rule):
-    """A whole number, both ends included."""
+    """A whole number in a closed range."""
 
     least: int
     most: int
@@ -82,7 +82,7 @@ class Number(Rule):
 
 @dataclass(frozen=True)
 class Text(Rule):
-    """Any word, as it is."""
+    """Any word, unchanged."""
 
     what: str  # in a message
     may_be_empty: bool = False
@@ -126,7 +126,7 @@ class Moment(Rule):
 
 @dataclass(frozen=True)
 class WordOr(Rule):
-    """A certain word, or what another rule takes."""
+    """A certain word, or a value of another rule."""
 
     word: str
     other: Rule
@@ -168,14 +168,14 @@ class ListOf(Rule):
 
 
 def as_written(value: Any) -> Any:
-    """A Python value as the text or list that a rule reads."""
+    """Convert a Python value to the text or list that a rule reads."""
     if isinstance(value, (list, tuple)):
         return [as_written(one) for one in value]
     return value if value is None or isinstance(value, dict) else str(value)
 
 
 def shown(written: object) -> str:
-    """What was written, for a message."""
+    """Return the written text, for a message."""
     text = 'null' if written is None else repr(written)
     if len(text) <= _LONGEST_SHOWN:
         return text
@@ -187,12 +187,12 @@ def _number(kind: Callable[[str], N], text: str) -> N | None:
         return None
     try:
         return kind(text)
-    except ValueError:  # also what Python says of whole numbers of thousands of digits
+    except ValueError:  # also for whole numbers of thousands of digits
         return None
 
 
 def _flow_sequence(text: str) -> list[str | None] | None:
-    """``[a, b]``, ``(a, b)`` or ``a, b`` → the texts, None for what is no list."""
+    """Split ``[a, b]``, ``(a, b)`` or ``a, b`` into texts; None for anything else."""
     if text[:1] + text[-1:] == '()':
         text = text[1:-1]
     text = text if text[:1] == '[' else f'[{text}]'

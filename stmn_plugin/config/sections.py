@@ -1,4 +1,4 @@
-"""Name of a section → its dataclass; architectures add theirs when they register."""
+"""The dataclass of every section; architectures add theirs when they register."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -61,7 +61,7 @@ def add_section(name: str, section: type) -> None:
 
 
 def is_video_model(name: str) -> bool:
-    """Whether a ``model.name`` is that of a section of its own, an architecture for clips."""
+    """Return whether a ``model.name`` is an architecture for clips, which has its own section."""
     return name in SECTIONS and name not in _NO_ARCHITECTURES
 
 
@@ -84,7 +84,7 @@ def has_own_losses(name: str) -> bool:
 
 
 def general_key(key: str) -> str:
-    """A key as lists name it: ``*.backbone_weights`` stands for that of any architecture."""
+    """Generalise a key: ``*.backbone_weights`` stands for that of any architecture."""
     section, dot, name = key.rpartition('.')
     return f'*.{name}' if dot and name in ENCODER_START and is_video_model(section) else key
 
@@ -97,7 +97,7 @@ def known_settings() -> Iterator[tuple[str, Setting]]:
 
 
 class _Ranges(Mapping[str, Rule]):
-    """Full key → what it takes, as SECTIONS is now; architectures are imported when needed."""
+    """Return the settings of all SECTIONS by full key, importing architectures if needed."""
 
     def __getitem__(self, key: str) -> Rule:
         section, dot, name = key.rpartition('.')
@@ -121,7 +121,7 @@ RANGES: Mapping[str, Rule] = _Ranges()
 
 
 def section_from(values: Mapping[str, Any], name: str) -> Any:
-    """A section as an instance of its dataclass.
+    """Build the dataclass instance of a section.
 
     Args:
         values: full key → value, as checkpoints keep a config; a missing key has its default.
@@ -135,12 +135,12 @@ def section_from(values: Mapping[str, Any], name: str) -> Any:
 
 
 def section_of(cfg: CfgNode, name: str) -> Any:
-    """The same of a config tree."""
+    """Build the dataclass instance of a section of a config tree."""
     return section_from(flatten(cfg), name)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """{'train': {'lr': 1}} → {'train.lr': 1}."""
+    """Flatten a tree: {'train': {'lr': 1}} → {'train.lr': 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A setting written once: type and default, what it takes, and one line of help.
+"""Settings of sections, each written once: type, default, rule and one line of help.
 
 A section of the config is a frozen dataclass whose fields are :func:`setting`. From it come the
 yacs tree, the checks of values, ``--help-config`` and the tables of the documents.
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 def setting(
     default: Any, rule: Rule, help: str, shown: str = '', *, in_vectors: bool = True
 ) -> Any:
-    """A field of a section.
+    """Define a field of a section.
 
     Args:
         default: of the field's type; a list is copied for each config. A function without
@@ -50,7 +50,7 @@ def setting(
 
 
 def settings_of(section: type) -> Iterator[Setting]:
-    """The settings of a section, in order.
+    """Return the settings of a section, in order.
 
     Raises:
         TypeError: the section is no dataclass, or a field was not made by :func:`setting`.
@@ -75,7 +75,7 @@ def settings_of(section: type) -> Iterator[Setting]:
 
 
 class _Constant:
-    """A function that gives one value."""
+    """Return a function that returns one value."""
 
     def __init__(self, value: Any):
         self.value = value

@@ -1,4 +1,4 @@
-"""The configs that come with the package: their names → their files.
+"""Find the configs that the package contains, by name.
 
 A wheel holds them as ``stmn_plugin/configs``; in a checkout they lie beside the package.
 """
@@ -15,7 +15,7 @@ SUFFIXES = ('.yaml', '.yml')
 
 
 def config_folder() -> Path:
-    """The folder of the shipped configs.
+    """Return the folder of the shipped configs.
 
     Raises:
         InputError: the package is incomplete.
@@ -36,7 +36,7 @@ def config_names() -> list[str]:
 
 
 def config_path(word: str | os.PathLike[str]) -> str:
-    """The file that ``--config`` names: a file, or a shipped config by its name.
+    """Return the file that ``--config`` names: a path, or a shipped config by its name.
 
     A file wins over a shipped config of the same name. The path of a file that does not exist is
     returned as it is, for its reader to name.

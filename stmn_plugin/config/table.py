@@ -1,4 +1,4 @@
-"""Settings → the tables of ``--help-config`` and of the documents.
+"""Format settings as tables for ``--help-config`` and the documents.
 
 ``python -m stmn_plugin.config.table docs/*.md docs/systems/*.md`` writes keys between the marks of
 each document: those of a section into the document that bears its name, those of this plugin but
@@ -52,7 +52,7 @@ def rows(word: str = '', ours: bool = False) -> list[KeyRow]:
 
 
 def as_text(table: list[KeyRow], columns: int | None = None) -> str:
-    """A table for a console of so many columns; by default those of the terminal."""
+    """Format a table for a console of so many columns; by default those of the terminal."""
     columns = columns or shutil.get_terminal_size((_NARROW, 24)).columns
     columns = min(max(columns, _NARROW), _WIDE)
     key = max(len(row.key) for row in table)
@@ -76,7 +76,7 @@ def as_text(table: list[KeyRow], columns: int | None = None) -> str:
 
 
 def as_markdown(table: list[KeyRow]) -> str:
-    """A table for a document."""
+    """Format a table for a document."""
     lines = ['| key | default | takes | meaning |', '|---|---|---|---|']
     for row in table:
         cells = [f'`{row.key}`', f'`{row.default}`', row.takes, row.help]
@@ -85,7 +85,7 @@ def as_markdown(table: list[KeyRow]) -> str:
 
 
 def rows_for(name: str) -> list[KeyRow]:
-    """The keys that the document of a name shows."""
+    """Return the keys that the named document shows."""
     section = name.partition('.')[0]
     load_plugins()
     if section in SECTIONS:
@@ -94,7 +94,7 @@ def rows_for(name: str) -> list[KeyRow]:
 
 
 def with_table(text: str, name: str) -> str:
-    """A document with its table of keys between its marks.
+    """Insert the table of keys between the marks of a document.
 
     Args:
         text: of the document.

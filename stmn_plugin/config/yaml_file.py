@@ -1,4 +1,4 @@
-"""A YAML file → what it says, word for word, and on which lines.
+"""Read a YAML file with the text and line numbers of every value.
 
 YAML's own idea of a value (1e-4 is text, 010 is 8, off is False) is not asked: the rule of a key
 reads what is written. So nothing is constructed, and a file can neither run code nor grow.
@@ -12,21 +12,21 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 
 LARGEST = 256 * 1024  # bytes
-MOST_NODES = 20_000  # with what aliases repeat
+MOST_NODES = 20_000  # including repetitions by aliases
 DEEPEST = 10
 _TAG = 'tag:yaml.org,2002:'
 _KINDS = ('null', 'bool', 'int', 'float', 'str', 'timestamp', 'value', 'merge', 'seq', 'map')
 
 
 class YamlValue(NamedTuple):
-    """What stands behind a key."""
+    """The value of a key, as text, with its lines."""
 
     value: Any  # str, list, dict, None: text, a list of such, an empty mapping, null
     line: int
 
 
 def read_tree(file: str) -> dict[str, Any]:
-    """A YAML file as nested dictionaries: name → YamlValue, or a dictionary that is not empty.
+    """Read a YAML file as nested dictionaries: name → YamlValue or a non-empty dictionary.
 
     Raises:
         InputError: names the file, and the line of what is no config.
@@ -50,7 +50,7 @@ def read_tree(file: str) -> dict[str, Any]:
 
 
 def flatten_tree(tree: dict[str, Any], file: str, prefix: str = '') -> dict[str, YamlValue]:
-    """{'train': {'lr': YamlValue}} → {'train.lr': YamlValue}.
+    """Flatten a tree: {'train': {'lr': YamlValue}} → {'train.lr': YamlValue}.
 
     Raises:
         InputError: a key stands there nested and once more with dots.
@@ -67,7 +67,7 @@ def flatten_tree(tree: dict[str, Any], file: str, prefix: str = '') -> dict[str,
 
 
 class _Reader:
-    """Nodes of one file → dictionaries and YamlValue."""
+    """Converts the nodes of a file to dictionaries and YamlValue."""
 
     def __init__(self, file: str):
         self.file = file
@@ -127,5 +127,5 @@ def _read_text(file: str) -> str:
 
 
 def _twice(file: str, key: str, *lines: int) -> InputError:
-    first, second = sorted(lines)  # what is merged may stand above what it is merged into
+    first, second = sorted(lines)  # a merged mapping may precede the one it is merged into
     return InputError(f'{file}:{second}: {key!r} stands there twice, first on line {first}')
