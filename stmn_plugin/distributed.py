@@ -116,7 +116,7 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Run a ``with`` block in the main process, then in the first of other nodes, then in all others.
+    """Run a ``with`` block in the main process, then in the first of other nodes, then in the rest.
 
     Later processes find the data, indexes and downloads that earlier ones have made.
     """

@@ -13,8 +13,13 @@ import pytest
 import scipy.io
 
 from stmn_plugin.datasets import hdf5
-from stmn_plugin.datasets.matlab import SIZE_LIMIT, read_matrix
-from stmn_plugin.datasets.tables import read_query_rows, read_table, starts_within_another
+from stmn_plugin.datasets.tables import (
+    SIZE_LIMIT,
+    read_matrix,
+    read_query_rows,
+    read_table,
+    starts_within_another,
+)
 from stmn_plugin.errors import InputError
 
 NUMBER_TYPES = ('i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f4', 'f8', '>i2', '>f8')

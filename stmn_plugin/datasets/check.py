@@ -1,4 +1,4 @@
-"""A dataset on disk → all that is wrong with it: each folder is listed once, each frame read.
+"""Find all errors of a dataset on disk; each folder is listed once and each frame is read.
 
 Errors are what a run would stop at, or silently miss. Warnings are what may be as it should: counts
 unlike those of the release (of a subset), other image sizes, images in no tracklet, queries that
@@ -24,14 +24,14 @@ from .check_lists import DATASETS, USUAL_SIZE, Contents, count, find_disagreemen
 from .left_out import find_left_out
 from .listing import data_root, is_image, listing_once, scan
 
-CHUNK = 64  # frames that a worker reads at a time
+CHUNK = 64  # frames per job of a worker
 DEPTH = 5  # of folders, so that a link to a parent folder ends
-SHOWN = 3  # names of files left out of one kind; the report has all of them
+SHOWN = 3  # names shown of ignored files of one kind; the report has all of them
 
 Complaint: TypeAlias = dict[str, str]
 """``kind`` and ``message``."""
 Report: TypeAlias = dict[str, Any]
-"""What :func:`check_dataset` returns, ready for JSON."""
+"""Result of :func:`check_dataset`, ready for JSON."""
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
 Chunk: TypeAlias = tuple[int, Counter[Size], list[str], list[tuple[str, Size]]]
@@ -53,7 +53,7 @@ class Findings:
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Note an InputError and go on behind the block."""
+        """Note an InputError of a ``with`` block and continue after it."""
         try:
             yield
         except InputError as error:
@@ -111,7 +111,7 @@ def check_dataset(name: str, root: str, workers: int = 0, read_images: bool = Tr
 def compare_with_disk(
     contents: Contents, found: Findings
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Report frames that are missing or in no tracklet, and all other files that are no frames.
+    """Report frames that are missing or in no tracklet, and files that are not frames.
 
     Returns:
         Dict folder → sorted names of the images in it; dict as of :func:`find_left_out`.
@@ -130,7 +130,7 @@ def compare_with_disk(
     for folder in sorted(listings):
         wanted, entries = listed.get(folder, set()), listings[folder]
         present = {name for name, is_dir in entries if not is_dir and is_image(name)}
-        # at the level of frames a folder is in the place of one, above it a person's
+        # at the level of frames a folder is unexpected, above it it belongs to a person
         folders = {name for name, is_dir in entries if is_dir and is_image(name) and wanted}
         images[folder] = sorted(present)
         others[folder] = [
@@ -152,7 +152,7 @@ def compare_with_disk(
 def _walk(
     folder: str, depth: int, listings: dict[str, list[tuple[str, bool]]], found: Findings
 ) -> None:
-    """Add the entries of a folder and of those ``depth`` levels below it."""
+    """Add the entries of a folder and of ``depth`` levels below it."""
     listings[folder] = _entries(folder, found)
     for name in sorted(name for name, is_dir in listings[folder] if is_dir):
         if depth:
@@ -169,7 +169,7 @@ def _entries(folder: str, found: Findings) -> list[tuple[str, bool]]:
 
 
 class ImageChunks(Dataset[Chunk]):
-    """Some frames per item: (number, their sizes, complaints, frames of an unusual size)."""
+    """Chunks of frames: (number, their sizes, errors, frames of an unusual size)."""
 
     def __init__(self, images: Mapping[str, Sequence[str]], usual_size: Size | None):
         self.usual_size = usual_size
@@ -202,10 +202,10 @@ class ImageChunks(Dataset[Chunk]):
 def read_all(
     images: Mapping[str, Sequence[str]], workers: int, usual_size: Size | None, found: Findings
 ) -> Counter[Size]:
-    """Read every image; returns how many have which size (height, width)."""
+    """Read every image and return the number of images by size (height, width)."""
     sizes: Counter[Size] = Counter()
     unusual: list[tuple[str, Size]] = []
-    # its workers end with this process, however that ends, and it notices when one is killed
+    # its workers end with this process, and it notices if one is killed
     loader = FrameLoader(
         ImageChunks(images, usual_size), workers, batch_size=None, collate_fn=_as_is
     )
@@ -225,7 +225,7 @@ def read_all(
         raise InputError(f'--workers {workers}: {failure}') from error
     if unusual and usual_size:
         expected = f'{usual_size[0]}x{usual_size[1]}'
-        if usual_size not in sizes:  # a resized copy, or a miniature: no need to list every frame
+        if usual_size not in sizes:  # a resized copy, or a miniature; do not list every frame
             found.warn('size', f'none of the {len(unusual)} images is {expected}')
             unusual = []
         for path, (height, width) in unusual:

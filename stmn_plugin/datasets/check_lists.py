@@ -1,4 +1,4 @@
-"""A dataset's lists, with junk and all splits → counts, disagreements, queries without a match.
+"""Check a dataset's lists: counts, contradictions, and queries without a match.
 
 The readers are those of the loaders. Here they go on after a complaint: ``attempt`` is a context
 that notes an InputError, and what it was about is left out.
@@ -67,14 +67,14 @@ USUAL_SIZE = {'mars': (256, 128)}  # height, width
 
 
 class Contents(NamedTuple):
-    """What the lists of a dataset say."""
+    """The lists of a dataset."""
 
     tracklets: dict[str, list[Tracklet]]  # list, as in OFFICIAL_COUNTS → tracklets
     searches: dict[
         str, tuple[list[Tracklet], list[Tracklet]]
     ]  # split → (query, gallery without what only the official protocol adds)
-    trees: list[str]  # folders that hold nothing but frames of this dataset
-    sources: Iterable[str] = ()  # files that may lie among the frames
+    trees: list[str]  # folders that contain only frames of this dataset
+    sources: Iterable[str] = ()  # files that may be among the frames
 
 
 def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None:
@@ -97,7 +97,7 @@ def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None
 
 
 def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[str, Any]]:
-    """Persons, tracklets and frames of each list beside the official statistics."""
+    """Compare persons, tracklets and frames of each list with the official statistics."""
     counts: dict[str, dict[str, Any]] = {}
     for label, tracklets in contents.tracklets.items():
         nobody = {JUNK_PID, DISTRACTOR_PID} if name == 'mars' else set()
@@ -120,7 +120,7 @@ def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[st
 def find_unmatched(
     name: str, contents: Contents, needs_queries: bool, found: 'Findings'
 ) -> dict[str, dict[str, Any]]:
-    """Queries that nothing can match, in the two protocols.
+    """Find queries without a match, in both protocols.
 
     'official' searches the queries, too, where the dataset means it so; 'torchreid' never does.
     """
@@ -190,7 +190,7 @@ def _three_splits(
         lists, sources = read(source, attempt=attempt)
     tracklets = dict(zip(SPLITS, lists, strict=True))
     trees = split_folders(source)
-    if not osp.isdir(source):  # a CSV: only the folders that it names are looked at
+    if not osp.isdir(source):  # a CSV: only the folders that it names are checked
         for folder in unused_splits(osp.dirname(source), sources):
             warnings.warn(f'{folder}: {source} names no frame in it', stacklevel=2)
     return Contents(tracklets, {'test': (lists[1], lists[2])}, trees, tuple(sources))

@@ -1,4 +1,4 @@
-"""A CSV → its rows, line by line: what is wrong is wrong in its line, nothing is swallowed."""
+"""Read the rows of a CSV line by line, so that errors name their line."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from .listing import Attempt
 def csv_rows(
     path: str, columns: Sequence[str], attempt: Attempt
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells, by column, of each row that is not blank.
+    """Yield line number and stripped cells, by column, of each row that is not blank.
 
     Line by line, so that a quote without its partner is an error of its line, not the begin of a
     cell that swallows the rows below it. A row has as many cells as the header, or cells were lost
@@ -40,7 +40,7 @@ def csv_rows(
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank; any line ending, any byte order mark."""
+    """Yield number and text of each line that is not blank, for any line ending and BOM."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
             for number, text in enumerate(file, 1):

@@ -1,4 +1,4 @@
-"""What the host would fetch by itself → fetched if asked for and by https, or refused in one line.
+"""Download files for the host only with permission and by https, otherwise raise an error.
 
 The host downloads a dataset that it does not find, most of them over plain http, where anybody on
 the way can replace them; some of its ImageNet weights, too, and torch runs code that such a file
@@ -21,15 +21,16 @@ def fetch_dataset(
     """Fetch the archive of a dataset.
 
     Args:
-        url: where it is.
-        path: the file that it becomes.
-        folder: of the dataset, not there or empty.
+        url: link to the archive.
+        path: file to write.
+        folder: folder of the dataset, missing or empty.
         allowed: ``data.download``.
-        fetch: the host's function that does it, called with url, path and options.
+        fetch: the host's function that downloads, called with url, path and options.
+        **options: further arguments of ``fetch``.
 
     Raises:
-        InputError: nobody has asked for it, or the link is not https; the folder is gone then, as
-            the host takes an empty one for a dataset the next time.
+        InputError: downloads are not allowed, or the link is not https. The folder is removed then,
+            because the host would mistake an empty one for a dataset.
     """
     reason = '' if url.startswith('https://') else 'only https is taken'
     if not allowed:
@@ -45,7 +46,7 @@ def fetch_dataset(
 
 
 def fetch_weights(url: str, **options: Any) -> dict[str, Any]:
-    """``torch.utils.model_zoo.load_url`` that takes https only and runs no code of the file.
+    """Load weights as ``torch.utils.model_zoo.load_url``, by https and without running their code.
 
     Raises:
         InputError: the link is not https.

@@ -1,4 +1,4 @@
-"""HDF5 files that may be damaged or made to harm → checked datasets; tables by a process apart.
+"""Read HDF5 files that may be damaged or malicious: checked datasets, tables in a subprocess.
 
 The library that reads HDF5 trusts its files: a dataset may lie in another file, be far larger than
 the file, or end the process. Nothing is read before :func:`checked` has seen it. Where a file comes
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 SIGNATURE = b'\x89HDF\r\n\x1a\n'
 SECONDS = 60  # for a table that takes a quarter
-MEMORY = 2**31  # bytes of the process apart, the library's own among them
+MEMORY = 2**31  # bytes of the subprocess, including the library's own
 
 
 class UnreadableTable(ValueError):
-    """The bytes are no file of this kind, are damaged, or do not hold what is asked for."""
+    """The bytes are not such a file, are damaged, or lack the requested data."""
 
 
 def is_hdf5(data: bytes) -> bool:
-    """Whether these bytes are an HDF5 file; MATLAB puts 512 bytes of its own in front."""
+    """Return whether these bytes are an HDF5 file; MATLAB's begin with 512 other bytes."""
     return any(data.startswith(SIGNATURE, begin) for begin in (0, 512, 1024, 2048))
 
 
 def checked(file: Any, name: str, kinds: str, ndim: int, size_limit: int) -> Any:
-    """A dataset of a file, safe to read: here, not linked, of the expected type and size.
+    """Return a dataset of a file that is safe to read: not linked, of the expected type and size.
 
     Args:
         file: an open h5py.File.
@@ -62,7 +62,7 @@ def checked(file: Any, name: str, kinds: str, ndim: int, size_limit: int) -> Any
 
 
 def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
-    """A two-dimensional dataset of numbers, read by a process apart.
+    """Read a two-dimensional dataset of numbers in a subprocess.
 
     Args:
         data: the whole file.
@@ -76,7 +76,7 @@ def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
         UnreadableTable
         InputError: h5py is not installed.
     """
-    from stmn_plugin.extras import require  # not for the process apart
+    from stmn_plugin.extras import require  # not in the subprocess
 
     require('h5py')
     command = [sys.executable, __file__, name, str(size_limit)]
@@ -96,17 +96,17 @@ def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
 
 
 def _read_table(name: str, size_limit: int) -> None:
-    """In the process apart: a file from stdin, its dataset to stdout."""
+    """Run in the subprocess: read a file from stdin, write its dataset to stdout."""
     with contextlib.suppress(ImportError, ValueError):  # not on Windows; a lower limit is set
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
-        import h5py  # needed for LS-VID's lists and synthetic data alone
+        import h5py  # needed only for LS-VID's lists and synthetic data
 
         with h5py.File(io.BytesIO(sys.stdin.buffer.read()), 'r') as file:
             table = checked(file, name, 'iuf', 2, size_limit)[()]
-    except Exception as error:  # damaged bytes make the library raise nearly anything
+    except Exception as error:  # the library raises many types on damaged bytes
         raise SystemExit(' '.join(str(error).split()) or type(error).__name__) from error
     np.save(sys.stdout.buffer, table, allow_pickle=False)
 

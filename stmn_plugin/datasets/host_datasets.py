@@ -1,4 +1,4 @@
-"""MARS and DukeMTMC-VideoReID, the host's loaders repaired: a data root in, its lists out.
+"""MARS and DukeMTMC-VideoReID: repaired loaders of the host, which read lists from a data root.
 
 The readers take the splits to read, and ``attempt``, see ``listing.Attempt``.
 """
@@ -46,7 +46,7 @@ class Mars(
     TrackletDataset,
     torchreid.data.datasets.video.Mars,  # type: ignore[misc]  # the host has no types
 ):
-    """MARS with the host's split: queries out of the gallery, pid -1 dropped, pid 0 kept.
+    """MARS with the host's split: queries removed from the gallery, pid -1 dropped, pid 0 kept.
 
     The lists of names and the .mat tables are checked against each other; that the 1.2 million
     frames exist is left to ``tools/check_data.py``.
@@ -63,13 +63,13 @@ class Mars(
 
 
 def find_mars(root: str) -> str:
-    """The MARS folder of a data root."""
+    """Find the MARS folder of a data root."""
     advice = 'place MARS there as bbox_train/, bbox_test/ and info/'
     return first_existing([osp.join(root, 'mars')], advice)
 
 
 def read_mars(folder: str, splits: Sequence[str] = SPLITS) -> tuple[Lists, list[str]]:
-    """The train, query and gallery lists of a MARS folder, and what they were read from."""
+    """Read the train, query and gallery lists of a MARS folder; also return the files read."""
     tables = read_mars_tables(folder, splits)
     train, test = ([t for t in rows if t is not None] for rows in (tables.train, tables.test))
     query = [test[row] for row in tables.query_rows]
@@ -81,7 +81,7 @@ def read_mars(folder: str, splits: Sequence[str] = SPLITS) -> tuple[Lists, list[
 
 
 class MarsTables(NamedTuple):
-    """All tracklets of MARS with raw pids, also junk; None for a row that was refused."""
+    """All tracklets of MARS with raw pids, including junk; None for a rejected row."""
 
     train: list[Tracklet | None]
     test: list[Tracklet | None]
@@ -92,7 +92,7 @@ class MarsTables(NamedTuple):
 def read_mars_tables(
     folder: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
 ) -> MarsTables:
-    """The tables of a MARS folder; the training one only if it is among the splits."""
+    """Read the tables of a MARS folder; the training table only if it is among the splits."""
     trained = 'train' in splits
     parts = ['train', 'test'] if trained else ['test']
     names = [name for part in parts for name in (f'{part}_name.txt', f'tracks_{part}_info.mat')]
@@ -221,7 +221,7 @@ class DukeMTMCVidReID(
 
 
 def find_duke(root: str) -> str:
-    """The DukeMTMC-VideoReID folder of a data root."""
+    """Find the DukeMTMC-VideoReID folder of a data root."""
     return first_existing(
         [
             osp.join(root, 'dukemtmc-vidreid', 'DukeMTMC-VideoReID'),
@@ -235,7 +235,7 @@ def find_duke(root: str) -> str:
 def read_duke(
     folder: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
 ) -> tuple[Lists, list[str]]:
-    """The three lists of a DukeMTMC-VideoReID folder with raw pids, and the folders read."""
+    """Read the lists of a DukeMTMC-VideoReID folder with raw pids; return also the folders."""
     lists: Lists = [], [], []
     folders = []
     for split, tracklets in zip(SPLITS, lists, strict=True):
@@ -247,7 +247,7 @@ def read_duke(
         for pid in child_folders(split_folder, 'person'):
             pid_folder = osp.join(split_folder, pid)
             if id_number(pid) is None:
-                continue  # left out, and said so
+                continue  # ignored and reported
             folders.append(pid_folder)
             names: list[str] = []
             with attempt():
@@ -266,7 +266,7 @@ def read_duke(
 
 
 def read_duke_tracklet(folder: str) -> tuple[tuple[str, ...], int]:
-    """The frames of a tracklet folder in the order of their frame numbers, and its camera."""
+    """Return the frames of a tracklet folder in the order of their numbers, and its camera."""
     frames = []
     for name in image_names(folder):
         match = DUKE_NAME.fullmatch(name)

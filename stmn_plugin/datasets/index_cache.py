@@ -1,4 +1,4 @@
-"""Reader of a dataset → its lists, read once per process and, when that is slow, once per change.
+"""Cache the lists of a dataset per process and, if reading is slow, on disk until it changes.
 
 An index on disk lies in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``, then
 ``stmn_plugin/``), which may be deleted at any time. ``STMN_PLUGIN_NO_CACHE=1`` switches it off.
@@ -34,7 +34,7 @@ from .listing import SPLITS, Lists, listing_once
 logger = logging.getLogger(__name__)
 
 NO_CACHE = 'STMN_PLUGIN_NO_CACHE'
-WORTH_SECONDS = 0.5  # what is read faster than that needs no index on disk
+WORTH_SECONDS = 0.5  # lists that are read faster need no index on disk
 # a folder changed this recently may change again within one tick of its clock (2 s on FAT)
 SETTLED_NS = 3 * 10**9
 SEPARATOR = '\0'  # the one character that no path holds
@@ -44,11 +44,11 @@ Reader: TypeAlias = Callable[[str, tuple[str, ...]], tuple[Lists, Iterable[str]]
 
 
 class Index(NamedTuple):
-    """What was read of a dataset."""
+    """The lists of a dataset and their sources."""
 
     lists: Lists
     sources: list[tuple[str, Stamp | None]]  # each path read, and its stamp then
-    left_out: str  # what lies beside it, in a line
+    left_out: str  # ignored files, in a line
 
 
 _PARSED: dict[tuple[tuple[str, ...], str, tuple[str, ...]], Index] = {}  # by kind, folder, splits
@@ -61,7 +61,7 @@ def parse_once(
     splits: tuple[str, ...] = SPLITS,
     on_disk: bool = True,
 ) -> Lists:
-    """The lists of a dataset: the host's manager builds each dataset three times.
+    """Return the lists of a dataset, which the host's manager requests three times.
 
     Args:
         kind: which reader, and what else than the folder its lists depend on.
@@ -110,11 +110,11 @@ def _parse(folder: str, read: Reader, splits: tuple[str, ...], place: str | None
 
 
 def index_path(kind: tuple[str, ...], folder: str) -> str | None:
-    """Where the index of a dataset belongs; None if it should or can have none."""
+    """Return the path of the index of a dataset; None if it should or can have none."""
     if os.environ.get(NO_CACHE, '') not in ('', '0'):
         return None
     home = platformdirs.user_cache_dir('stmn_plugin', appauthor=False)
-    if not osp.isabs(home):  # nobody's home
+    if not osp.isabs(home):  # no home folder
         return None
     cache = osp.realpath(home)
     real = osp.realpath(folder)
@@ -131,7 +131,7 @@ def save_index(
     sources: Sequence[tuple[str, Stamp | None]],
     left_out: str = '',
 ) -> None:
-    """Write lists, stamps and the line on what was left out as an npz file, nothing pickled.
+    """Write lists, stamps and the line on ignored files as an npz file without pickles.
 
     Paths are kept relative to the folder of the dataset. Nothing is written if one lies elsewhere.
     """
@@ -164,7 +164,7 @@ def save_index(
 
 
 def load_index(place: str, folder: str) -> Index | None:
-    """What :func:`save_index` was given; None if missing, damaged or out of date."""
+    """Load an index of :func:`save_index`; None if it is missing, damaged or out of date."""
     base = _base(folder)
     try:
         with open_regular(place) as file, np.load(file, allow_pickle=False) as index:
@@ -179,7 +179,7 @@ def load_index(place: str, folder: str) -> Index | None:
             heads, names = _unpacked(index['heads']), _unpacked(index['names'])
             counts = index['counts'].tolist()
             left_out = ''.join(_unpacked(index['left_out']))
-    except Exception:  # whatever bytes are there, reading the dataset anew is right
+    except Exception:  # for any damage, reading the dataset again is right
         return None
     tracklets: list[Tracklet] = []
     end = 0
@@ -193,12 +193,12 @@ def load_index(place: str, folder: str) -> Index | None:
 
 
 def _base(folder: str) -> str:
-    """What paths are relative to, with the slash: the dataset or the folder of its CSV."""
+    """Return the folder that paths are relative to, with a slash: dataset or folder of the CSV."""
     return osp.join(folder if osp.isdir(folder) else osp.dirname(folder), '')
 
 
 def _head(paths: Sequence[str], base: str) -> str | None:
-    """The folder of a tracklet, or ``base`` if its frames lie in several; None if not below it."""
+    """Return the folder of a tracklet, ``base`` if there are several; None if not below it."""
     for head in (osp.join(osp.dirname(paths[0]), ''), base):
         if head.startswith(base) and all(path.startswith(head) for path in paths):
             return head
@@ -215,8 +215,10 @@ def _unpacked(array: NDArray[Any]) -> list[str]:
 
 
 def _stamp(path: str) -> Stamp | None:
-    """Times and size of a file or folder. The second time is that of its status: a backup program
-    may set the first one back, not the second."""
+    """Return the times and the size of a file or folder.
+
+    The second time is that of its status: backup programs may reset the first one, but not this.
+    """
     try:
         status = os.stat(path)
     except OSError:
@@ -225,13 +227,13 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def _settled(stamp: Stamp | None, begin: int) -> bool:
-    """Whether a stamp is good for telling later changes; some object stores have none (0)."""
+    """Return whether a stamp can reveal later changes; some object stores have none (0)."""
     return stamp is not None and 0 < stamp[0] and max(stamp[:2]) < begin - SETTLED_NS
 
 
 @functools.cache
 def _code() -> bytes:
-    """Digest of the readers: an index of another version of them is not used."""
+    """Return the digest of the readers; an index of another version of them is not used."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted([*package.glob('datasets/*.py'), *package.glob('data/*.py')]):

@@ -1,4 +1,4 @@
-"""Listed folders and the frames used of them → what is left out, counted by kind and named."""
+"""Find files in listed folders that no tracklet uses, counted by kind and named."""
 
 import os.path as osp
 from collections import defaultdict
@@ -16,7 +16,7 @@ def find_left_out(
     lists: Iterable[Sequence[Tracklet]],
     sources: Iterable[str],
 ) -> dict[str, list[str]]:
-    """What lies beside the frames and folders that were used.
+    """Find the files and folders that are not used.
 
     Args:
         listings: folder → its entries as (name, is it a folder); hidden ones are not in it.
@@ -39,7 +39,7 @@ def find_left_out(
 
 
 def left_out_line(base: str, found: Mapping[str, Sequence[str]]) -> str:
-    """The result of :func:`find_left_out` in a line, paths relative to ``base``; '' if empty."""
+    """Format :func:`find_left_out` in a line, paths relative to ``base``; '' if empty."""
     paths = sorted((path for some in found.values() for path in some), key=natural_key)
     if not paths:
         return ''

@@ -1,4 +1,4 @@
-"""What every dataset loader shares: folders and text lists in, checked lists out."""
+"""Functions that all dataset loaders share: reading of folders and lists, and checks."""
 
 import contextlib
 import copy
@@ -16,7 +16,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.labels import natural_key
 
-# what file browsers, archives and file systems leave behind: begins of names, whole names
+# files of browsers, archives and file systems: prefixes of names, whole names
 HIDDEN = ('.', '@eaDir', '__MACOSX', '$RECYCLE.BIN')
 HIDDEN_NAMES = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'lost+found', 'icon\r'}
 
@@ -27,8 +27,8 @@ Lists: TypeAlias = tuple[list[Tracklet], list[Tracklet], list[Tracklet]]
 """Train, query and gallery; a split that was not read is empty."""
 
 Attempt: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""Makes the context around each tracklet: the default lets its complaint through,
-``tools/check_data.py`` notes it and goes on with the next one."""
+"""Makes the context of each tracklet: the default passes its error on,
+``tools/check_data.py`` notes it and continues with the next one."""
 
 NOBODY: list[Tracklet] = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
 
@@ -38,30 +38,30 @@ _scans: dict[str, list[tuple[str, bool]]] | None = (
 
 
 def id_number(text: str) -> int | None:
-    """A person or camera in a name as a number; None if it is none that the host's batches hold."""
+    """Convert an id in a name to a number; None if the host's batches cannot hold it."""
     return int(text) if text.isdecimal() and len(text) <= 9 else None
 
 
 def data_root(root: str) -> str:
-    """The data root as an absolute path, ``~`` expanded as the host does."""
+    """Return the data root as an absolute path, ``~`` expanded as the host does."""
     return osp.abspath(osp.expanduser(root))
 
 
 def first_existing(paths: Sequence[str], advice: str) -> str:
-    """The first of these paths that exists; advice tells what to do when none does."""
+    """Return the first existing path; ``advice`` tells what to do if there is none."""
     for path in paths:
         try:
             os.stat(path)
             return path
         except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in it
             continue
-        except OSError as error:  # there, but not for us; or a loop of links
+        except OSError as error:  # no permission, or a loop of links
             raise InputError(f'{path}: cannot be opened ({error.strerror})') from error
     raise InputError(f'{" or ".join(paths)}: not found; {advice}')
 
 
 def scan(folder: str) -> list[tuple[str, bool]]:
-    """The visible entries of a folder as (name, is it a folder), unsorted."""
+    """Return the visible entries of a folder as (name, whether it is a folder), unsorted."""
     if _scans is not None and folder in _scans:
         return _scans[folder]
     try:
@@ -81,13 +81,13 @@ def _is_hidden(name: str) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a loop of links: who reads it is told so
+    except OSError:  # a loop of links; reading reports it
         return False
 
 
 @contextlib.contextmanager
 def listing_once() -> Iterator[dict[str, list[tuple[str, bool]]]]:
-    """Inside, no folder is listed twice, whoever asks; gives a dict folder → its entries."""
+    """List each folder only once in a ``with`` block; yield a dict folder → its entries."""
     global _scans
     _scans = {}
     try:
@@ -97,14 +97,14 @@ def listing_once() -> Iterator[dict[str, list[tuple[str, bool]]]]:
 
 
 def child_folders(folder: str, holding: str) -> list[str]:
-    """Names of the folders in a folder, in natural order.
+    """Return the names of the folders in a folder, in natural order.
 
     Args:
         folder: where to look.
         holding: what each of them is, for the message when there is none.
     """
     entries = scan(folder)
-    # an image at this level would be lost without a word: one level of folders is missing
+    # an image at this level would be silently ignored: one level of folders is missing
     stray = [name for name, is_dir in entries if not is_dir and is_image(name)]
     if stray:
         raise InputError(f'{osp.join(folder, stray[0])}: an image where {holding} folders belong')
@@ -115,12 +115,12 @@ def child_folders(folder: str, holding: str) -> list[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name ends like an image."""
+    """Return whether a file name has the suffix of an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def image_names(folder: str) -> list[str]:
-    """Names of the images of one tracklet folder in natural order; none at all is an error.
+    """Return the names of the images of a tracklet folder in natural order; none is an error.
 
     Also what only has the name of an image (a pipe, a folder): reading it says what it is.
     """
@@ -137,7 +137,7 @@ def image_names(folder: str) -> list[str]:
 
 
 def refuse_twins(folder: str, names: Sequence[str]) -> None:
-    """InputError if two names differ in their suffixes only: one frame would count twice."""
+    """Raise InputError if two names differ only in their suffixes, so that a frame counts twice."""
     stems: dict[str, str] = {}
     for name in names:
         twin = stems.setdefault(name.rpartition('.')[0], name)
@@ -148,7 +148,7 @@ def refuse_twins(folder: str, names: Sequence[str]) -> None:
 
 
 def read_lines(path: str, advice: str) -> list[str]:
-    """The lines of a text file that are not blank; CRLF and LF endings, a BOM is dropped."""
+    """Read the lines of a text file that are not blank; CRLF or LF endings, without a BOM."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
             lines = [line for line in map(str.rstrip, file) if line]
@@ -164,12 +164,12 @@ def _reason(error: Exception) -> str:
 
 
 def splits_of(mode: str) -> tuple[str, ...]:
-    """The splits that a dataset is read for in one of the host's modes: a test needs no train."""
+    """Return the splits to read in one of the host's modes; a test needs no training split."""
     return TEST_SPLITS if mode in TEST_SPLITS else SPLITS
 
 
 class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the host has no types
-    """The host's VideoDataset for lists of 4-tuples that may be empty where ``mode`` never looks.
+    """The host's VideoDataset for lists of 4-tuples; those that ``mode`` does not use may be empty.
 
     The host reads the first item of all three lists whatever the mode is; and its ``combineall``
     numbers people in the order of a set and fails on a query whose person is not in the gallery.
@@ -212,7 +212,7 @@ class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the
             self.show_summary()
 
     def __add__(self, other: Any) -> Any:
-        """The host's sum of train lists, a host dataset; our test lists may be empty in it."""
+        """Add train lists as the host does; our test lists may be empty."""
         summand = copy.copy(self)
         summand.query, summand.gallery = self.query or NOBODY, self.gallery or NOBODY
         return torchreid.data.VideoDataset.__add__(summand, other)

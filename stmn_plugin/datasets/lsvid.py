@@ -1,4 +1,4 @@
-"""LS-VID: a data root in, the host's train, query and gallery lists out."""
+"""LS-VID: read the train, query and gallery lists from a data root."""
 
 import contextlib
 import functools
@@ -66,14 +66,14 @@ class LSVID(TrackletDataset):
 
 
 def find_lsvid(root: str) -> str:
-    """The LS-VID folder of a data root."""
+    """Find the LS-VID folder of a data root."""
     return first_existing([osp.join(root, 'LS-VID')], ADVICE)
 
 
 def read_lsvid(
     folder: str, splits: Sequence[str] = SPLITS, test_split: str = 'test'
 ) -> tuple[Lists, list[str]]:
-    """The train, query and gallery lists, and the files and folders that they were read from.
+    """Read the train, query and gallery lists; return also the files and folders read.
 
     Args:
         folder: the LS-VID folder, as released or with its lists under ``info/``.
@@ -95,7 +95,7 @@ def _all(tracklets: Sequence[Tracklet | None]) -> list[Tracklet]:
 
 
 def find_list(folder: str, split: str) -> str:
-    """The list of a split, where the release or a re-arranged copy has it."""
+    """Find the list of a split in the release or a re-arranged copy."""
     name = f'list_sequence/list_seq_{split}.txt'
     return first_existing([osp.join(folder, name), osp.join(folder, 'info', name)], ADVICE)
 
@@ -103,7 +103,7 @@ def find_list(folder: str, split: str) -> str:
 def read_test_split(
     folder: str, split: str, listings: Listings, attempt: Attempt = contextlib.nullcontext
 ) -> tuple[list[Tracklet], list[Tracklet], list[str]]:
-    """Queries and gallery (without the queries) of 'test' or 'val', and the two files read.
+    """Read queries and gallery (without the queries) of 'test' or 'val'; return also the two files.
 
     ``attempt`` and ``listings`` are those of :func:`read_tracklets`.
     """
@@ -180,7 +180,7 @@ def compare_with_table(
     for row, ((start, end, pid, camera), tracklet) in enumerate(
         zip(table.tolist(), tracklets, strict=True), 1
     ):
-        if tracklet is None:  # refused already
+        if tracklet is None:  # already rejected
             continue
         paths, listed_pid, camid, _ = tracklet
         with attempt():
@@ -203,13 +203,13 @@ def _sorted_images(folder: str) -> list[str]:
 
 
 def _starting_with(names: list[str], stem: str) -> list[str]:
-    """Those of the sorted names that start with ``stem_``: ``0005_01_1`` is not ``0005_01_12``."""
+    """Return the sorted names that start with ``stem_``: ``0005_01_1`` is not ``0005_01_12``."""
     after = chr(ord('_') + 1)
     return names[bisect_left(names, f'{stem}_') : bisect_left(names, f'{stem}{after}')]
 
 
 def _in_order(folder: str, names: list[str]) -> tuple[list[str], int]:
-    """The frames of a tracklet in the order of time, and its camera.
+    """Return the frames of a tracklet in the order of time, and its camera.
 
     A name has four fields, ``0005_01_12_0003.jpg``. The third is the camera; the fourth is the
     frame, sorted as a number, and after the numbers as text.

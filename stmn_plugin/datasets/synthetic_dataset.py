@@ -1,4 +1,4 @@
-"""The ``synthetic`` dataset: made on first use, then read like MARS."""
+"""The ``synthetic`` dataset, generated on first use and read like MARS."""
 
 import dataclasses
 import os

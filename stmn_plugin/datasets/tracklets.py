@@ -1,4 +1,4 @@
-"""Own data: image folders or a CSV in, the host's train, query and gallery lists out."""
+"""Own data: read train, query and gallery lists from image folders or a CSV."""
 
 import contextlib
 import os.path as osp
@@ -35,7 +35,7 @@ ADVICE = (
 
 
 class TrackletName(NamedTuple):
-    """What tells one tracklet from another; every part is any text."""
+    """The key of a tracklet; every part is any text."""
 
     split: str
     pid: str
@@ -66,7 +66,7 @@ class Tracklets(TrackletDataset):
         **kwargs: the host's (mode, transform, seq_len, ...).
     """
 
-    gallery_needs_queries = False  # what is searched is what is in the gallery split
+    gallery_needs_queries = False  # only the gallery split is searched
 
     def __init__(self, root: str = '', *, mode: str = 'train', **kwargs: Any):
         self.root = data_root(root)
@@ -77,13 +77,13 @@ class Tracklets(TrackletDataset):
 
 
 def find_source(root: str) -> str:
-    """The CSV, or the folder of split folders, that describes the data below ``root``."""
+    """Find the CSV, or the folder of split folders, that describes the data below ``root``."""
     inner = osp.join(root, 'tracklets')
     tables = [osp.join(folder, 'tracklets.csv') for folder in (root, inner)]
     tables = [path for path in tables if osp.lexists(path) and not osp.isdir(path)]
     folders = [folder for folder in (inner, root) if split_folders(folder)]
     for first, *others in filter(None, (tables, folders)):
-        if others:  # which one is meant, or that both are, is not to be guessed
+        if others:  # ambiguous: do not guess which one is meant
             both = f'{first} and {others[0]}'
             raise InputError(f'{both}: both hold tracklets; rename one, or move it elsewhere')
         return first
@@ -91,7 +91,7 @@ def find_source(root: str) -> str:
 
 
 def split_folders(folder: str) -> list[str]:
-    """Paths of the split folders in a folder."""
+    """Return the paths of the split folders in a folder."""
     paths = (osp.join(folder, split) for split in SPLITS)
     return [path for path in paths if osp.isdir(path)]
 
@@ -99,7 +99,7 @@ def split_folders(folder: str) -> list[str]:
 def read_own_tracklets(
     source: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
 ) -> tuple[Lists, list[str]]:
-    """The three lists of a CSV or a folder, and what they were read from.
+    """Read the three lists of a CSV or a folder; return also the files and folders read.
 
     Args:
         source: what :func:`find_source` found.
@@ -114,7 +114,7 @@ def read_own_tracklets(
 def read_folders(
     folder: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
 ) -> tuple[dict[TrackletName, tuple[str, ...]], list[str]]:
-    """The frames of ``<split>/<pid>/<camid>/<tracklet>/*.jpg``.
+    """Find the frames of ``<split>/<pid>/<camid>/<tracklet>/*.jpg``.
 
     Args:
         folder: holds the split folders; nothing else if it is called ``tracklets``, while a data
@@ -151,7 +151,7 @@ def read_folders(
 def _descend(
     folder: str, levels: Sequence[str], visited: list[str], attempt: Attempt
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Names on the way and path of every folder that lies ``len(levels)`` levels below another."""
+    """Yield the names on the way and the path of every folder ``len(levels)`` levels deeper."""
     visited.append(folder)
     if not levels:
         yield (), folder
@@ -167,7 +167,7 @@ def _descend(
 def read_csv(
     path: str, splits: Sequence[str] = SPLITS, attempt: Attempt = contextlib.nullcontext
 ) -> tuple[dict[TrackletName, tuple[str, ...]], list[str]]:
-    """The frames of a CSV with the columns split, pid, camid, tracklet and path.
+    """Read the frames of a CSV with the columns split, pid, camid, tracklet and path.
 
     Args:
         path: the CSV.
@@ -181,7 +181,7 @@ def read_csv(
     frames: dict[TrackletName, list[str]] = {}
     seen: Images = {}
     listings: dict[str, set[str]] = {}  # folder → names of its files
-    real: dict[str, str] = {}  # folder → where it lies
+    real: dict[str, str] = {}  # folder → its real path
     unchecked: set[str] = set()  # folders
     for line, cells in csv_rows(path, COLUMNS, attempt):
         with attempt():
@@ -206,7 +206,7 @@ def read_csv(
     if not frames:
         raise InputError(f'{path}: lists no frame; {ADVICE}')
     for folder in unused_splits(home, [*listings, *unchecked]):
-        scan(folder)  # so that it is told what is left out
+        scan(folder)  # to report ignored files
     with attempt():
         _check_copies(path, seen)
     in_order = {name: tuple(sorted(paths, key=natural_key)) for name, paths in frames.items()}
@@ -214,7 +214,7 @@ def read_csv(
 
 
 def unused_splits(home: str, used: Iterable[str]) -> list[str]:
-    """Split folders beside a CSV, or in ``tracklets/`` there, none of whose folders are used."""
+    """Find split folders next to a CSV, or in ``tracklets/`` there, that the CSV does not use."""
     folders = split_folders(home) + split_folders(osp.join(home, 'tracklets'))
     used = [osp.join(folder, '') for folder in used]
     return [f for f in folders if not any(one.startswith(osp.join(f, '')) for one in used)]
@@ -225,7 +225,7 @@ def _file_names(folder: str) -> set[str]:
 
 
 def number_tracklets(frames: Mapping[TrackletName, tuple[str, ...]]) -> Lists:
-    """The three lists with numbers for pids and cameras."""
+    """Assign numbers to pids and cameras of the three lists."""
     names = sorted(frames, key=lambda name: [natural_key(part) for part in name])
     tested = [name for name in names if name.split in TEST_SPLITS]
     # tested ones first: a test has the same numbers whether or not train is read
@@ -265,7 +265,7 @@ def _check_row(where: str, cells: Mapping[str, str]) -> None:
 
 
 def _check_copies(path: str, seen: Images) -> None:
-    """A query image that is in the gallery, too, is the same person under the same camera there."""
+    """Check that a query image that is also in the gallery has the same person and camera there."""
     for (split, image), (line, name) in seen.items():
         if split == 'gallery' and ('query', image) in seen:
             first, query = seen['query', image]

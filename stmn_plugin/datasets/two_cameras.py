@@ -1,4 +1,4 @@
-"""iLIDS-VID and PRID 2011, two cameras each: a data root in, the host's lists out."""
+"""iLIDS-VID and PRID 2011, with two cameras each: read lists from a data root."""
 
 import functools
 import json
@@ -52,7 +52,7 @@ class iLIDSVID(  # noqa: N801 (the host's name)
 def read_ilids(
     folder: str, splits: Sequence[str] = SPLITS, split_id: int = 0
 ) -> tuple[Lists, list[str]]:
-    """The three lists of a split, and the files and folders that they were read from."""
+    """Read the three lists of a split; return also the files and folders read."""
     sequences = osp.join(folder, 'i-LIDS-VID', 'sequences')
     cameras = [osp.join(sequences, name) for name in ('cam1', 'cam2')]
     source = osp.join(folder, 'splits.json')
@@ -66,7 +66,7 @@ def read_ilids(
 
 
 def read_ilids_split(path: str, person_folder: str, split_id: int) -> People:
-    """One row of the .mat: 1-based numbers of the sorted people, the first half for testing."""
+    """Read a row of the .mat: 1-based numbers of the sorted people, the first half for testing."""
     first_existing([path], 'it comes with iLIDS-VID.tar')
     people = sorted(name for name, is_dir in scan(person_folder) if is_dir)
     table = read_table(path, 'ls_set', columns=len(people))
@@ -98,7 +98,7 @@ class PRID2011(TrackletDataset, torchreid.data.datasets.video.PRID2011):  # type
 def read_prid(
     folder: str, splits: Sequence[str] = SPLITS, split_id: int = 0
 ) -> tuple[Lists, list[str]]:
-    """The three lists of a split, and the files and folders that they were read from."""
+    """Read the three lists of a split; return also the files and folders read."""
     shots = osp.join(folder, 'prid_2011', 'multi_shot')
     source = osp.join(folder, 'splits_prid2011.json')
     split = _read_split(source, split_id)
@@ -148,7 +148,7 @@ def read_two_cameras(
 
 
 def _read_split(path: str, split_id: int) -> People:
-    """The people of 'train' and 'test' in one of the splits of a JSON file."""
+    """Read the people of 'train' and 'test' in one of the splits of a JSON file."""
     first_existing([path], 'it lists the people of each split')
     try:
         with open_regular(path, encoding='utf-8-sig') as file:

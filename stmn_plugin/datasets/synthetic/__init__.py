@@ -2,7 +2,7 @@
 
 Reading path: ``spec.py`` (how much of what) -> ``look.py`` (who) -> ``canvas.py``, ``person.py``
 (drawn) -> ``props.py``, ``textures.py``, ``scene.py`` (cameras) -> ``motion.py`` (patterns) ->
-``tracklet.py`` (one pass), ``footage.py`` (whole pictures) -> ``mars_files.py``, ``workers.py``,
+``tracklet.py`` (one pass), ``footage.py`` (whole pictures) -> ``workers.py``,
 ``writer.py`` (files) -> ``truth.py`` (read back) -> ``painted.py`` (without distractors),
 ``contact_sheet.py`` (a picture of the persons).
 """

@@ -1,4 +1,4 @@
-"""Strokes of a person: round-ended limbs, cloth with a pattern, light and folds."""
+"""Draw parts of a person: round-ended limbs, cloth with a pattern, light and folds."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Canvas:
         colour: Colour,
         cloth: Image.Image | None = None,
     ) -> None:
-        """A tapered stroke with round ends; widths are half widths in body heights."""
+        """Draw a tapered stroke with round ends; widths are half widths in body heights."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         length = math.hypot(dx, dy) or 1.0
         nx, ny = -dy / length * self.unit, dx / length * self.unit
@@ -44,14 +44,14 @@ class Canvas:
         self.polygon(points, colour, cloth)
 
     def ellipse(self, centre: Point, rx: float, ry: float, colour: Colour) -> None:
-        """A filled ellipse; ``rx`` and ``ry`` in body heights."""
+        """Draw a filled ellipse; ``rx`` and ``ry`` are in body heights."""
         x, y, rx, ry = *centre, rx * self.unit, ry * self.unit
         self.pen.ellipse((x - rx, y - ry, x + rx, y + ry), fill=(*colour, 255))
 
     def polygon(
         self, points: Sequence[Point], colour: Colour, cloth: Image.Image | None = None
     ) -> None:
-        """A filled polygon, cut from ``cloth`` if one is given."""
+        """Draw a filled polygon, cut from ``cloth`` if it is given."""
         if cloth is None:
             self.pen.polygon(points, fill=(*colour, 255))
             return
@@ -66,13 +66,13 @@ class Canvas:
 
 
 def dim(colour: Colour, factor: float) -> Colour:
-    """The colour, darker for a factor below 1."""
+    """Scale the brightness of a colour."""
     red, green, blue = (min(255, int(c * factor)) for c in colour)
     return red, green, blue
 
 
 def weave(pattern: str, colour: Colour, accent: Colour, unit: float) -> Image.Image | None:
-    """A patterned RGBA cloth large enough for every part, or None for plain cloth."""
+    """Draw a patterned RGBA cloth large enough for every part; None for plain cloth."""
     if pattern in ('plain', 'logo'):
         return None
     size = round(0.6 * unit)
@@ -93,7 +93,7 @@ def weave(pattern: str, colour: Colour, accent: Colour, unit: float) -> Image.Im
 
 
 def shading(size: tuple[int, int], light: float) -> Image.Image:
-    """Light from one side and soft folds, multiplied onto the person; an RGB image."""
+    """Draw light from one side and soft folds, an RGB image to multiply onto the person."""
     width, height = size
     x = np.linspace(-1, 1, width)[None, :] / 0.35  # the body takes the middle third
     y = np.linspace(0, 1, height)[:, None]

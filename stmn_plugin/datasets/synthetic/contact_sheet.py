@@ -1,4 +1,4 @@
-"""A picture of generated data to judge: identities, temporal and spatial distractors."""
+"""A picture of generated data: identities, temporal and spatial distractors."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class _Row(NamedTuple):
 def contact_sheet(
     folder: str | Path, path: str | Path, persons: int = 6, strip: int = 12, per_camera: int = 12
 ) -> Path:
-    """Writes a PNG with three parts.
+    """Write a PNG with three parts.
 
     1. Test identities (rows) at every camera, the best seen frame of each tracklet.
     2. Temporal distractors: a film strip per pattern, a bar for the person's visibility.
@@ -41,7 +41,9 @@ def contact_sheet(
     Args:
         folder: as returned by ``generate``.
         path: PNG file to write.
-        persons: number of identities. strip: frames per film strip. per_camera: crops per camera.
+        persons: number of identities.
+        strip: frames per film strip.
+        per_camera: crops per camera.
 
     Returns:
         ``path`` as a Path.

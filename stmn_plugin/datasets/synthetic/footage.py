@@ -1,4 +1,4 @@
-"""Persons who walk through a whole scene, as a fixed camera sees them: pictures and true boxes."""
+"""Draw persons who walk through a whole scene of a fixed camera: pictures and true boxes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ STRANGER = 0
 
 
 class Pass(NamedTuple):
-    """One person's way through the picture."""
+    """The path of a person through the picture."""
 
     track: int
-    pid: int  # STRANGER has a look of its own
+    pid: int  # STRANGER is a person without an identity
     start: int  # frame
     frames: int
     rightwards: bool
@@ -35,7 +35,7 @@ class FootageFrame(NamedTuple):
 
 
 def picture_size(camera: Camera) -> tuple[int, int]:
-    """Width and height of the pictures, even numbers, which encoders want."""
+    """Return width and height of the pictures, even numbers as encoders need."""
     width, height = camera.scene.size
     return width // (2 * SUPERSAMPLE) * 2, height // (2 * SUPERSAMPLE) * 2
 
@@ -43,7 +43,7 @@ def picture_size(camera: Camera) -> tuple[int, int]:
 def draw_footage(
     spec: SyntheticSpec, number: int, passes: Sequence[Pass], frames: int
 ) -> Iterator[FootageFrame]:
-    """Draw what a camera sees, a function of the arguments alone.
+    """Draw the picture of a camera, a function of the arguments only.
 
     Boxes are aligned as the crops of the dataset are. Of two who meet the later of ``passes`` is
     in front.
@@ -82,7 +82,7 @@ class _Walker:
         self.yaw = (90 if way.rightwards else 270) + rng.uniform(-25, 25)
 
     def paste(self, scene: Image.Image, frame: int) -> Box:
-        """Paste the person of a frame of the pass; returns the box."""
+        """Paste the person in a frame of the pass and return the box."""
         width, height = self.camera.crop_size
         share = (frame + 0.5) / self.way.frames
         share = share if self.way.rightwards else 1 - share

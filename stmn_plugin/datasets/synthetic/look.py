@@ -1,4 +1,4 @@
-"""Who a person is: from a spec and an identity number to build, hair, clothes and bag."""
+"""The appearance of a person: build, hair, clothes and bag, from a spec and an identity."""
 
 import colorsys
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ BAGS = ('none', 'backpack', 'handbag', 'shoulder_bag')
 
 _SKIN = ((246, 214, 190), (232, 190, 160), (205, 155, 120), (160, 110, 78), (110, 72, 50))
 _HAIR = ((28, 24, 22), (60, 40, 28), (105, 70, 40), (190, 150, 90), (150, 145, 140), (130, 50, 30))
-# What everybody wears when clothing_similarity is high.
+# The clothes of all persons if clothing_similarity is high.
 _COMMON_UPPER = ((44, 46, 54), (66, 70, 80), (48, 58, 88))
 _COMMON_LOWER = ((36, 38, 48), (58, 66, 92), (60, 58, 58))
 # Steps of a 4-D low-discrepancy sequence (powers of the root of x^5 = x + 1): neighbouring
-# identities never get nearly the same colours, whatever the number of persons.
+# identities never get similar colours, for any number of persons.
 _STEPS = 1.1673039782614187 ** -np.arange(1, 5)
 
 
@@ -50,14 +50,14 @@ class Look(NamedTuple):
 
 
 def person_look(spec: SyntheticSpec, pid: int) -> Look:
-    """The look of a listed person (``pid`` >= 1), a function of (spec, pid) alone."""
+    """Return the look of a listed person (``pid`` >= 1), a function of (spec, pid) only."""
     wardrobe = spec.rng('wardrobe').random(4)
     position = (wardrobe + pid * _STEPS) % 1  # (4,) hue and tone of upper and of lower garment
     return _dress(spec.rng('wardrobe', pid), position, spec.clothing_similarity)
 
 
 def stranger_look(rng: Generator, similarity: float) -> Look:
-    """The look of somebody without an identity: a passer-by or a distractor of the gallery."""
+    """Return the look of a person without an identity: a passer-by or a gallery distractor."""
     return _dress(rng, rng.random(4), similarity)
 
 
@@ -96,7 +96,7 @@ def _dress(rng: Generator, position: NDArray[np.float64], similarity: float) -> 
 
 
 def _garment_colour(hue: float, tone: float, rng: Generator) -> Colour:
-    """A colour that people wear: black, white, grey and muted or bright hues."""
+    """Draw a colour of clothes: black, white, grey and muted or bright hues."""
     if tone < 0.10:
         return _rgb(np.full(3, rng.uniform(25, 50)))
     if tone < 0.20:
@@ -110,7 +110,7 @@ def _garment_colour(hue: float, tone: float, rng: Generator) -> Colour:
 
 
 def _contrasting(colour: Colour, rng: Generator) -> Colour:
-    """A second colour that differs clearly in brightness."""
+    """Return a second colour that differs clearly in brightness."""
     bright = np.dot(colour, (0.3, 0.6, 0.1)) > 120
     value = rng.uniform(0.12, 0.35) if bright else rng.uniform(0.85, 1.0)
     saturation = rng.choice((0.05, 0.6))

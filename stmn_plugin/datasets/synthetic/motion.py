@@ -18,14 +18,14 @@ PATTERN_SHARES = {
     'enters_at_start': 0.08,
     'misaligned': 0.18,
 }
-BACKGROUND = 'background'  # a false detection: nobody is there
+BACKGROUND = 'background'  # a false detection without a person
 PATTERNS = ('clean', *PATTERN_SHARES, BACKGROUND)
 
 
 class Motion(NamedTuple):
     """One value per frame, each of shape (F,)."""
 
-    walk: NDArray[np.float64]  # the person's way through the scene, in crop widths
+    walk: NDArray[np.float64]  # the person's path through the scene, in crop widths
     shift_x: NDArray[np.float64]  # the crop's centre relative to an aligned crop, in crop widths
     shift_y: NDArray[np.float64]  # the same, in crop heights
     zoom: NDArray[np.float64]  # above 1 the crop is too tight, below 1 too wide
@@ -35,7 +35,7 @@ class Motion(NamedTuple):
 
 
 def pick_pattern(rng: Generator, amount: float) -> str:
-    """A pattern's name; ``amount`` 0: always 'clean', 1: nine of ten tracklets are disturbed."""
+    """Draw a pattern's name; ``amount`` 0: always 'clean', 1: nine of ten tracklets disturbed."""
     names = list(PATTERN_SHARES)
     picked = names[rng.choice(len(names), p=list(PATTERN_SHARES.values()))]
     return picked if rng.random() < 0.9 * amount else 'clean'
@@ -44,7 +44,7 @@ def pick_pattern(rng: Generator, amount: float) -> str:
 def plan_motion(
     rng: Generator, pattern: str, frames: int, direction: float, amount: float
 ) -> Motion:
-    """Turns a pattern into numbers.
+    """Convert a pattern to numbers.
 
     Args:
         rng: numpy Generator.

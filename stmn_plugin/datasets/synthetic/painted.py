@@ -1,4 +1,4 @@
-"""Drawn data → the same without its distractors: what a perfect spatial memory would see."""
+"""Synthetic data without its distractors: the input of a perfect spatial memory."""
 
 import functools
 import shutil
@@ -30,7 +30,7 @@ class _Share(NamedTuple):
 
 
 def paint_out(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A frame with its masked cells in one colour.
+    """Paint the masked cells of a frame in one colour.
 
     Args:
         frame: (height, width, 3).
@@ -44,7 +44,7 @@ def paint_out(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
 
 
 def ensure_painted(root: str | Path, spec: SyntheticSpec, workers: int | None = None) -> Path:
-    """The folder of this spec's data without scene objects and occluders, made on first use.
+    """Return the folder of a spec's data without scene objects and occluders, made on first use.
 
     Frames have the names, lists and truth of the data as drawn, which is made first if it is not
     there.

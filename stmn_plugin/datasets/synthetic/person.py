@@ -1,4 +1,4 @@
-"""A look, a view and a walking phase become a drawn person (RGBA).
+"""Draw a person (RGBA) from a look, a view and a phase of the walk.
 
 Axes of the body, in units of its height: x to the person's left, y up from the ground, z forward.
 ``yaw`` turns it about y: 0 faces the camera, 90 walks to the right, 180 shows the back.
@@ -23,7 +23,7 @@ _GROUND = 1.08  # where y = 0 lies on the canvas, from its top
 
 
 class PersonPainter:
-    """Draws one person at one size.
+    """Draw a person at one size.
 
     Args:
         look: a :class:`~.look.Look`.
@@ -41,7 +41,7 @@ class PersonPainter:
         self._shade = shading(self.size, light)
 
     def draw(self, yaw: float, phase: float) -> Image.Image:
-        """RGBA image of ``self.size``; ``yaw`` in degrees, ``phase`` of the walk in radians."""
+        """Draw an RGBA image of ``self.size``; ``yaw`` in degrees, ``phase`` in radians."""
         self.sin, self.cos = math.sin(math.radians(yaw)), math.cos(math.radians(yaw))
         self.canvas = Canvas(self.size, self.unit)
         legs, arms = self._joints(phase)
@@ -73,7 +73,7 @@ class PersonPainter:
     # -- skeleton ---------------------------------------------------------------------------------
 
     def _joints(self, phase: float) -> tuple[Joints, Joints]:
-        """Walk cycle: joints (x, y, z) of legs and arms, keyed by side, +1 left and -1 right."""
+        """Compute joints (x, y, z) of legs and arms in the walk, by side, +1 left and -1 right."""
         build = self.look.build
         legs: Joints = {}
         arms: Joints = {}
@@ -95,7 +95,7 @@ class PersonPainter:
         return legs, arms
 
     def _at(self, point: Joint) -> Point:
-        """Pixel of a body point."""
+        """Return the pixel of a body point."""
         x, y, z = point
         depth = z * self.cos - x * self.sin
         right = x * self.cos + z * self.sin
@@ -150,7 +150,7 @@ class PersonPainter:
         self._front()
 
     def _front(self) -> None:
-        """What only shows from the front: an open jacket, a logo, straps; all foreshortened."""
+        """Draw what is visible from the front: an open jacket, a logo, straps; foreshortened."""
         look, front = self.look, self.cos
         if front < 0.2:
             return
@@ -176,7 +176,7 @@ class PersonPainter:
                 )
 
     def _on(self, right: float, y: float) -> Point:
-        """Pixel of a point of the picture plane: ``right`` of the middle, at height ``y``."""
+        """Return the pixel of a point in the picture plane, ``right`` of the middle at ``y``."""
         return (self.anchor[0] + right * self.unit, (_GROUND - y - self.lift) * self.unit)
 
     def _head(self) -> None:
@@ -200,7 +200,7 @@ class PersonPainter:
             self.canvas.ellipse((x - turn * 1.6 * u, y - 0.075 * u), 0.026, 0.024, look.hair)
 
     def _hair_behind(self) -> None:
-        """Hair below the head: drawn before the torso in front views, after it in back views."""
+        """Draw hair below the head: before the torso in front views, after it in back views."""
         look, (x, y) = self.look, self._at((0, 0.925, 0.012))
         u, back = self.unit, self.sin * 0.030
         if look.hair_cut in ('bob', 'long'):
@@ -246,7 +246,7 @@ class PersonPainter:
             self.canvas.pen.rounded_rectangle(pocket, radius / 2, fill=(*dark, 255))
 
     def _carried(self, arms: Joints, near: int) -> None:
-        """Handbag or shoulder bag; on the far side the body hides most of it."""
+        """Draw a handbag or shoulder bag; on the far side the body hides most of it."""
         look, u = self.look, self.unit
         hidden = abs(self.sin) > 0.45 and look.side != near
         if look.bag == 'handbag' and not hidden:
@@ -263,7 +263,7 @@ class PersonPainter:
                 self.canvas.pen.rounded_rectangle(box, 0.015 * u, fill=(*look.bag_colour, 255))
 
     def _fabric(self, garment: str, light: float = 1.0) -> Image.Image | None:
-        """Patterned cloth of the 'upper' or 'lower' garment, None when it is plain."""
+        """Return patterned cloth of the 'upper' or 'lower' garment, None if it is plain."""
         key = (garment, light)
         if key not in self._cloth:
             look = self.look
@@ -274,14 +274,14 @@ class PersonPainter:
         return self._cloth[key]
 
     def _slab(self, levels: Sequence[Point], colour: Colour, fabric: Image.Image | None) -> None:
-        """A symmetric outline: (height, half width) pairs from the top to the bottom."""
+        """Return a symmetric outline from (height, half width) pairs, top to bottom."""
         left = [self._on(-half, y) for y, half in levels]
         right = [self._on(half, y) for y, half in reversed(levels)]
         self.canvas.polygon(left + right, colour, fabric)
 
 
 def _swing(start: Joint, angle: float, length: float) -> Joint:
-    """The end of a bone that hangs from ``start`` at ``angle`` (radians, positive = forward)."""
+    """Return the end of a bone from ``start`` at ``angle`` (radians, positive = forward)."""
     return (start[0], start[1] - length * math.cos(angle), start[2] + length * math.sin(angle))
 
 

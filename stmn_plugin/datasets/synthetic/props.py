@@ -1,4 +1,4 @@
-"""Things that stand about: each function draws one object, on a pen of an RGBA layer.
+"""Objects of scenes: each function draws one object with a pen of an RGBA layer.
 
 All take ``(pen, x, ground, unit, rng)``: ``x`` the middle and ``ground`` the foot of the object in
 pixels, ``unit`` the height of a person at its place in pixels, ``rng`` for colours and details.
@@ -17,7 +17,7 @@ RGBA: TypeAlias = tuple[int, int, int, int]
 
 
 def street_light(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A pole higher than the crop, with a base and a notice."""
+    """Draw a pole higher than the crop, with a base and a notice."""
     colour = _pick(rng, ((70, 76, 80), (120, 124, 120), (58, 82, 70)))
     wide = 0.028 * unit
     pen.rectangle((x - wide, ground - 1.5 * unit, x + wide, ground), fill=colour)
@@ -30,7 +30,7 @@ def street_light(pen: ImageDraw, x: float, ground: float, unit: float, rng: Gene
 
 
 def sign(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A traffic sign on a thin post."""
+    """Draw a traffic sign on a thin post."""
     post = 0.016 * unit
     pen.rectangle((x - post, ground - 0.95 * unit, x + post, ground), fill=(150, 152, 155, 255))
     colour = _pick(rng, ((200, 40, 45), (40, 80, 170), (235, 200, 60)))
@@ -41,7 +41,7 @@ def sign(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -
 
 
 def tree(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A trunk with a crown above head height."""
+    """Draw a trunk with a crown above head height."""
     bark = _pick(rng, ((92, 70, 50), (110, 92, 74), (74, 62, 52)))
     wide = 0.075 * unit
     top = ground - 1.25 * unit
@@ -52,12 +52,12 @@ def tree(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -
 
 
 def bush(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A leafy ball, hip to breast high."""
+    """Draw a bush, hip to breast high."""
     _leaves(pen, rng, x, ground - 0.27 * unit, 0.32 * unit, 0.26 * unit, 60, 0.075 * unit)
 
 
 def bicycle(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A bicycle seen from the side, parked."""
+    """Draw a parked bicycle seen from the side."""
     colour = _pick(
         rng, ((190, 40, 40), (40, 90, 160), (45, 45, 50), (60, 130, 80), (225, 225, 220))
     )
@@ -83,7 +83,7 @@ def bicycle(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator
 
 
 def car(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A car seen from the side; its roof reaches to a person's breast."""
+    """Draw a car seen from the side; its roof reaches to a person's breast."""
     paint = (
         (170, 32, 36),
         (210, 212, 214),
@@ -114,7 +114,7 @@ def car(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) ->
 
 
 def bench(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A park bench from the front."""
+    """Draw a park bench from the front."""
     wood, half = _pick(rng, ((150, 105, 62), (110, 80, 55), (80, 100, 82))), 0.42 * unit
     for y in (0.46, 0.37, 0.26):
         top = ground - y * unit
@@ -125,7 +125,7 @@ def bench(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) 
 
 
 def bin_(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A litter bin."""
+    """Draw a litter bin."""
     colour, wide = _pick(rng, ((50, 95, 60), (70, 74, 80), (190, 110, 40))), 0.12 * unit
     pen.rectangle((x - wide, ground - 0.42 * unit, x + wide, ground), fill=colour)
     lid = (x - 1.15 * wide, ground - 0.46 * unit, x + 1.15 * wide, ground - 0.39 * unit)
@@ -135,7 +135,7 @@ def bin_(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -
 
 
 def bollard(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A knee-high post with reflecting rings."""
+    """Draw a knee-high post with reflecting rings."""
     wide, top = 0.045 * unit, ground - 0.42 * unit
     pen.rounded_rectangle((x - wide, top, x + wide, ground), wide, fill=(64, 66, 70, 255))
     ring = _pick(rng, ((235, 235, 230), (220, 60, 50)))
@@ -144,7 +144,7 @@ def bollard(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator
 
 
 def pillar(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """A round column of a building, higher than the crop."""
+    """Draw a round column of a building, higher than the crop."""
     colour = _pick(rng, ((205, 198, 185), (170, 172, 176), (150, 120, 100)))
     wide = 0.13 * unit
     pen.rectangle((x - wide, ground - 1.6 * unit, x + wide, ground), fill=colour)
@@ -154,7 +154,7 @@ def pillar(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator)
 
 
 def goal(pen: ImageDraw, x: float, ground: float, unit: float, rng: Generator) -> None:
-    """The post and net of a goal on a playfield."""
+    """Draw the post and net of a goal on a playfield."""
     half, top = 0.5 * unit, ground - 0.78 * unit
     for step in np.linspace(-half, half, 12):
         pen.line((x + step, top, x + step, ground), fill=(215, 220, 215, 255))
@@ -191,7 +191,7 @@ def _leaves(
     count: int,
     size: float,
 ) -> None:
-    """Overlapping blobs in a few greens, the lit ones last."""
+    """Draw overlapping blobs in a few greens, the lit ones last."""
     base = np.array(_pick(rng, ((52, 92, 44), (78, 108, 50), (40, 78, 56)))[:3])
     radius, angle = np.sqrt(rng.random(count)), rng.uniform(0, 2 * np.pi, count)
     xs, ys = x + rx * radius * np.cos(angle), y + ry * radius * np.sin(angle)

@@ -1,4 +1,4 @@
-"""A camera: a fixed drawn scene, larger than a crop, and what the camera does to colours.
+"""A camera: a fixed drawn scene, larger than a crop, and the camera's effect on colours.
 
 People pass a camera at a few fixed spots, so its objects fall on the same places of many crops:
 the spatial distractors of the paper's Fig. 1(a).
@@ -17,7 +17,7 @@ from .textures import empty_scene
 
 SUPERSAMPLE = 2  # scenes and persons are drawn this many times larger than the crop
 BODY = 0.84  # an average person's share of the crop's height
-FEET = 0.935  # where feet stand in an aligned crop
+FEET = 0.935  # height of the feet in an aligned crop
 _MARGIN, _PITCH, _SPOTS = 1.7, 1.5, 3  # in crop widths
 _ABOVE, _BELOW = 0.45, 0.30  # what the scene shows beyond an aligned crop, in crop heights
 _SPOT_SHARES = (0.6, 0.25, 0.15)  # most people take the same path
@@ -27,14 +27,14 @@ class _Theme(NamedTuple):
     ground: str
     backdrop: str
     horizon: float  # above the feet, in body heights: a high camera sees more ground
-    yaw: float  # where people walk, see person.py
+    yaw: float  # direction of walking, see person.py
     behind: tuple[
         tuple[str, float, float], ...
     ]  # (prop, place in crop widths from the spot, depth 0 at the feet .. 1 far)
     before: tuple[str, float]  # (prop, size) between camera and person
     gains: tuple[float, float, float]  # R, G, B
     tone: tuple[float, float, float]  # contrast, brightness, gamma
-    sharp: float  # share of the resolution that is left
+    sharp: float  # remaining share of the resolution
     noise: float  # grey levels
 
 
@@ -108,7 +108,7 @@ class Camera:
         self._noise = rng.normal(0, theme.noise, (4, spec.height, spec.width, 3)).astype(np.int16)
 
     def _place_props(self, rng: Generator, amount: float, layer: Image.Image) -> None:
-        """A camera keeps its kinds of objects and their places; each spot varies them a little."""
+        """Place objects: a camera keeps their kinds and places, each spot varies them a little."""
         width = self.crop_size[0]
         behind, front = ImageDraw.Draw(layer), ImageDraw.Draw(self.front)
         rise = self.theme.horizon * self.body
@@ -126,11 +126,11 @@ class Camera:
                 PROPS[prop](front, x, nearer, self.body * scale, rng)
 
     def spot(self, rng: Generator) -> float:
-        """Where the next person walks: a column of the scene."""
+        """Draw where the next person walks, a column of the scene."""
         return float(self._spots[rng.choice(len(self._spots), p=_SPOT_SHARES)])
 
     def develop(self, crop: Image.Image, exposure: float, grain: int) -> Image.Image:
-        """What the camera makes of a crop: resolution, colours, noise.
+        """Apply the camera's resolution, colours and noise to a crop.
 
         Args:
             crop: RGB image at the final size, also a picture of more than a crop.
@@ -152,7 +152,7 @@ class Camera:
 
 
 def _tone_curves(theme: _Theme, rng: Generator) -> NDArray[np.float64]:
-    """Three look-up tables in a row (768 values), as ``Image.point`` takes them."""
+    """Return three concatenated look-up tables (768 values) for ``Image.point``."""
     contrast, brightness, gamma = theme.tone
     level = 255 * (np.arange(256) / 255) ** gamma
     level = (level - 128) * contrast + 128 + brightness

@@ -1,4 +1,4 @@
-"""How much of what is drawn: a checked, frozen specification and its fingerprint."""
+"""The checked, frozen specification of synthetic data, and its fingerprint."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ _SIZE_STEP = 8  # keeps the reduced distractor mask aligned with the pixels
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSpec:
-    """Everything that decides the bytes of a synthetic dataset.
+    """All settings that determine the bytes of a synthetic dataset.
 
     Attributes:
         train_ids, test_ids: persons for training and for testing; nobody is in both.
@@ -116,7 +116,7 @@ class SyntheticSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Short name of the data this spec gives, for example ``s1-0f3a9c21b7``."""
+        """Short name of the data of this spec, for example ``s1-0f3a9c21b7``."""
         digest = hashlib.sha256(f'{GENERATOR_VERSION} {self.to_json()}'.encode()).hexdigest()
         return f's{GENERATOR_VERSION}-{digest[:10]}'
 
@@ -125,7 +125,7 @@ class SyntheticSpec:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def rng(self, stream: str, *numbers_: int) -> np.random.Generator:
-        """A random generator that depends on the seed, the stream and the numbers alone.
+        """Return a random generator that depends only on the seed, the stream and the numbers.
 
         Args:
             stream: a key of ``STREAMS``.

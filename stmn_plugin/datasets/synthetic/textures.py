@@ -1,4 +1,4 @@
-"""Empty scenes: ground in perspective and what rises behind it, painted with numpy.
+"""Paint empty scenes with numpy: ground in perspective and a backdrop behind it.
 
 Letters: ``x``, ``y`` are positions on the ground (to the right, away from the camera) and ``up``
 is a height above the horizon, all of shape (H, W), in body heights.
@@ -16,7 +16,7 @@ Triple: TypeAlias = tuple[float, float, float]
 
 
 class Theme(Protocol):
-    """What a scene looks like, see scene.py."""
+    """The look of a scene, see scene.py."""
 
     @property
     def ground(self) -> str: ...
@@ -31,12 +31,14 @@ class Theme(Protocol):
 def empty_scene(
     theme: Theme, size: tuple[int, int], feet: float, body: float, rng: Generator
 ) -> Image.Image:
-    """The empty scene: textured ground in perspective below the horizon, a backdrop above.
+    """Paint the empty scene: textured ground in perspective below the horizon, a backdrop above.
 
     Args:
         theme: names of ground and backdrop and the height of the horizon, see scene.py.
-        size: (width, height) in pixels. feet: row on which people walk.
+        size: (width, height) in pixels.
+        feet: row on which people walk.
         body: height of a person in pixels.
+        rng: generator of the textures.
 
     Returns:
         RGB image.
@@ -61,13 +63,13 @@ def empty_scene(
 
 
 def _hash(i: Floats, j: Floats, seed: float) -> Floats:
-    """A repeatable random number in 0..1 for every cell (i, j)."""
+    """Return a reproducible random number in 0..1 for every cell (i, j)."""
     value = np.sin(np.floor(i) * 127.1 + np.floor(j) * 311.7 + seed * 74.7) * 43758.5453
     return value - np.floor(value)
 
 
 def _paint(base: Triple, *layers: tuple[Floats, Triple]) -> Floats:
-    """Base colour plus (amount (H, W), colour shift) layers; returns (H, W, 3) floats."""
+    """Add (amount (H, W), colour shift) layers to a base colour; return (H, W, 3) floats."""
     image = np.array(base, dtype=np.float64)
     for amount, shift in layers:
         image = image + amount[..., None] * np.array(shift, dtype=np.float64)
@@ -85,7 +87,7 @@ def _blocks(
     seam: Triple,
     seed: float,
 ) -> Floats:
-    """Stones in rows: every second row is shifted; ``joint`` is the share of a stone."""
+    """Paint stones in rows, every second row shifted; ``joint`` is the share of a stone."""
     row = np.floor(y / high)
     x = x / wide + 0.5 * (row % 2)
     inside_x, inside_y = x % 1, (y / high) % 1

@@ -1,4 +1,4 @@
-"""One pass of one person by one camera: crops, the person's visibility, distractor masks."""
+"""Draw one pass of a person by a camera: crops, the person's visibility, distractor masks."""
 
 import math
 from typing import NamedTuple
@@ -46,14 +46,15 @@ class Tracklet(NamedTuple):
 def draw_tracklet(
     spec: SyntheticSpec, camera: Camera, stream: str, pid: int, cam: int, number: int
 ) -> Tracklet:
-    """Draws one tracklet, a function of its arguments alone.
+    """Draw one tracklet, a function of its arguments only.
 
     Args:
         spec: the specification.
         camera: the :class:`~.scene.Camera` number ``cam``.
         stream: 'train', 'test', 'distractor' or 'junk'.
-        pid: identity; distractors (0) and junk (-1) are strangers, or nobody at all.
-        cam, number: camera 1.. and tracklet 1.., as in the file names.
+        pid: identity; distractors (0) and junk (-1) are strangers, or show no person.
+        cam: camera 1.., as in the file names.
+        number: tracklet 1.., as in the file names.
 
     Returns:
         Tracklet.
@@ -114,7 +115,7 @@ class _View:
         self.x, self.feet = person - left, camera.feet - top
         self.image = camera.scene.crop(self.region)
         self.objects = camera.objects.crop(self.region)
-        self.person = Image.new('L', self.image.size)  # what is seen of the person
+        self.person = Image.new('L', self.image.size)  # visible pixels of the person
         self.person_pixels = 0.0
         self.size = (width // SUPERSAMPLE, height // SUPERSAMPLE)
 
@@ -129,7 +130,7 @@ class _View:
         self.person_pixels = np.asarray(alpha).sum() / 255
 
     def paste_front(self, image: Image.Image, place: tuple[int, int]) -> None:
-        """Something between the camera and the person."""
+        """Paste an object between the camera and the person."""
         alpha = image.getchannel('A')
         self.image.paste(image, place, alpha)
         self.person.paste(0, place, alpha)
@@ -139,7 +140,7 @@ class _View:
         return self.image.resize(self.size, Image.Resampling.BILINEAR, self.box)
 
     def visibility(self) -> float:
-        """Share of the person's pixels, also of those outside the crop, that the crop shows."""
+        """Return the share of the person's pixels, inside and outside the crop, that it shows."""
         if not self.person_pixels:
             return 0.0
         left, top, right, bottom = self.box
@@ -148,7 +149,7 @@ class _View:
         return min(1.0, share)
 
     def distractor_mask(self) -> NDArray[np.bool_]:
-        """(height / 4, width / 4) cells that show scene objects or occluders."""
+        """Return the cells (height / 4, width / 4) that show scene objects or occluders."""
         size = (self.size[0] // MASK_REDUCTION, self.size[1] // MASK_REDUCTION)
         return (
             np.asarray(self.objects.resize(size, Image.Resampling.BOX, self.box))
@@ -157,7 +158,7 @@ class _View:
 
 
 class _Occluder:
-    """What passes between the camera and the person; nothing is drawn when it never comes.
+    """An object that passes between the camera and the person, if the pattern has one.
 
     ``reach`` is the distance in pixels at which it stands just beside the person.
     """
@@ -182,14 +183,14 @@ class _Occluder:
         PROPS[kind](ImageDraw.Draw(self._image), extent[0] / 2, extent[1], unit, rng)
 
     def draw(self, phase: float) -> tuple[Image.Image, Point]:
-        """Its RGBA image and the pixel (x, y) of its foot."""
+        """Return its RGBA image and the pixel (x, y) of its foot."""
         if self._painter is None:
             return self._image, self._anchor
         return self._painter.draw(self._yaw, phase), self._painter.anchor
 
 
 def _shadow(body: float) -> Image.Image:
-    """A soft blot under the feet, an L image."""
+    """Draw a soft shadow under the feet, an L image."""
     size = (round(0.52 * body), round(0.13 * body))
     blot = Image.new('L', size)
     inner = (size[0] * 0.12, size[1] * 0.25, size[0] * 0.88, size[1] * 0.75)

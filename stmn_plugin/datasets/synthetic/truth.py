@@ -1,4 +1,4 @@
-"""What is known about every drawn frame: written beside the data, read back by measurements."""
+"""The truth about every drawn frame, stored with the data and read by measurements."""
 
 import contextlib
 import dataclasses
@@ -79,7 +79,7 @@ class Truth:
 def write_truth(
     path: Path, spec: SyntheticSpec, tracklets: Sequence['DrawnTracklet'], names: Sequence[str]
 ) -> None:
-    """Writes the truth file.
+    """Write the truth file.
 
     Args:
         path: the file to make.
@@ -96,7 +96,7 @@ def write_truth(
             for t in tracklets
         ]
     )  # (N, h, w)
-    import h5py  # needed for synthetic data alone
+    import h5py  # needed only for synthetic data
 
     with h5py.File(path, 'w') as file:
         file['names'] = np.array(names, dtype='S')
@@ -123,7 +123,7 @@ def write_truth(
 
 
 def load_truth(folder: str | Path) -> Truth:
-    """Reads the truth of a generated folder.
+    """Read the truth of a generated folder.
 
     Args:
         folder: as returned by ``generate`` or ``ensure``.
@@ -156,7 +156,7 @@ def load_truth(folder: str | Path) -> Truth:
 
 
 def holds_truth_of(folder: str | Path, spec: SyntheticSpec) -> bool:
-    """Whether ``folder`` was made from ``spec``; the truth file is complete if it is there."""
+    """Return whether ``folder`` was generated from ``spec``; an existing truth file is complete."""
     try:
         with _opened(_truth_path(folder)) as file:
             return bool(file.attrs.get('fingerprint') == spec.fingerprint)
@@ -166,7 +166,7 @@ def holds_truth_of(folder: str | Path, spec: SyntheticSpec) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A truth file, only read within; whatever its bytes make the library raise is one line."""
+    """Open a truth file in a ``with`` block; convert any error of the library to one line."""
     require('h5py')
     import h5py
 

@@ -1,4 +1,4 @@
-"""Runs a function over jobs in several processes; the death of any of them is noticed."""
+"""Run a function over jobs in several processes, noticing the death of any of them."""
 
 import functools
 import multiprocessing
@@ -19,7 +19,7 @@ Result = TypeVar('Result')
 
 
 def usable_workers(workers: int | None = None) -> int:
-    """Number of processes to use: as asked, or one per usable core; 1 within a daemon process."""
+    """Return the number of processes: as requested, or one per usable core; 1 in a daemon."""
     if multiprocessing.current_process().daemon:
         return 1
     if workers is None:
@@ -32,7 +32,7 @@ def usable_workers(workers: int | None = None) -> int:
 def run_jobs(
     function: Callable[[Task], Result], jobs: Sequence[Task], workers: int
 ) -> Iterator[tuple[int, Result]]:
-    """Yields ``(job number, function(job))`` in the order in which the jobs finish.
+    """Yield ``(job number, function(job))`` in the order in which the jobs finish.
 
     Args:
         function: picklable where processes are spawned, not forked.
@@ -72,7 +72,7 @@ def run_jobs(
 
 
 def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, which ends its workers, and end when it is gone."""
+    """Leave Ctrl-C to the parent, which ends its workers, and end if the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -91,5 +91,5 @@ def _work(function: Callable[[Task], Result], job: Task) -> Result:
     except OSError:
         raise
     except Exception:
-        # as text: an exception of any type may not survive the way to the parent
+        # as text, because not every exception can be pickled
         raise RuntimeError(traceback.format_exc()) from None

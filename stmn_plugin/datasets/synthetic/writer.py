@@ -1,7 +1,8 @@
-"""From a spec to files: MARS' folders, names and lists, plus the truth; all or nothing."""
+"""Write a spec's data: MARS' folders, names and lists, and the truth; everything or nothing."""
 
 import functools
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,58 @@ from stmn_plugin.errors import InputError, WorkerError
 from stmn_plugin.extras import require
 from stmn_plugin.whole_files import whole_folder
 
-from . import mars_files
-from .mars_files import DISTRACTOR, JUNK
 from .scene import Camera
 from .spec import SyntheticSpec
 from .tracklet import draw_tracklet
 from .truth import TRUTH_FILE, holds_truth_of, write_truth
 from .workers import run_jobs, usable_workers
+
+JUNK, DISTRACTOR = -1, 0
+# savemat writes the date into the first 116 bytes; a fixed text keeps equal data equal.
+_MAT_HEADER = b'MATLAB 5.0 MAT-file, synthetic pedestrians of stmn_plugin'.ljust(116)
+
+
+def id_name(pid: int) -> str:
+    """Return the folder of an identity, also the prefix of its files; junk is ``00-1``."""
+    return f'{pid:04d}' if pid >= 0 else f'00{pid}'
+
+
+def tracklet_name(pid: int, cam: int, number: int) -> str:
+    """Return a name such as ``0001C1T0001``; the frames append ``F001.jpg``."""
+    return f'{id_name(pid)}C{cam}T{number:04d}'
+
+
+def frame_name(tracklet: str, frame: int) -> str:
+    """Return the file name of frame 1.. of a named tracklet."""
+    return f'{tracklet}F{frame:03d}.jpg'
+
+
+def write_names(path: Path, names: Iterable[str]) -> None:
+    """Write a name list as in MARS, with CRLF line ends."""
+    path.write_bytes(''.join(f'{name}\r\n' for name in names).encode())
+
+
+def write_tracks(
+    path: Path, variable: str, lengths: Sequence[int], pids: Sequence[int], cams: Sequence[int]
+) -> None:
+    """Write ``tracks_*_info.mat``: int32 (T, 4), start, end (1-based, inclusive), pid, camera."""
+    ends = np.cumsum(lengths)
+    starts = ends - np.asarray(lengths) + 1
+    _write_mat(path, {variable: np.stack((starts, ends, pids, cams), axis=1).astype(np.int32)})
+
+
+def write_query(path: Path, rows: Sequence[int]) -> None:
+    """Write ``query_IDX.mat``: uint16 (1, Q), 1-based rows of the test tracklets."""
+    _write_mat(path, {'query_IDX': np.array([rows], dtype=np.uint16)})
+
+
+def _write_mat(path: Path, variables: Mapping[str, NDArray[Any]]) -> None:
+    from scipy.io import savemat  # slow to import, and not needed for --help
+
+    buffer = io.BytesIO()
+    savemat(buffer, variables)  # version 5, as the originals
+    path.write_bytes(_MAT_HEADER + buffer.getvalue()[len(_MAT_HEADER) :])
+
 
 JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 88, 'subsampling': 2, 'optimize': False}
 SPLITS = {
@@ -39,7 +85,7 @@ class PersonToDraw(NamedTuple):
 
 
 class DrawnTracklet(NamedTuple):
-    """What is left to write about a tracklet when its crops are on disk."""
+    """The data of a tracklet for the info files, after its crops are written."""
 
     name: str
     pid: int
@@ -50,7 +96,7 @@ class DrawnTracklet(NamedTuple):
 
 
 def ensure(root: str | Path, spec: SyntheticSpec, workers: int | None = None) -> Path:
-    """The folder of this spec's data under ``root``, made on first use.
+    """Return the folder of a spec's data under ``root``, generated on first use.
 
     Returns:
         ``<root>/synthetic/<fingerprint>``, the root that the host's ``mars`` loader takes.
@@ -64,7 +110,7 @@ def ensure(root: str | Path, spec: SyntheticSpec, workers: int | None = None) ->
 def generate(
     folder: str | Path, spec: SyntheticSpec, workers: int | None = None, progress: bool = True
 ) -> Path:
-    """Writes ``<folder>/mars`` unless it is there already.
+    """Write ``<folder>/mars`` unless it exists.
 
     The bytes depend on the spec alone. The folder appears when everything is written; whatever
     ends the process earlier leaves nothing of that name.
@@ -103,7 +149,7 @@ def generate(
 def _write(mars: Path, spec: SyntheticSpec, workers: int, progress: bool) -> None:
     jobs = _jobs(spec)
     for job in jobs:
-        (mars / SPLITS[job.stream] / mars_files.id_name(job.pid)).mkdir(parents=True)
+        (mars / SPLITS[job.stream] / id_name(job.pid)).mkdir(parents=True)
     drawn: list[list[DrawnTracklet]] = [[] for _ in jobs]
     bar = tqdm(
         total=len(jobs),
@@ -123,16 +169,16 @@ def _write(mars: Path, spec: SyntheticSpec, workers: int, progress: bool) -> Non
     for split, tracklets in zip(('train', 'test'), by_split.values(), strict=True):
         lengths = [len(t.visibility) for t in tracklets]
         pids, cams = [t.pid for t in tracklets], [t.cam for t in tracklets]
-        mars_files.write_names(info / f'{split}_name.txt', _frame_names(tracklets))
+        write_names(info / f'{split}_name.txt', _frame_names(tracklets))
         variable = f'track_{split}_info'
-        mars_files.write_tracks(info / f'tracks_{split}_info.mat', variable, lengths, pids, cams)
-    mars_files.write_query(info / 'query_IDX.mat', _query_rows(spec, by_split['bbox_test']))
+        write_tracks(info / f'tracks_{split}_info.mat', variable, lengths, pids, cams)
+    write_query(info / 'query_IDX.mat', _query_rows(spec, by_split['bbox_test']))
     everything = by_split['bbox_train'] + by_split['bbox_test']
     write_truth(mars / 'info' / TRUTH_FILE, spec, everything, _frame_names(everything))
 
 
 def _jobs(spec: SyntheticSpec) -> list[PersonToDraw]:
-    """Identities in the order of the info files; a sixteenth more strangers, half of it junk."""
+    """Return identities in the order of the info files, and 1/16 strangers, half of it junk."""
     share = spec.test_ids * spec.tracklets_per_camera
     test = range(spec.train_ids + 1, spec.train_ids + spec.test_ids + 1)
     return [
@@ -147,15 +193,15 @@ def _jobs(spec: SyntheticSpec) -> list[PersonToDraw]:
 
 
 def _draw(mars: Path, spec: SyntheticSpec, job: PersonToDraw) -> list[DrawnTracklet]:
-    """Draws and saves one identity; returns its DrawnTracklets in the order of the info files."""
-    folder = mars / SPLITS[job.stream] / mars_files.id_name(job.pid)
+    """Draw and save one identity; return its DrawnTracklets in the order of the info files."""
+    folder = mars / SPLITS[job.stream] / id_name(job.pid)
     drawn = []
     for cam in range(1, spec.cameras + 1):
         for number in range(1, job.tracklets + 1):
             tracklet = draw_tracklet(spec, _camera(spec, cam), job.stream, job.pid, cam, number)
-            name = mars_files.tracklet_name(job.pid, cam, number)
+            name = tracklet_name(job.pid, cam, number)
             for frame, crop in enumerate(tracklet.crops, 1):
-                crop.save(folder / mars_files.frame_name(name, frame), **JPEG)
+                crop.save(folder / frame_name(name, frame), **JPEG)
             bits = np.packbits(tracklet.masks)
             drawn.append(
                 DrawnTracklet(name, job.pid, cam, tracklet.pattern, tracklet.visibility, bits)
@@ -165,20 +211,20 @@ def _draw(mars: Path, spec: SyntheticSpec, job: PersonToDraw) -> list[DrawnTrack
 
 @functools.lru_cache(maxsize=6)
 def _camera(spec: SyntheticSpec, cam: int) -> Camera:
-    """Scenes are drawn once per process."""
+    """Return a camera, whose scene is drawn once per process."""
     return Camera(spec, cam)
 
 
 def _frame_names(tracklets: Iterable[DrawnTracklet]) -> list[str]:
     return [
-        mars_files.frame_name(tracklet.name, frame)
+        frame_name(tracklet.name, frame)
         for tracklet in tracklets
         for frame in range(1, len(tracklet.visibility) + 1)
     ]
 
 
 def _query_rows(spec: SyntheticSpec, tracklets: Iterable[DrawnTracklet]) -> list[int]:
-    """One tracklet of every test identity at every camera, as 1-based rows."""
+    """Select one tracklet of every test identity and camera, as 1-based rows."""
     rows: dict[tuple[int, int], list[int]] = {}
     for row, tracklet in enumerate(tracklets, 1):
         if tracklet.pid > 0:
