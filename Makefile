@@ -3,11 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-fast test-lowest lint types docs wheel
+.PHONY: demo cameras-demo test test-fast test-lowest lint types docs wheel
 
 # the main job on data it makes itself: train, evaluate, print the table; goes on where it stopped
 demo: $(VENV)/.installed
 	$(BIN)/python tools/main.py --config-file configs/stmn_synthetic.yaml model.resume auto
+
+# drawn videos of three cameras with MOT files, and a model that has learned from other drawn persons
+cameras-demo: $(VENV)/.installed
+	$(BIN)/python tools/make_synthetic.py --footage cameras_demo --preset cameras
+	$(BIN)/python tools/main.py --config-file configs/cameras_demo.yaml model.resume auto
 
 # a process for each core; a file's tests stay together, which share what they make
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

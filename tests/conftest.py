@@ -14,6 +14,9 @@ torch.set_num_threads(1)  # the tensors are small: more threads only wait for ea
 
 
 def pytest_addoption(parser):
+    parser.addoption(
+        '--whole-demo', action='store_true', help="train the model of the README's third recipe"
+    )
     parser.addoption('--kills', type=int, default=8, help='times a writer of an index is killed')
 
 

@@ -1,8 +1,12 @@
 """From videos and MOT files to the right persons: tracklets, a model, an index, a search."""
 
 import csv
+import glob
 import json
-from dataclasses import dataclass
+import re
+import shlex
+import shutil
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,10 +18,11 @@ from torch.nn import functional
 import stmn_plugin
 from stmn_plugin.cameras.manifest import read_manifest
 from stmn_plugin.cameras.synthetic_footage import TRUTH, make_footage
-from stmn_plugin.cli import embed, search
+from stmn_plugin.cli import embed, make_synthetic, search, train
+from stmn_plugin.cli import index as index_command
 from stmn_plugin.cli import make_tracklets as command
 from stmn_plugin.config import flatten, load_config
-from stmn_plugin.datasets.synthetic import SyntheticSpec
+from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.datasets.tracklets import find_source, read_own_tracklets
 from stmn_plugin.evaluation import Embedder
 from stmn_plugin.labels import UNKNOWN
@@ -27,9 +32,8 @@ from stmn_plugin.models.building import ModelSpec, build_video_model
 pytest.importorskip('av')
 pytestmark = pytest.mark.slow
 
-WORLD = {'cameras': 3, 'height': 64, 'width': 32, 'clothing_similarity': 0.0, 'seed': 3}
-SPEC = SyntheticSpec(train_ids=1, test_ids=4, **WORLD)  # persons 2 to 5
-TRAINING = SyntheticSpec(train_ids=100, test_ids=20, **WORLD)  # persons 101 to 120
+SPEC = PRESETS['cameras']  # persons 97 to 104
+TRAINING = replace(SPEC, train_ids=1, test_ids=20)  # persons 2 to 21
 ROWS, COLUMNS, DIM = 8, 4, 10
 
 
@@ -234,3 +238,76 @@ def test_a_track_of_a_video_finds_its_own_tracklet_first(
     assert answer['results'][0]['tracklet'] == entry.tracklet
     assert answer['results'][0]['distance'] < 0.01 < by_crops['results'][0]['distance']
     assert by_crops['tracklets'][0]['tracklet'] == entry.tracklet  # known by its folder
+
+
+COMMANDS = {
+    'make_synthetic': make_synthetic,
+    'main': train,
+    'make_tracklets': command,
+    'embed': embed,
+    'index': index_command,
+    'search': search,
+}
+
+
+def lines_of(text):
+    """Words of every command, lines that go on joined."""
+    joined = text.replace('\\\n', ' ').splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in joined) if words]
+
+
+def run_line(words):
+    """Run ``python tools/NAME.py ...`` here, as a shell would."""
+    assert words[0].endswith('python') and words[1].startswith('tools/'), words
+    spread = [sorted(glob.glob(word)) if '*' in word else [word] for word in words[2:]]
+    COMMANDS[words[1].removeprefix('tools/').removesuffix('.py')].main(sum(spread, []))
+
+
+@pytest.fixture
+def make_demo(request, repository, footage, checkpoint):
+    """What ``make cameras-demo`` does; with ``--whole-demo`` its model, else one fitted above."""
+
+    def make(folder):
+        recipe = re.search(
+            r'^cameras-demo:.*\n((?:\t.*\n)+)', (repository / 'Makefile').read_text(), re.MULTILINE
+        )
+        drawing, training = lines_of(recipe[1])
+        model = folder / 'log' / 'cameras_demo' / 'model' / 'model-best.pth.tar'
+        if request.config.getoption('whole_demo'):
+            run_line(drawing)
+            run_line(training)
+            return
+        args = make_synthetic.parse_args(drawing[2:])
+        assert (args.preset, args.footage.name) == ('cameras', 'cameras_demo')
+        cfg = load_config(*[train.parse_args(training[2:]).config_file])
+        assert cfg.synthetic.preset == 'cameras'
+        assert model.parents[1] == folder / cfg.data.save_dir
+        shutil.copytree(footage[0], folder / 'cameras_demo')
+        model.parent.mkdir(parents=True)
+        shutil.copy(checkpoint, model)
+
+    return make
+
+
+def test_the_third_recipe_of_the_readme_puts_the_right_persons_on_top(
+    make_demo, repository, tmp_path, monkeypatch, truth
+):
+    """Its commands as they are written, in a folder that has nothing but the configs."""
+    text = (repository / 'README.md').read_text(encoding='utf-8')
+    [block] = re.findall(r'^```bash\n(make cameras-demo\n.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    assert block.count('\n') <= 8
+    (tmp_path / 'configs').symlink_to(repository / 'configs')
+    monkeypatch.chdir(tmp_path)
+    first, *others, last = lines_of(block)
+    assert first == ['make', 'cameras-demo']
+    make_demo(tmp_path)
+    for words in others:
+        run_line(words)
+    run_line([*last, '--json', 'answers.json'])
+    [answer] = json.loads((tmp_path / 'answers.json').read_text())['answers']
+    [asked] = answer['tracklets']
+    person = truth['camera1.mp4', asked['tracklet'].rpartition('-')[2]]
+    found = [truth.get((one['source'], one['track'])) for one in answer['results']]
+    assert found[:2] == [person, person] and person not in found[2:]
+    page = (tmp_path / last[last.index('--html') + 1]).read_text()
+    assert page.count('<li id="q') == len(found) and 'are gone' not in page

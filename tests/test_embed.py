@@ -129,7 +129,7 @@ def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys,
 
 
 def test_a_tracklet_that_has_changed_is_embedded_again(tree, checkpoint, tmp_path, capsys):
-    """A name, crops that are other pictures, one crop less, a tracklet less; crops that are gone."""
+    """A name, other pictures, a crop less, a tracklet less; crops that are gone change nothing."""
     path = tmp_path / 'people.db'
     run(checkpoint, tree, '--index', path)
     with TrackletIndex.open(path) as index:

@@ -1,7 +1,8 @@
 """Put features of the tracklets of a tree into an index.
 
 Tracklets that are in the index already are skipped, unless they have changed: interrupt it whenever
-you like, the same command goes on where it stopped. Started several times, the processes share the work.
+you like, the same command goes on where it stopped. Started several times, the processes share the
+work.
 """
 
 import argparse

@@ -204,7 +204,9 @@ class Synthetic:
     """The section ``synthetic``."""
 
     preset: str = setting(
-        'default', OneOf(('default', 'tiny', 'study')), 'how much (see tools/make_synthetic.py)'
+        'default',
+        OneOf(('default', 'tiny', 'cameras', 'study')),
+        'how much (see tools/make_synthetic.py)',
     )
     seed: int = setting(0, SEED, 'which synthetic data')
     paint_out: bool = setting(

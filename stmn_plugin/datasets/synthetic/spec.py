@@ -139,6 +139,18 @@ PRESETS = {
     'tiny': SyntheticSpec(
         train_ids=4, test_ids=4, cameras=2, min_frames=6, max_frames=9, height=64, width=32
     ),
+    'cameras': SyntheticSpec(  # persons easy to tell apart, nothing in front of them
+        train_ids=96,
+        test_ids=8,
+        cameras=3,
+        min_frames=8,
+        max_frames=8,
+        height=64,
+        width=32,
+        spatial_distractors=0.0,
+        temporal_distractors=0.0,
+        clothing_similarity=0.0,
+    ),
     'study': SyntheticSpec(
         train_ids=200,
         test_ids=200,
