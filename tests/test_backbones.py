@@ -172,6 +172,28 @@ def test_channels_and_sizes_are_those_of_the_maps(name, networks):
         assert torch.equal(tensor, before[key]), key
 
 
+STAGES = {  # channels of blocks of conv2 to conv5, as the networks were published
+    'resnet50': ((256,) * 3, (512,) * 4, (1024,) * 6, (2048,) * 3),
+    'regnet_y_400mf': ((48,), (104,) * 3, (208,) * 6, (440,) * 6),
+    'mobilenet_v2': ((24,) * 2, (32,) * 3, (64,) * 4 + (96,) * 3, (160,) * 3 + (320, 1280)),
+    'efficientnet_b0': ((24,) * 2, (40,) * 2, (80,) * 3 + (112,) * 3, (192,) * 4 + (320, 1280)),
+    'convnext_tiny': ((96,) * 3, (192,) * 3, (384,) * 9, (768,) * 3),
+}
+
+
+@pytest.mark.parametrize('name', STAGES)
+def test_a_stage_is_the_blocks_of_one_size(name):
+    # torchvision counts a RegNet's widths with tensors, which must have numbers
+    with torch.device('cpu' if name.startswith('regnet') else 'meta'):
+        encoder = Encoder(name, spatial=False, temporal=False, pretrained=False)
+    shapes = encoder.block_shapes((256, 128))
+    for number, channels, stride in zip((2, 3, 4, 5), STAGES[name], (4, 8, 16, 16), strict=True):
+        found = shapes[f'conv{number}']
+        assert found == [(size, 256 // stride, 128 // stride) for size in channels], number
+    dropped = [m.p for m in encoder.modules() if hasattr(m, 'p')]
+    assert not any(dropped)  # no stochastic depth
+
+
 def test_looking_at_shapes_leaves_modes_alone():
     blocks = [nn.BatchNorm2d(3).eval(), nn.Sequential(nn.Dropout())]
     assert shapes_through(blocks, (3, 4, 2)) == [(3, 4, 2)] * 2
