@@ -387,6 +387,8 @@ def test_losses_are_those_of_the_loops(variant):
     table = model.classifier_oim.weight.clone()
     losses = model.losses(outputs, PIDS, Recipe())
     assert losses.keys() == {'cross_entropy', 'triplet', 'oim', 'verification'}
+    near(losses['cross_entropy'], Recipe().cross_entropy(outputs.logits, PIDS))
+    near(losses['triplet'], Recipe().triplet(outputs.feature, PIDS))
     # clips 0, 2, 4 and 6 are the first or third of their identity
     probe, gallery = [0, 2, 4, 6], [1, 3, 5, 7]
     theirs = outputs.feature[gallery].expand(4, -1, -1)
@@ -425,6 +427,22 @@ def test_weights_of_losses_are_keys():
     near(other['oim'], 3 * usual['oim'])
     near(other['verification'], usual['verification'] / 10)
     assert 'oim' not in losses(oim=False)
+
+
+def test_keys_reach_what_they_are_of():
+    keys = {'oim_scale': 7.0, 'oim_momentum': 0.9, 'negative_weight': 1.0, 'percentile': 50.0}
+    model = scattered(network(**keys)).train()
+    assert (model.classifier_oim.scale, model.classifier_oim.momentum) == (7.0, 0.9)
+    outputs = model.snippets(drawn(len(PIDS), L, D))
+    near(outputs.values.norm(dim=2), torch.ones(len(PIDS), L))
+    outputs = outputs._replace(logits=model.classifier(model.bnneck(outputs.feature)))
+    delta = model._delta(outputs, torch.tensor([0, 2, 4, 6]), torch.tensor([1, 3, 5, 7]))
+    same = PIDS[::2, None] == PIDS[1::2]
+    expected = 100 * references.verification(model.matcher(delta), same, 1.0)
+    near(model.losses(outputs, PIDS, Recipe())['verification'], expected)
+    scores = drawn(1, 1, 3, 4)
+    expected = references.aggregate((-scores[0, 0]).sigmoid(), 50)
+    near((-model.join_scores(scores)).sigmoid().flatten(), [expected])
 
 
 def test_a_batch_without_pairs_is_refused():
