@@ -198,6 +198,20 @@ def test_what_training_gives_grows_with_the_batch(name, build):
     assert model.logits(whole).shape == (8, CLASSES)
 
 
+@every_model
+def test_every_loss_trains_the_encoder(name, build):
+    model = build(name)
+    clips, pids = clips_of(8)
+    outputs = model(clips)
+    for _ in range(2):  # CSA's table of identities is zero at first
+        losses = model.losses(outputs, pids, Recipe())
+    encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+    weights = [weight for encoder in encoders for weight in encoder.conv4[-1].parameters()]
+    for term, loss in losses.items():
+        gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        assert any(one is not None and one.abs().max() > 0 for one in gradients), term
+
+
 def shifts_without_effect(model):
     """Names of biases that a batch norm or a softmax over keys takes away again: their gradient is
     rounding alone."""
@@ -251,6 +265,12 @@ def test_what_it_explains(name, build):
     check_explained(explained, 2, L)
     for key, tensor in explained.items():
         assert len(tensor) == 2 and not tensor.requires_grad and tensor.isfinite().all(), key
+    if model.frame_once and 'frame_norms' in explained:
+        frames = clips.flatten(0, 1)
+        maps = model.maps(frames) if name == 'mgh' else model.encoder(frames).frame_features
+        maps = maps.unflatten(0, (2, L))
+        close(explained['frame_norms'], maps.square().sum(dim=2).sqrt())
+        close(explained['frame_feature'], maps.mean(dim=(1, 3, 4)))
 
 
 @every_model

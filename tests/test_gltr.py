@@ -323,6 +323,8 @@ def test_losses_and_explanation(model):
     outputs = training(clips)
     losses = training.losses(outputs, pids, Recipe())
     assert losses.keys() == {'cross_entropy', 'triplet'}
+    assert losses['cross_entropy'] == Recipe().cross_entropy(outputs.logits, pids)
+    assert losses['triplet'] == Recipe().triplet(outputs.feature, pids)
     logits = nn.functional.linear(
         nn.functional.batch_norm(outputs.feature, None, None, training=True),
         training.classifier.weight,
