@@ -295,14 +295,16 @@ def test_every_parameter_moves_but_shifts_before_a_norm():
     assert start.keys() - moved == {'reduce.0.bias', 'summarise.0.bias'}  # BN takes them away
 
 
-def test_half_precision_reaches_the_encoder_alone(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        CoSegmentation, 'masks', lambda self, maps: seen.append(maps.dtype) or maps[:, :, 0]
-    )
+def test_half_precision_reaches_the_encoder_alone():
+    model, seen = model_of().eval(), []
+    for module in (model.cosam_conv4, model.cosam_conv5):
+        for layer in (module.reduce, module.mask, module.gate):
+            layer.register_forward_hook(
+                lambda _, given, out: seen.extend([given[0].dtype, out.dtype])
+            )
     with torch.autocast('cpu', torch.bfloat16):
-        model_of().eval()(clips_of())
-    assert seen == [torch.float32, torch.float32]
+        assert model(clips_of()).dtype == torch.float32
+    assert seen == 12 * [torch.float32]
 
 
 def test_the_published_losses_by_hand():
