@@ -266,7 +266,20 @@ def test_the_whole_is_its_parts():
         assert relative_error(model(clips), expected) <= 1e-9
         explained = model.explain(clips)
         assert relative_error(explained['clip_feature'], expected) <= 1e-9
-        assert (explained['position_shares'].sum(dim=(2, 3)) - 1).abs().max() < 1e-9
+        shares, norms = explained['position_shares'], explained['part_norms']
+        assert (shares.sum(dim=(2, 3)) - 1).abs().max() < 1e-9
+        a, p = model.appearance(maps)[1], model.parts(stacked)[1]  # the second frame of clip 0
+        pieces = [
+            references.sketch(
+                references.products(a[:, i, j, None], p[:, i, j, None]),
+                of.h1, of.s1, of.h2, of.s2, 16,
+            )
+            for i in range(4) for j in range(2)
+        ]  # fmt: skip
+        whole = sum(pieces)
+        expected = torch.stack([piece @ whole / (whole @ whole) for piece in pieces])
+        assert relative_error(shares[0, 1].flatten(), expected) <= 1e-9
+        assert relative_error(norms[0, 1], p.square().sum(dim=0).sqrt()) <= 1e-12
 
 
 def test_streams_are_signed_and_normalised():
@@ -296,10 +309,10 @@ def test_half_precision_is_of_the_convolutions_alone():
     model = small().float().train()
     seen = []
     for layer in (model.appearance.norm, model.parts.norm, model.sketch, model.classifier):
-        layer.register_forward_hook(lambda _, given, out: seen.append(out.dtype))
+        layer.register_forward_hook(lambda _, given, out: seen.extend([given[0].dtype, out.dtype]))
     with torch.autocast('cpu', torch.bfloat16):
         outputs = model(random(2, 2, 3, 64, 32).float())
-    assert seen == 4 * [torch.float32] and outputs.feature.dtype == torch.float32
+    assert seen == 8 * [torch.float32] and outputs.feature.dtype == torch.float32
 
 
 def test_a_black_frame_without_contrast_has_a_descriptor():
