@@ -72,9 +72,10 @@ def embed_rows(
 ) -> Embedded:
     """Embed those of the rows that are not in the index, and add them.
 
-    Tracklets of another revision are deleted from the index first, so they are embedded again; those
-    whose crops are gone stay in it. Other processes may do the same at the same time: each takes a
-    part, and at the end this one waits for the others, whose part it takes over if they die.
+    Tracklets of another revision are deleted from the index first, so they are embedded again;
+    those whose crops are gone stay in it. Other processes may do the same at the same time: each
+    takes a part, and at the end this one waits for the others, whose part it takes over if they
+    die.
 
     Args:
         index: made with the model of the embedder.

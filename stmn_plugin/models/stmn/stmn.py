@@ -47,7 +47,7 @@ class STMNOutput(NamedTuple):
 
 @register_video_model('stmn')
 class STMN(VideoModel):
-    """STMN (ICCV 2021): memories remove distractors from frames and weight the frames.
+    """STMN: memories remove distractors from frames and weight the frames (ICCV 2021).
 
     Under ``torch.autocast`` the encoder runs in reduced precision and everything after it in
     float32; the weights must be in float32 or float64, so a model after ``.half()`` or
