@@ -14,8 +14,10 @@ cameras-demo: $(VENV)/.installed
 	$(BIN)/python tools/make_synthetic.py --footage cameras_demo --preset cameras
 	$(BIN)/python tools/main.py --config-file configs/cameras_demo.yaml model.resume auto
 
-# a process for each core; a file's tests stay together, which share what they make
-PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# a process for each core; a file's tests stay together, which share what they make; a process that
+# dies ends the run, since pytest-xdist 3.8 may wait for ever after it has replaced one
+PYTEST_WORDS = -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile
+PYTEST = $(BIN)/python -m pytest $(PYTEST_WORDS)
 
 test: $(VENV)/.installed
 	$(PYTEST)
@@ -30,7 +32,7 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet -e '.[test]' \
 	    $$(sed -nE 's/^ +"(torch|torchvision|numpy)>=([0-9.]+)",$$/\1==\2.*/p' pyproject.toml)
-	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(VENV)-lowest/bin/python -m pytest $(PYTEST_WORDS) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Exported networks give what the model gives, at shapes they were not traced with."""
 
+import ctypes
 import hashlib
 import json
 import re
@@ -119,6 +120,34 @@ def test_other_formats(kind, checkpoint, tmp_path):
     with torch.no_grad():
         expected = model.finish(model(batch.unflatten(0, (2, 3))))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+class SignalStack(ctypes.Structure):
+    _fields_ = [('start', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='stack_t as on Linux')
+def test_models_of_openvino_leave_the_stack_for_signals_alone(checkpoint, tmp_path):
+    """In whichever order they are closed."""
+
+    def stack():
+        found = SignalStack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+        return found.start, found.flags, found.size
+
+    before = stack()
+    [frames, clips] = exporting.export_model(
+        load_model(checkpoint('stmn')), 'openvino', tmp_path / 'exported'
+    )['parts']
+    assert stack() == before
+    files = [tmp_path / 'exported' / part['file'] for part in (frames, frames, clips)]
+    runs = [FORMATS['openvino'].open(file) for file in files]
+    assert runs[0](torch.randn(2, 3, 64, 32)).shape == runs[1](torch.randn(2, 3, 64, 32)).shape
+    assert stack() == before
+    while runs:
+        del runs[0]  # the oldest first
+        assert stack() == before
 
 
 @pytest.fixture

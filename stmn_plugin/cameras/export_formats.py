@@ -1,6 +1,7 @@
 """Traced program → file of a format, and a file → a function that runs it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -77,10 +78,17 @@ def write_openvino(
 
 
 def open_openvino(path: Path) -> Run:
+    """Compile in a thread that ends at once.
+
+    OpenVINO gives the thread that compiles a stack for signal handlers and frees it with the model.
+    Unless models are closed in reverse order, the thread keeps a freed one, and the next signal
+    (a child's end, Ctrl-C) kills the process without a message.
+    """
     import openvino
 
     hints = {'INFERENCE_PRECISION_HINT': 'f32'}  # else rounded where the processor can
-    compiled = openvino.Core().compile_model(path, 'CPU', hints)
+    with ThreadPoolExecutor(1) as thread:
+        compiled = thread.submit(openvino.Core().compile_model, path, 'CPU', hints).result()
     return lambda batch: torch.from_numpy(compiled(batch.numpy())[0].copy())
 
 
