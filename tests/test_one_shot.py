@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import eug as reference
 from test_distributed import free_port, narrow_resnet
+from test_every_model import narrow_resnet as narrow_in_all_stages
 
 from stmn_plugin.cli import one_shot, train
 from stmn_plugin.config import load_config
@@ -654,6 +655,19 @@ def test_any_network_on_any_data(arch, name, miniature_roots, tmp_path):
     table = content(folder / 'steps.json')
     assert table['arch'] == arch and len(table['steps']) == 2
     assert all(row['evaluations'][0]['dataset'] == name for row in table['steps'])
+
+
+def test_a_network_of_whole_clips(words, monkeypatch, tmp_path):
+    """M3D joins frames inside its trunk: the labels are those of its clip features."""
+    monkeypatch.setattr(torchvision.models, 'get_model', narrow_in_all_stages)
+    folder = tmp_path / 'steps'
+    own = ['-a', 'm3d', 'stmn.backbone', 'resnet18', 'train.new_layers', '[heads]']
+    assert call(*words(folder, *own, 'train.max_epoch', 1)) == 0
+    table = content(folder / 'steps.json')
+    assert table['arch'] == 'm3d' and len(table['steps']) == 2
+    assert len(content(folder / 'chosen-01.json')['chosen']) == 19
+    state = torch.load(folder / 'step-01/model/model.pth.tar-1', weights_only=True)['state_dict']
+    assert 'layers.0.convs.0.weight' in state
 
 
 @pytest.mark.slow
