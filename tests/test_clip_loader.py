@@ -31,7 +31,7 @@ def grey_levels(batch):
 
 def test_bare_paths_and_the_hosts_tuples_give_the_same_clips(frames):
     strings = tuple(map(str, frames))
-    plan = ClipPlan(3, 'consecutive')
+    plan = ClipPlan(3, 'in_order')
     options = {'batch_size': 8, 'as_uint8': True}
     bare = clip_loader([frames[:4], strings], plan, 16, 8, **options)
     host = clip_loader([(strings[:4], 5, 1, 0), (strings, 6, 2, 0)], plan, 16, 8, **options)

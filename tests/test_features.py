@@ -244,7 +244,7 @@ def store_for(data, model, folder, mode='gallery', **settings):
 
 
 def fill(store, data, model, flip=False, bad_frames=None):
-    embed, plan = embedder(data, model, None, flip), ClipPlan(LENGTH, 'consecutive')
+    embed, plan = embedder(data, model, None, flip), ClipPlan(LENGTH, 'in_order')
     tracklets = data.test_dataset['mars']['gallery']
     with torch.no_grad():
         vectors = embed._vectors(embed._inference_model(), tracklets, plan, 'x')

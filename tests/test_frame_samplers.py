@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stmn_plugin.data.frame_samplers import (
     FRAME_SAMPLERS,
     sample_all,
+    sample_consecutive,
     sample_evenly,
     sample_random,
     sample_rrs,
@@ -165,6 +166,34 @@ def test_unknown_chunks_are_quoted():
         sample_rrs(10, 6, chunks='floor')
 
 
+# --- consecutive ---
+
+
+@pytest.mark.parametrize('length', [1, 2, 4, 7])
+@pytest.mark.parametrize('f', [1, 2, 3, 4, 5, 8, 20])
+def test_consecutive_frames_are_a_window_or_a_loop(f, length):
+    """Every window of the tracklet, each as often, and nothing else."""
+    allowed = references.windows(f, length)
+    count = 400 * len(allowed)
+    rng = np.random.default_rng(f * length)
+    draws = [sample_consecutive(f, length, rng) for _ in range(count)]
+    assert all(one.dtype == np.int64 for one in draws)
+    counts = collections.Counter(tuple(one.tolist()) for one in draws)
+    assert sorted(counts) == sorted(map(tuple, allowed))
+    spread = (400 * (1 - 1 / len(allowed))) ** 0.5
+    assert all(abs(times - 400) <= 5 * spread for times in counts.values())
+    assert sample_consecutive(f, length).tolist() == allowed[0]  # in testing
+
+
+def test_consecutive_frames_of_a_short_tracklet_by_hand():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        assert sample_consecutive(3, 8, rng).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+        assert sample_consecutive(4, 4, rng).tolist() == [0, 1, 2, 3]
+    assert sample_consecutive(9, 4, ExtremeGenerator(last=True)).tolist() == [5, 6, 7, 8]
+    assert sample_consecutive(9, 4, ExtremeGenerator(last=False)).tolist() == [0, 1, 2, 3]
+
+
 # --- the host's own ---
 
 
@@ -265,7 +294,7 @@ def test_every_sampler_quotes_an_impossible_count(name, f, length):
 
 @pytest.mark.parametrize('name', sorted(FRAME_SAMPLERS))
 def test_every_sampler_is_registered_under_its_name_and_stays_inside_the_tracklet(name):
-    assert sorted(FRAME_SAMPLERS) == ['all', 'evenly', 'random', 'rrs']
+    assert sorted(FRAME_SAMPLERS) == ['all', 'consecutive', 'evenly', 'random', 'rrs']
     assert FRAME_SAMPLERS[name].__name__ == f'sample_{name}'
     for f in (1, 5, 6, 7, 100):
         for rng in (None, np.random.default_rng(f)):

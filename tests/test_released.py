@@ -314,8 +314,8 @@ def test_all_frames_with_other_lengths_equal_the_loops():
             expected = references.all_frames_clips(num_frames, seq_len)
             assert clips_of(plan, num_frames) == expected, (num_frames, seq_len)
             assert plan.clip(num_frames, 0).dtype == np.int64
-    consecutive = ClipPlan(6, 'consecutive', all_clips='floor')
-    assert consecutive.count(7) == 2  # stored vectors are of every frame all the same
+    in_order = ClipPlan(6, 'in_order', all_clips='floor')
+    assert in_order.count(7) == 2  # stored vectors are of every frame all the same
     with pytest.raises(ValueError, match="got 'round'"):
         count_clips(5, 2, 'round')
 

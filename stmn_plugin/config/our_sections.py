@@ -72,8 +72,9 @@ class Video(host.Video):
 
     sample_method: str = setting(
         'evenly',
-        OneOf(('rrs', 'evenly', 'random', 'all')),
-        'how frames of a clip are chosen; rrs: restricted random sampling (Sec. 4.1)',
+        OneOf(('rrs', 'consecutive', 'evenly', 'random', 'all')),
+        'how frames of a clip are chosen; rrs: restricted random sampling (Sec. 4.1); consecutive: '
+        'from a random start, shorter tracklets looped',
     )
     rrs_chunks: str = setting(
         'balanced', OneOf(('balanced', 'ceil')), "chunks of rrs; ceil: as in the authors' code"

@@ -23,16 +23,14 @@ class ClipPlan(NamedTuple):
     """The rule by which a tracklet is divided into clips for testing."""
 
     seq_len: int  # L
-    frames: str = (
-        'rrs'  # 'all', 'consecutive' (all in order), or a frame sampler that takes one clip
-    )
+    frames: str = 'rrs'  # 'all', 'in_order' (all of them), or a frame sampler that takes one clip
     clips_per_tracklet: int = 1  # maximum with 'rrs'
     rrs_chunks: str = 'balanced'
     all_clips: str = 'ceil'  # number of clips with 'all', see ``count_clips``
 
     def count(self, num_frames: int) -> int:
         """Return the number of clips of a tracklet of F frames."""
-        if self.frames in ('all', 'consecutive'):
+        if self.frames in ('all', 'in_order'):
             clips = self.all_clips if self.frames == 'all' else 'ceil'
             return count_clips(num_frames, self.seq_len, clips)
         return min(self.clips_per_tracklet, count_clips(num_frames, self.seq_len))
@@ -43,7 +41,7 @@ class ClipPlan(NamedTuple):
             return dropping_clip(num_frames, self.seq_len, index)
         if self.frames == 'all':
             return interleaved_clip(num_frames, self.seq_len, index)
-        if self.frames == 'consecutive':
+        if self.frames == 'in_order':
             start = index * self.seq_len
             return np.minimum(np.arange(start, start + self.seq_len), num_frames - 1)
         if self.frames == 'rrs':

@@ -46,7 +46,8 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
 
     Args:
         batch_size_train: clips per batch, over all processes.
-        sample_method: frame sampler, one of FRAME_SAMPLERS: 'rrs' or one of the host's.
+        sample_method: frame sampler, one of FRAME_SAMPLERS: 'rrs', 'consecutive' or one of
+            the host's.
         train_sampler: 'IdentityPassSampler' or one of the host's.
         seed: seed that, with the epoch, determines batches and clips.
         rrs_chunks: 'balanced' or 'ceil', see :func:`sample_rrs`.

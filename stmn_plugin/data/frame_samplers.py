@@ -1,8 +1,9 @@
 """Frame samplers: number of frames of a tracklet → indices of the frames of a clip.
 
 ``rrs`` is restricted random sampling (Sec. 4.1): the tracklet is divided into L chunks in order;
-training draws one frame of each chunk, testing takes the first frame of each. ``evenly``,
-``random`` and ``all`` are the host's. F below is the number of frames, L is ``seq_len``.
+training draws one frame of each chunk, testing takes the first frame of each.
+``consecutive`` is what several systems of Table 2 train on. ``evenly``, ``random`` and ``all`` are
+the host's. F below is the number of frames, L is ``seq_len``.
 """
 
 from collections.abc import Callable
@@ -54,6 +55,29 @@ def sample_rrs(
         raise ValueError(f'chunks must be one of {RRS_CHUNKS}, got {chunks!r}')
     drawn = first if rng is None else rng.integers(first, last, endpoint=True)
     return np.minimum(drawn, num_frames - 1)
+
+
+def sample_consecutive(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
+    """Take L consecutive frames from a uniformly random start; with F < L the tracklet is looped.
+
+    The released codes of COSAM, GLTR, M3D and MGH do the same, but never draw the last start. With
+    ``rng=None`` (testing) the clip starts at the first frame.
+
+    Args:
+        num_frames: F >= 1.
+        seq_len: L >= 1.
+        rng: generator that draws the start.
+
+    Returns:
+        Frame indices, shape (L,).
+
+    Raises:
+        ValueError: num_frames or seq_len below 1.
+    """
+    _check(num_frames, seq_len)
+    last = max(num_frames - seq_len, 0)
+    start = 0 if rng is None else rng.integers(0, last, endpoint=True)
+    return (start + np.arange(seq_len, dtype=np.int64)) % num_frames
 
 
 def sample_evenly(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
@@ -148,6 +172,7 @@ def dealt_clip(
 
 FRAME_SAMPLERS: dict[str, Callable[..., Indices]] = {
     'rrs': sample_rrs,
+    'consecutive': sample_consecutive,
     'evenly': sample_evenly,
     'random': sample_random,
     'all': sample_all,

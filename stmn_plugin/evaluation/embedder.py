@@ -191,7 +191,7 @@ class Embedder:
         self, folder: FeatureFolder, model: InferenceModel, tracklets: list[Tracklet], name: str
     ) -> Iterator[ClipVectors]:
         """Yield vectors of the store, which is written first if it does not exist."""
-        plan = self.plan._replace(frames='consecutive')
+        plan = self.plan._replace(frames='in_order')
         made_from = fingerprint(
             self.model,
             tracklets,

@@ -68,7 +68,7 @@ class FeatureStore:
         """Write the vectors of all frames.
 
         Args:
-            batches: ClipVectors of the plan 'consecutive', in order.
+            batches: ClipVectors of the plan 'in_order'.
             bad_frames: paths that ``batches`` skips, filled while they are read.
             seq_len: L of the plan.
 

@@ -389,6 +389,20 @@ def rrs_test(num_frames, seq_len, chunks='balanced'):
     return [chunk[0] for chunk in rrs_chunks(num_frames, seq_len, chunks)]
 
 
+def windows(num_frames, seq_len):
+    """Every clip of consecutive frames, from the first start on; a short tracklet is played again.
+
+    As in the sheets of MGH and COSAM, with the last start, which their codes leave out.
+    """
+    if num_frames < seq_len:
+        played = list(range(num_frames))
+        while len(played) < seq_len:
+            played.append(played[-num_frames])
+        return [played]
+    strip = list(range(num_frames))
+    return [strip[start : start + seq_len] for start in strip if start + seq_len <= num_frames]
+
+
 def evenly(num_frames, seq_len):
     """The host's 'evenly': a constant step, the remainder dropped, short tracklets padded."""
     if num_frames < seq_len:

@@ -129,5 +129,5 @@ def reordered_attention(
     for row, chosen in zip(rows, frames, strict=True):
         paths, pid, camid, dsetid = run.tracklets.all[row]
         tracklets.append((tuple(paths[i] for i in chosen), pid, camid, dsetid))
-    plan = ClipPlan(len(frames[0]), 'consecutive')  # all frames in order, here one clip
+    plan = ClipPlan(len(frames[0]), 'in_order')  # all frames in order, here one clip
     return np.stack([view['attention'] for view in view_clips(run.opened, tracklets, plan)])
