@@ -476,7 +476,14 @@ def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
     assert costs == sorted(costs) and costs[-1] == pytest.approx(sum(lengths) / len(lengths))
     assert costs[0] == pytest.approx(sum(min(n, 4) for n in lengths) / len(lengths))  # L = 4
     assert (folder / 'cost_curve.png').stat().st_size > 1000
-    assert 'frames per tracklet' in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert 'frames per tracklet' in shown
+    for once in ('Device: ', 'Model: ', 'tracklets    cameras', 'initial weights'):
+        assert shown.count(once) == 1, once
+    stored = json.loads((folder / 'metrics.json').read_text())['evaluations']
+    assert [one['mAP'] for one in stored] == [row['mAP'] for row in rows]
+    assert [one['frames'] for one in stored] == ['rrs', 'rrs x 2', 'all']
+    assert len({one['made_from']['test'] for one in stored}) == 3
     with pytest.raises(InputError, match='shows rank-1, add 1'):
         cost_curve.main([*words, *small_run, 'test.ranks', '5'])
 

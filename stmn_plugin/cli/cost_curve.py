@@ -21,8 +21,11 @@ from stmn_plugin.whole_files import whole_file, write_json
 from .command_line import CONFIG, CommandLine, value_of
 
 if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
     from stmn_plugin.data.clip_plans import ClipPlan
     from stmn_plugin.data.tracklets import Tracklet
+    from stmn_plugin.host.engine import VideoEngine
 
 ALL = 'all'
 
@@ -51,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
     """A row of plain values for every number of clips and every target."""
     from stmn_plugin.evaluation.doubts import doubt_word
-    from stmn_plugin.host.runner import run
+    from stmn_plugin.host.runner import run_tests
 
     words = [*args.opts, 'test.evaluate', 'True']
     base = load_config(args.config_file, words)
@@ -62,11 +65,14 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
     folder = base.data.save_dir
     features = base.test.features_dir or os.path.join(folder, 'features')
     rows = []
-    for count in args.clips:
+
+    def config_of(count: int | str) -> 'CfgNode':
         opts = [*words, 'test.features_dir', features, 'data.save_dir', folder]
         frames, clips = (ALL, 1) if count == ALL else ('rrs', count)
         opts += ['test.frames', frames, 'test.clips_per_tracklet', str(clips)]
-        engine = run(load_config(args.config_file, opts))
+        return load_config(args.config_file, opts)
+
+    def add_rows(number: int, engine: 'VideoEngine') -> None:
         plan = engine.settings.plan
         assert plan is not None  # of video data
         evaluator = engine.evaluator()
@@ -82,7 +88,7 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
             rows.append(
                 {
                     'dataset': result['dataset'],
-                    'clips': count,
+                    'clips': args.clips[number],
                     'frames per tracklet': statistics.fmean(used(plan, t) for t in tracklets),
                     'protocol': result['protocol']
                     + (' + re-ranking' if result['reranked'] else ''),
@@ -91,6 +97,8 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
                 }
             )
         write_json(os.path.join(folder, 'cost_curve.json'), rows)  # the next may fail
+
+    run_tests([config_of(count) for count in args.clips], add_rows)
     return folder, rows
 
 

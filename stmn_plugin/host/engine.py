@@ -262,6 +262,16 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         results = evaluate_targets(self.evaluator(options), self.record, save_dir, epoch, size)
         return float(results[0].ranking.rank(1)) if results else 0.0
 
+    def test_by(self, settings: TestSettings, config: dict[str, Any]) -> None:
+        """Change how the model is tested.
+
+        Args:
+            settings: the settings from now on.
+            config: config of the run (full key → value) that they belong to, for its results.
+        """
+        self.settings, self._embedder = settings, None
+        self.record.run = replace(self.record.run, config=config)
+
     def evaluator(self, options: TestOptions | None = None) -> Evaluator:
         """Build an evaluator of the data manager's targets with the settings of the engine."""
         data, run = self.datamanager, self.record.run

@@ -1,7 +1,9 @@
 """Run a checked config: folder, log, engine and results; ``parts.py`` builds the parts."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torchreid
@@ -62,13 +64,7 @@ def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
     Raises:
         InputError: invalid settings or files.
     """
-    with (
-        process_group(usable_gpu(cfg.use_gpu)),
-        run_folder(cfg) as log,
-        peer_errors(),
-        deterministic_algorithms(cfg.train.deterministic),
-        tf32(cfg.train.tf32),
-    ):
+    with _started(cfg) as log:
         engine = prepare(cfg)
         reached = engine.record.reached
         if is_main() and not cfg.test.evaluate:
@@ -83,6 +79,37 @@ def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
         if try_next:
             logger.info(f'Next: {try_next}')
     return engine
+
+
+def run_tests(cfgs: Sequence[CfgNode], use: Callable[[int, VideoEngine], None]) -> None:
+    """Test the same weights on the same data by several configs; both are loaded once.
+
+    Args:
+        cfgs: configs with ``test.evaluate`` that differ in ``test.*`` only.
+        use: function that receives the number of a config, from 0, and the engine after its test.
+
+    Raises:
+        InputError: invalid settings or files.
+    """
+    with _started(cfgs[0]):
+        engine = prepare(cfgs[0])
+        for number, cfg in enumerate(cfgs):
+            engine.test_by(test_settings(cfg), flatten(cfg))
+            engine.run(**run_kwargs(cfg))
+            use(number, engine)
+
+
+@contextlib.contextmanager
+def _started(cfg: CfgNode) -> Iterator[str]:
+    """Set up processes, run folder and arithmetic of a run; yields the path of its log."""
+    with (
+        process_group(usable_gpu(cfg.use_gpu)),
+        run_folder(cfg) as log,
+        peer_errors(),
+        deterministic_algorithms(cfg.train.deterministic),
+        tf32(cfg.train.tf32),
+    ):
+        yield log
 
 
 def log_end(engine: VideoEngine, cfg: CfgNode, log: str) -> None:
