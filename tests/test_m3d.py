@@ -430,6 +430,10 @@ def test_two_streams_and_their_losses(head):
         equal(finished, means / means.norm(dim=1, keepdim=True))
         explained = model.explain(x)
         check_explained(explained, 4, 2)
+        of_frames = model.spatial_maps(x)  # (B, C, L, H, W)
+        equal(explained['frame_norms'], of_frames.square().sum(dim=1).sqrt())
+        equal(explained['frame_feature'], of_frames.mean(dim=(2, 3, 4)))
+        equal(explained['clip_feature'], features)
         assert set(explained) == {
             'residual_attention',
             'frame_norms',
