@@ -24,12 +24,14 @@ CSV_COLUMNS = (
 
 
 class Answer(NamedTuple):
+    """A query and its results."""
+
     query: Query
     found: Sequence[Found]  # by rank
 
 
 def answer_table(answer: Answer, zone: datetime.tzinfo | None = UTC) -> str:
-    """A query's results for the console; columns in which nothing stands are left out."""
+    """Format a query's results for the console, without empty columns."""
     rows = [
         {
             '': one.rank,
@@ -65,7 +67,7 @@ def described(rows: Sequence[IndexedTracklet]) -> str:
 
 
 def answers_csv(answers: Iterable[Answer], zone: datetime.tzinfo | None = UTC) -> str:
-    """A row for each result; names are written as they are."""
+    """Return a row for each result with unchanged names."""
     text = io.StringIO()
     table = csv.DictWriter(text, CSV_COLUMNS.split(), lineterminator='\n')
     table.writeheader()

@@ -30,7 +30,7 @@ class Asked:
 
 
 def ask_tracklet(index: TrackletIndex, name: str) -> IndexedTracklet:
-    """A tracklet of the index.
+    """Return a query of a tracklet of the index.
 
     Args:
         index: that holds it.
@@ -64,7 +64,7 @@ def ask_person(index: TrackletIndex, name: str) -> list[IndexedTracklet]:
 
 
 def ask_crops(index: TrackletIndex, folder: Path) -> IndexedTracklet:
-    """A folder of crops of one person; the tracklet of the index, if it is the folder of one.
+    """Return a query of a folder of crops of a person, or of an indexed tracklet's folder.
 
     Raises:
         InputError: it cannot be read, or has no crops.
@@ -97,7 +97,7 @@ def ask_video(job: CroppingJob, tracks: Sequence[str]) -> list[IndexedTracklet]:
 
 
 def read_queries(index: TrackletIndex, path: Path) -> list[Asked]:
-    """A batch: a CSV with the column query, and in each row one of tracklet, person or crops.
+    """Read queries from a CSV with the column query and one of tracklet, person or crops.
 
     Rows of the same query are one person.
 
@@ -127,7 +127,7 @@ def read_queries(index: TrackletIndex, path: Path) -> list[Asked]:
 def make_queries(
     index: TrackletIndex, asked: Sequence[Asked], embedder: Callable[[], Embedder] | None
 ) -> list[Query]:
-    """Queries with their features: of the index where it has them, else of the model.
+    """Return queries with their features, from the index if it has them, else from the model.
 
     Args:
         index: that is searched.

@@ -43,7 +43,7 @@ class Boxes:
         return len(self.frames)
 
     def only(self, rows: NDArray[np.bool_], reason: str = '') -> 'Boxes':
-        """The boxes of some rows; the others are counted as left out for a reason."""
+        """Select boxes by rows; count the others as left out for a reason."""
         left_out = self.left_out.copy()
         if reason and not rows.all():
             left_out[reason] += int((~rows).sum())
@@ -129,7 +129,7 @@ class BoxRows:
 
 
 def whole(text: object, what: str, where: str) -> int:
-    """A whole number, also one written as ``3.0`` or ``3.0e+00``; InputError names the place."""
+    """Parse a whole number, also as ``3.0`` or ``3.0e+00``; raise InputError with its place."""
     number = real(text, what, where)
     if number != int(number) or abs(number) > LARGEST:
         raise InputError(f'{where}: {what} must be a whole number, got {text!r:.40}')
@@ -137,7 +137,7 @@ def whole(text: object, what: str, where: str) -> int:
 
 
 def real(text: object, what: str, where: str) -> float:
-    """A finite number; InputError names the place."""
+    """Parse a finite number; raise InputError with its place."""
     if isinstance(text, str | int | float) and not isinstance(text, bool):
         try:
             number = float(text)

@@ -40,6 +40,7 @@ def write_onnx(
 
 
 def open_onnx(path: Path) -> Run:
+    """Open an ONNX file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -58,6 +59,7 @@ def write_torch(
 
 
 def open_torch(path: Path) -> Run:
+    """Open a file of torch.export."""
     module = torch.export.load(path).module()
     return lambda batch: module(batch)
 

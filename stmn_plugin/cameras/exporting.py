@@ -57,7 +57,7 @@ class Part:
         return list(dict.fromkeys([(0, *length, *size), (0, *length), (0, *size), (0,)]))
 
     def other_batches(self, opening: tuple[int, ...]) -> list[Tensor]:
-        """The three batches that are compared, of other shapes wherever these are open."""
+        """Return three batches for comparison, with different shapes where these are dynamic."""
         height, width = self.example.shape[-2:]
         # sizes that no stride divides are among them
         sizes = ((height * 3 // 2 + 1, width), (height, width), (height - 3, width * 2 + 5))
@@ -89,7 +89,7 @@ class Stage(nn.Module):
 
 @torch.no_grad()
 def parts_of(model: VideoModel) -> list[Part]:
-    """The parts of a model of ``load_model``, in the order in which they run."""
+    """Return the parts of a model of ``load_model``, in the order in which they run."""
     spec, rows = model.spec, 3
     frame = (3, spec.height, spec.width)
     generator = torch.Generator().manual_seed(9)
@@ -206,7 +206,7 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def traced(part: Part, model: VideoModel, opening: tuple[int, ...]) -> ExportedProgram:
-    """The program of a part, with batch norms folded.
+    """Export the program of a part, with batch norms folded.
 
     Raises:
         ValueError: a dimension would be fixed to the length it was traced with.
@@ -237,7 +237,7 @@ def silent_exporters() -> Iterator[None]:
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference, as a share of the largest number of the second.
+    """Return the largest difference, as a share of the largest number of the second.
 
     Infinite for another shape, or numbers that are not finite.
     """
@@ -247,7 +247,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 
 def description(model: VideoModel) -> dict[str, Any]:
-    """What one must know to run the files: the manifest without the parts."""
+    """Return what is needed to run the files: the manifest without the parts."""
     spec = model.spec
     return {
         'stmn_plugin': __version__,

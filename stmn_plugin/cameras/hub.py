@@ -72,7 +72,7 @@ def save_pretrained(checkpoint: str | Path, folder: Path, terms: str) -> list[di
 def from_pretrained(
     name: str | Path, device: str | torch.device = 'cpu', revision: str | None = None
 ) -> VideoModel:
-    """The model of a shared folder, or of a repository of a hub.
+    """Load the model of a shared folder, or of a repository of a hub.
 
     Args:
         name: a folder, or OWNER/NAME of a repository.
@@ -130,7 +130,7 @@ def push_to_hub(folder: Path, name: str, public: bool = False) -> str:
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises for bad names, missing rights and networks."""
+    """Return the errors of huggingface_hub for bad names, missing rights and networks."""
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     return OSError, EntryNotFoundError, HFValidationError
@@ -144,7 +144,7 @@ def _refused(name: str, error: Exception) -> InputError:
 def model_card(
     spec: ModelSpec, evaluations: Sequence[Mapping[str, Any]], terms: str, sha256: str
 ) -> str:
-    """The card in Markdown, under the YAML header that hubs read.
+    """Format the card in Markdown, with the YAML header that hubs read.
 
     Args:
         spec: of the model.

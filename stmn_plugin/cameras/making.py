@@ -171,7 +171,7 @@ def _without_past(
     times: Mapping[int, float],
     decoded: int,
 ) -> Selection:
-    """The selection without boxes past the last frame; InputError if there are many."""
+    """Remove boxes past the last frame from the selection; raise InputError if there are many."""
     there = np.isin(selection.boxes.frames, list(times))
     missing = int((~there).sum())
     if too_many(missing, len(there)) or missing == len(there):

@@ -50,7 +50,7 @@ class ManifestEntry:
 
 
 def read_manifest(tree: Path) -> list[ManifestEntry]:
-    """The tracklets of a tree; [] of one that has no manifest.
+    """Read the tracklets of a tree; [] without a manifest.
 
     Raises:
         InputError: it cannot be read; names the line that is none of a manifest.

@@ -36,7 +36,7 @@ class Cost(NamedTuple):
 
 
 def find_crops(folder: Path) -> list[Path]:
-    """The images in a folder and in those within it, sorted.
+    """Find the images in a folder and its subfolders, sorted.
 
     Raises:
         InputError: there is none.

@@ -82,7 +82,7 @@ def search(
     options: SearchOptions,
     thresholds: Thresholds | None = None,
 ) -> list[list[Found]]:
-    """The results of every query by rank, without the tracklets of the query itself.
+    """Return the results of every query by rank, without the query's own tracklets.
 
     All queries are compared in one pass over the index.
     """
@@ -142,7 +142,7 @@ def _comparable(index: TrackletIndex, features: Tensor) -> Tensor:
 
 
 def _nearest(lists: Sequence[Sequence[Match]]) -> list[Match]:
-    """Matches of the tracklets of a query → each row once, at its smallest distance."""
+    """Merge the matches of a query's tracklets: each row once, at its smallest distance."""
     nearest: dict[int, Match] = {}
     for match in (match for matches in lists for match in matches):
         known = nearest.get(match.row.number)

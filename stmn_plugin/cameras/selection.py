@@ -158,7 +158,7 @@ def sampled(boxes: Boxes, every: int, max_frames: int | None) -> NDArray[np.bool
 
 
 def reasons(left_out: Counter[str]) -> str:
-    """Counts and reasons in a line."""
+    """Format counts and reasons in a line."""
     return ', '.join(f'{count:,} {reason}' for reason, count in left_out.most_common())
 
 

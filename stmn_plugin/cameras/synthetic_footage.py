@@ -88,7 +88,7 @@ def plan_passes(spec: SyntheticSpec, number: int, strangers: int, frames: int) -
 
 
 def mot_lines(frames: Sequence[FootageFrame]) -> str:
-    """The boxes as a MOT file, frames from 1."""
+    """Format the boxes as a MOT file, with frames from 1."""
     return ''.join(
         f'{number},{track},{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f},1,-1,-1,-1\n'
         for number, frame in enumerate(frames, 1)

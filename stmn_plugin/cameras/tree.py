@@ -18,7 +18,7 @@ LOCK = '.manifest.lock'
 
 @contextlib.contextmanager
 def staging_folder(tree: Path) -> Iterator[Path]:
-    """A hidden folder of the tree that is gone at the end, also that of a killed process."""
+    """Yield a hidden folder of the tree that is removed at the end, also after a kill."""
     target = tree / f'.crops-{secrets.token_hex(4)}'
     with write_errors(tree):
         with whole_folder(target) as folder:

@@ -178,7 +178,7 @@ class ImageFolder:
 
 
 def open_source(path: Path, fps: float | None = None) -> VideoFile | ImageFolder:
-    """A video file, or a folder of images."""
+    """Open a video file, or a folder of images."""
     return ImageFolder(path, fps) if path.is_dir() else VideoFile(path, fps)
 
 

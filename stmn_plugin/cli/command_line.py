@@ -70,7 +70,7 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument('--debug', action='store_true', help='show the traceback of an error')
 
     def add_config_flag(self, help: str, group: Any = None, **options: Any) -> None:
-        """The flag that names a YAML file, or a shipped config; '' in ``config_file`` without it.
+        """Add the flag of a YAML file or a shipped config; ``config_file`` is '' without it.
 
         Args:
             help: what the config is of.
@@ -112,7 +112,7 @@ class CommandLine(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f'error: {message[:LONGEST_MESSAGE]}{cut}\n')
 
     def _split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The words of flags, for argparse, and the KEY VALUE words."""
+        """Separate the words of flags, for argparse, from the KEY VALUE words."""
         flags: list[str] = []
         pairs: list[str] = []
         seen: set[str] = set()
@@ -145,7 +145,7 @@ class CommandLine(argparse.ArgumentParser):
         return flags, pairs
 
     def _read_flag(self, word: str, seen: set[str]) -> tuple[str, int]:
-        """The name of a flag, and how many words it takes behind this one."""
+        """Return the name of a flag, and the number of words that follow."""
         name, equals, value = word.partition('=')
         if name not in self._option_string_actions and word[:2] in self._option_string_actions:
             name, value = word[:2], word[2:]  # -aresnet18
@@ -218,7 +218,7 @@ def _import_files(words: Sequence[str]) -> None:
 
 
 def value_of(rule: Rule) -> Callable[[str], Any]:
-    """A rule as the ``type`` of a flag."""
+    """Convert a rule to the ``type`` of a flag."""
 
     def read(text: str) -> Any:
         value = rule.read(text)
@@ -252,5 +252,5 @@ def _is_flag(word: str) -> bool:
 
 
 def _as_word(value: Any) -> str:
-    """A value as a KEY VALUE word; JSON is YAML, too."""
+    """Format a value as a KEY VALUE word; JSON is also YAML."""
     return json.dumps(value) if isinstance(value, list) else value

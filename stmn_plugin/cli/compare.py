@@ -105,7 +105,7 @@ def compare(
     runs: Sequence[str] | None,
     execute: 'Execute',
 ) -> int:
-    """The table of architectures, variants and existing runs; how many runs have failed."""
+    """Print the table of architectures, variants and existing runs; return failed runs."""
     from stmn_plugin.comparing import result_tables, table2, variants
     from stmn_plugin.comparing.existing_runs import existing_runs
     from stmn_plugin.comparing.published import published_rows
@@ -149,7 +149,7 @@ def compare(
 
 
 def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
-    """The tables of the grid search; how many runs have failed."""
+    """Print the tables of the grid search; return the number of failed runs."""
     from stmn_plugin.comparing import grid
     from stmn_plugin.comparing.run_plan import plan_runs, training_config
     from stmn_plugin.comparing.run_queue import complete_runs
@@ -194,7 +194,7 @@ def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
 
 
 def check_variants(variants: 'Iterable[Variant]') -> None:
-    """A mistyped architecture is an error now, not at its turn."""
+    """Report a mistyped architecture now, not when it would run."""
     from stmn_plugin.host.parts import check_arch
     from stmn_plugin.host.registration import register
 
@@ -205,7 +205,7 @@ def check_variants(variants: 'Iterable[Variant]') -> None:
 
 
 def print_plan(planned: 'Iterable[PlannedRun]') -> None:
-    """What would run, in which folder, and how far it is."""
+    """Print the planned runs with their folders and progress."""
     seen, lines = set(), []
     for run in planned:
         state = 'the same run as above' if run.folder in seen else run.state

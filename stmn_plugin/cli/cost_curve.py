@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """A row of plain values for every number of clips and every target."""
+    """Return a row of plain values for every number of clips and every target."""
     from stmn_plugin.evaluation.doubts import doubt_word
     from stmn_plugin.host.runner import run_tests
 
@@ -110,7 +110,7 @@ def used(plan: 'ClipPlan', tracklet: 'Tracklet') -> int:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
-    """mAP and rank-1 against frames per tracklet, a line per dataset."""
+    """Draw mAP and rank-1 against frames per tracklet, a line per dataset."""
     import matplotlib
 
     matplotlib.use('Agg')

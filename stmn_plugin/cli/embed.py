@@ -1,8 +1,7 @@
 """Put features of the tracklets of a tree into an index.
 
-Tracklets that are in the index already are skipped, unless they have changed: interrupt it whenever
-you like, the same command goes on where it stopped. Started several times, the processes share the
-work.
+Indexed tracklets are skipped unless they have changed: the command can be interrupted at any time,
+and the same command continues where it stopped. Several such processes share the work.
 """
 
 import argparse

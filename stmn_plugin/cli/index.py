@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def summary(rows: Sequence['IndexedTracklet']) -> str:
-    """A table: cameras with their tracklets, videos, persons and times."""
+    """Format a table of cameras with their tracklets, videos, persons and times."""
     from tabulate import tabulate
 
     by_camera: dict[str, list[IndexedTracklet]] = {}

@@ -103,7 +103,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
-    """A job for each video.
+    """Plan a job for each video.
 
     Raises:
         InputError: numbers of videos, tracks, cameras and starts do not fit; a video comes twice.

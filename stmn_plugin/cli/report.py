@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def read_config(args: Namespace) -> tuple[Any, str]:
-    """The config of the run, and its folder."""
+    """Return the config of the run, and its folder."""
     from stmn_plugin.looking.opened_run import config_of_file, config_of_run
 
     if bool(args.run) == bool(args.config_file):

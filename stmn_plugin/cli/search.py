@@ -168,7 +168,7 @@ def check_args(args: argparse.Namespace) -> None:
 def ask(
     args: argparse.Namespace, index: 'TrackletIndex', stack: contextlib.ExitStack
 ) -> Iterator['Asked']:
-    """What the flags ask for; crops of a video lie in a folder that the stack removes."""
+    """Return the queries of the flags; crops of a video are in a folder that the stack removes."""
     from stmn_plugin.cameras.asking import (
         Asked,
         ask_crops,
@@ -215,7 +215,7 @@ def check_cameras(args: argparse.Namespace, index: 'TrackletIndex') -> None:
 
 
 def embedder_of(checkpoint: str, index: 'TrackletIndex') -> 'Embedder':
-    """Makes features of the index's model.
+    """Compute features with the index's model.
 
     Raises:
         InputError: the checkpoint holds another one.

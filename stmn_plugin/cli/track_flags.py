@@ -73,7 +73,7 @@ def add_fps_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def track_options(args: argparse.Namespace) -> 'TrackOptions':
-    """What the flags say."""
+    """Return the settings of the flags."""
     from stmn_plugin.cameras.readers.options import TrackOptions
 
     by_name = args.first_frame == 'names'

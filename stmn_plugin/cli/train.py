@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def print_video_models() -> None:
-    """A line for each registered video model: its name, and the first line of its docstring."""
+    """Return a line per registered video model: its name, and the first line of its docstring."""
     from stmn_plugin.models import VIDEO_MODELS
     from stmn_plugin.plugins import load_plugins
 
@@ -76,7 +76,7 @@ def print_video_models() -> None:
 
 
 def next_command(args: Namespace, cfg: CfgNode) -> str:
-    """The page of the run, or of the weights that are tested; '' where there can be none."""
+    """Return the command for the page of the run or tested weights; '' if there can be none."""
     words = [word for file in args.imports or () for word in (IMPORT, file)]
     folder = cfg.data.save_dir
     if cfg.data.type != 'video':

@@ -94,7 +94,7 @@ def configs(args: Namespace) -> list[tuple[Any, str]]:
 
 
 def open_runs(args: Namespace) -> 'list[RunOnTarget]':
-    """The runs, opened; of both the same clips are shown."""
+    """Open the runs; the same clips are shown for both."""
     from stmn_plugin.looking.explained_run import open_on_target
 
     opened = [open_on_target(cfg, name, args.tracklets, args.seed) for cfg, name in configs(args)]
@@ -125,7 +125,7 @@ def possible_figures(opened: 'Sequence[RunOnTarget]', args: Namespace) -> list[i
 
 
 def pair(runs: Sequence[Run]) -> tuple[Run, Run | None]:
-    """The run and the one it is compared with, or None."""
+    """Return the run and the one it is compared with, or None."""
     return runs[0], (runs[1] if len(runs) > 1 else None)
 
 

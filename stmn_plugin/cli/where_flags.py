@@ -54,7 +54,7 @@ def _add_names(group: 'argparse._ArgumentGroup', flag: str, help: str) -> None:
 
 
 def where_of(args: argparse.Namespace) -> 'Where':
-    """What the flags say."""
+    """Return the settings of the flags."""
     from stmn_plugin.cameras.index.records import Where
 
     now = datetime.datetime.now(datetime.timezone.utc)

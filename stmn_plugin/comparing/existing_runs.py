@@ -24,7 +24,7 @@ MOST_KEYS = 4  # in a title
 def existing_runs(
     paths: Sequence[str], words: Sequence[str], taken: Collection[str] = ()
 ) -> list[PlannedRun]:
-    """Runs to be tested and never trained; seeds of one experiment get one title.
+    """Plan runs that are tested but never trained; seeds of one experiment share a title.
 
     Args:
         paths: run folders of any name; other folders and files are passed over with a printed
@@ -62,7 +62,7 @@ def existing_runs(
 
 
 def distinct_folders(paths: Sequence[str]) -> list[str]:
-    """The run folders among paths, each once, as it is given first.
+    """Return the run folders among paths, each once, as first given.
 
     Raises:
         InputError: a path that leads nowhere, or no run folder among them.
@@ -84,7 +84,7 @@ def distinct_folders(paths: Sequence[str]) -> list[str]:
 def _config_of(
     record: StoredRun, settings: dict[str, Any], words: Sequence[str]
 ) -> tuple[CfgNode | None, str]:
-    """The config of a run under words, or None, and why it cannot be tested with them, or ''."""
+    """Return a run's config with words, or None, and why it cannot be tested with them, or ''."""
     try:
         cfg = training_config(os.path.join(record.path, CONFIG), words)
     except InputError as error:
@@ -98,7 +98,7 @@ def _config_of(
 
 
 def _experiment(record: StoredRun) -> dict[str, Any]:
-    """What runs have in common that differ in their seed only: key → value, and their data."""
+    """Return what runs that differ only in their seed share: key → value, and their data."""
     settings, trained_on = record.settings, record.made_from.get('train')
     data = {'training data': trained_on, 'data.root': settings['data.root']}
     return {**experiment_of(settings), **data}
@@ -120,7 +120,7 @@ def _changes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def titles_of(records: Sequence[StoredRun], taken: Collection[str] = ()) -> dict[str, str]:
-    """What the rows of existing runs are called: folders of one experiment get one title.
+    """Return the titles of existing runs; folders of one experiment share a title.
 
     It is the first folder's name without digits and seed; where another experiment has that name,
     or the same recipe, the title says in what it differs.

@@ -61,7 +61,7 @@ class GridPoint(NamedTuple):
 
 
 def words_of(factors: Iterable[Iterable[GridPoint]]) -> list[str]:
-    """What was chosen in searched factors, as KEY VALUE words."""
+    """Return the values selected for searched factors, as KEY VALUE words."""
     return as_words({k: v for f in factors for s in f if s.chosen for k, v in s.changes.items()})
 
 
@@ -73,7 +73,7 @@ def setting_title(changes: Mapping[str, Any]) -> str:
 def factor_variants(
     factor: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]
 ) -> list[Variant]:
-    """The runs of a factor, with what was chosen before."""
+    """Return the runs of a factor, with the values selected before."""
     variants = []
     for changes in factor:
         together = {**chosen, **changes}
@@ -146,7 +146,7 @@ def best_point(settings: Sequence[GridPoint]) -> int | None:
 
 
 def factor_table(settings: Sequence[GridPoint], tablefmt: str = 'simple') -> str:
-    """A factor as text."""
+    """Format a factor as text."""
     lines = [
         {
             **{SYMBOLS[key]: value for key, value in setting.changes.items()},

@@ -124,7 +124,7 @@ def _conditions(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _tested_data(evaluation: Mapping[str, Any]) -> str:
-    """The first digits of the digests of its query and gallery."""
+    """Return the first digits of the digests of its query and gallery."""
     made_from = evaluation.get('made_from') or {}
     return '-'.join(str(made_from.get(kind, '?'))[:6] for kind in ('query', 'gallery'))
 
@@ -210,7 +210,7 @@ def _clock(seconds: float | None) -> str:
 
 
 def notes_for(rows: Sequence[Row]) -> list[str]:
-    """What must be known to read a table."""
+    """Return the notes that are needed to read a table."""
     published = any(row.source != MEASURED for row in rows)
     doubted = any(row.doubt for row in rows)
     beside = any(row.published for row in rows)

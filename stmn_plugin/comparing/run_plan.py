@@ -73,12 +73,13 @@ def plan_runs(
     words: Sequence[str],
     output: str,
 ) -> list[PlannedRun]:
-    """Every variant with the config's ``train.seed`` and those after it, and its folder.
+    """Plan every variant with the config's ``train.seed`` and the following ones, and its folder.
 
     Args:
         variants: rows of the table.
-        num_seeds: runs of each.
-        config_file, words: common to all.
+        num_seeds: runs of each variant.
+        config_file: config of all runs.
+        words: KEY VALUE words of all runs.
         output: folder of run folders.
 
     Returns:
@@ -106,7 +107,7 @@ def plan_runs(
 
 
 def training_config(config_file: str, words: Sequence[str]) -> CfgNode:
-    """The config of a training; words for testing are set aside.
+    """Return the config of a training, without the words for testing.
 
     Raises:
         InputError: a config that cannot work, or that is not for video.

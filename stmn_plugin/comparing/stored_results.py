@@ -34,7 +34,7 @@ DATA_KEYS = ('data.', 'synthetic.', 'sampler.', 'video.', 'train.batch_size')
 
 
 def stored_evaluations(record: StoredRun, cfg: CfgNode) -> list[dict[str, Any]]:
-    """The evaluations of the last weights alone that a config for testing asks for.
+    """Return the evaluations of the last weights that a config for testing requests.
 
     Args:
         record: of a finished run.

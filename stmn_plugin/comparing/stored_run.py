@@ -76,7 +76,7 @@ def is_run(path: str) -> bool:
 
 
 def read_run(path: str) -> StoredRun:
-    """The record of a run folder as it is now.
+    """Read the record of a run folder.
 
     Raises:
         InputError: a damaged file in it.
@@ -92,7 +92,7 @@ def read_run(path: str) -> StoredRun:
 
 
 def try_to_read(path: str) -> tuple[StoredRun, str]:
-    """The record of a run folder and '', or an empty one and the line that says what is damaged."""
+    """Return the record of a run folder and '', or an empty one and what is damaged."""
     try:
         return read_run(path), ''
     except InputError as error:

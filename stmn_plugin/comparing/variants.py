@@ -60,7 +60,7 @@ def config_variants(files: Mapping[str, str]) -> list[Variant]:
 
 
 def ablation_variants(folder: str) -> list[Variant]:
-    """The rows of Table 1 and Sec. 4.2, each a change of the full model on any common config.
+    """Return the rows of Table 1 and Sec. 4.2, each a change of the full model.
 
     Args:
         folder: of the YAML files.

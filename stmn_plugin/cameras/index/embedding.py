@@ -35,7 +35,7 @@ class Embedded(NamedTuple):
 
 
 def tree_rows(tree: Path) -> list[IndexedTracklet]:
-    """The tracklets of a tree's manifest, with their revisions.
+    """Read the tracklets of a tree's manifest, with their revisions.
 
     Raises:
         InputError: it has none, or a line of it is wrong.
@@ -50,7 +50,7 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
 
 
 def revision_of(tree: Path, entry: ManifestEntry) -> str:
-    """A digest of what the manifest says of a tracklet, and of its crops' names and sizes.
+    """Digest a tracklet's entry in the manifest, and its crops' names and sizes.
 
     '' if the folder cannot be read: crops may be deleted once they are embedded.
     """
@@ -72,10 +72,9 @@ def embed_rows(
 ) -> Embedded:
     """Embed those of the rows that are not in the index, and add them.
 
-    Tracklets of another revision are deleted from the index first, so they are embedded again;
-    those whose crops are gone stay in it. Other processes may do the same at the same time: each
-    takes a part, and at the end this one waits for the others, whose part it takes over if they
-    die.
+    Tracklets of another revision are deleted from the index first, so they are embedded again.
+    Tracklets whose crops are missing stay in it. Several processes may run at the same time; each
+    takes a part. At the end this one waits for the others, and takes over their parts if they die.
 
     Args:
         index: made with the model of the embedder.
@@ -126,7 +125,7 @@ def crops_of(row: IndexedTracklet) -> list[str]:
 
 
 def row_of_entry(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
-    """What a manifest knows of a tracklet; it has no number yet."""
+    """Convert a manifest's entry to a tracklet without a number."""
     start, end = (
         None if time is None else datetime.datetime.fromisoformat(time)
         for time in (entry.start, entry.end)

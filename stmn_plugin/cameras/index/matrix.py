@@ -28,6 +28,8 @@ ROWS_AT_ONCE = 4096  # copied; so many are done again after a kill
 
 
 class Head(NamedTuple):
+    """The head of a matrix file."""
+
     database: bytes  # its setting 'id'
     dim: int
     first: int  # number of row 0
@@ -69,7 +71,7 @@ class Matrix:
         return head.first, self._map((head.last - head.first + 1, dim))
 
     def _map(self, shape: tuple[int, int]) -> Vectors:
-        """The rows, privately: torch takes an array that it might write, and copies any other."""
+        """Map the rows privately, because torch copies an array that it may not write."""
         key = self.path.stat().st_ino, shape
         if self._mapped is None or self._mapped[0] != key:
             array = np.empty(shape, np.float16)

@@ -44,7 +44,7 @@ class ModelKey:
 
     @classmethod
     def of(cls, model: VideoModel, **changes: Any) -> 'ModelKey':
-        """The key of a model of ``load_model``, tested as its run was.
+        """Return the key of a model of ``load_model`` with the test settings of its run.
 
         Args:
             model: with its ``spec``.
@@ -78,7 +78,7 @@ class ModelKey:
         return self.normalized or self.metric == 'cosine'
 
     def embedder(self, model: VideoModel, device: str = 'cpu', **options: Any) -> Embedder:
-        """What makes the features of this key; ``options`` change none of them."""
+        """Return the embedder of this key; ``options`` do not change features."""
         plan = ClipPlan(self.seq_len, self.frames, self.clips_per_tracklet, self.rrs_chunks)
         return Embedder(
             model,
@@ -95,7 +95,7 @@ class ModelKey:
 
     @classmethod
     def from_text(cls, text: str) -> 'ModelKey':
-        """What :meth:`as_text` made; ValueError or TypeError for anything else."""
+        """Parse a text of :meth:`as_text`; raise ValueError or TypeError for anything else."""
         return cls(**json.loads(text))
 
     def differences(self, other: 'ModelKey') -> str:

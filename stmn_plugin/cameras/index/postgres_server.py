@@ -49,7 +49,7 @@ class Server:
         self._db: Connection | None = None
 
     def run(self, action: Callable[[Connection], T]) -> T:
-        """The result of an action, which is done again if the connection is lost in it.
+        """Run an action and return its result; run it again if the connection is lost.
 
         Raises:
             InputError: the server is away for long, or refuses.

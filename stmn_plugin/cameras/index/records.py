@@ -71,6 +71,8 @@ EVERYTHING = Where()
 
 
 class Match(NamedTuple):
+    """An indexed tracklet found by a query."""
+
     row: IndexedTracklet
     distance: float
 
@@ -130,7 +132,7 @@ def microseconds(moment: datetime.datetime) -> int:
 
 
 def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
-    """What a database keeps of a tracklet, in the order of COLUMNS but for the number.
+    """Return the values of a tracklet for a database, in the order of COLUMNS without the number.
 
     Raises:
         InputError: a text that no database can hold.
@@ -144,7 +146,7 @@ def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
 
 
 def row_of(values: Sequence[Any]) -> IndexedTracklet:
-    """A tracklet of what a database gives for COLUMNS."""
+    """Build a tracklet from a database's values for COLUMNS."""
     number, tree, tracklet, camera, source, track, person, starts, ends, *rest = values
     start, end = (None if time is None else EPOCH + time * MICROSECOND for time in (starts, ends))
     names = tree, tracklet, camera, source, track, person

@@ -17,39 +17,46 @@ Vectors = NDArray[np.float16]
 
 
 class Store(Protocol):
-    """Tables of one index. Every method is one transaction and raises InputError for what the
-    database refuses; vectors are (n, D)."""
+    """Tables of one index.
+
+    Every method is one transaction and raises InputError if the database rejects it; vectors are
+    (n, D).
+    """
 
     name: str
-    """Of the file or server, for messages."""
+    """Name of the file or server, for messages."""
 
     def setting(self, name: str) -> str | None: ...
 
     def set_setting(self, name: str, value: str) -> None: ...
 
     def insert(self, rows: Sequence[IndexedTracklet], vectors: Vectors) -> int:
-        """Add rows whose tree and tracklet are new, in their order; how many there were."""
+        """Add rows whose tree and tracklet are new, in their order, and return their number."""
 
     def known(self, tree: str, tracklets: Sequence[str] | None = None) -> dict[str, str]:
-        """Tracklet → revision of those of a tree that are in the index; of some, or of all."""
+        """Return the revisions of a tree's indexed tracklets, of the given ones or all."""
 
     def rows(self, where: Where) -> list[IndexedTracklet]:
-        """By number."""
+        """Return the tracklets that meet a condition, by number."""
 
     def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
-        """Number → vector (D,) of those that are there."""
+        """Return the vectors (D,) of existing tracklets by number."""
 
     def nearest(
         self, queries: Vectors, top: int, where: Where, metric: str, approximate: bool
     ) -> list[list[tuple[IndexedTracklet, float]]]:
-        """The nearest of every query (Q, D) by distance, then by number.
+        """Find the nearest tracklets of every query (Q, D) by distance, then by number.
 
         Args:
+            queries: (Q, D).
+            top: number of tracklets per query.
+            where: condition that tracklets must meet.
             metric: 'cosine', of vectors that have length 1, or 'euclidean', squared.
+            approximate: use approximate search, if the store has it.
         """
 
     def make_hnsw(self, metric: str) -> None:
-        """Make what approximate search needs."""
+        """Build the structures of approximate search."""
 
     def delete(self, where: Where) -> int:
         """How many were removed, with the bytes of their vectors."""

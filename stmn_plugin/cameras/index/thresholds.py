@@ -25,7 +25,7 @@ def keep_thresholds(index: TrackletIndex, folder: Path) -> None:
 
 
 def index_thresholds(index: TrackletIndex) -> Thresholds | None:
-    """What holds for the distances of an index; None if nothing was measured with its model.
+    """Return the thresholds for the distances of an index; None if none were measured.
 
     Raises:
         InputError: what is kept is damaged.
@@ -37,7 +37,7 @@ def index_thresholds(index: TrackletIndex) -> Thresholds | None:
 
 
 def thresholds_for(model: ModelKey, records: list[Thresholds]) -> Thresholds | None:
-    """The record of a model and of the frames that its features are made of."""
+    """Return the record of a model and of the frames of its features."""
     plan = ClipPlan(model.seq_len, model.frames, model.clips_per_tracklet)
     return select_thresholds(
         records, model.weights, model.metric, model.normalized, plan.title, model.flip

@@ -90,7 +90,7 @@ class TrackletIndex:
         where: Where = EVERYTHING,
         approximate: bool = False,
     ) -> list[list[Match]]:
-        """The nearest tracklets of every query, compared with all that meet the condition.
+        """Find the nearest tracklets of every query among all that meet the condition.
 
         Args:
             queries: features of the model, (Q, D).
@@ -117,11 +117,11 @@ class TrackletIndex:
         self._store.make_hnsw(self._metric)
 
     def rows(self, where: Where = EVERYTHING) -> list[IndexedTracklet]:
-        """What is known of tracklets, by number."""
+        """Return the records of tracklets by number."""
         return self._store.rows(where)
 
     def features(self, numbers: Sequence[int]) -> Tensor:
-        """The features of tracklets in the order of the numbers, float32 (N, D).
+        """Return the features of tracklets in the order of the numbers, float32 (N, D).
 
         Raises:
             InputError: a number that is not in the index.
@@ -166,7 +166,7 @@ class TrackletIndex:
         return self._store.claim(rows, limit)
 
     def note(self, name: str) -> str | None:
-        """A text that was kept with the index."""
+        """Return a text that is stored with the index."""
         return self._store.setting(f'note:{name}')
 
     def set_note(self, name: str, text: str) -> None:
@@ -206,7 +206,7 @@ class TrackletIndex:
 
 
 def _agreed_model(store: Store, model: ModelKey | None) -> ModelKey:
-    """The model of an index, which is ``model`` if that is given."""
+    """Return the model of an index, or ``model`` if it is given."""
     schema = store.setting('schema')
     if schema is None or not schema.isdecimal():
         raise InputError(f'{store.name} is no index of this program')

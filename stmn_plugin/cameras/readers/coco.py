@@ -89,7 +89,7 @@ def _choose_video(
     stream: str,
     recording: Recording,
 ) -> str:
-    """The video_id, as text, that the images of a recording have."""
+    """Return the video_id, as text, of the images of a recording."""
     ids = {str(image.get('video_id', '')) for image in images}
     known = {
         PurePath(str(v.get('name') or v.get('file_name') or '')).name: str(v.get('id', ''))

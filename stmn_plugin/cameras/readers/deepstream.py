@@ -61,7 +61,7 @@ def read_deepstream(path: Path, recording: Recording, options: TrackOptions) -> 
 
 
 def frame_files(folder: Path, stream: str) -> list[tuple[Path, int]]:
-    """The files of a stream, and their frame numbers.
+    """Return the files of a stream, and their frame numbers.
 
     Args:
         folder: of all streams.

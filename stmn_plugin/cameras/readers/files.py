@@ -24,7 +24,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def json_of(path: Path) -> Any:
-    """What a JSON file holds."""
+    """Read a JSON file."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
             return json.load(file)

@@ -58,7 +58,7 @@ def read_ultralytics(path: Path, recording: Recording, options: TrackOptions) ->
 def label_files(
     folder: Path, recording: Recording, stream: str, first_frame: int
 ) -> list[tuple[Path, int]]:
-    """The files that belong to a video, and their frame numbers.
+    """Return the files of a video, and their frame numbers.
 
     Raises:
         InputError: there is none; names the videos that there are files of.

@@ -133,7 +133,7 @@ class CoSegmentation(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> CoSegmented:
-        """Maps x (B, L, C, H, W) → masked and gated ones, as many."""
+        """Mask and gate maps x (B, L, C, H, W); the shape stays the same."""
         masks = self.masks(maps)
         masked = maps * masks.unsqueeze(2)  # y (B, L, C, H, W)
         gates = self.gate(masked.mean(dim=(3, 4))).mean(dim=1)  # g (B, C)
@@ -141,7 +141,7 @@ class CoSegmentation(nn.Module):
         return CoSegmented(masked * factors[:, None, :, None, None], masks, gates)
 
     def masks(self, maps: Tensor) -> Tensor:
-        """Maps (B, L, C, H, W) → m, (B, L, H, W)."""
+        """Compute the masks m, (B, L, H, W), of maps (B, L, C, H, W)."""
         batch, size = maps.shape[:2], maps.shape[3:]
         descriptors = self.reduce(maps.flatten(0, 1)).flatten(2).mT  # d (T, K, R)
         related = correlations(standardise(descriptors).unflatten(0, batch))

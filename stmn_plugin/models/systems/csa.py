@@ -212,7 +212,7 @@ class CSA(VideoModel):
         return snippets._replace(logits=logits)
 
     def losses(self, outputs: Snippets, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """The recipe on e, OIM on v of every frame, and verification of pairs of clips.
+        """Apply the recipe to e, OIM to v of every frame, and verification to pairs of clips.
 
         Of the clips of an identity the first, third, ... are probes, the others are the gallery.
 

@@ -133,12 +133,15 @@ def used_positions(log_maps: Tensor) -> Tensor:
 
 
 def zero_biases(module: nn.Module) -> None:
+    """Set the biases of a module to zero."""
     for name, parameter in module.named_parameters():
         if name.endswith('bias'):
             nn.init.zeros_(parameter)
 
 
 class DRSAOutput(NamedTuple):
+    """Outputs that the losses need."""
+
     feature: Tensor  # (B, S*E) F, before the BNNeck
     logits: Tensor  # (B, num_classes)
     penalties: Tensor  # (B, L) Q
@@ -244,7 +247,7 @@ class DRSA(VideoModel):
             }
 
     def _frame_parts(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """f (T, D, H, W), log a (T, S, K), y (T, S, E); frames (T, 3, H, W)."""
+        """Compute f (T, D, H, W), log a (T, S, K) and y (T, S, E) of frames (T, 3, H, W)."""
         maps = self.encoder(frames).frame_features
         log_maps = self.spatial(maps)
         with full_precision(frames.device.type):
@@ -253,7 +256,7 @@ class DRSA(VideoModel):
             return maps, log_maps, F.normalize(self.project(gated), dim=2)
 
     def _pooled(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """y as (B, L, S*E) → F (B, S*E), t (B, L, S)."""
+        """Compute F (B, S*E) and t (B, L, S) from y as (B, L, S*E)."""
         parts = vectors.unflatten(2, (self.config.models, -1))
         weights = self.temporal(parts)
         return weighted_parts(weights, parts), weights

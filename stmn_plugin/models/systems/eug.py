@@ -1,5 +1,7 @@
-"""Y. Wu, Y. Lin, X. Dong, Y. Yan, W. Ouyang, Y. Yang, "Exploit the Unknown Gradually: One-Shot
-Video-Based Person Re-Identification by Stepwise Learning" (CVPR 2018): the network.
+"""The network of EUG ("Exploit the Unknown Gradually").
+
+Y. Wu, Y. Lin, X. Dong, Y. Yan, W. Ouyang, Y. Yang, "Exploit the Unknown Gradually: One-Shot
+Video-Based Person Re-Identification by Stepwise Learning" (CVPR 2018).
 
 The procedure that gives the method its name is ``tools/one_shot.py``; it takes any architecture.
 Of the paper: the mean over the frames. Of the released code: the head, frozen layers. Ours: the
@@ -30,7 +32,7 @@ from stmn_plugin.models.encoder import (
 
 @dataclass(frozen=True)
 class EUGConfig(SharedEncoderConfig):
-    """``eug``"""
+    """The section ``eug``."""
 
     freeze: bool = setting(
         True,
@@ -48,6 +50,8 @@ class EUGConfig(SharedEncoderConfig):
 
 
 class EUGOutput(NamedTuple):
+    """Outputs that the losses need."""
+
     feature: Tensor  # (B, D) v, the mean over the frames
     logits: Tensor  # (B, num_classes)
 

@@ -177,7 +177,7 @@ class GLTR(VideoModel):
         return self._vectors(self.encoder(frames).frame_features)
 
     def clip_feature(self, vectors: Tensor) -> Tensor:
-        """x (B, L, d) → the mean over the frames of F' = F + TSA(F), (B, C)."""
+        """Compute the mean over the frames of F' = F + TSA(F), (B, C), from x (B, L, d)."""
         with full_precision(vectors.device.type):
             stacked = self.pyramid(vectors)  # (B, L, C)
             refined: Tensor = stacked + self.attention.residual(stacked)  # F', (B, L, C)
@@ -215,6 +215,6 @@ class GLTR(VideoModel):
         return vectors
 
     def _tested(self, feature: Tensor) -> Tensor:
-        """The mean of F' (B, C) → what is ranked, (B, C)."""
+        """Map the mean of F' (B, C) to the features that are ranked, (B, C)."""
         tested: Tensor = self.neck(feature) if self.config.neck == 'bnneck' else feature
         return tested

@@ -172,11 +172,11 @@ class M3D(VideoModel):
         return outputs.temporal_logits
 
     def backbone(self) -> nn.ModuleDict:
-        """The encoders of the streams."""
+        """Return the encoders of the streams."""
         return self.encoders
 
     def finish(self, features: Tensor) -> Tensor:
-        """The vector of each stream at length 1 again, after the mean over clips."""
+        """Normalise the vector of each stream to length 1 again after the mean over clips."""
         return F.normalize(features.unflatten(1, (len(self.heads), -1)), dim=2).flatten(1)
 
     def temporal_maps(self, clips: Tensor) -> tuple[Tensor, list[Branches]]:

@@ -130,7 +130,7 @@ class PartGraph(nn.Module):
         return nodes.mean(dim=1)
 
     def neighbours(self, nodes: Tensor) -> Tensor:
-        """n of :func:`nearest_nodes`, with the settings of the config."""
+        """Find n of :func:`nearest_nodes` with the settings of the config."""
         return nearest_nodes(nodes, self.parts, self.config.neighbours, self.config.window)
 
 
@@ -262,7 +262,7 @@ class MGH(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Maps and first neighbours of clips (B, L, 3, H, W); see ``explanations.py``."""
+        """Return maps and first neighbours of clips (B, L, 3, H, W); see ``explanations.py``."""
         clips = self.as_clips(clips)
         batch = clips.shape[:2]
         with full_precision(clips.device.type):

@@ -191,7 +191,7 @@ class PartAligned(VideoModel):
             return PartAlignedOutput(feature, self.classifier(self.bnneck(feature)))
 
     def losses(self, outputs: PartAlignedOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """The recipe, its triplet term by default as it is: distances are 2 at most."""
+        """Apply the recipe; by default the triplet term is unchanged: distances are 2 at most."""
         if self.config.metric_loss == 'batch_hard':
             triplet = recipe.triplet(outputs.feature, pids)
         else:

@@ -174,7 +174,7 @@ class QAN(VideoModel):
             )
 
     def losses(self, outputs: QANOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """The recipe on the clip, and cross-entropy on every frame.
+        """Apply the recipe to the clip, and cross-entropy to every frame.
 
         A frame of little weight gets little gradient from the clip; its own term keeps its feature
         meaningful.

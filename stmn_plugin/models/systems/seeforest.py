@@ -66,6 +66,8 @@ class SeeForestConfig(SharedEncoderConfig):
 
 
 class Attended(NamedTuple):
+    """Attended frames and their weights."""
+
     states: Tensor  # (B, S, U) h
     attention: Tensor  # (B, S, L) alpha
 
@@ -174,7 +176,7 @@ class SeeForest(VideoModel):
         return SeeForestOutput(feature, logits, self.classifier_pairs.describe(of_clips))
 
     def losses(self, outputs: SeeForestOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """The recipe on the clip, and cross-entropy of the hardest pairs: same or different."""
+        """Apply the recipe to the clip, and cross-entropy to the hardest pairs: same or not."""
         pairs = pair_loss(self.classifier_pairs, outputs.feature, outputs.maps, pids)
         return {
             'cross_entropy': recipe.cross_entropy(outputs.logits, pids),

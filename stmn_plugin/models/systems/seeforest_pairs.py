@@ -72,7 +72,7 @@ class PairClassifier(nn.Module):
         nn.init.zeros_(self.inputs.bias)
 
     def describe(self, maps: Tensor) -> Tensor:
-        """Maps of clips (B, D, H, W) → what is compared of them, M (B, C, H, W)."""
+        """Map the maps of clips (B, D, H, W) to those that are compared, M (B, C, H, W)."""
         return F.relu(self.reduce_bn(self.reduce(maps)))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def hardest_pairs(features: Tensor, pids: Tensor) -> tuple[Pairs, Pairs]:
-    """The farthest clip of the same identity, and the nearest of another, for each clip.
+    """Find the farthest clip of the same identity, and the nearest of another, for each clip.
 
     Args:
         features: (B, D), in whose Euclidean distances; D of any size.

@@ -68,7 +68,7 @@ def energy_maps(maps: Tensor, kind: str = 'energy') -> Tensor:
 
 
 def bands(height: int, parts: int) -> list[slice]:
-    """The rows of each part; parts of a height that they do not divide share rows.
+    """Return the rows of each part; parts share rows if they do not divide the height.
 
     >>> bands(16, 4)
     [slice(0, 4, None), slice(4, 8, None), slice(8, 12, None), slice(12, 16, None)]
@@ -130,6 +130,8 @@ def random_pairs(spread: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class STAOutput(NamedTuple):
+    """Outputs that the losses need."""
+
     feature: Tensor  # (B, E)
     logits: Tensor  # (B, num_classes)
     map_distance: Tensor  # (B,) of two frames of each clip
@@ -201,7 +203,7 @@ class STA(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What decides over the frames of clips (B, L, 3, H, W), in eval mode."""
+        """Return the weights of the frames of clips (B, L, 3, H, W) in eval mode."""
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
         with full_precision(clips.device.type):
@@ -218,11 +220,11 @@ class STA(VideoModel):
             }
 
     def _maps(self, frames: Tensor) -> Tensor:
-        """f at least in float32, in which a sum of 2048 squares does not overflow."""
+        """Compute f at least in float32, in which a sum of 2048 squares does not overflow."""
         return wide(self.encoder(frames).frame_features)
 
     def _vectors(self, maps: Tensor) -> Tensor:
-        """f (T, D, H, W) → v and s side by side, (T, P*D + P)."""
+        """Compute v and s, concatenated, (T, P*D + P), from f (T, D, H, W)."""
         parts = self.config.parts
         shares = part_shares(energy_maps(maps, self.config.map), parts)
         return torch.cat([part_features(maps, parts).flatten(1), shares], dim=1)

@@ -57,7 +57,7 @@ class STENVANConfig(NVANConfig):
 
 
 def tokens_of(maps: Tensor, stripes: int, window: int) -> Tensor:
-    """What attends: the positions or the means of the stripes of neighbouring frames.
+    """Return the tokens: positions, or means of the stripes of neighbouring frames.
 
     Args:
         maps: (B, L, C, H, W).
@@ -75,10 +75,12 @@ def tokens_of(maps: Tensor, stripes: int, window: int) -> Tensor:
 
 
 def spread(tokens: Tensor, maps: Tensor, stripes: int) -> Tensor:
-    """Tokens (G, n, C) of :func:`tokens_of` at their places, all positions of a stripe alike.
+    """Put tokens (G, n, C) of :func:`tokens_of` at their positions, equal within a stripe.
 
     Args:
-        maps: those that the tokens are of.
+        tokens: (G, n, C).
+        maps: the maps from which the tokens were computed.
+        stripes: number of stripes; 0 if tokens are positions.
 
     Returns:
         The shape of maps, or one that broadcasts to it.
@@ -91,7 +93,7 @@ def spread(tokens: Tensor, maps: Tensor, stripes: int) -> Tensor:
 
 
 def attend_in_stripes(block: NonLocal, maps: Tensor, stripes: int, window: int) -> Tensor:
-    """The block's residual, added to every position; arguments as of :func:`tokens_of`."""
+    """Add the block's residual to every position; arguments are those of :func:`tokens_of`."""
     residual = spread(block.residual(tokens_of(maps, stripes, window)), maps, stripes)
     attended: Tensor = maps + residual
     return attended

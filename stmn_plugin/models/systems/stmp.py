@@ -79,7 +79,7 @@ class RefiningUnit(nn.Module):
         self.channel = nn.Conv2d(reduced, channels, 1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps x (B, L, C, H, W) → refined ones h, as many."""
+        """Refine maps x (B, L, C, H, W) to h; the shape stays the same."""
         return torch.stack([state for state, _ in self.steps(maps)], dim=1)
 
     def steps(self, maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -226,7 +226,7 @@ class STMP(VideoModel):
         return feature
 
     def losses(self, outputs: STMPOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """The recipe on the clip, and the mean over the parts of a triplet loss on each.
+        """Apply the recipe to the clip, and the mean over the parts of a triplet loss on each.
 
         Parts are as long as the encoder's maps make them; their hinge keeps the code's margin.
         """
@@ -243,7 +243,7 @@ class STMP(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What the refinement does to clips (B, L, 3, H, W), in eval mode."""
+        """Return the effect of the refinement on clips (B, L, 3, H, W) in eval mode."""
         clips = self.as_clips(clips)
         with full_precision(clips.device.type):
             maps = self._maps(clips)
@@ -262,6 +262,6 @@ class STMP(VideoModel):
             }
 
     def _maps(self, clips: Tensor) -> Tensor:
-        """x (B, L, C, H, W), at least in float32."""
+        """Compute x (B, L, C, H, W), at least in float32."""
         maps = wide(self.encoder(clips.flatten(0, 1)).frame_features)
         return maps.view(*clips.shape[:2], *maps.shape[1:])

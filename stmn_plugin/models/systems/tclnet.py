@@ -131,7 +131,7 @@ class TCLNet(VideoModel):
             return TCLNetOutput(*features, *logits)
 
     def losses(self, outputs: TCLNetOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """The sum over both learners; the triplet loss sees features after their batch norm."""
+        """Sum the losses of both learners; the triplet loss takes features after batch norm."""
         return {
             'cross_entropy_1': recipe.cross_entropy(outputs.logits_1, pids),
             'cross_entropy_2': recipe.cross_entropy(outputs.logits_2, pids),
@@ -179,7 +179,7 @@ class TCLNet(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """What was erased from clips (B, L, 3, H, W), and why; see ``explanations.py``."""
+        """Return what was erased from clips (B, L, 3, H, W), and why; see ``explanations.py``."""
         clips = self.as_clips(clips)
         batch, length = clips.shape[:2]
 
