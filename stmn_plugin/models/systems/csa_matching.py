@@ -25,7 +25,7 @@ class Matcher(nn.Module):
         return logits.view(*delta.shape[:2], 2)
 
     def as_weights(self) -> tuple[Tensor, Tensor]:
-        """Compute alpha (d,) and constant: z0 - z1 = constant + sum_c alpha_c delta_c in eval mode."""
+        """Compute alpha (d,) and c: in eval mode z0 - z1 = c + sum_i alpha_i delta_i."""
         norm, (different, same), bias = self.norm, self.linear.weight, self.linear.bias
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
