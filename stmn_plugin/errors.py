@@ -13,8 +13,8 @@ EXIT_BAD_INPUT = 2
 def printable(text: object) -> str:
     r"""Format a name or value as one line that a console shows unchanged.
 
-    Whatever could forge a line, move the cursor or turn the direction of writing is escaped, and
-    so is a byte of a file name that is no UTF-8, which no encoding can write.
+    Characters that could forge a line, move the cursor or change the direction of writing are
+    escaped, and so is a byte of a file name that is not UTF-8, which no encoding can write.
 
     >>> print(printable('café\n\x1b[2J\udcff'))
     café\n\x1b[2J\xff

@@ -22,10 +22,10 @@ KINDS = {
 def open_regular(
     path: str | os.PathLike[str], encoding: str | None = None, newline: str | None = None
 ) -> IO[Any]:
-    """``open(path)`` for reading that refuses everything but a regular file, at once.
+    """Open a file for reading, and reject everything but a regular file at once.
 
-    A pipe waits for a writer and a device may never end. A link to a regular file is one. What is
-    looked at is the opened file, so nothing can take its place in between.
+    A pipe waits for a writer and a device may never end. A link to a regular file is accepted. The
+    opened file itself is checked, so nothing can replace it in between.
 
     Args:
         path: of the file.

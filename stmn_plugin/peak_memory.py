@@ -15,7 +15,7 @@ def peak_memory() -> dict[str, int]:
     """Bytes: ``resident`` of this process without its workers, ``gpu`` by tensors, 0 without one.
 
     Linux's own count of this program is preferred: ``getrusage`` also counts what the process
-    held before it became this program, a copy of whoever started it.
+    held before it became this program, as a copy of its parent.
     """
     resident = 0
     if resource is not None:

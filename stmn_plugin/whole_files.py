@@ -1,6 +1,6 @@
 """Write files and folders atomically: they are complete, or the previous ones remain.
 
-What is being written lies beside its place under a hidden name, with a lock that the system
+A file being written is next to its target under a hidden name, with a lock that the system
 releases when its writer is gone, however that ends. So a writer that was killed is told from one
 that writes, on every system, and the first write into a folder removes what the dead have left.
 """
@@ -48,7 +48,7 @@ def atomic_path(path: Name) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         with write_errors(path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = stack.enter_context(_temporary_beside(target))
+            temporary = stack.enter_context(_temporary_name(target))
         yield str(temporary)
         with write_errors(path):
             _sync(temporary)
@@ -139,7 +139,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         OSError: the file system refuses, or ``folder`` is not empty.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_beside(folder) as temporary:
+    with _temporary_name(folder) as temporary:
         temporary.mkdir()
         yield temporary
         try:
@@ -178,7 +178,7 @@ _clean_once = functools.cache(remove_leftovers)  # at the first write of this pr
 
 
 @contextlib.contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
+def _temporary_name(target: Path) -> Iterator[Path]:
     """Yield a free name in the folder of ``target`` and remove its file after the block."""
     _clean_once(target.parent)
     temporary = target.with_name(f'.{target.name}.tmp-{secrets.token_hex(4)}')

@@ -88,7 +88,7 @@ def ask_video(job: CroppingJob, tracks: Sequence[str]) -> list[IndexedTracklet]:
         tracks: ids, in the order of the result.
 
     Raises:
-        InputError: the file has no such track; whatever ``make_tracklets`` refuses.
+        InputError: the file has no such track, or an error of ``make_tracklets``.
     """
     filters = dataclasses.replace(job.filters, tracks=tuple(tracks))
     made = make_tracklets(dataclasses.replace(job, filters=filters))

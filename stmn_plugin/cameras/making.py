@@ -84,11 +84,11 @@ class Made:
 def make_tracklets(job: CroppingJob) -> Made:
     """Decode a video once, save the crops, and add the tracklets to the manifest.
 
-    The manifest is written last: whatever ends this earlier leaves no line of this video, and the
+    The manifest is written last: an earlier end leaves no line of this video, and the
     next call puts its folders in the place of those that were left.
 
     Raises:
-        InputError: whatever is wrong with the video or its tracks; the tree already has tracklets
+        InputError: the video or its tracks are invalid; the tree already has tracklets
             of this video and camera; it cannot be written.
     """
     source = open_source(job.video, job.fps)

@@ -10,7 +10,7 @@ from .sections import flatten
 def recorded_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Add keys of later versions at their defaults to a config (full key → value).
 
-    One is not: the first version trained image models frame by frame, whatever the default is now.
+    One is not: the first version always trained image models frame by frame.
     """
     settings = {**flatten(get_default_config()), **config}
     has_section = any(key.startswith(f'{settings["model.name"]}.') for key in settings)

@@ -1,6 +1,6 @@
 """Find the configs that the package contains, by name.
 
-A wheel holds them as ``stmn_plugin/configs``; in a checkout they lie beside the package.
+A wheel holds them as ``stmn_plugin/configs``; in a checkout they are next to the package.
 """
 
 import difflib

@@ -169,7 +169,7 @@ def read_mars_tracklets(
             stacklevel=2,
         )
 
-    # the first six letters of every name, beside those that its row asks for; junk is not checked
+    # the first six letters of every name against those that its row requires, except for junk
     kept = np.flatnonzero((pid != JUNK_PID) & usable)
     length = (end - start + 1)[kept]
     frame = np.arange(length.sum()) + np.repeat(

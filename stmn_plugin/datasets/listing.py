@@ -30,7 +30,7 @@ Attempt: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Makes the context of each tracklet: the default passes its error on,
 ``tools/check_data.py`` notes it and continues with the next one."""
 
-NOBODY: list[Tracklet] = [((), 0, 0, 0)]  # stands in for an empty list, which the host cannot take
+PLACEHOLDER: list[Tracklet] = [((), 0, 0, 0)]  # replaces an empty list, which the host rejects
 
 _scans: dict[str, list[tuple[str, bool]]] | None = (
     None  # folder → its entries, inside listing_once()
@@ -171,7 +171,7 @@ def splits_of(mode: str) -> tuple[str, ...]:
 class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the host has no types
     """The host's VideoDataset for lists of 4-tuples; those that ``mode`` does not use may be empty.
 
-    The host reads the first item of all three lists whatever the mode is; and its ``combineall``
+    The host reads the first item of all three lists in every mode, and its ``combineall``
     numbers people in the order of a set and fails on a query whose person is not in the gallery.
     In the modes 'query' and 'gallery' the training list is not read, so it is empty.
     """
@@ -195,7 +195,7 @@ class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the
     ):
         if not {'train': train, 'query': query, 'gallery': gallery}.get(mode, True):
             raise InputError(f'{self.dataset_dir}: has no {mode} tracklets, which this run needs')
-        some = (tracklets or NOBODY for tracklets in (train, query, gallery))
+        some = (tracklets or PLACEHOLDER for tracklets in (train, query, gallery))
         # not super(): repaired loaders have the host's own, which reads files, next in line
         torchreid.data.VideoDataset.__init__(
             self, *some, seq_len, sample_method, mode=mode, verbose=False, **kwargs
@@ -214,7 +214,7 @@ class TrackletDataset(torchreid.data.VideoDataset):  # type: ignore[misc]  # the
     def __add__(self, other: Any) -> Any:
         """Add train lists as the host does; our test lists may be empty."""
         summand = copy.copy(self)
-        summand.query, summand.gallery = self.query or NOBODY, self.gallery or NOBODY
+        summand.query, summand.gallery = self.query or PLACEHOLDER, self.gallery or PLACEHOLDER
         return torchreid.data.VideoDataset.__add__(summand, other)
 
     def combine_all(self) -> None:

@@ -26,7 +26,7 @@ from .listing import (
     splits_of,
 )
 
-NOBODY_KNOWN = 'unknown'  # the pid of a query or gallery tracklet without a label
+UNKNOWN_PERSON = 'unknown'  # the pid of a query or gallery tracklet without a label
 COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
 ADVICE = (
     'give tracklets.csv with the columns ' + ','.join(COLUMNS) + ', or folders '
@@ -235,8 +235,8 @@ def number_tracklets(frames: Mapping[TrackletName, tuple[str, ...]]) -> Lists:
     people = {
         'train': number_labels(name.pid for name in names if name.split == 'train'),
         'test': {
-            **number_labels(name.pid for name in tested if name.pid != NOBODY_KNOWN),
-            NOBODY_KNOWN: UNKNOWN,
+            **number_labels(name.pid for name in tested if name.pid != UNKNOWN_PERSON),
+            UNKNOWN_PERSON: UNKNOWN,
         },
     }
     lists: dict[str, list[Tracklet]] = {split: [] for split in SPLITS}
@@ -247,7 +247,7 @@ def number_tracklets(frames: Mapping[TrackletName, tuple[str, ...]]) -> Lists:
 
 
 def _check_person(where: str, split: str, pid: str) -> None:
-    if split == 'train' and pid == NOBODY_KNOWN:
+    if split == 'train' and pid == UNKNOWN_PERSON:
         raise InputError(f'{where}: a tracklet of person {pid!r} cannot be trained on')
 
 
@@ -256,7 +256,7 @@ def _check_row(where: str, cells: Mapping[str, str]) -> None:
         raise InputError(f'{where}: unknown split {cells["split"]!r}, expected {SPLITS}')
     empty = [column for column in COLUMNS if not cells[column]]
     if empty:
-        more = f'; {NOBODY_KNOWN!r} stands for no label' if empty[0] == 'pid' else ''
+        more = f'; {UNKNOWN_PERSON!r} stands for no label' if empty[0] == 'pid' else ''
         raise InputError(f'{where}: no {empty[0]} given{more}')
     _check_person(where, cells['split'], cells['pid'])
     if not is_image(cells['path']):

@@ -134,7 +134,7 @@ def distances_in_rows(
 def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
     """Format evaluations of ``metrics.json`` with their protocol, a row per dataset, in percent.
 
-    The protocol stands beside the numbers.
+    Every number is shown with its protocol.
     """
     rows = [
         {

@@ -35,7 +35,7 @@ FEW_QUERIES, FEW_BLOCK = 256, 512  # so many at a time stay in the cache, also w
 MAX_CHUNK = 256  # queries; more make the matrix product no faster
 MAX_BLOCK = 2048  # gallery vectors; larger ones leave the cache, smaller ones cost more calls
 ROWS_AT_ONCE = 64  # whose neighbours are gathered together
-TIES_AT_ONCE = 1 << 20  # distances of rows whose ties are looked at together
+TIES_AT_ONCE = 1 << 20  # distances of rows whose ties are resolved together
 SHORTEST = 1e-12  # torch's normalize takes shorter vectors for zero
 SMALLEST_SQUARE = 1e-30  # float32 still holds differences of such numbers
 TOO_SMALL = 'all features are so small that their squared distances are 0 in float32: scale them'
@@ -111,8 +111,8 @@ def distance_rows(
             ``numpy.memmap`` stays on disk.
         dist_metric: 'cosine' or 'euclidean'.
         memory_limit: bytes that two chunks may take (one in use, the next in the making);
-            MEMORY_LIMIT by default. No less than one row is held. What of the gallery is being
-            worked on takes no more than half of it besides.
+            MEMORY_LIMIT by default. At least one row is held. The block of the gallery in use takes
+            at most half as much in addition.
     """
     _check(query_features, gallery_features, dist_metric)
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit

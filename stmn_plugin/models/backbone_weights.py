@@ -139,7 +139,7 @@ def _download(link: str, folder: str, section: str) -> str:
 
     try:
         path = gdown.download(link, os.path.join(folder, 'weights'), quiet=False)
-    except Exception as error:  # gdown passes on whatever its network library raises
+    except Exception as error:  # gdown passes on all errors of its network library
         raise InputError(
             f'{section}.backbone_weights: cannot fetch {link} ({_short(error)})'
         ) from error

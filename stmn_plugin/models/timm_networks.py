@@ -117,7 +117,7 @@ def _is_chain(module: Any, chain: list[nn.Module], last: str) -> bool:
 def _stages(chain: dict[str, nn.Module], cuts: list[str]) -> Stages:
     names = list(chain)
     ends = [names.index(cut) + 1 for cut in cuts]
-    starts = [ends[0] - 1, *ends[:-1]]  # whatever comes before the first cut is the stem
+    starts = [ends[0] - 1, *ends[:-1]]  # modules before the first cut are the stem
     conv2, conv3, conv4, conv5 = (
         [block for name in names[start:end] for block in _blocks(chain[name])]
         for start, end in zip(starts, ends, strict=True)

@@ -66,7 +66,7 @@ def run_digest(config: Mapping[str, Any]) -> str:
     """Return the 8 hex digits that name an experiment, including the content of initial files.
 
     Keys at their default are ignored, so a key that a later version adds changes no digest;
-    keys of other architectures are ignored whatever their values.
+    keys of other architectures are always ignored.
     """
     parts = _unlike_defaults(experiment_of(config))
     for key in filter(is_start, parts):

@@ -241,7 +241,7 @@ def _make_tables(db: Connection, name: str, settings: Mapping[str, str] | None, 
 
 
 def _enqueue(db: Connection, wanted: frozenset[Name]) -> None:
-    """Tell a connection what is wanted, and put into the table what of it is not done."""
+    """Store the requested state for a connection, and the missing steps in the table."""
     with db.transaction():
         db.execute('DROP TABLE IF EXISTS wanted')
         db.execute('CREATE TEMPORARY TABLE wanted (tree TEXT, tracklet TEXT)')

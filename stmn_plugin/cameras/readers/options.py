@@ -1,4 +1,4 @@
-"""What a reader is told besides the file: its video, and what only the user knows."""
+"""Options of a reader besides the file: its video, and facts that only the user knows."""
 
 from dataclasses import dataclass
 from pathlib import PurePath

@@ -31,7 +31,7 @@ class Motion(NamedTuple):
     zoom: NDArray[np.float64]  # above 1 the crop is too tight, below 1 too wide
     occluder: NDArray[
         np.float64
-    ]  # its place: 0 in front of the person, +-1 just beside; nan: not there
+    ]  # its place: 0 in front of the person, +-1 just clear of it; nan: absent
 
 
 def pick_pattern(rng: Generator, amount: float) -> str:

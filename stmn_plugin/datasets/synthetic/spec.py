@@ -45,7 +45,7 @@ class SyntheticSpec:
     """All settings that determine the bytes of a synthetic dataset.
 
     Attributes:
-        train_ids, test_ids: persons for training and for testing; nobody is in both.
+        train_ids, test_ids: disjoint persons for training and for testing.
         cameras: 1 to 6. Everybody passes every camera.
         tracklets_per_camera: tracklets of each person at each camera. With 1, every test tracklet
             is a query and the host's own protocol (queries not in the gallery) finds no match.

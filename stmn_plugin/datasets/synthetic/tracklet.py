@@ -160,7 +160,7 @@ class _View:
 class _Occluder:
     """An object that passes between the camera and the person, if the pattern has one.
 
-    ``reach`` is the distance in pixels at which it stands just beside the person.
+    ``reach`` is the distance in pixels at which it just clears the person.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Truth:
     Attributes:
         spec: the SyntheticSpec that was drawn.
         names: (N,) file names such as '0001C1T0001F001.jpg'; no name occurs twice.
-        visibility: (N,) float32, share of the person's pixels that the crop shows; 0 for nobody.
+        visibility: (N,) float32, share of the person's pixels that the crop shows; 0 without one.
         patterns: tracklet name such as '0001C1T0001' -> pattern name, see motion.py.
         mask_shape: (h, w) of a distractor mask.
         path: the HDF5 file.

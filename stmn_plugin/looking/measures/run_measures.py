@@ -24,7 +24,7 @@ class RunMeasure(NamedTuple):
     compute: Callable[[Any, ClipTruth | None, NDArray[np.int64], int], Measure]
     definition: str
     needs: tuple[str, ...]  # names of ``models/explanations.py``
-    needs_truth: str = ''  # what of it; '' for none
+    needs_truth: str = ''  # the part of the truth that is needed; '' for none
 
 
 # a statistic is None if the model does not explain it; ``needs`` prevents its use

@@ -51,7 +51,7 @@ def write_html(
         path: of the HTML file.
         name: of the template, its script and its style sheet.
         values: for the template, which gets ``pictures``, ``script``, ``style`` and ``policy``
-            besides.
+            in addition.
         strips: WebP pictures, numbered by the values.
         size: of a frame in them.
         embed: embed the pictures in the page; None does so if it stays small.
