@@ -163,6 +163,8 @@ def test_the_start_of_the_head():
     assert head.embedding.weight.std().item() == pytest.approx(math.sqrt(2 / 1024), rel=0.01)
     assert head.classifier.weight.std().item() == pytest.approx(0.001, rel=0.01)
     assert not head.embedding.bias.any() and not head.classifier.bias.any()
+    config = EUGConfig()
+    assert (config.freeze, config.embedding_dim, config.dropout) == (True, 1024, 0.5)
 
 
 def test_dropout_is_on_both_sides_of_the_embedding():

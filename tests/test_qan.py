@@ -252,6 +252,9 @@ def test_a_frame_is_classified_by_its_own_feature_whatever_its_weight():
     of_frames = model.losses(outputs, PIDS, Recipe())['cross_entropy_frame']
     gradients = torch.autograd.grad(of_frames, [last, model.quality.conv.weight], allow_unused=True)
     assert gradients[0].abs().max() > 0 and gradients[1] is None
+    scores = model.encode_frames(images.flatten(0, 1))[:, -1]
+    (gradient,) = torch.autograd.grad(scores.square().sum(), model.encoder.conv4[-1].conv2.weight)
+    assert gradient.abs().max() > 0  # qualities train the trunk that they share
 
 
 def test_the_start_and_the_defaults():
