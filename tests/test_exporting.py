@@ -106,19 +106,25 @@ def test_the_sample_is_short_and_needs_three_packages(repository):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['torch', 'openvino'])
-def test_other_formats(kind, checkpoint, tmp_path):
-    """Of a model that has a finish and takes clips of any length."""
-    model = load_model(checkpoint('eug'))
+@pytest.mark.parametrize(
+    'kind, name', [('torch', 'eug'), ('openvino', 'stmn'), ('openvino', 'resnet18')]
+)
+def test_other_formats(kind, name, checkpoint, tmp_path):
+    """A model with a finish, one with an LSTM and fixed clips, and an image model of the host."""
+    model = load_model(checkpoint(name))
     parts = exporting.export_model(model, kind, tmp_path / kind)['parts']
-    assert [part['name'] for part in parts] == ['frames', 'clips', 'finish']
+    names = ['frames', 'clips', 'finish'] if name == 'eug' else ['frames', 'clips']
+    assert [part['name'] for part in parts] == names
     assert parts[0]['input']['shape'] == [None, 3, None, None]
-    assert parts[1]['input']['shape'][:2] == [None, None]
-    frames, clips, finish = (FORMATS[kind].open(tmp_path / kind / part['file']) for part in parts)
-    batch = torch.randn(6, 3, 64, 32)
-    found = finish(clips(frames(batch).unflatten(0, (2, 3))))
+    assert parts[1]['input']['shape'][:2] == [None, 4 if name == 'stmn' else None]
+    frames, clips, *finish = (FORMATS[kind].open(tmp_path / kind / part['file']) for part in parts)
+    length = 4 if name == 'stmn' else 3
+    batch = torch.randn(2 * length, 3, 64, 32)
+    found = clips(frames(batch).unflatten(0, (2, length)))
+    for part in finish:
+        found = part(found)
     with torch.no_grad():
-        expected = model.finish(model(batch.unflatten(0, (2, 3))))
+        expected = model.finish(model(batch.unflatten(0, (2, length))))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -2,8 +2,12 @@
 
 import datetime
 import json
+import multiprocessing
+import os
+import signal
 import struct
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +17,7 @@ from PIL import Image
 from stmn_plugin.cameras import making
 from stmn_plugin.cameras import tree as tree_files
 from stmn_plugin.cameras.boxes import BoxRows
+from stmn_plugin.cameras.index.embedding import tree_rows
 from stmn_plugin.cameras.making import CroppingJob, make_tracklets
 from stmn_plugin.cameras.manifest import read_manifest
 from stmn_plugin.cameras.readers.options import Recording, TrackOptions
@@ -203,6 +208,20 @@ def test_what_is_no_video_is_one_line(video, tmp_path):
         assert name in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_codec_without_a_decoder_is_one_line(video, tmp_path, capsys):
+    """Its name in the file is one that no FFmpeg knows; the command makes no tree."""
+    content = video.read_bytes()
+    assert content.count(b'avc1') >= 1
+    unknown = tmp_path / 'unknown.mp4'
+    unknown.write_bytes(content.replace(b'avc1', b'zz9z'))
+    tracks = mot(tmp_path / 't.txt', walk())
+    with pytest.raises(SystemExit) as ended:
+        command.main(words(unknown, tracks, tmp_path / 'tree', '--first-frame', 0))
+    assert ended.value.code == 2 and not (tmp_path / 'tree').exists()
+    said = f'error: {unknown}: this PyAV has no decoder of its codec\n'
+    assert capsys.readouterr().err == said
+
+
 def test_without_av_a_line_says_what_to_install(video, monkeypatch):
     monkeypatch.setitem(sys.modules, 'av', None)
     with pytest.raises(InputError, match=r"av is not installed: pip install 'stmn_plugin\[cameras"):
@@ -380,6 +399,57 @@ def test_what_ends_early_leaves_nothing_that_counts(job, tmp_path, monkeypatch):
     make_tracklets(job(walk(1, range(3))))  # takes the place of the folder that was left
     assert len(list((tree / 'gallery/unknown/door/lobby-1').iterdir())) == 3
     assert {path.name for path in tree.iterdir()} <= {'gallery', 'manifest.jsonl', '.manifest.lock'}
+
+
+def killed_at(call, number):
+    """A function that kills its process with -9 in the number-th call of ``call``, half-way."""
+    calls = []
+
+    def act(self, target, *args, **kwargs):
+        calls.append(target)
+        if len(calls) == number:
+            if isinstance(self, Image.Image):
+                Path(target).write_bytes(b'\xff\xd8 half a picture')
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(self, target, *args, **kwargs)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    'place, number',
+    [
+        ((Image.Image, 'save'), 1),
+        ((Image.Image, 'save'), 17),
+        ((Image.Image, 'save'), 60),  # of 60
+        ((Path, 'rename'), 1),
+        ((Path, 'rename'), 2),  # the second tracklet to its place
+        ((Path, 'rename'), 3),
+    ],
+)
+def test_kill_9_leaves_nothing_that_looks_whole_and_the_next_call_finishes(
+    place, number, job, tmp_path, monkeypatch
+):
+    tree, one = tmp_path / 'tree', job(walk(1) + walk(2) + walk(3))
+    monkeypatch.setattr(*place, killed_at(getattr(*place), number))
+    victim = multiprocessing.get_context('fork').Process(target=make_tracklets, args=(one,))
+    victim.start()
+    victim.join(60)
+    monkeypatch.undo()
+    assert victim.exitcode == -signal.SIGKILL
+    assert read_manifest(tree) == []
+    left = [path for path in tree.glob('gallery/*/*/*') if path.is_dir()]
+    assert len(left) == (number - 1 if place[0] is Path else 0)
+    assert {len(list(path.iterdir())) for path in left} <= {20}  # of these no crop is missing
+    with pytest.raises(InputError, match='no tracklet'):
+        tree_rows(tree)
+    made = make_tracklets(one)
+    assert made.entries == read_manifest(tree) and len(made.entries) == 3
+    assert {path.name for path in tree.iterdir()} <= {'gallery', 'manifest.jsonl', '.manifest.lock'}
+    for entry in made.entries:
+        crops = sorted((tree / entry.tracklet).iterdir())
+        assert [int(path.stem) for path in crops] == list(entry.frames)
+        assert all(read_frame(path).shape[0] == 3 for path in crops)
 
 
 def test_boxes_past_the_last_frame(job):

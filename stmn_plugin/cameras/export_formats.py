@@ -45,6 +45,7 @@ def open_onnx(path: Path) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what it refuses is raised, too
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
     return lambda batch: torch.from_numpy(session.run(None, {name: batch.numpy()})[0])
@@ -88,7 +89,10 @@ def open_openvino(path: Path) -> Run:
     """
     import openvino
 
-    hints = {'INFERENCE_PRECISION_HINT': 'f32'}  # else rounded where the processor can
+    hints = {
+        'INFERENCE_PRECISION_HINT': 'f32',  # else rounded where the processor can
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+    }
     with ThreadPoolExecutor(1) as thread:
         compiled = thread.submit(openvino.Core().compile_model, path, 'CPU', hints).result()
     return lambda batch: torch.from_numpy(compiled(batch.numpy())[0].copy())
