@@ -5,9 +5,9 @@ BIN = $(VENV)/bin
 
 .PHONY: demo cameras-demo test test-fast test-lowest lint types docs wheel
 
-# the main job on data it makes itself: train, evaluate, print the table; goes on where it stopped
+# three models on data it makes itself: train, compare, write a page; goes on where it stopped
 demo: $(VENV)/.installed
-	$(BIN)/python tools/main.py --config-file configs/stmn_synthetic.yaml model.resume auto
+	$(BIN)/python -m stmn_plugin demo
 
 # drawn videos of three cameras with MOT files, and a model that has learned from other drawn persons
 cameras-demo: $(VENV)/.installed

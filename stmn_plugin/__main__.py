@@ -10,6 +10,8 @@ __spec__ = None  # processes that are spawned then import this file, and with it
 
 from stmn_plugin.cli.commands import main  # noqa: E402
 from stmn_plugin.console import run_tool  # noqa: E402
+from stmn_plugin.parent_process import end_with_parent  # noqa: E402
 
 if __name__ == '__main__':
+    end_with_parent()
     run_tool(main)

@@ -9,7 +9,7 @@ from written_runs import DATA, finished_run, never, write_run
 
 from stmn_plugin.cli import compare
 from stmn_plugin.comparing.existing_runs import existing_runs
-from stmn_plugin.comparing.result_tables import as_table, rows_of
+from stmn_plugin.comparing.result_tables import as_markdown, rows_of
 from stmn_plugin.comparing.run_queue import complete_runs, words_to_test
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
@@ -149,7 +149,7 @@ def test_a_name_cannot_forge_a_line_of_a_table(tmp_path):
     (wanted,) = existing_runs([str(folder)], [])
     assert wanted.title == 'a\\n[1] forged\\x1b[2J'
     (outcome,) = complete_runs([wanted], never)
-    assert len(as_table(rows_of([outcome])).splitlines()) == 4
+    assert len(as_markdown(rows_of([outcome])).splitlines()) == 4
 
 
 def test_a_test_that_fails_is_named_for_each_strategy(tmp_path):
@@ -193,4 +193,4 @@ def test_tables_that_cannot_be_written_are_printed(tmp_path, capsys):
         compare.main(['--runs', str(tmp_path / 'run'), '--output', out], never)
     shown = capsys.readouterr()
     assert stop.value.code == 2 and shown.err.startswith('error: ') and out in shown.err
-    assert re.search(r'^run +mars +official +rrs ', shown.out, re.MULTILINE)
+    assert re.search(r'^run +rrs +50.0 ', shown.out, re.MULTILINE)

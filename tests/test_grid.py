@@ -52,9 +52,9 @@ def test_each_factor_is_searched_with_the_best_of_those_before():
     assert chosen[0].seeds == 2
     assert grid.words_of(factors) == [str(x) for pair in best.items() for x in pair]
     first, *_ = factors[0]
-    assert first.errors == ('seed 9: failed',) and 'seed 9: failed' in grid.factor_table(factors[0])
-    assert 'error' not in grid.factor_table(factors[0][1:])
-    table = grid.factor_table(factors[0]).splitlines()
+    assert first.errors == ('seed 9: failed',) and 'seed 9: failed' in grid.factor_text(factors[0])
+    assert 'error' not in grid.factor_text(factors[0][1:])
+    table = grid.factor_text(factors[0]).splitlines()
     assert sum('chosen' in line for line in table) == 1
     with pytest.raises(InputError, match='no run of the 4 settings'):
         list(

@@ -495,21 +495,6 @@ def tracklets_of(mars_root):
     return dataset.query + dataset.gallery
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_demo_learns(repository, tmp_path):
-    """`make demo` as the README has it: rank-1 at least 20 points above the untrained model's."""
-    command = [sys.executable, str(repository / 'tools' / 'main.py'), '--config-file']
-    command += [str(repository / 'configs' / 'stmn_synthetic.yaml'), '--root', str(tmp_path)]
-    rank1 = {}
-    for title, keys in {'untrained': ['test.evaluate', 'True'], 'trained': []}.items():
-        save = ['data.save_dir', str(tmp_path / title)]
-        subprocess.run([*command, *keys, *save], check=True, capture_output=True)
-        metrics = json.loads((tmp_path / title / 'metrics.json').read_text())
-        rank1[title] = metrics['evaluations'][-1]['rank-1']
-    assert rank1['trained'] >= rank1['untrained'] + 0.2, rank1
-
-
 # a value of each key that is free in vectors and can be changed on a test, other than that of `run`
 FREE_WORDS = """
     data.workers 1 data.transforms ['random_flip'] data.combineall True data.bad_frames skip

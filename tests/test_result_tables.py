@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -59,18 +58,21 @@ def test_rows_are_means_over_the_seeds_that_went_well(tmp_path):
 
 
 def test_the_table_shows_what_is_known(tmp_path):
-    table = result_tables.as_table(rows_of(outcomes(tmp_path)))
+    table = result_tables.as_markdown(rows_of(outcomes(tmp_path)))
     head, _, rrs, every, failed = table.splitlines()
     scores = ['60.0 ± 14.1', '60.0 ± 0.0', '70.0 ± 0.0', '30.0 ± 14.1', '10.0 ± 0.0']
     costs = ['1.50', '4', '1.000', '512', '0.6000', '4.00', '0:00:05']
     cells = ['stmn', 'mars', 'official', 'rrs', 'euclidean', '2 of 3', *scores, *costs]
-    assert re.split(r'\s{2,}', rrs.strip()) == cells
+    assert [cell.strip() for cell in rrs.split('|')[1:-2]] == cells
     assert 'all + flip' in every and 'seed 3: killed by SIGKILL' in failed
+    shown = result_tables.as_text(rows_of(outcomes(tmp_path / 'shown'))).splitlines()
+    assert shown[0] == 'dataset mars, protocol official, distance euclidean, L 4, feature 512'
+    assert shown[-1].startswith('stmn, seed 3: killed by SIGKILL')
     assert 'error' in head and 'source' not in head  # nothing published: all is measured
     rows = rows_of(outcomes(tmp_path / 'again')[:2]) + published_rows('mars')
-    head, *lines = result_tables.as_table(rows).splitlines()
+    head, *lines = result_tables.as_markdown(rows).splitlines()
     assert 'error' not in head and 'source' in head
-    assert lines[1].endswith('measured') and 'published: CLIMB-ReID paper' in lines[-1]
+    assert 'measured' in lines[1] and 'published: CLIMB-ReID paper' in lines[-1]
     assert any('not measured' in note for note in result_tables.notes_for(rows))
 
 
@@ -134,17 +136,18 @@ def test_a_collapsed_model_is_marked_wherever_its_numbers_stand(tmp_path):
     tested = [Outcome('x', seed, str(seed), run, [e]) for seed, e in enumerate(seeds, 1)]
     (row,) = rows_of(tested)
     assert row.doubt == 'collapsed (seed 1); ties (seed 3)'
-    assert row.doubt in result_tables.as_table([row])
+    shown = result_tables.as_text([row])
+    assert all(part in shown for part in row.doubt.split('; '))
     paths = result_tables.write_comparison([row], str(tmp_path / 'out'))
     assert all(row.doubt in Path(path).read_text() for path in paths)
     assert result_tables.notes_for([row])[-1] == NOTE
     assert run_queue._summary(tested[0]).endswith('rrs rank-1 50.0 mAP 40.0 (collapsed)')
     (sound,) = rows_of(tested[1:2])
-    assert 'doubt' not in result_tables.as_table([sound]) and NOTE not in result_tables.notes_for(
+    assert 'doubt' not in result_tables.as_text([sound]) and NOTE not in result_tables.notes_for(
         [sound]
     )
     of_grid = grid._setting({'video.seq_len': 4}, tested)
-    assert row.doubt in grid.factor_table([of_grid]) and 'doubt' not in grid.factor_table(
+    assert row.doubt in grid.factor_text([of_grid]) and 'doubt' not in grid.factor_text(
         [grid.GridPoint({}, 1, None, None, None)]
     )
     assert all(row.doubt in Path(p).read_text() for p in grid.write_grid([[of_grid]], tmp_path))

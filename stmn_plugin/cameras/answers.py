@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from tabulate import tabulate
-
+from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import printable
 from stmn_plugin.evaluation.thresholds import Thresholds
 
@@ -46,18 +45,9 @@ def answer_table(answer: Answer, zone: datetime.tzinfo | None = UTC) -> str:
         }
         for one in answer.found
     ]
-    shown = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
-    table: str = tabulate(
-        [[row[name] for name in shown] for row in rows],
-        headers=shown,
-        floatfmt='.4f',
-        disable_numparse=[place for place, name in enumerate(shown) if name not in NUMBERS],
-    )
+    table = console_table(rows, digits=4)
     heading = printable(f'{answer.query.name}: {described(answer.query.rows)}')
     return f'{heading}\n{table or "nothing found"}'
-
-
-NUMBERS = ('', 'distance', 're-ranked')
 
 
 def described(rows: Sequence[IndexedTracklet]) -> str:

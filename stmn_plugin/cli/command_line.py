@@ -39,17 +39,19 @@ class CommandLine(argparse.ArgumentParser):
     Flags are added as to any parser, and by :meth:`add_key_flag` those that set a key; their words
     come first in ``opts``, so that a KEY VALUE word counts more. Of a flag or key that comes twice
     the later counts; lists and config files are refused, as they might be meant to add up. Without
-    any word the help is printed, and the exit code is that of bad input.
+    any word most commands print the help, and the exit code is that of bad input.
 
     Args:
         takes_keys: whether KEY VALUE words have a meaning.
+        needs_words: whether a call without any word shows the help.
         options: of ``argparse.ArgumentParser``.
     """
 
-    def __init__(self, *, takes_keys: bool = True, **options: Any):
+    def __init__(self, *, takes_keys: bool = True, needs_words: bool = True, **options: Any):
         options.setdefault('prog', _as_typed(sys.argv[0]))
         super().__init__(allow_abbrev=False, **options)
         self.takes_keys = takes_keys
+        self.needs_words = needs_words
         self.key_of_flag: dict[str, str] = {}  # name in the namespace → key
         if takes_keys:
             self.add_argument('opts', nargs='*', metavar='KEY VALUE', help='keys of the config')
@@ -88,7 +90,7 @@ class CommandLine(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else args
-        if not words:
+        if not words and self.needs_words:
             self.print_help()
             self.exit(EXIT_BAD_INPUT)
         try:

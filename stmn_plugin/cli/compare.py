@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.config.shipped import config_folder
 from stmn_plugin.console import run_tool
+from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.extras import require
 from stmn_plugin.plugins import import_words
@@ -111,6 +112,7 @@ def compare(
     from stmn_plugin.comparing.published import published_rows
     from stmn_plugin.comparing.run_plan import plan_runs, training_config
     from stmn_plugin.comparing.run_queue import complete_runs
+    from stmn_plugin.device import device_line
 
     output = args.output or default_output(args.config_file)
     chosen = []
@@ -132,6 +134,7 @@ def compare(
     if args.dry_run:
         print_plan(planned)
         return 0
+    print(device_line(any(run.cfg and run.cfg.use_gpu for run in planned)))
     outcomes = list(complete_runs(planned, execute))
     rows = result_tables.rows_of(outcomes)
     if args.table2:
@@ -143,7 +146,7 @@ def compare(
         if args.table2:
             written.append(table2.draw_cost(rows, table2.figure_path(output)))
     finally:
-        print(f'\n{result_tables.as_table(rows)}\n', *result_tables.notes_for(rows), sep='\n')
+        print(f'\n{result_tables.as_text(rows)}\n', *result_tables.notes_for(rows), sep='\n')
     print('Written:', *written)
     return sum(bool(outcome.error) for outcome in outcomes)
 
@@ -153,6 +156,7 @@ def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
     from stmn_plugin.comparing import grid
     from stmn_plugin.comparing.run_plan import plan_runs, training_config
     from stmn_plugin.comparing.run_queue import complete_runs
+    from stmn_plugin.device import device_line
 
     output = args.output or default_output(args.config_file)
     cfg = training_config(args.config_file, words)
@@ -171,6 +175,7 @@ def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
         for factor in later:
             print(f'then, with the best of these: {", ".join(map(grid.setting_title, factor))}')
         return 0
+    print(device_line(cfg.use_gpu))
     failed = 0
     factors: list[list[grid.GridPoint]] = []
 
@@ -186,7 +191,7 @@ def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
         try:
             written = grid.write_grid(factors, output)
         finally:
-            print(f'\n{grid.factor_table(settings)}\n')
+            print(f'\n{grid.factor_text(settings)}\n')
     print(*grid.NOTES, sep='\n')
     print('Chosen:', *grid.words_of(factors))
     print('Written:', *written)
@@ -210,10 +215,10 @@ def print_plan(planned: 'Iterable[PlannedRun]') -> None:
     for run in planned:
         state = 'the same run as above' if run.folder in seen else run.state
         seen.add(run.folder)
-        lines.append({'run': run.title, 'seed': run.seed, 'folder': run.folder, 'state': state})
-    from tabulate import tabulate
-
-    print(tabulate(lines, headers='keys'))
+        folder, name = os.path.split(run.folder)
+        cells = {'folder': folder, 'run': run.title, 'seed': run.seed, 'name': name}
+        lines.append({**cells, 'state': state})
+    print(console_table(lines, shared=['folder']))
 
 
 def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stmn_plugin.config import load_config
 from stmn_plugin.config.rules import Whole, WordOr
 from stmn_plugin.console import run_tool
+from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.extras import require
 from stmn_plugin.whole_files import whole_file, write_json
@@ -138,13 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error(args.debug):
         require('matplotlib')
         folder, rows = measure(args)
-        from tabulate import tabulate
-
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
-        if not any(row['doubt'] for row in rows):
-            shown = [{key: cell for key, cell in row.items() if key != 'doubt'} for row in shown]
         draw(rows, os.path.join(folder, 'cost_curve.png'))
-        print(tabulate(shown, headers='keys', floatfmt='.1f'))
+        print(console_table(shown, shared=['dataset', 'protocol']))
 
 
 run = functools.partial(run_tool, main)  # the installed command

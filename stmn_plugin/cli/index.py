@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stmn_plugin.console import run_tool
+from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 
 from .command_line import CommandLine
@@ -40,8 +41,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def summary(rows: Sequence['IndexedTracklet']) -> str:
     """Format a table of cameras with their tracklets, videos, persons and times."""
-    from tabulate import tabulate
-
     by_camera: dict[str, list[IndexedTracklet]] = {}
     for row in rows:
         by_camera.setdefault(row.camera, []).append(row)
@@ -56,8 +55,7 @@ def summary(rows: Sequence['IndexedTracklet']) -> str:
         }
         for camera, own in sorted(by_camera.items())
     ]
-    table: str = tabulate(lines, headers='keys', disable_numparse=True)
-    return table
+    return console_table(lines)
 
 
 def _shown(moment: object) -> str:

@@ -1,9 +1,11 @@
 """Run a command to its end, with its output in a file, and pass signals on to it.
 
-What it runs saves itself at a signal; then whoever waits for it is stopped, too.
+What it runs saves itself at a signal; then whoever waits for it is stopped, too. A command of this
+package ends with the process that runs it, even if that is killed.
 """
 
 import contextlib
+import os
 import shlex
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from types import FrameType
 from stmn_plugin.console import tell_at_once
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.interrupt import Interrupted, signals_to_handle
+from stmn_plugin.parent_process import FOLLOWS
 
 POLL_SECONDS = 0.5
 
@@ -66,7 +69,8 @@ def _start(command: Sequence[str], log: str) -> 'subprocess.Popen[bytes]':
             file.flush()
             return subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
+                env={**os.environ, FOLLOWS: '1'},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -86,6 +90,8 @@ def _wait_for(process: 'subprocess.Popen[bytes]', watch: Callable[[], object]) -
         if process.poll() is None:
             process.terminate()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def last_error(log: str, start: int, code: int) -> str:

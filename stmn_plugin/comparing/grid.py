@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
+from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.doubts import NOTE, doubt_words
 from stmn_plugin.whole_files import write_json, write_text
@@ -145,9 +146,22 @@ def best_point(settings: Sequence[GridPoint]) -> int | None:
     return min(ranked)[-1] if ranked else None
 
 
-def factor_table(settings: Sequence[GridPoint], tablefmt: str = 'simple') -> str:
-    """Format a factor as text."""
-    lines = [
+def factor_text(settings: Sequence[GridPoint]) -> str:
+    """Format a factor as a table for a console."""
+    return console_table(_cells(settings), shared=['seeds'])
+
+
+def factor_markdown(settings: Sequence[GridPoint]) -> str:
+    """Format a factor as a table for a document."""
+    lines = _cells(settings)
+    for name in ('doubt', 'error'):
+        if not any(line[name] for line in lines):
+            lines = [{key: cell for key, cell in line.items() if key != name} for line in lines]
+    return str(tabulate(lines, headers='keys', tablefmt='github', disable_numparse=True))
+
+
+def _cells(settings: Sequence[GridPoint]) -> list[dict[str, Any]]:
+    return [
         {
             **{SYMBOLS[key]: value for key, value in setting.changes.items()},
             'seeds': setting.seeds,
@@ -159,10 +173,6 @@ def factor_table(settings: Sequence[GridPoint], tablefmt: str = 'simple') -> str
         }
         for setting in settings
     ]
-    for name in ('doubt', 'error'):
-        if not any(line[name] for line in lines):
-            lines = [{key: cell for key, cell in line.items() if key != name} for line in lines]
-    return str(tabulate(lines, headers='keys', tablefmt=tablefmt, disable_numparse=True))
 
 
 def write_grid(factors: Sequence[Sequence[GridPoint]], folder: str) -> list[str]:
@@ -184,7 +194,7 @@ def write_grid(factors: Sequence[Sequence[GridPoint]], folder: str) -> list[str]
         for settings in factors
         for setting in settings
     ]
-    tables = '\n\n'.join(factor_table(settings, 'github') for settings in factors)
+    tables = '\n\n'.join(factor_markdown(settings) for settings in factors)
     notes = ''.join(f'* {note}\n' for note in NOTES)
     return [
         write_text(os.path.join(folder, 'grid.md'), f'{tables}\n\n{notes}'),

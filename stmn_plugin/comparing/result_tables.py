@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from tabulate import tabulate
 
+from stmn_plugin.console_table import console_table
 from stmn_plugin.evaluation.doubts import NOTE, doubt_words
 from stmn_plugin.whole_files import write_json, write_text
 
@@ -28,6 +29,8 @@ NOTES = (
     'one, else resident memory without its workers; highest of the seeds, if all are of one kind.',
     'Training: time of all steps with the waiting for data, without evaluations; mean.',
 )
+SHARED = ('dataset', 'protocol', 'frames', 'distance', 'seeds', 'L', 'feature')
+LEAST = ('rank-10', 'mINP', 'rank-5', 'feature', 'L', 'peak memory, GiB', 's/tracklet', 'training')
 NOTE_BESIDE = (
     'Published: rank-1 / mAP that Table 2 of the STMN paper prints, * those that its authors ran; '
     'each under the training and the backbone of its own paper.'
@@ -156,16 +159,34 @@ def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
 
 
 def _highest_peak(evaluations: Iterable[Mapping[str, Any]]) -> int | None:
-    """None where it is not known of all, or some held their tensors on a GPU and some did not."""
-    peaks = [e.get('peak_memory') or {} for e in evaluations]
+    """Of processes that only tested; None where one trained, too, or its peak is not known.
+
+    None also where some held their tensors on a GPU and some did not.
+    """
+    peaks = [e.get('peak_memory') or {} if e['epoch'] is None else {} for e in evaluations]
     on_gpu = {bool(peak.get('gpu')) for peak in peaks}
     values: list[int] = [peak.get('gpu') or peak.get('resident') or 0 for peak in peaks]
     return max(values) if len(on_gpu) == 1 and all(values) else None
 
 
-def as_table(rows: Sequence[Row], tablefmt: str = 'simple') -> str:
-    """Rows as text. Columns that would be empty in every row are left out."""
-    cells = [
+def as_text(rows: Sequence[Row]) -> str:
+    """Rows as a table for a console, and a line for each that failed."""
+    cells = [{**line, 'error': 'failed' * bool(line['error'])} for line in _cells(rows)]
+    failures = [f'{row.method}, {row.error}' for row in rows if row.error]
+    return '\n'.join([console_table(cells, SHARED, LEAST), *failures])
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Rows as a table for a document. Columns that would be empty in every row are left out."""
+    cells = _cells(rows)
+    filled = [name for name in cells[0] if any(line[name] != '' for line in cells)]
+    lines = [[line[name] for name in filled] for line in cells]
+    # the cells are text as it shall be read: 68.0 must not become 68
+    return str(tabulate(lines, headers=filled, tablefmt='github', disable_numparse=True))
+
+
+def _cells(rows: Sequence[Row]) -> list[dict[str, str]]:
+    return [
         {
             'method': row.method,
             'dataset': row.dataset,
@@ -177,9 +198,9 @@ def as_table(rows: Sequence[Row], tablefmt: str = 'simple') -> str:
             'published': row.published,
             'doubt': row.doubt,
             'params, M': _number(row.parameters, 1e6, 2),
-            'L': row.seq_len or '',
+            'L': str(row.seq_len or ''),
             'GFLOPs/clip': _number(row.gflops_per_clip, 1, 3),
-            'feature': row.feature_dim or '',
+            'feature': str(row.feature_dim or ''),
             's/tracklet': _number(row.seconds_per_tracklet, 1, 4),
             'peak memory, GiB': _number(row.peak_memory, 2**30, 2),
             'training': _clock(row.training_seconds),
@@ -188,10 +209,6 @@ def as_table(rows: Sequence[Row], tablefmt: str = 'simple') -> str:
         }
         for row in rows
     ]
-    filled = [name for name in cells[0] if any(line[name] != '' for line in cells)]
-    lines = [[line[name] for name in filled] for line in cells]
-    # the cells are text as it shall be read: 68.0 must not become 68
-    return str(tabulate(lines, headers=filled, tablefmt=tablefmt, disable_numparse=True))
 
 
 def _seeds(row: Row) -> str:
@@ -240,7 +257,7 @@ def write_comparison(rows: Sequence[Row], folder: str, name: str = 'compare') ->
         }
         for row in plain
     ]
-    text = '\n'.join([as_table(rows, 'github'), '', *(f'* {note}' for note in notes), ''])
+    text = '\n'.join([as_markdown(rows), '', *(f'* {note}' for note in notes), ''])
     return [
         write_text(os.path.join(folder, f'{name}.md'), text),
         write_json(os.path.join(folder, f'{name}.json'), {'notes': notes, 'rows': plain}),

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeAlias
 from tqdm import tqdm
 
 from stmn_plugin.config import load_config
-from stmn_plugin.device import device_line
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.evaluation.doubts import doubt_word
 from stmn_plugin.training.metric_files import METRICS, read_epoch_lines
@@ -67,7 +66,6 @@ def complete_runs(
         Interrupted: a signal came; what was running has saved itself.
     """
     runs = list(runs)
-    logger.info(device_line(any(run.cfg and run.cfg.use_gpu for run in runs)))
     for number, run in enumerate(runs, 1):
         seed = '' if run.seed is None else f', seed {run.seed}'
         label = f'[{number}/{len(runs)}] {run.title}{seed}'

@@ -1,8 +1,6 @@
 """Find the results in a run folder that are those asked for: of these weights, test and data."""
 
-import contextlib
 import functools
-import io
 import json
 import logging
 import os
@@ -17,6 +15,7 @@ from stmn_plugin.data.datamanager import VideoDataManager
 from stmn_plugin.data.validation import validation_name
 from stmn_plugin.errors import InputError
 from stmn_plugin.host.registration import register
+from stmn_plugin.log import not_shown
 from stmn_plugin.training.provenance import (
     config_digests,
     data_digests,
@@ -118,7 +117,7 @@ def data_on_disk(cfg: CfgNode, lists: Sequence[str] = LISTS) -> dict[str, dict[s
     key = json.dumps([named, test_only], sort_keys=True)
     if key not in _read:
         register(cfg)
-        with contextlib.redirect_stdout(io.StringIO()):  # tables of every dataset
+        with not_shown():  # the table of every dataset
             options = {**videodata_kwargs(cfg), 'test_only': test_only}
             datamanager = VideoDataManager(**options)
         _read[key] = {name: data_digests(datamanager, name) for name in datamanager.test_loader}

@@ -36,6 +36,16 @@ EQUAL_TERMS = 'equal_terms'  # folder of the configs
 BASELINE = 'STMN baseline'
 
 
+def stmn_and_baseline() -> list[Variant]:
+    """The first two rows: the full model, and its encoder with temporal average pooling.
+
+    Raises:
+        InputError: a config file is missing.
+    """
+    baseline = ablation_variants(str(config_folder() / 'ablation'))[0]
+    return [Variant('STMN', 'stmn', FULL_MODEL), baseline._replace(title=BASELINE, name='baseline')]
+
+
 def table2_variants(systems: Sequence[str] | None = None) -> list[Variant]:
     """STMN, its baseline, and systems as rows on any common config.
 
@@ -49,10 +59,8 @@ def table2_variants(systems: Sequence[str] | None = None) -> list[Variant]:
         if name not in SYSTEMS:
             raise InputError(f'--systems: {name!r} is none of {", ".join(SYSTEMS)}')
     folder = config_folder()
-    baseline = ablation_variants(str(folder / 'ablation'))[0]
     return [
-        Variant('STMN', 'stmn', FULL_MODEL),
-        baseline._replace(title=BASELINE),
+        *stmn_and_baseline(),
         *(_variant(folder / EQUAL_TERMS, name) for name in dict.fromkeys(systems or SYSTEMS)),
     ]
 

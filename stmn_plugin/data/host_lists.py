@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torchreid
-from tabulate import tabulate
 
+from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.labels import UNKNOWN
 from stmn_plugin.log import prints_logged
@@ -180,12 +180,8 @@ def summary_table(parts: Iterable[tuple[str, str, Sequence[Tracklet]]]) -> str:
             'tracklets': len(tracklets),
             'cameras': len({camid for _, _, camid, _ in tracklets}),
             'frames': sum(len(paths) for paths, *_ in tracklets),
-            'unlabelled': sum(pid == UNKNOWN for _, pid, _, _ in tracklets),
+            'unlabelled': sum(pid == UNKNOWN for _, pid, _, _ in tracklets) or None,
         }
         for name, split, tracklets in parts
     ]
-    if not any(row['unlabelled'] for row in rows):
-        for row in rows:
-            del row['unlabelled']
-    table: str = tabulate(rows, headers='keys')
-    return table
+    return console_table(rows)

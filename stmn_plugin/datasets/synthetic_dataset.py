@@ -1,11 +1,10 @@
 """The ``synthetic`` dataset, generated on first use and read like MARS."""
 
-import dataclasses
 import os
 from typing import Any
 
 from .host_datasets import Mars
-from .synthetic import PRESETS, ensure, ensure_painted
+from .synthetic import ensure_preset
 
 
 class Synthetic(Mars):
@@ -32,6 +31,5 @@ class Synthetic(Mars):
         **kwargs: Any,
     ):
         root = os.path.abspath(os.path.expanduser(root))
-        spec = dataclasses.replace(PRESETS[preset], seed=seed)
-        made = ensure_painted(root, spec) if paint_out else ensure(root, spec)
+        made = ensure_preset(root, preset, seed, paint_out)
         super().__init__(root=str(made), **kwargs)

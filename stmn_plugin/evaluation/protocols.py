@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tabulate import tabulate
 from torch import Tensor
+
+from stmn_plugin.console_table import console_table
 
 from .doubts import doubt_word
 from .features import TrackletFeatures, join_tracklets
@@ -146,12 +147,11 @@ def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
             **{key: 100 * value for key, value in e.items() if key.startswith('rank-')},
             'mAP': 100 * e['mAP'],
             'mINP': 100 * e['mINP'],
-            **({'doubt': doubt_word(e)} if any(map(doubt_word, evaluations)) else {}),
+            'doubt': doubt_word(e),
         }
         for e in evaluations
     ]
-    table: str = tabulate(rows, headers='keys', floatfmt='.1f')
-    return table
+    return console_table(rows, shared=['protocol', 'frames'])
 
 
 def host_lines(ranking: Ranking, ranks: Iterable[int]) -> str:

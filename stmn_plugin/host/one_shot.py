@@ -60,7 +60,7 @@ from stmn_plugin.training.one_shot_files import (
     read_split,
     split_of,
     step_folder,
-    steps_table,
+    steps_text,
     write_chosen,
     write_split,
     write_summary,
@@ -132,7 +132,7 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
             if is_main():
                 write_summary(folder, cfg.model.name, cfg.one_shot.factor, split, results)
             chosen = following
-        logger.info(f'\n{steps_table(results)}\n')
+        logger.info(f'\n{steps_text(results)}\n')
         logger.info(printable(f'Written into {folder}: {TABLE}, {SUMMARY}, {SPLIT}, chosen-*.json'))
     return results
 

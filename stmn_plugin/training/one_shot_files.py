@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+from stmn_plugin.console_table import console_table
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.data.train_list import check_data, data_digest
 from stmn_plugin.errors import InputError
@@ -184,8 +185,20 @@ class StepResult(NamedTuple):
         }
 
 
-def steps_table(results: Sequence[StepResult], form: str = 'simple') -> str:
-    """Format a table with a row per step, in per cent, and columns for every target."""
+def steps_text(results: Sequence[StepResult]) -> str:
+    """A row a step, in per cent, as a table for a console."""
+    return console_table(_cells(results))
+
+
+def steps_markdown(results: Sequence[StepResult]) -> str:
+    """The same as a table for a document."""
+    table: str = tabulate(
+        _cells(results), headers='keys', tablefmt='github', floatfmt='.1f', missingval='-'
+    )
+    return table
+
+
+def _cells(results: Sequence[StepResult]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         row = {
@@ -199,8 +212,7 @@ def steps_table(results: Sequence[StepResult], form: str = 'simple') -> str:
             target = f'{one["dataset"]} ' if len(result.evaluations) > 1 else ''
             row |= {f'{target}{key}': _percent(one.get(key)) for key in ('rank-1', 'mAP')}
         rows.append(row)
-    table: str = tabulate(rows, headers='keys', tablefmt=form, floatfmt='.1f', missingval='-')
-    return table
+    return rows
 
 
 def write_summary(
@@ -225,7 +237,7 @@ def write_summary(
         for one in result.evaluations
     }
     notes = [f'{arch}, one labelled tracklet an identity, {factor} % a step', *sorted(protocols)]
-    text = f'{steps_table(results, "github")}\n\n' + ''.join(f'{note}.\n' for note in notes)
+    text = f'{steps_markdown(results)}\n\n' + ''.join(f'{note}.\n' for note in notes)
     write_text(os.path.join(folder, TABLE), text)
 
 

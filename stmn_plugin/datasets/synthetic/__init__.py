@@ -8,7 +8,7 @@ Reading path: ``spec.py`` (how much of what) -> ``look.py`` (who) -> ``canvas.py
 """
 
 from .contact_sheet import contact_sheet
-from .painted import ensure_painted, paint_out
+from .painted import ensure_painted, ensure_preset, paint_out
 from .spec import GENERATOR_VERSION, PRESETS, SyntheticSpec
 from .truth import Truth, load_truth
 from .writer import ensure, generate
@@ -21,6 +21,7 @@ __all__ = [
     'contact_sheet',
     'ensure',
     'ensure_painted',
+    'ensure_preset',
     'generate',
     'load_truth',
     'paint_out',

@@ -1,5 +1,6 @@
 """Synthetic data without its distractors: the input of a perfect spatial memory."""
 
+import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from stmn_plugin.errors import InputError, WorkerError
 from stmn_plugin.whole_files import whole_folder
 
-from .spec import SyntheticSpec
+from .spec import PRESETS, SyntheticSpec
 from .tracklet import MASK_REDUCTION
 from .truth import Truth, holds_truth_of, load_truth
 from .workers import run_jobs, usable_workers
@@ -41,6 +42,22 @@ def paint_out(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
     """
     covered = mask.repeat(MASK_REDUCTION, axis=0).repeat(MASK_REDUCTION, axis=1)
     return np.where(covered[..., None], np.array(PAINT, np.uint8), frame)
+
+
+def ensure_preset(root: str | Path, preset: str, seed: int = 0, paint_out: bool = False) -> Path:
+    """The folder of a preset's data under ``root``, made on first use.
+
+    Args:
+        root: data root.
+        preset: one of PRESETS.
+        seed: another seed, other persons and other scenes.
+        paint_out: as :func:`ensure_painted`.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    spec = dataclasses.replace(PRESETS[preset], seed=seed)
+    return ensure_painted(root, spec) if paint_out else ensure(root, spec)
 
 
 def ensure_painted(root: str | Path, spec: SyntheticSpec, workers: int | None = None) -> Path:

@@ -1,0 +1,66 @@
+"""The demo: three rows that learn, a table, a page; stopped, resumed, and called again."""
+
+import json
+
+import pytest
+from test_compare import in_this_process, never
+
+from stmn_plugin.cli import commands, demo
+
+SMALL = (
+    'synthetic.preset tiny data.workers 0 train.batch_size 4 train.max_epoch 20 train.stepsize [16]'
+)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run the demo on very few persons in this process → its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, execute=in_this_process, small=SMALL):
+        code = 0
+        try:
+            demo.main([*small.split(), *words], execute)
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_row_learns_and_a_second_call_says_what_is_there(call, tmp_path):
+    code, out, err = call()
+    assert (code, err) == (0, '')
+    content = json.loads((tmp_path / 'log/demo/demo.json').read_text())
+    titles = ['STMN', 'STMN baseline', 'resnet18 of torchreid']
+    assert [(row['method'], row['frames'], row['error']) for row in content['rows']] == [
+        (title, 'rrs', '') for title in titles
+    ]
+    for name in ('stmn', 'baseline', 'resnet18'):
+        (folder,) = (tmp_path / 'log/demo').glob(f'{name}-*')
+        lines = (folder / 'metrics.jsonl').read_text().splitlines()
+        accuracy = [json.loads(line)['losses']['acc'] for line in lines]
+        # of four persons, on batches that differ
+        assert sum(accuracy[:2]) / 2 <= 60 and sum(accuracy[-4:]) / 4 >= 80, (name, accuracy)
+    (page,) = (tmp_path / 'log/demo').glob('stmn-*/report.html')
+    first = out[out.index('dataset synthetic, protocol official') :]
+    assert all(title in first for title in titles) and max(map(len, first.splitlines()[:6])) <= 100
+    assert f'The page of STMN: {page.relative_to(tmp_path)}' in first
+    *_, figures, train, mars = first.splitlines()
+    assert figures.startswith('  python -m stmn_plugin visualize --run log/demo/stmn-')
+    for line in (train, mars):
+        assert line.split()[3] in commands.commands()
+
+    written = page.stat().st_mtime_ns
+    code, again, err = call(execute=never)
+    assert (code, err) == (0, '') and again.endswith(first)
+    assert page.stat().st_mtime_ns == written
+
+
+def test_a_misspelled_key_is_one_line(call, tmp_path):
+    code, out, err = call('train.max_epochs', '3', execute=never)
+    assert (code, out) == (2, '') and err.count('\n') == 1
+    assert 'train.max_epochs' in err and 'train.max_epoch' in err
+    assert not any(tmp_path.iterdir())
