@@ -263,9 +263,7 @@ def test_rows_of_ones_own_and_how_their_tables_are_called(run, tmp_path):
     rows = tmp_path / 'rows.yaml'
     rows.write_text('Host: {model.name: resnet18, loss.name: softmax}')
     code, out, _ = run('--variants', str(rows), '--dry-run', '--seeds', '1', execute=never)
-    assert code == 0 and re.search(
-        r'^Host +1 +\S+/out/host-[0-9a-f]{8}-seed1 +new', out, re.MULTILINE
-    )
+    assert code == 0 and re.search(r'^Host +1 +host-[0-9a-f]{8}-seed1 +new', out, re.MULTILINE)
     for flags, name in (
         (['--dry-run'], 'compare'),
         (['--ablation'], 'ablation'),

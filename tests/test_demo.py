@@ -1,6 +1,7 @@
 """The demo: three rows that learn, a table, a page; stopped, resumed, and called again."""
 
 import json
+import math
 
 import pytest
 from test_compare import in_this_process, never
@@ -8,8 +9,10 @@ from test_compare import in_this_process, never
 from stmn_plugin.cli import commands, demo
 
 SMALL = (
-    'synthetic.preset tiny data.workers 0 train.batch_size 4 train.max_epoch 20 train.stepsize [16]'
+    'synthetic.preset tiny data.workers 0 video.seq_len 2 '
+    'train.batch_size 4 train.max_epoch 14 train.stepsize [11]'
 )
+CHANCE = math.log(4)  # the cross-entropy of a guess among the four persons of the preset
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_row_learns_and_a_second_call_says_what_is_there(call, tmp_path):
     code, out, err = call()
     assert (code, err) == (0, '')
@@ -41,9 +44,8 @@ def test_every_row_learns_and_a_second_call_says_what_is_there(call, tmp_path):
     for name in ('stmn', 'baseline', 'resnet18'):
         (folder,) = (tmp_path / 'log/demo').glob(f'{name}-*')
         lines = (folder / 'metrics.jsonl').read_text().splitlines()
-        accuracy = [json.loads(line)['losses']['acc'] for line in lines]
-        # of four persons, on batches that differ
-        assert sum(accuracy[:2]) / 2 <= 60 and sum(accuracy[-4:]) / 4 >= 80, (name, accuracy)
+        entropy = [json.loads(line)['losses']['cross_entropy_clip'] for line in lines]
+        assert entropy[0] > 0.9 * CHANCE and sum(entropy[-3:]) / 3 < 0.8 * CHANCE, (name, entropy)
     (page,) = (tmp_path / 'log/demo').glob('stmn-*/report.html')
     first = out[out.index('dataset synthetic, protocol official') :]
     assert all(title in first for title in titles) and max(map(len, first.splitlines()[:6])) <= 100
@@ -57,6 +59,10 @@ def test_every_row_learns_and_a_second_call_says_what_is_there(call, tmp_path):
     code, again, err = call(execute=never)
     assert (code, err) == (0, '') and again.endswith(first)
     assert page.stat().st_mtime_ns == written
+
+
+def test_it_needs_no_word():
+    assert demo.parse_args([]).opts == []
 
 
 def test_a_misspelled_key_is_one_line(call, tmp_path):

@@ -125,7 +125,8 @@ def test_every_command_of_an_installed_wheel_starts(installed, tmp_path):
         assert said.startswith(f'usage: stmn-{name} ')
     words = ('--config', 'stmn_synthetic', '--ablation', '--seeds', '1', '--dry-run')
     plan = run(installed / 'stmn-compare', *words, cwd=tmp_path)
-    assert plan.count('log/compare/stmn_synthetic') == 10  # the shipped variants
+    assert plan.startswith('folder log/compare/stmn_synthetic\n')
+    assert plan.count(' new\n') == 10  # the shipped variants
 
 
 def test_an_editable_installation_finds_the_configs(source, environment, tmp_path):

@@ -7,6 +7,7 @@ The word after a KEY is its VALUE whatever it looks like, except a flag; KEY=VAL
 
 import argparse
 import difflib
+import itertools
 import json
 import os
 import re
@@ -212,7 +213,7 @@ class _HelpConfig(argparse.Action):
 
 def _import_files(words: Sequence[str]) -> None:
     """Import the files of --import before any key is looked at, wherever the flag stands."""
-    for word, following in zip(words, [*words[1:], ''], strict=True):
+    for word, following in itertools.pairwise([*words, '']):
         name, equals, file = word.partition('=')
         file = file if equals else following
         if name == IMPORT and file:  # an empty name is refused as that of any flag is
