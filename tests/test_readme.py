@@ -94,7 +94,7 @@ def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
         return
     args = COMMANDS[script].parse_args(words)
     if hasattr(args, 'opts'):
-        load_config(args.config_file or 'configs/stmn_mars.yaml', args.opts)
+        load_config(getattr(args, 'config_file', '') or 'configs/stmn_mars.yaml', args.opts)
 
 
 def mentions():
