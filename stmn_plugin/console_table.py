@@ -17,7 +17,7 @@ def console_table(
     digits: int = 1,
     width: int | None = None,
 ) -> str:
-    """A table as text, without columns that are empty in every row.
+    """Format a table, without columns that are empty in every row.
 
     One that would be too wide gets headers and texts of several lines; then columns are left out,
     and a last line names them.
@@ -98,7 +98,7 @@ def _wrap_texts(widths: dict[str, int], numbers: set[str], width: int, least: in
 
 
 def _row(cells: Mapping[str, str], widths: Mapping[str, int], numbers: set[str]) -> str:
-    """A row as text; its lines are as many as those of its longest cell."""
+    """Format a row; its lines are as many as those of its longest cell."""
     wrapped = [
         textwrap.wrap(cell, widths[name], break_on_hyphens=False) for name, cell in cells.items()
     ]

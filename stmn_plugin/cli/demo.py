@@ -83,7 +83,7 @@ def run_demo(cfg: Any, words: Sequence[str], execute: 'Execute') -> 'list[Outcom
 
 
 def page_of(folder: str) -> str:
-    """The page of a run, which is written unless there is one of its results."""
+    """Write the page of a run, unless there is one of its results; return its path."""
     from stmn_plugin.training.metric_files import METRICS
 
     from . import report
@@ -95,7 +95,7 @@ def page_of(folder: str) -> str:
 
 
 def next_commands(folder: str) -> list[str]:
-    """What to try after the demo, with the run of STMN."""
+    """Return what to try after the demo, with the run of STMN."""
     words = [
         ('visualize', ['--run', folder]),
         ('train', ['--config', 'stmn_synthetic']),

@@ -170,7 +170,7 @@ def _highest_peak(evaluations: Iterable[Mapping[str, Any]]) -> int | None:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Rows as a table for a console, and a line for each that failed."""
+    """Format rows for a console, and a line for each that failed."""
     cells = [{**line, 'error': 'failed' * bool(line['error'])} for line in _cells(rows)]
     failures = [f'{row.method}, {row.error}' for row in rows if row.error]
     return '\n'.join([console_table(cells, SHARED, LEAST), *failures])

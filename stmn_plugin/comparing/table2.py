@@ -37,7 +37,7 @@ BASELINE = 'STMN baseline'
 
 
 def stmn_and_baseline() -> list[Variant]:
-    """The first two rows: the full model, and its encoder with temporal average pooling.
+    """Return the first two rows: the full model, and its encoder with temporal average pooling.
 
     Raises:
         InputError: a config file is missing.

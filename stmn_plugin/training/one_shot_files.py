@@ -186,12 +186,12 @@ class StepResult(NamedTuple):
 
 
 def steps_text(results: Sequence[StepResult]) -> str:
-    """A row a step, in per cent, as a table for a console."""
+    """Format a table with a row per step, in per cent, for a console."""
     return console_table(_cells(results))
 
 
 def steps_markdown(results: Sequence[StepResult]) -> str:
-    """The same as a table for a document."""
+    """Format the same table for a document."""
     table: str = tabulate(
         _cells(results), headers='keys', tablefmt='github', floatfmt='.1f', missingval='-'
     )

@@ -45,7 +45,7 @@ def paint_out(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
 
 
 def ensure_preset(root: str | Path, preset: str, seed: int = 0, paint_out: bool = False) -> Path:
-    """The folder of a preset's data under ``root``, made on first use.
+    """Return the folder of a preset's data under ``root``, made on first use.
 
     Args:
         root: data root.
