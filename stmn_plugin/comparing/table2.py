@@ -5,8 +5,9 @@ accuracy against cost. EUG is missing: it is a training procedure on fewer label
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from stmn_plugin.config.shipped import config_folder
 from stmn_plugin.errors import InputError
@@ -34,6 +35,11 @@ SYSTEMS = {  # model.name → name in the paper, in its order
 }
 EQUAL_TERMS = 'equal_terms'  # folder of the configs
 BASELINE = 'STMN baseline'
+MARKER = 3  # half the width of a point, in pixels
+NAME_PLACES = [  # x and y in points from a point of the figure, and the side that is nearest to it
+    *((5, y, 'left') for y in (3, -3, 8, -8)),
+    *((-5, y, 'right') for y in (3, -3, 8, -8)),
+]
 
 
 def stmn_and_baseline() -> list[Variant]:
@@ -87,7 +93,9 @@ def draw_cost(rows: Sequence[Row], path: str) -> str:
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
+    named: list[tuple[Any, dict[str, tuple[float, float]]]] = []
     known = [row for row in rows if 'mAP' in row.scores]
     strategies = list(dict.fromkeys((row.dataset, row.frames) for row in known))
     figure, axes = plt.subplots(
@@ -98,25 +106,48 @@ def draw_cost(rows: Sequence[Row], path: str) -> str:
         own = [row for row in known if (row.dataset, row.frames) == (dataset, frames)]
         costs = ('gflops_per_clip', 'GFLOPs a clip'), ('seconds_per_tracklet', 's a tracklet')
         for axis, (cost, label) in zip(pair, costs, strict=True):
+            points = {}
             for row in own:
                 value, score = getattr(row, cost), row.scores['mAP']
-                if value is None:
-                    continue
-                axis.errorbar(value, score.mean, score.std, fmt='o', capsize=2, markersize=4)
-                axis.annotate(
-                    row.method,
-                    (value, score.mean),
-                    xytext=(4, 3),
-                    textcoords='offset points',
-                    fontsize=7,
-                )
+                if value is not None:
+                    axis.errorbar(value, score.mean, score.std, fmt='o', capsize=2, markersize=4)
+                    points[row.method] = value, score.mean
             axis.set(xlabel=label, xscale='log')
+            axis.margins(x=0.1)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter('{x:g}')
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3, which='both')
+            named.append((axis, points))
         pair[0].set(ylabel='mAP, %', title=f'{dataset}, {frames}')
+    figure.draw_without_rendering()  # lays out the axes, in which names are placed
+    for axis, points in named:
+        _name_points(axis, points)
     with whole_file(path) as file:
         figure.savefig(file, dpi=150, format='png')
     plt.close(figure)
     return path
+
+
+def _name_points(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each name at the first place beside its point that is free of names, points and edges."""
+    from matplotlib.transforms import Bbox
+
+    spots = axis.transData.transform(list(points.values()))  # in pixels
+    taken = [Bbox([spot - MARKER, spot + MARKER]) for spot in spots]
+    for name, point in points.items():
+        text = axis.annotate(
+            name, point, xytext=NAME_PLACES[0][:2], textcoords='offset points', fontsize=7,
+            va='center', in_layout=False,
+        )  # fmt: skip
+        for x, y, side in NAME_PLACES:
+            text.xyann = x, y
+            text.set_horizontalalignment(side)
+            box = text.get_window_extent()
+            inside = axis.bbox.count_contains(box.corners()) == 4
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def figure_path(output: str) -> str:
