@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CONFIG = 'demo'
 IMAGE_MODEL = 'resnet18'
 WHAT = f'STMN, its baseline and {IMAGE_MODEL} of torchreid learn to recognise drawn persons'
-COST = 'about 4 minutes on two CPU cores without a GPU, 0.6 GB of disk'  # docs/measured.md
+COST = 'about 4 minutes on two CPU cores without a GPU, 0.7 GB of disk'  # docs/measured.md
 QUERIES = '24'  # on the page
 
 
@@ -64,7 +64,7 @@ def run_demo(cfg: Any, words: Sequence[str], execute: 'Execute') -> 'list[Outcom
 
     print(device_line(cfg.use_gpu))
     folder = cfg.data.save_dir
-    image_model = Variant(f'{IMAGE_MODEL} of torchreid', IMAGE_MODEL, {'model.name': IMAGE_MODEL})
+    image_model = Variant(f'torchreid {IMAGE_MODEL}', IMAGE_MODEL, {'model.name': IMAGE_MODEL})
     planned = plan_runs([*stmn_and_baseline(), image_model], 1, config_path(CONFIG), words, folder)
     if 'synthetic' in {*cfg.data.sources, *cfg.data.targets}:
         ensure_preset(cfg.data.root, **synthetic_kwargs(cfg))
