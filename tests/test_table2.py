@@ -69,6 +69,38 @@ def test_the_figure_shows_what_is_known(tmp_path):
         with Image.open(path) as picture:
             sizes.append(picture.size)
     assert sizes[0][1] > 1.5 * sizes[1][1]  # a row of panels a strategy
+    free = row._replace(gflops_per_clip=None, seconds_per_tracklet=None)
+    assert table2.draw_cost([free], str(tmp_path / 'table2.png'))  # nothing to name
+
+
+def test_no_name_of_the_figure_covers_another_or_a_point(tmp_path, monkeypatch):
+    """Of eight rows whose costs and scores are close together."""
+    drawn, name_points = [], table2._name_points
+
+    def spy(axis, points):
+        name_points(axis, points)
+        drawn.append((axis, points, [text.get_window_extent() for text in axis.texts]))
+
+    monkeypatch.setattr(table2, '_name_points', spy)
+    rows = [
+        Row(
+            f'System {number}',
+            {'mAP': Score(50.0 + number % 3, None)},
+            'mars',
+            frames='rrs',
+            gflops_per_clip=48.0 + 3 * number,
+            seconds_per_tracklet=0.2 + 0.05 * (number % 4),
+        )
+        for number in range(8)
+    ]
+    table2.draw_cost(rows, str(tmp_path / 'table2.png'))
+    for axis, points, boxes in drawn:
+        assert len(points) == len(boxes) == 8
+        for number, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:number])
+            spots = axis.transData.transform(list(points.values()))
+            assert not any(box.contains(*spot) for spot in spots)
+            assert axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
 
 
 def test_the_plan_and_flags(run):  # noqa: F811

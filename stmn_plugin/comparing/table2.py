@@ -133,7 +133,7 @@ def _name_points(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
     """Write each name at the first place beside its point that is free of names, points and edges."""
     from matplotlib.transforms import Bbox
 
-    spots = axis.transData.transform(list(points.values()))  # in pixels
+    spots = [axis.transData.transform(point) for point in points.values()]  # in pixels
     taken = [Bbox([spot - MARKER, spot + MARKER]) for spot in spots]
     for name, point in points.items():
         text = axis.annotate(
