@@ -550,7 +550,7 @@ def bad(words, capsys):
         ('one_shot.split_file no.json', 'one_shot.split_file: cannot read no.json'),
         ('train.batch_size 11', 'train.batch_size: no batch of 11'),
         ('train.max_epoch 0', 'train.max_epoch 0: the steps would train nothing'),
-        ('test.evaluate True', 'test.evaluate True: one-shot learning trains steps'),
+        ('test.evaluate True', 'test.evaluate True: one-shot learning sets this itself'),
         ('train.overwrite True', 'train.overwrite True: one-shot'),
         ('data.train_list list.json', 'data.train_list list.json: one-shot'),
         ('data.type image -a resnet18', 'data.type image: one-shot learning needs video'),
