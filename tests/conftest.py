@@ -1,6 +1,7 @@
 """Data that several test files use, made once per session."""
 
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 REPOSITORY = Path(__file__).parent.parent
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
+os.environ['COLUMNS'] = '100'  # of every console here and in child processes; pytest-xdist sets 80
 
 
 def pytest_addoption(parser):

@@ -52,8 +52,9 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, messages):
 )
 def test_runs_that_differ_in_recipe_start_or_data_are_rows_of_their_own(words, title, tmp_path):
     data = None if 'data.root' in words else DATA  # older runs know their root only
-    finished_run(tmp_path / 'a_seed1', data=data or {})
-    finished_run(tmp_path / 'b_seed2', ['train.seed', '2', *words], data=data or {})
+    stmn = ['model.name', 'stmn']
+    finished_run(tmp_path / 'a_seed1', stmn, data=data or {})
+    finished_run(tmp_path / 'b_seed2', [*stmn, 'train.seed', '2', *words], data=data or {})
     first, second = existing_runs([str(tmp_path / name) for name in ('a_seed1', 'b_seed2')], [])
     assert second.title == title and first.title.split(' ')[0] == 'a'
     assert first.title != second.title and not first.problem and not second.problem
