@@ -130,7 +130,7 @@ def draw_cost(rows: Sequence[Row], path: str) -> str:
 
 
 def _name_points(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name at the first place beside its point that is free of names, points and edges."""
+    """Write each name at the first place beside its point that no name, point or edge covers."""
     from matplotlib.transforms import Bbox
 
     spots = [axis.transData.transform(point) for point in points.values()]  # in pixels
