@@ -104,7 +104,7 @@ def test_the_run_folder(run, folder):
     ]
     (log,) = folder.glob('train.log-*')
     lines = [line.split(' ', 3) for line in log.read_text().splitlines()]  # day, time, level, text
-    said = [text.strip() for _, _, level, text in lines if level == 'INFO']
+    said = [' '.join(text).strip() for _, _, level, *text in lines if level == 'INFO']
     assert said == [line.strip() for line in out.splitlines()]
     cfg = flatten(load_config(str(folder / 'config.yaml')))
     assert (cfg['train.max_epoch'], cfg['model.name']) == (3, 'stmn')
