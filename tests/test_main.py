@@ -478,7 +478,7 @@ def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
     assert (folder / 'cost_curve.png').stat().st_size > 1000
     shown = capsys.readouterr().out
     assert 'frames per tracklet' in shown
-    for once in ('Device: ', 'Model: ', 'tracklets    cameras', 'initial weights'):
+    for once in ('Device: ', 'Model: ', 'tracklets  cameras', 'initial weights'):
         assert shown.count(once) == 1, once
     stored = json.loads((folder / 'metrics.json').read_text())['evaluations']
     assert [one['mAP'] for one in stored] == [row['mAP'] for row in rows]

@@ -198,9 +198,12 @@ def test_a_target_without_labels_loads_for_testing(query, gallery, tmp_path, mes
     table = messages()
     assert 'unlabelled' in table
     rows = [line.split() for line in table.splitlines() if line.startswith('tracklets ')]
-    assert [(row[1], row[2], row[-1]) for row in rows] == [
-        ('query', '0', '2') if query == ['unknown'] else ('query', '1', '0'),
-        ('gallery', '0', '2') if gallery == ['unknown'] else ('gallery', '1', '0'),
+    assert rows == [  # persons, tracklets, cameras, frames, unlabelled tracklets if any
+        ['tracklets', split, *(['0', *counts, '2'] if ids == ['unknown'] else ['1', *counts])]
+        for split, ids, counts in (
+            ('query', query, ['2', '1', '2']),
+            ('gallery', gallery, ['2', '1', '2']),
+        )
     ]
 
 
