@@ -84,7 +84,7 @@ def test_a_collapsed_model_says_so(tmp_path, messages):
     assert 'Warning: The features of all tracklets of one are equal: the model collapsed.' in out
     assert out.count('Warning') == 1
     stored = json.loads((tmp_path / 'metrics.json').read_text())['evaluations']
-    head, _, first, second = results_table(stored).splitlines()
+    *_, head, _, first, second = results_table(stored).splitlines()
     assert head.split()[-1] == 'doubt' and first.split()[-1] == 'collapsed'
     assert second.split()[0] == 'two' and 'collapsed' not in second
     one, two = stored
