@@ -109,10 +109,15 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_into_the_folder(writ
 
 def fork_and_wait(folder, pipe):
     with hold_folder(str(folder)):
-        orphan = multiprocessing.get_context('fork').Process(target=multiprocessing.Event().wait)
+        orphan = multiprocessing.get_context('fork').Process(target=tell_and_wait, args=(pipe,))
         orphan.start()
-        pipe.send(orphan.pid)
         orphan.join()
+
+
+def tell_and_wait(pipe):
+    """Tell of itself: here the hooks of the fork, which close the lock, are over."""
+    pipe.send(os.getpid())
+    multiprocessing.Event().wait()
 
 
 def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path):
