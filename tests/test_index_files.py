@@ -157,6 +157,19 @@ DAMAGE = {
 }
 
 
+@pytest.mark.skipif(not os.path.exists('/proc/self/maps'), reason='Linux shows what is mapped')
+def test_a_closed_index_holds_no_mapped_file(path):
+    def mapped():
+        with open('/proc/self/maps') as maps:
+            return f'{path}-matrix' in maps.read()
+
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(3), make_features(3))
+        index.search(make_features(1), 1)
+        assert mapped()
+    assert not mapped()
+
+
 @pytest.mark.parametrize('kind', DAMAGE)
 def test_a_damaged_database_is_one_line(path, kind):
     key = replace(KEY, dim=512)

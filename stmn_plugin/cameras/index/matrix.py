@@ -80,6 +80,10 @@ class Matrix:
             self._mapped = key, array
         return self._mapped[1]
 
+    def unmap(self) -> None:
+        """Let go of the file, which counts as memory of the process where it was read."""
+        self._mapped = None
+
     def wipe(self, numbers: Sequence[int]) -> None:
         """Overwrite the vectors of numbers with zeros, on the disk when this returns."""
         with FileLock(f'{self.path}.lock'), write_errors(self.path):

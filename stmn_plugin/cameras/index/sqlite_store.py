@@ -85,6 +85,7 @@ class SqliteStore:
 
     def close(self) -> None:
         self._db.close()
+        self._matrix.unmap()
 
     def setting(self, name: str) -> str | None:
         found = self._read('SELECT value FROM setting WHERE name = ?', name)
