@@ -332,3 +332,14 @@ def make_prid(root):
     ]
     (folder / 'splits_prid2011.json').write_text(json.dumps(splits))
     return Path(root)
+
+
+def make_market(root, people=8):
+    """Market-1501's folders of images: a query and two gallery cameras of each person."""
+    for split in ('bounding_box_train', 'query', 'bounding_box_test'):
+        folder = root / 'market1501' / 'Market-1501-v15.09.15' / split
+        folder.mkdir(parents=True)
+        for pid in range(1, people + 1):
+            for camera in (1,) if split == 'query' else (2, 3):
+                save_frame(folder / f'{pid:04d}_c{camera}s1_000001_00.jpg', pid, camera, 0)
+    return root

@@ -297,14 +297,7 @@ def test_a_nan_gradient_under_a_finite_loss_stops_the_run_before_the_weights_are
 
 @pytest.mark.parametrize('arch', ['resnet18', 'osnet_x0_25'])
 def test_image_data_runs_as_the_host_runs_it(arch, run, tmp_path):
-    folder = tmp_path / 'market1501' / 'Market-1501-v15.09.15'
-    for split in ('bounding_box_train', 'query', 'bounding_box_test'):
-        (folder / split).mkdir(parents=True)
-        for pid in range(1, 9):
-            cameras = (1,) if split == 'query' else (2, 3)
-            for camera in cameras:
-                name = f'{pid:04d}_c{camera}s1_000001_00.jpg'
-                miniatures.save_frame(folder / split / name, pid, camera, 0)
+    miniatures.make_market(tmp_path)
     words = ['-a', arch, '-s', 'market1501', '-t', 'market1501', 'loss.name', 'softmax']
     code, out, _ = run(
         *words,

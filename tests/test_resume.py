@@ -193,13 +193,7 @@ def test_going_back_is_asked_for_and_forgets_what_came_after(train, straight, tm
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_image_data_and_dropout_resume_exactly(workers, train, tmp_path):
-    for split in ('bounding_box_train', 'query', 'bounding_box_test'):
-        folder = tmp_path / 'market1501' / 'Market-1501-v15.09.15' / split
-        folder.mkdir(parents=True)
-        for pid in range(1, 7):
-            for camera in (1,) if split == 'query' else (2, 3):
-                name = f'{pid:04d}_c{camera}s1_000001_00.jpg'
-                miniatures.save_frame(folder / name, pid, camera, 0)
+    miniatures.make_market(tmp_path, people=6)
     words = ['data.type', 'image', 'sampler.train_sampler', 'RandomSampler', 'loss.name', 'softmax']
     words += ['data.transforms', "['random_flip','random_crop']", 'data.workers', workers]
     words += ['train.max_epoch', 2, 'test.eval_freq', -1]

@@ -5,6 +5,7 @@ import shutil
 
 import miniatures
 import pytest
+import torchreid
 
 import stmn_plugin
 from stmn_plugin.data import VideoDataManager
@@ -325,3 +326,42 @@ def test_own_tracklets_without_a_training_split(tmp_path, small_run, repository,
     assert stop.value.code == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f'error: {root / "tracklets"}') and 'train' in error
+
+
+def test_image_data_are_tested_without_their_sources(
+    tmp_path, small_run, repository, capsys, monkeypatch
+):
+    from stmn_plugin.cli import train
+
+    root = miniatures.make_market(tmp_path)
+    words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), '--root', str(root)]
+    words += ['-a', 'osnet_x0_25', *small_run, 'data.type', 'image', 'loss.name', 'softmax']
+    words += ['sampler.train_sampler', 'RandomSampler']
+    train.main([*words, '-s', 'market1501', '-t', 'market1501'])
+    capsys.readouterr()
+
+    def refuse(*args, **options):
+        raise AssertionError('only training needs this')
+
+    monkeypatch.setattr(torchreid.optim, 'build_optimizer', refuse)
+    monkeypatch.setattr(torchreid.data, 'ImageDataManager', refuse)
+    trained, again = tmp_path / 'run', tmp_path / 'again'
+    words += ['test.evaluate', 'True', 'data.save_dir', str(again)]
+    words += ['model.load_weights', str(trained / 'model' / 'model.pth.tar-1')]
+    # a missing source, and a batch that none of the host's samplers can make
+    words += ['sampler.train_sampler', 'RandomDomainSampler', 'train.batch_size', '7']
+    train.main([*words, '-s', 'dukemtmcreid', '-t', 'market1501'])
+    first, second = (
+        json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]
+        for folder in (trained, again)
+    )
+    for result in first, second:
+        del result['made_from']['recipe']  # names the sources
+    for key in ('weights', 'made_from', 'num_query', 'num_gallery', 'mAP', 'rank-1'):
+        assert first[key] == second[key]
+    assert 'Data: tested on market1501: 8 queries, 16 gallery images\n' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        train.main([*words, '-s', 'market1501', '-t', 'dukemtmcreid'])
+    assert stop.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert 'dataset cannot be loaded' in error or 'DukeMTMC' in error, error

@@ -1,7 +1,6 @@
 """Build the parts of a run from a checked config: data, model, optimizer, objective, tests."""
 
 import difflib
-import logging
 from typing import Any
 
 import torchreid
@@ -21,12 +20,10 @@ from stmn_plugin.config.kwargs import (
 )
 from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
-from stmn_plugin.data.host_lists import host_errors_named
-from stmn_plugin.data.loaders import FrameLoader, check_shared_memory
+from stmn_plugin.data.image_data import build_image_data
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.settings import TestSettings
-from stmn_plugin.log import prints_logged
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import FrameByFrame, ModelSpec, VideoModel, build_video_model
 from stmn_plugin.models.encoder import checkpoint_activations
@@ -43,8 +40,6 @@ from stmn_plugin.training.speed import (
 )
 
 from .registration import model_registry
-
-logger = logging.getLogger(__name__)
 
 # architectures whose code calls view() on maps, which fails for channels_last
 CONTIGUOUS_ONLY = ('mudeep', 'pcb_p4', 'pcb_p6')
@@ -72,34 +67,10 @@ def check_processes(cfg: CfgNode) -> None:
 
 
 def build_datamanager(cfg: CfgNode) -> Any:
-    """Build our video data manager, or the host's for images."""
+    """Build the data manager of videos or images; a test reads the targets only."""
     if cfg.data.type == 'video':
         return VideoDataManager(**videodata_kwargs(cfg))
-    with host_errors_named(), prints_logged(logger):
-        datamanager = torchreid.data.ImageDataManager(**imagedata_kwargs(cfg))
-    logger.info(image_data_line(datamanager))
-    image_bytes = 4 * 3 * cfg.data.height * cfg.data.width
-    check_shared_memory(
-        cfg.data.workers,
-        {key: flatten(cfg)[key] * image_bytes for key in ('train.batch_size', 'test.batch_size')},
-    )
-    datamanager.train_loader = FrameLoader.like(datamanager.train_loader)
-    for loaders in datamanager.test_loader.values():
-        for mode, loader in loaders.items():
-            loaders[mode] = FrameLoader.like(loader)
-    return datamanager
-
-
-def image_data_line(datamanager: Any) -> str:
-    """Describe the data of the host's image data manager."""
-    parts = [
-        f'trained on {", ".join(datamanager.sources)}: {datamanager.num_train_pids} ids, '
-        f'{len(datamanager.train_loader.dataset):,} images, {datamanager.num_train_cams} cameras'
-    ]
-    for name, lists in datamanager.test_dataset.items():
-        query, gallery = len(lists['query']), len(lists['gallery'])
-        parts.append(f'tested on {name}: {query:,} queries, {gallery:,} gallery images')
-    return f'Data: {"; ".join(parts)}'
+    return build_image_data(imagedata_kwargs(cfg), cfg.test.evaluate)
 
 
 def build_model(cfg: CfgNode, num_classes: int) -> nn.Module:

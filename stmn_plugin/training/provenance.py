@@ -138,7 +138,8 @@ def data_digests(datamanager: Any, name: str) -> dict[str, str]:
 def training_digest(datamanager: Any) -> str:
     """Return 'train' of :func:`data_digests`; '' if no training data was read."""
     dataset = datamanager.train_loader.dataset
-    tracklets = dataset.tracklets if hasattr(dataset, 'tracklets') else dataset.train
+    # clips, the host's images, or an empty list
+    tracklets = getattr(dataset, 'tracklets', None) or getattr(dataset, 'train', ())
     return _list_digest(tracklets) if tracklets else ''
 
 
