@@ -138,7 +138,7 @@ def extract(num_frames, batch_size, folder):
     import numpy as np
     from PIL import Image
 
-    from stmn_plugin.data.clip_plans import ClipPlan
+    from stmn_plugin.data.frame_samplers import ClipPlan
     from stmn_plugin.evaluation.embedder import Embedder
 
     torch.manual_seed(0)

@@ -10,14 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .errors import InputError
 
 JUNK_PID = -1
 UNKNOWN = JUNK_PID  # person or camera of an unlabelled tracklet: neither right nor wrong
-NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 
 def comparable(query: Any, gallery: Any, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -47,8 +45,11 @@ def comparable(query: Any, gallery: Any, name: str) -> tuple[NDArray[np.int64], 
 
 def _exact_labels(labels: Any, name: str) -> NDArray[Any]:
     """Return an array (n,) of int64 if all values fit, else of int, str or bytes objects."""
+    import torch  # slow to import, and natural_key() needs none
+
     if isinstance(labels, torch.Tensor):
-        if labels.is_floating_point() and labels.dtype not in NUMPY_FLOATS:
+        of_numpy = (torch.float16, torch.float32, torch.float64)
+        if labels.is_floating_point() and labels.dtype not in of_numpy:
             raise InputError(f'{name}: {labels.dtype} holds no labels')
         labels = labels.detach().cpu().numpy()
     if np.ma.is_masked(labels):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stmn_plugin.config import load_config
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.datasets.synthetic import PRESETS, generate
 from stmn_plugin.datasets.synthetic.truth import load_truth
 from stmn_plugin.errors import InputError

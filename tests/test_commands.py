@@ -9,8 +9,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from stmn_plugin import __version__
+from stmn_plugin.cameras.index import IndexedTracklet, ModelKey, TrackletIndex
 from stmn_plugin.cli import commands, cost_curve, make_synthetic, report, visualize
 from stmn_plugin.datasets.hdf5 import SIGNATURE
 from stmn_plugin.datasets.tables import read_table
@@ -177,3 +179,37 @@ def test_a_run_imports_nothing_that_only_other_commands_need():
     code = 'import sys, stmn_plugin.host.runner; print({*sys.argv[1:]} & set(sys.modules))'
     done = run_python('-c', code, 'matplotlib', 'jinja2', 'h5py')
     assert (done.stdout, done.stderr) == ('set()\n', '')
+
+
+# of an index of stored features: a list of it, a search in it, and then what embedding imports
+OF_AN_INDEX = """
+import sys
+import stmn_plugin.cameras.making
+from stmn_plugin.cli import index, search
+
+def tell():
+    slow = {'torch', 'torchvision', 'torchreid', 'scipy', 'jinja2', 'matplotlib', 'onnx'}
+    print('imported:', *sorted(slow & set(sys.modules)))
+
+index.main([sys.argv[1]])
+tell()
+search.main(['--index', sys.argv[1], '--tracklet', '1'])
+tell()
+import stmn_plugin.evaluation.embedder, stmn_plugin.models.loading
+tell()
+"""
+
+
+def test_commands_of_an_index_import_no_network_that_they_do_not_need(tmp_path):
+    """Listing takes no torch, a search for an indexed tracklet no network, embedding no host."""
+    path = tmp_path / 'people.db'
+    rows = [
+        IndexedTracklet(0, '/people', name, 'gate', 'x.mp4', name, 'unknown', None, None, 3)
+        for name in ('1', '2', '3')
+    ]
+    with TrackletIndex.open(path, ModelKey('w', 'toy', 16, 8, 4, 3)) as index:
+        index.add(rows, torch.eye(3))
+    done = run_python('-c', OF_AN_INDEX, path)
+    assert done.stderr == ''
+    told = [line for line in done.stdout.splitlines() if line.startswith('imported:')]
+    assert told == ['imported:', 'imported: torch', 'imported: torch torchvision']

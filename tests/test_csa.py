@@ -11,7 +11,7 @@ from test_distributed import narrow_resnet
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.features import TrackletClips
 from stmn_plugin.evaluation.pair_scores import joined_rows

@@ -21,8 +21,8 @@ from torch import nn
 
 from stmn_plugin import distributed
 from stmn_plugin.config import load_config
-from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.identity_sampler import EpochBatchSampler
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.settings import TestSettings

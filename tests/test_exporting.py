@@ -21,7 +21,7 @@ from stmn_plugin.cameras.export_formats import FORMATS
 from stmn_plugin.cli import export
 from stmn_plugin.config import load_config
 from stmn_plugin.config.sections import flatten
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import Embedder, evaluate_ranking
 from stmn_plugin.models import ModelSpec, build_video_model

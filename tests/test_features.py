@@ -23,9 +23,8 @@ from references.released import all_frames_clips
 import stmn_plugin
 from stmn_plugin.config.defaults import flatten, get_default_config
 from stmn_plugin.data import VideoDataManager
-from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, Normalize
-from stmn_plugin.data.frame_samplers import dealt_clip, interleaved_clip, sample_rrs
+from stmn_plugin.data.frame_samplers import ClipPlan, dealt_clip, interleaved_clip, sample_rrs
 from stmn_plugin.data.frames import read_frame
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder

@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import (
 from stmn_plugin import distributed, load_model
 from stmn_plugin.cli import export, train
 from stmn_plugin.config import load_config
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features

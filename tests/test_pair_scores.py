@@ -10,7 +10,7 @@ from torch import nn
 
 import stmn_plugin
 from stmn_plugin.data import VideoDataManager
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.tracklets import Target
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder

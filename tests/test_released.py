@@ -7,8 +7,7 @@ import torch
 from references.stmn import relative_error
 
 from stmn_plugin.config import kwargs, load_config
-from stmn_plugin.data.clip_plans import ClipPlan
-from stmn_plugin.data.frame_samplers import count_clips, sample_rrs
+from stmn_plugin.data.frame_samplers import ClipPlan, count_clips, sample_rrs
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import STMN, SpatialMemory, TemporalMemory

@@ -13,12 +13,11 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import thresholds, verification
 from stmn_plugin.evaluation.evaluator import Evaluator, Target
 from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.evaluation.fingerprint import weights_digest
+from stmn_plugin.evaluation.fingerprint import digest_of, weights_digest
 from stmn_plugin.evaluation.settings import TestSettings
 from stmn_plugin.evaluation.testing import evaluate_targets
 from stmn_plugin.evaluation.thresholds import (
     Thresholds,
-    digest_of,
     read_thresholds,
     select_thresholds,
     store_thresholds,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.looking.explained_clips import attention_of

@@ -5,17 +5,20 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from stmn_plugin.datasets.csv_rows import csv_rows
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.embedder import Embedder
 
 from .index import IndexedTracklet, TrackletIndex, Where
 from .index.embedding import crops_of, row_of_entry
 from .making import UNKNOWN_PERSON, CroppingJob, make_tracklets
 from .searching import Query
+
+if TYPE_CHECKING:
+    from stmn_plugin.evaluation.embedder import Embedder
 
 NO_CAMERA = 'query'  # of crops that come from no camera of the index
 KINDS = ('tracklet', 'person', 'crops')  # columns of a file of queries
@@ -125,7 +128,7 @@ def read_queries(index: TrackletIndex, path: Path) -> list[Asked]:
 
 
 def make_queries(
-    index: TrackletIndex, asked: Sequence[Asked], embedder: Callable[[], Embedder] | None
+    index: TrackletIndex, asked: Sequence[Asked], embedder: 'Callable[[], Embedder] | None'
 ) -> list[Query]:
     """Return queries with their features, from the index if it has them, else from the model.
 

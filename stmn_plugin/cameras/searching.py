@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmn_plugin.evaluation.reranking import rerank
 from stmn_plugin.evaluation.search import unit_vectors
 from stmn_plugin.evaluation.thresholds import Thresholds
 
@@ -161,6 +160,8 @@ def _ranked(
     reranked: list[float | None] = [None] * len(found)
     order = np.arange(len(found))
     if options.rerank and found:
+        from stmn_plugin.evaluation.reranking import rerank  # imports scipy
+
         candidates = index.features([match.row.number for match in found])
         rows = torch.cat(list(rerank(query.features, candidates, index.model.metric)))  # (Q, N)
         fused = rows.mean(dim=0) if options.fusion == 'mean' else rows.amin(dim=0)

@@ -24,7 +24,7 @@ from .command_line import CONFIG, CommandLine, value_of
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from stmn_plugin.data.clip_plans import ClipPlan
+    from stmn_plugin.data.frame_samplers import ClipPlan
     from stmn_plugin.data.tracklets import Tracklet
     from stmn_plugin.host.engine import VideoEngine
 

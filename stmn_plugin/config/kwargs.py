@@ -118,7 +118,7 @@ def synthetic_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.data.clip_plans.ClipPlan`, which frames are tested."""
+    """Arguments of :class:`stmn_plugin.data.frame_samplers.ClipPlan`, which frames are tested."""
     return {
         'seq_len': cfg.video.seq_len,
         'frames': 'all' if cfg.test.frames == 'all' else cfg.video.sample_method,

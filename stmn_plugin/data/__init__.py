@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    'ClipPlan': '.clip_plans',
+    'ClipPlan': '.frame_samplers',
     'VideoDataManager': '.datamanager',
     'clip_loader': '.clip_plans',
     'sample_rrs': '.frame_samplers',

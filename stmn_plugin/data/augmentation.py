@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torchreid
 import torchvision.transforms.v2.functional as TF
 from numpy.typing import NDArray
 from PIL import Image
@@ -64,10 +63,12 @@ class Augmentation:
         self.names = check_transforms(names)
         self.height, self.width = height, width
         self.fill = [min(max(round(255 * value), 0), 255) for value in mean]
-        # its pool of patches is filled by the clips that this process reads
-        self.patches = (
-            torchreid.data.transforms.RandomPatch() if 'random_patch' in self.names else None
-        )
+        self.patches = None
+        if 'random_patch' in self.names:
+            import torchreid  # slow to import, and no test needs it
+
+            # its pool of patches is filled by the clips that this process reads
+            self.patches = torchreid.data.transforms.RandomPatch()
 
     @property
     def batched(self) -> bool:

@@ -1,4 +1,4 @@
-"""Plan and load the clips of a test, in batches across tracklets, reading each frame once a clip.
+"""Load the clips of a test, in batches across tracklets, reading each frame once a clip.
 
 Batches are not padded to the longest tracklet, and their memory does not depend on its length.
 """
@@ -13,54 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, Normalize
-from .frame_samplers import FRAME_SAMPLERS, count_clips, dealt_clip, dropping_clip, interleaved_clip
+from .frame_samplers import ClipPlan
 from .frames import read_clip
 from .loaders import FrameLoader, check_shared_memory
 from .tracklets import Frames, Tracklet, as_tracklets
-
-
-class ClipPlan(NamedTuple):
-    """The rule by which a tracklet is divided into clips for testing."""
-
-    seq_len: int  # L
-    frames: str = 'rrs'  # 'all', 'in_order' (all of them), or a frame sampler that takes one clip
-    clips_per_tracklet: int = 1  # maximum with 'rrs'
-    rrs_chunks: str = 'balanced'
-    all_clips: str = 'ceil'  # number of clips with 'all', see ``count_clips``
-
-    def count(self, num_frames: int) -> int:
-        """Return the number of clips of a tracklet of F frames."""
-        if self.frames in ('all', 'in_order'):
-            clips = self.all_clips if self.frames == 'all' else 'ceil'
-            return count_clips(num_frames, self.seq_len, clips)
-        return min(self.clips_per_tracklet, count_clips(num_frames, self.seq_len))
-
-    def clip(self, num_frames: int, index: int) -> NDArray[np.int64]:
-        """Return the frame indices of a clip, int64 (L,)."""
-        if self.drops_remainder:
-            return dropping_clip(num_frames, self.seq_len, index)
-        if self.frames == 'all':
-            return interleaved_clip(num_frames, self.seq_len, index)
-        if self.frames == 'in_order':
-            start = index * self.seq_len
-            return np.minimum(np.arange(start, start + self.seq_len), num_frames - 1)
-        if self.frames == 'rrs':
-            count = self.count(num_frames)
-            return dealt_clip(num_frames, self.seq_len, count, index, self.rrs_chunks)
-        return FRAME_SAMPLERS[self.frames](num_frames, self.seq_len)
-
-    @property
-    def drops_remainder(self) -> bool:
-        """Whether frames of a tracklet are in no clip, as in the authors' all-frames test."""
-        return self.frames == 'all' and self.all_clips == 'floor'
-
-    @property
-    def title(self) -> str:
-        """Name for tables: 'all', 'all (floor)', 'rrs', 'rrs x 4'."""
-        if self.drops_remainder:
-            return 'all (floor)'
-        many = self.frames == 'rrs' and self.clips_per_tracklet > 1
-        return f'rrs x {self.clips_per_tracklet}' if many else self.frames
 
 
 class ClipBatch(NamedTuple):

@@ -17,7 +17,7 @@ from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.log import prints_logged
 
-from .clip_plans import ClipPlan, clip_loader
+from .clip_plans import clip_loader
 from .clips import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,7 +26,7 @@ from .clips import (
     Normalize,
     collate_items,
 )
-from .frame_samplers import FRAME_SAMPLERS
+from .frame_samplers import FRAME_SAMPLERS, ClipPlan
 from .host_lists import hold_out_target, names_once, read_target, read_training, summary_table
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory

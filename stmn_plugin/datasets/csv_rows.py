@@ -2,15 +2,17 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 
-from .listing import Attempt
+if TYPE_CHECKING:
+    from .listing import Attempt
 
 
 def csv_rows(
-    path: str, columns: Sequence[str], attempt: Attempt
+    path: str, columns: Sequence[str], attempt: 'Attempt'
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and stripped cells, by column, of each row that is not blank.
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stmn_plugin.data.clip_plans import ClipBatch, ClipPlan, clip_loader
+from stmn_plugin.data.clip_plans import ClipBatch, clip_loader
 from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, Normalize, Prepare
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.tracklets import Frames, Tracklet, as_tracklets
 from stmn_plugin.distributed import gather_objects, is_main, shard
 from stmn_plugin.errors import InputError, resource_errors

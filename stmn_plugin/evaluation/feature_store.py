@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.frames import readable_clip
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchreid
 from torch import nn
 
 from stmn_plugin.config.sections import SECTIONS, is_of_another, is_video_model
@@ -118,6 +117,11 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def digest_of(model: nn.Module) -> str:
+    """Return the digest of the weights as a checkpoint holds them."""
+    return weights_digest(model.network if isinstance(model, FrameByFrame) else model)
+
+
 def structure_digest(model: nn.Module) -> str:
     """SHA-256 of the classes of a model's parts and of all their attributes but the weights.
 
@@ -201,6 +205,8 @@ def _frames_digest(tracklets: Iterable[Tracklet]) -> str:
 @functools.cache
 def _code_digest() -> str:
     """Return the SHA-256 of the code that computes vectors, and of the host's version."""
+    import torchreid  # slow to import, and stored vectors alone need it
+
     digest = hashlib.sha256(getattr(torchreid, '__version__', '').encode())
     for name in CODE:
         path = PACKAGE / name

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 
 

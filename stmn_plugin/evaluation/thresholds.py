@@ -10,15 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
-from stmn_plugin.models.frame_pooling import FrameByFrame
 from stmn_plugin.plain_values import is_like
 from stmn_plugin.whole_files import write_text
-
-from .fingerprint import weights_digest
 
 NAME = 'verification.json'
 LIKELY, UNSURE, UNLIKELY = 'likely', 'unsure', 'unlikely'
@@ -29,7 +24,7 @@ class Thresholds:
     """Two distances, and the data and settings on which they were measured.
 
     Attributes:
-        weights: digest of the weights, see :func:`digest_of`.
+        weights: digest of the weights, see :func:`.fingerprint.digest_of`.
         likely_below: the share of pairs of two persons below it is at most the false positive rate.
         unlikely_above: the share of pairs of one person above it is at most ``missed``.
         false_positive_rate: maximum rate of ``likely_below``.
@@ -93,11 +88,6 @@ class Thresholds:
             f'{self.positive_pairs:,} pairs of one and {self.negative_pairs:,} of two, frames '
             f'{self.frames}{flip}; other cameras may differ.'
         )
-
-
-def digest_of(model: nn.Module) -> str:
-    """Return the digest of the weights as a checkpoint holds them."""
-    return weights_digest(model.network if isinstance(model, FrameByFrame) else model)
 
 
 def store_thresholds(folder: Path, measured: Thresholds) -> Path:

@@ -18,8 +18,8 @@ from stmn_plugin.config.kwargs import (
     testing_kwargs,
     videodata_kwargs,
 )
-from stmn_plugin.data.clip_plans import ClipPlan
 from stmn_plugin.data.datamanager import VideoDataManager
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.image_data import build_image_data
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stmn_plugin.data.clip_plans import ClipPlan, clip_loader
+from stmn_plugin.data.clip_plans import clip_loader
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.tracklets import Frames, Tracklet, as_tracklets
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.models.base import VideoModel

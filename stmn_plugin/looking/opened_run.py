@@ -12,7 +12,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from stmn_plugin.config import load_config
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.tracklets import Target, Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder

@@ -9,15 +9,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stmn_plugin.cameras.manifest import NAME as MANIFEST
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.embedder import Embedder
 
 from .records import IndexedTracklet, Where
 from .tracklet_index import TrackletIndex
+
+if TYPE_CHECKING:
+    from stmn_plugin.evaluation.embedder import Embedder
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ def revision_of(tree: Path, entry: ManifestEntry) -> str:
 
 def embed_rows(
     index: TrackletIndex,
-    embedder: Embedder,
+    embedder: 'Embedder',
     rows: Sequence[IndexedTracklet],
     at_once: int = AT_ONCE,
 ) -> Embedded:

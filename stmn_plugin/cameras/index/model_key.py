@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from stmn_plugin.data.frame_samplers import ClipPlan
 
-from stmn_plugin.data.clip_plans import ClipPlan
-from stmn_plugin.evaluation.embedder import Embedder
-from stmn_plugin.evaluation.pair_scores import refuse_pair_scores
-from stmn_plugin.evaluation.thresholds import digest_of
-from stmn_plugin.models.base import VideoModel
+if TYPE_CHECKING:  # networks are slow to import, and a search among stored features needs none
+    from stmn_plugin.evaluation.embedder import Embedder
+    from stmn_plugin.models.base import VideoModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class ModelKey:
     flip: bool = False
 
     @classmethod
-    def of(cls, model: VideoModel, **changes: Any) -> 'ModelKey':
+    def of(cls, model: 'VideoModel', **changes: Any) -> 'ModelKey':
         """Return the key of a model of ``load_model`` with the test settings of its run.
 
         Args:
@@ -53,6 +51,9 @@ class ModelKey:
         Raises:
             InputError: the model scores pairs itself, so there is no distance of features.
         """
+        from stmn_plugin.evaluation.fingerprint import digest_of
+        from stmn_plugin.evaluation.pair_scores import refuse_pair_scores
+
         spec = model.spec
         refuse_pair_scores(model, spec.arch)
         config = spec.config
@@ -77,8 +78,10 @@ class ModelKey:
         """Whether features are kept with length 1: nothing else counts for the distance."""
         return self.normalized or self.metric == 'cosine'
 
-    def embedder(self, model: VideoModel, device: str = 'cpu', **options: Any) -> Embedder:
+    def embedder(self, model: 'VideoModel', device: str = 'cpu', **options: Any) -> 'Embedder':
         """Return the embedder of this key; ``options`` do not change features."""
+        from stmn_plugin.evaluation.embedder import Embedder
+
         plan = ClipPlan(self.seq_len, self.frames, self.clips_per_tracklet, self.rrs_chunks)
         return Embedder(
             model,
@@ -108,8 +111,10 @@ class ModelKey:
         )
 
 
-@torch.no_grad()
-def _dim(model: VideoModel, height: int, width: int) -> int:
+def _dim(model: 'VideoModel', height: int, width: int) -> int:
+    import torch
+
     device = next(model.parameters()).device
     clip = torch.zeros(1, model.seq_len, 3, height, width, device=device)
-    return int(model.eval().finish(model(clip)).shape[1])
+    with torch.no_grad():
+        return int(model.eval().finish(model(clip)).shape[1])

@@ -16,11 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.search import top_k
 from stmn_plugin.whole_files import write_errors
 
 from .matrix import Matrix
@@ -128,6 +126,10 @@ class SqliteStore:
     def nearest(
         self, queries: Vectors, top: int, where: Where, metric: str, approximate: bool
     ) -> list[list[tuple[IndexedTracklet, float]]]:
+        import torch  # slow to import, and only searching needs it
+
+        from stmn_plugin.evaluation.search import top_k
+
         if approximate:
             self.make_hnsw(metric)
         sql, values = _condition(where)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.evaluation.thresholds import (
     Thresholds,
     read_thresholds,

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.search import unit_vectors
 from stmn_plugin.extras import require
 
 from .model_key import ModelKey
 from .records import EVERYTHING, IndexedTracklet, Match, Where
 from .sqlite_store import SqliteStore
 from .store import SCHEMA, Store, Vectors
+
+if TYPE_CHECKING:  # torch is slow to import, and listing and deleting need none
+    from torch import Tensor
 
 SERVERS = ('postgresql://', 'postgres://')
 
@@ -65,7 +66,7 @@ class TrackletIndex:
             store.close()
             raise
 
-    def add(self, rows: Sequence[IndexedTracklet], features: Tensor) -> int:
+    def add(self, rows: Sequence[IndexedTracklet], features: 'Tensor') -> int:
         """Add tracklets in one transaction; those of the same tree and folder stay as they are.
 
         Args:
@@ -85,7 +86,7 @@ class TrackletIndex:
 
     def search(
         self,
-        queries: Tensor,
+        queries: 'Tensor',
         top: int = 10,
         where: Where = EVERYTHING,
         approximate: bool = False,
@@ -120,12 +121,14 @@ class TrackletIndex:
         """Return the records of tracklets by number."""
         return self._store.rows(where)
 
-    def features(self, numbers: Sequence[int]) -> Tensor:
+    def features(self, numbers: Sequence[int]) -> 'Tensor':
         """Return the features of tracklets in the order of the numbers, float32 (N, D).
 
         Raises:
             InputError: a number that is not in the index.
         """
+        import torch
+
         if not numbers:
             return torch.empty(0, self.model.dim)
         found = self._store.vectors(numbers)
@@ -190,7 +193,9 @@ class TrackletIndex:
     ) -> None:
         self.close()
 
-    def _vectors(self, features: Tensor) -> Vectors:
+    def _vectors(self, features: 'Tensor') -> Vectors:
+        from stmn_plugin.evaluation.search import unit_vectors
+
         if features.dim() != 2 or features.shape[1] != self.model.dim:
             raise ValueError(
                 f'expected features of shape (N, {self.model.dim}), got {tuple(features.shape)}'
@@ -199,7 +204,7 @@ class TrackletIndex:
         if self.model.has_unit_features:
             vectors = unit_vectors(vectors)
         vectors = vectors.half().contiguous()
-        if not torch.isfinite(vectors).all():
+        if not vectors.isfinite().all():
             raise InputError('features are NaN, infinite or above 65,504, the largest of float16')
         array: Vectors = vectors.numpy()
         return array

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 
 from ..clip_truth import clip_truth, find_truth
 from ..explained_run import ExplainedRun

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from stmn_plugin.data.clip_plans import ClipPlan
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.protocols import Evaluation, Stopwatch
