@@ -19,17 +19,19 @@ class Console:
     Args:
         stream (TextIO, optional): None where a process has been started without it.
         name (str): what it is called when it is gone.
-        told (Console, optional): where it is said that a stream is gone; here by default. What is
-            printed is copied there, too, to the logs of it, but for progress bars.
+        reports_to (Console, optional): where a failed stream is reported; here by default. Its
+            logs receive a copy of what is printed here, except progress bars.
     """
 
-    def __init__(self, stream: TextIO | None, name: str, told: 'Console | None' = None) -> None:
+    def __init__(
+        self, stream: TextIO | None, name: str, reports_to: 'Console | None' = None
+    ) -> None:
         self._stream = stream
         self._outlets: dict[str, TextIO] = {name: stream} if stream is not None else {}
-        self._told = told or self
-        self._gone = [] if stream is not None else [f'{name} is closed: going on without it']
-        if told is not None:
-            told._gone += self._gone
+        self._reports_to = reports_to or self
+        self._closures = [] if stream is not None else [f'{name} is closed: going on without it']
+        if reports_to is not None:
+            reports_to._closures += self._closures
 
     def __getattr__(self, name: str) -> Any:  # encoding, fileno and the like
         if name.startswith('_'):
@@ -38,8 +40,8 @@ class Console:
 
     def write(self, text: str) -> int:
         self._put(text)
-        if self._told is not self and '\r' not in text:  # not a progress bar
-            self._told.log(text)
+        if self._reports_to is not self and '\r' not in text:  # not a progress bar
+            self._reports_to.log(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -72,7 +74,7 @@ class Console:
         """While the block runs, write to a file, too; at its end the error that ends it."""
         self.flush()
         self._outlets[name] = log
-        for word in self._gone[:]:
+        for word in self._closures[:]:
             self._attempt(name, log.write, f'{word}\n')
         try:
             yield
@@ -97,11 +99,13 @@ class Console:
         except (OSError, ValueError) as error:  # ValueError: somebody has closed it
             _silence(self._outlets.pop(name))
             reason = getattr(error, 'strerror', None) or error
-            self._told.tell_gone(f'{name} takes nothing more ({reason}): going on without it')
+            self._reports_to.report_closed(
+                f'{name} takes nothing more ({reason}): going on without it'
+            )
 
-    def tell_gone(self, word: str) -> None:
+    def report_closed(self, word: str) -> None:
         """Say it wherever something can be said, and in the logs to come."""
-        self._gone.append(word)
+        self._closures.append(word)
         self._put(f'{word}\n')
 
 
@@ -134,13 +138,13 @@ class Printed(Console):
 
 
 @contextlib.contextmanager
-def lasting_console() -> Iterator[Console]:
+def robust_console() -> Iterator[Console]:
     """Make stdout and stderr never raise in a ``with`` block; yield the Console of stdout."""
     if isinstance(sys.stdout, Console):
         yield sys.stdout
         return
     out = Printed(sys.stdout, 'stdout')
-    err = Console(sys.stderr, 'stderr', told=out)
+    err = Console(sys.stderr, 'stderr', reports_to=out)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield out
@@ -157,16 +161,16 @@ def run_tool(main: Callable[[], Any]) -> NoReturn:
     """
     _open_closed_descriptors()
     try:
-        with lasting_console():
+        with robust_console():
             sys.exit(main())
     except KeyboardInterrupt:
         from . import ctrl_c  # not before: it takes Ctrl-C over, which is for tools to do
 
-        ctrl_c.say_interrupted()
+        ctrl_c.print_interrupted()
         sys.exit(ctrl_c.EXIT_CODE)
 
 
-def tell_at_once(text: str) -> None:
+def write_in_handler(text: str) -> None:
     """Write to stderr from a signal handler, which may have interrupted a print(); never raises."""
     if sys.__stderr__ is not None:
         with contextlib.suppress(OSError):

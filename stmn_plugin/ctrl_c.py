@@ -14,7 +14,7 @@ from types import FrameType
 EXIT_CODE = 128 + signal.SIGINT
 
 
-def say_interrupted() -> None:
+def print_interrupted() -> None:
     """Print the line in one of the processes that torchrun started."""
     if os.environ.get('RANK', '0') == '0' and sys.__stderr__ is not None:
         with contextlib.suppress(OSError):  # no reader
@@ -24,7 +24,7 @@ def say_interrupted() -> None:
 def _handle(signum: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code.co_filename.startswith('<frozen importlib'):
-            say_interrupted()
+            print_interrupted()
             os._exit(EXIT_CODE)
         frame = frame.f_back
     raise KeyboardInterrupt

@@ -5,9 +5,9 @@ import torch
 from .distributed import world_size
 
 
-def usable_gpu(wanted: bool) -> bool:
+def usable_gpu(use_gpu: bool) -> bool:
     """Return whether a GPU is requested (``use_gpu``) and available."""
-    return wanted and torch.cuda.is_available()
+    return use_gpu and torch.cuda.is_available()
 
 
 def device_name(use_gpu: bool) -> str:
@@ -19,10 +19,10 @@ def device_name(use_gpu: bool) -> str:
     return f'{count}CPU, {threads} thread{"s"[: threads != 1]}'
 
 
-def device_line(wanted: bool) -> str:
+def device_line(use_gpu: bool) -> str:
     """Return ``device_name``, with the reason if a requested GPU is not available."""
-    line = f'Device: {device_name(usable_gpu(wanted))}'
-    if wanted and not usable_gpu(wanted):
+    line = f'Device: {device_name(usable_gpu(use_gpu))}'
+    if use_gpu and not usable_gpu(use_gpu):
         line += f' (use_gpu True cannot be: {gpu_problem()})'
     return line
 

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from .console import lasting_console
+from .console import robust_console
 from .log import shown_on
 
 EXIT_BAD_INPUT = 2
@@ -46,7 +46,7 @@ def exit_on_input_error(debug: bool = False) -> Iterator[None]:
 
     Messages of the package are shown on the console. With ``debug`` the InputError goes through.
     """
-    with lasting_console() as console, shown_on(console):
+    with robust_console() as console, shown_on(console):
         try:
             yield
         except InputError as error:

@@ -29,5 +29,5 @@ def require(*modules: str) -> None:
     for name in modules:
         if importlib.util.find_spec(name) is None:
             extra = EXTRA_OF.get(name)
-            wanted = f"'stmn_plugin[{extra}]'" if extra else name
-            raise InputError(f'{name} is not installed: pip install {wanted}')
+            requirement = f"'stmn_plugin[{extra}]'" if extra else name
+            raise InputError(f'{name} is not installed: pip install {requirement}')

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from .console import tell_at_once
+from .console import write_in_handler
 from .distributed import max_over_ranks, world_size
 
 # SIGHUP: the terminal or ssh session is gone; SIGUSR1: a scheduler such as SLURM says that time is
@@ -87,7 +87,7 @@ class Interruption:
             return
         self.signum = signum
         what = 'stopping' if self._at_once else 'finishing the step, then saving'
-        tell_at_once(f'\n{signal.Signals(signum).name}: {what}; again to end at once\n')
+        write_in_handler(f'\n{signal.Signals(signum).name}: {what}; again to end at once\n')
         if self._at_once:
             self.stop()
 

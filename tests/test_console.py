@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from stmn_plugin import console
 from stmn_plugin.cli import train
-from stmn_plugin.console import lasting_console
+from stmn_plugin.console import robust_console
 from stmn_plugin.errors import InputError, exit_on_input_error
 
 
@@ -54,7 +54,7 @@ def test_a_console_that_fails_is_dropped_with_a_word_in_the_log(broken):
     log = io.StringIO()
     with (
         contextlib.redirect_stdout(stream),
-        lasting_console() as out,
+        robust_console() as out,
         out.copied_to('log', log),
     ):
         for number in range(3):
@@ -73,7 +73,7 @@ def test_bars_and_errors_on_a_broken_console_raise_nothing(broken):
         contextlib.redirect_stderr(stream),
         pytest.raises(SystemExit) as ended,
         exit_on_input_error(),
-        lasting_console() as out,
+        robust_console() as out,
         out.copied_to('log', log),
     ):
         for number in tqdm(range(3), disable=False, mininterval=0):
@@ -91,7 +91,7 @@ def test_warnings_and_what_libraries_log_are_in_the_log_and_bars_are_not():
     with (
         contextlib.redirect_stdout(io.StringIO()) as shown,
         contextlib.redirect_stderr(io.StringIO()) as errors,
-        lasting_console() as out,
+        robust_console() as out,
         out.copied_to('log', log),
     ):
         print('before')
@@ -111,7 +111,7 @@ def test_warnings_and_what_libraries_log_are_in_the_log_and_bars_are_not():
 def test_characters_that_an_encoding_lacks_are_escaped(encoding):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding)
-    with contextlib.redirect_stdout(stream), lasting_console():
+    with contextlib.redirect_stdout(stream), robust_console():
         print('Übung 人 \udcff')
     stream.flush()
     assert raw.getvalue().decode(encoding).replace('\\xdc', 'Ü') == 'Übung \\u4eba \\udcff\n'
@@ -123,7 +123,7 @@ def test_a_log_that_fails_is_dropped_with_a_word_on_the_console():
         contextlib.redirect_stdout(shown),
         open('/dev/full', 'w', buffering=1) as log,
         contextlib.suppress(InputError),
-        lasting_console() as out,
+        robust_console() as out,
         out.copied_to('train.log', log),
     ):
         print('first')
@@ -137,7 +137,7 @@ def test_a_slow_reader_loses_text_and_not_its_place():
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with os.fdopen(writer, 'w', buffering=1) as stream, contextlib.redirect_stdout(stream):
-        with lasting_console():
+        with robust_console():
             for _ in range(100):
                 print('x' * 10_000)
             while len(os.read(reader, 1 << 20)) == 1 << 20:
@@ -153,7 +153,7 @@ def test_lines_are_printed_above_bars_and_whole():
     with (
         contextlib.redirect_stdout(terminal),
         contextlib.redirect_stderr(terminal),
-        lasting_console(),
+        robust_console(),
         tqdm(total=2, desc='bar', mininterval=0) as bar,
     ):
         print('a', 'line')

@@ -47,7 +47,7 @@ def test_it_fits_the_terminal_and_100_columns(columns, widest, monkeypatch):
     costs |= {'seconds_per_tracklet': 0.011, 'peak_memory': 1 << 30, 'training_seconds': 301.0}
     given = {'dataset': 'synthetic', 'protocol': 'official + re-ranking', 'distance': 'cosine'}
     rows = [
-        Row(method, scores, frames=frames, seeds=(1, 2, 3), seeds_wanted=3, **given, **costs)
+        Row(method, scores, frames=frames, seeds=(1, 2, 3), seeds_planned=3, **given, **costs)
         for method in ('STMN', 'Part-Aligned of the released code')
         for frames in ('rrs', 'all + flip')
     ]

@@ -7,7 +7,7 @@ import torch
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.training.checkpoint import BEST, UNFINISHED
-from stmn_plugin.training.earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
+from stmn_plugin.training.earlier_run import Start, check_no_overwrite, remove_overwritten_files
 
 LEFT = {  # what a run leaves → content
     'model/model.pth.tar-3': {'epoch': 3},
@@ -45,7 +45,7 @@ def names_in(folder):
 
 def refusal(*args):
     with pytest.raises(InputError) as caught:
-        check_nothing_is_lost(*args)
+        check_no_overwrite(*args)
     assert str(args[0]) in str(caught.value) and '\n' not in str(caught.value)
     return str(caught.value)
 
@@ -60,12 +60,12 @@ def test_any_result_or_checkpoint_is_reason_to_ask(name, tmp_path):
 
 
 def test_folders_without_a_run_are_free(tmp_path):
-    check_nothing_is_lost(str(tmp_path / 'missing'))
+    check_no_overwrite(str(tmp_path / 'missing'))
     folder = fill(tmp_path, [*OTHERS, *MADE])
     (tmp_path / 'model' / 'model.pth.tar-9').mkdir()
     (tmp_path / 'metrics.jsonl').write_text('')
-    check_nothing_is_lost(folder)
-    assert remove_what_is_lost(folder) == []
+    check_no_overwrite(folder)
+    assert remove_overwritten_files(folder) == []
     assert names_in(tmp_path) == {*OTHERS, *MADE, 'metrics.jsonl'}
 
 
@@ -74,19 +74,19 @@ def test_overwriting_removes_the_run_and_nothing_of_the_users(tmp_path):
     outside = tmp_path.parent / 'kept.pth'
     torch.save({'epoch': 5}, outside)
     os.symlink(outside, tmp_path / 'model' / 'model.pth.tar-5')
-    removed = remove_what_is_lost(folder)
+    removed = remove_overwritten_files(folder)
     assert len(removed) == len(set(removed)) == len(LEFT) + len(MADE) + 1
     assert names_in(tmp_path) == set(OTHERS) and outside.exists()
     assert not (tmp_path / 'visrank_market1501').exists()
     assert [path.name for path in (tmp_path / 'visrank_mars').iterdir()] == ['notes.txt']
-    check_nothing_is_lost(folder)
+    check_no_overwrite(folder)
 
 
 def test_weights_that_the_new_run_starts_from_are_not_removed(tmp_path):
     folder = fill(tmp_path)
     best = os.path.join(folder, 'model', '..', 'model', BEST)
     with pytest.raises(InputError, match='model.load_weights: train.overwrite would remove'):
-        remove_what_is_lost(folder, needed={'model.load_weights': best})
+        remove_overwritten_files(folder, needed={'model.load_weights': best})
     assert names_in(tmp_path) == {*LEFT, *MADE, *OTHERS}
 
 
@@ -94,7 +94,7 @@ def test_going_on_from_a_checkpoint_of_the_folder_keeps_what_is_before(tmp_path)
     folder = fill(tmp_path)
     four, three = (str(tmp_path / 'model' / f'model.pth.tar-{n}') for n in (4, 3))
     unfinished = str(tmp_path / 'model' / UNFINISHED)
-    check_nothing_is_lost(folder, Start(4, unfinished))
+    check_no_overwrite(folder, Start(4, unfinished))
     assert UNFINISHED in refusal(folder, Start(4, four))
     message = refusal(folder, Start(3, three))
     assert f'beyond {three}' in message and 'model.pth.tar-4' in message and BEST not in message
@@ -103,7 +103,7 @@ def test_going_on_from_a_checkpoint_of_the_folder_keeps_what_is_before(tmp_path)
     assert 'beyond' in refusal(folder, Start(3, str(linked)))
     assert 'model.pth.tar-4' in refusal(folder, Start(3))  # train.start_epoch
     torch.save({'epoch': 4}, tmp_path / 'model' / BEST)  # the best is of a later epoch
-    removed = remove_what_is_lost(folder, Start(3, three))
+    removed = remove_overwritten_files(folder, Start(3, three))
     gone = {f'model/{BEST}', 'model/model.pth.tar-4', f'model/{UNFINISHED}'}
     assert {os.path.relpath(path, folder) for path in removed} == gone
     assert names_in(tmp_path) == {*LEFT, *MADE, *OTHERS} - gone
@@ -112,7 +112,7 @@ def test_going_on_from_a_checkpoint_of_the_folder_keeps_what_is_before(tmp_path)
 def test_auto_starts_anew_only_where_nothing_was_evaluated(tmp_path):
     start = Start(auto=True)
     folder = fill(tmp_path, ['model/model.pth.tar-3', 'metrics.jsonl', 'metrics.json'])
-    check_nothing_is_lost(folder, start)  # epochs that left no usable checkpoint train again
+    check_no_overwrite(folder, start)  # epochs that left no usable checkpoint train again
     evaluation = (
         '{"epoch": 3, "dataset": "mars", "protocol": "official", "frames": "rrs", "flip": false, '
         '"reranked": false, "dist_metric": "cosine", "normalize_feature": false, "mAP": 0.5, '
@@ -120,8 +120,8 @@ def test_auto_starts_anew_only_where_nothing_was_evaluated(tmp_path):
     )
     (tmp_path / 'metrics.json').write_text(f'{{"evaluations": [{evaluation}]}}')
     assert 'no checkpoint to resume from' in refusal(folder, start)
-    check_nothing_is_lost(folder, Start(3, str(tmp_path / 'model' / 'model.pth.tar-3'), auto=True))
-    remove_what_is_lost(folder, start)  # also of checkpoints that are of no use
+    check_no_overwrite(folder, Start(3, str(tmp_path / 'model' / 'model.pth.tar-3'), auto=True))
+    remove_overwritten_files(folder, start)  # also of checkpoints that are of no use
     assert names_in(tmp_path) == set()
     (tmp_path / 'figures').mkdir()
-    assert remove_what_is_lost(folder, start) == [] and (tmp_path / 'figures').is_dir()
+    assert remove_overwritten_files(folder, start) == [] and (tmp_path / 'figures').is_dir()

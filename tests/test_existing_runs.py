@@ -95,7 +95,7 @@ def test_a_folder_and_a_seed_count_once(tmp_path, monkeypatch):
     assert outcomes[2].error == 'copy of a repeats seed 1 of a: a seed counts once'
     rrs, every, *failed = rows_of(outcomes)
     assert rrs.seeds == every.seeds == (1, 2) and rrs.scores['mAP'].values == (20.0, 40.0)
-    assert len(failed) == 2 and rrs.seeds_wanted == 4
+    assert len(failed) == 2 and rrs.seeds_planned == 4
 
 
 def test_image_models_of_the_first_version_are_tested_as_they_were_trained(tmp_path):
@@ -141,7 +141,7 @@ def test_runs_tested_on_other_data_are_rows_of_their_own(tmp_path):
         ('mars (data of que-anothe)', 'rrs', (2,)),
         ('mars (data of que-anothe)', 'all', (2,)),
     ]
-    assert all(row.seeds_wanted == 2 and row.scores['mAP'].std is None for row in rows)
+    assert all(row.seeds_planned == 2 and row.scores['mAP'].std is None for row in rows)
 
 
 def test_a_name_cannot_forge_a_line_of_a_table(tmp_path):

@@ -266,7 +266,7 @@ class OnFakeGPU:
 
 
 class NotWaitedFor:
-    """Stands for :class:`Arriving`: what it is given must be on the device, and is not read."""
+    """Stands for :class:`PendingScalars`: its tensors must be on the device and are not read."""
 
     def __init__(self, tensors):
         assert {tensor.device.type for tensor in tensors.values()} == {'cuda'}
@@ -282,7 +282,7 @@ def test_the_way_to_the_loss_stays_on_the_gpu_and_reads_nothing(name, make_engin
     engine = make_engine('cpu', *words_of(name))
     trainer = engine.trainer
     trainer.precision.device_type = engine.prepare.device_type = 'cuda'
-    monkeypatch.setattr('stmn_plugin.training.trainer.Arriving', NotWaitedFor)
+    monkeypatch.setattr('stmn_plugin.training.trainer.PendingScalars', NotWaitedFor)
     batch = next(iter(engine.train_loader))
     reads = contextlib.nullcontext()
     if name in SYNCHRONISING:
@@ -323,7 +323,7 @@ class NoStream:
     def launch(self, prepare, batch):
         return prepare(batch)
 
-    def hand_over(self, batch):
+    def join_current_stream(self, batch):
         return batch
 
 

@@ -12,7 +12,7 @@ from conftest import small_run_words
 from tqdm import tqdm
 
 from stmn_plugin.cli import command_line
-from stmn_plugin.console import lasting_console
+from stmn_plugin.console import robust_console
 from stmn_plugin.log import PACKAGE, kept_by, not_shown, prints_logged, shown_on
 
 logger = logging.getLogger(f'{PACKAGE}.tests')
@@ -107,7 +107,7 @@ def shown_and_kept():
     shown, kept = io.StringIO(), io.StringIO()
     with (
         contextlib.redirect_stdout(shown),
-        lasting_console() as console,
+        robust_console() as console,
         shown_on(console),
         console.copied_to('log', kept),
         kept_by(console),
@@ -116,7 +116,7 @@ def shown_and_kept():
 
 
 def test_messages_are_shown_alone_and_kept_with_the_time_before_every_line():
-    with shown_and_kept() as (shown, kept), lasting_console() as console, shown_on(console):
+    with shown_and_kept() as (shown, kept), robust_console() as console, shown_on(console):
         logger.debug('a detail')
         logger.info('two\nlines, 100 %')
         logger.warning('careful')
@@ -151,7 +151,7 @@ def test_messages_come_above_bars():
     with (
         contextlib.redirect_stdout(terminal),
         contextlib.redirect_stderr(terminal),
-        lasting_console() as console,
+        robust_console() as console,
         shown_on(console),
         tqdm(total=2, desc='bar', mininterval=0) as bar,
     ):
@@ -164,7 +164,7 @@ def test_a_console_that_fails_costs_no_message_of_the_log():
     with (
         open('/dev/full', 'w') as full,
         contextlib.redirect_stdout(full),
-        lasting_console() as console,
+        robust_console() as console,
         shown_on(console),
         console.copied_to('log', io.StringIO()) as _,
     ):
@@ -174,7 +174,7 @@ def test_a_console_that_fails_costs_no_message_of_the_log():
     with (
         open('/dev/full', 'w') as full,
         contextlib.redirect_stdout(full),
-        lasting_console() as console,
+        robust_console() as console,
         shown_on(console),
         console.copied_to('log', kept),
         kept_by(console),
@@ -212,4 +212,4 @@ def test_what_a_library_prints_is_a_detail_and_its_progress_is_shown(caplog):
 )
 def test_another_command_is_called_as_this_one(script, expected, repository, monkeypatch):
     monkeypatch.setattr(sys, 'argv', [script.format(repository=repository)])
-    assert command_line.called_alike('check-data') == expected.format(repository=repository)
+    assert command_line.invocation_of('check-data') == expected.format(repository=repository)

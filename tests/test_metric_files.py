@@ -139,7 +139,7 @@ def test_a_half_written_last_line_is_left_out_with_a_word_and_goes(tmp_path, mes
         assert messages() == f'Warning: {path}: ignored the last line, which is incomplete\n'
     path.write_bytes(whole + b'\0' * 40)  # as a lost power supply leaves it
     words = []
-    assert read_epoch_lines(str(tmp_path), say=words.append) == [LINE] and len(words) == 1
+    assert read_epoch_lines(str(tmp_path), report=words.append) == [LINE] and len(words) == 1
     keep_lines(str(tmp_path), 2)
     assert path.read_bytes() == whole
     later = copy.deepcopy(LINE) | {'epoch': 3}

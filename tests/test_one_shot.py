@@ -601,10 +601,10 @@ def test_a_split_is_used_again(whole, words, tmp_path):
     register(cfg)
     tracklets = procedure.training_set(cfg)
     folder.mkdir()
-    split = procedure.take_split(cfg, tracklets)
+    split = procedure.split_of_folder(cfg, tracklets)
     assert split.labelled == [one['index'] for one in given['labelled']]
     assert content(folder / 'split.json')['seed'] is None
-    assert procedure.take_split(cfg, tracklets) == split
+    assert procedure.split_of_folder(cfg, tracklets) == split
 
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(words, tmp_path, messages):

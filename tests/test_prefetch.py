@@ -20,7 +20,7 @@ class FakeSide:
         self.happened.append(f'launch {batch}')
         return prepare(batch)
 
-    def hand_over(self, batch):
+    def join_current_stream(self, batch):
         self.happened.append(f'hand over {batch}')
         return batch
 
@@ -116,7 +116,7 @@ def test_the_current_stream_waits_for_the_side_stream_and_keeps_what_it_gave(mon
         images = torch.zeros(2).as_subclass(Recorded)
         return {'img': images, 'camid': torch.zeros(2), 'bad_frames': batch}
 
-    batch = side.hand_over(side.launch(prepare, ['a.jpg']))
+    batch = side.join_current_stream(side.launch(prepare, ['a.jpg']))
     assert batch['bad_frames'] == ['a.jpg']
     assert happened == ['prepared on side', 'main waits for side', 'kept for main']
 
@@ -141,9 +141,9 @@ def test_seconds_are_those_blocked_in_the_iterator(clock):
     timed = TimedIterator(slow())
     assert next(timed) == 0
     clock[0] += 100  # the step
-    assert (timed.take_seconds(), timed.take_seconds()) == (5, 0)
+    assert (timed.pop_seconds(), timed.pop_seconds()) == (5, 0)
     assert list(timed) == [1]
-    assert timed.take_seconds() == 6
+    assert timed.pop_seconds() == 6
 
 
 class Loader:

@@ -28,7 +28,7 @@ from stmn_plugin.datasets.synthetic import (
     writer,
 )
 from stmn_plugin.datasets.synthetic.look import person_look
-from stmn_plugin.datasets.synthetic.truth import holds_truth_of
+from stmn_plugin.datasets.synthetic.truth import is_generated_from
 from stmn_plugin.datasets.synthetic_dataset import Synthetic
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import whole_folder
@@ -398,7 +398,7 @@ def test_painted_data_has_the_names_lists_and_truth_of_the_drawn(painted):
 
 def test_painted_data_is_made_once_and_what_lies_there_is_refused(painted, tmp_path, monkeypatch):
     drawn, other = painted
-    assert holds_truth_of(other, TINY)
+    assert is_generated_from(other, TINY)
     monkeypatch.setattr('stmn_plugin.datasets.synthetic.painted.paint_out', None)
     assert ensure_painted(drawn.parents[1], TINY) == other
     shutil.copytree(drawn, tmp_path / 'synthetic' / drawn.name)
@@ -442,7 +442,7 @@ def test_missing_or_foreign_truth_is_named(tmp_path):
     os.mkfifo(tmp_path / 'mars/info/truth.h5')
     with pytest.raises(InputError, match='truth.h5: .* no regular file'):
         load_truth(tmp_path)
-    assert not holds_truth_of(tmp_path, TINY)
+    assert not is_generated_from(tmp_path, TINY)
 
 
 TRUTH_DAMAGE = {

@@ -19,7 +19,7 @@ from .manifest import ManifestEntry, clock_time, read_manifest
 from .numbering import read_tracks
 from .readers.options import Recording, TrackOptions
 from .selection import NO_PERSON, PAST_END, Filters, Selection, reasons, select, too_many
-from .tree import put_in_place, staging_folder
+from .tree import move_into_tree, staging_folder
 from .videos import ImageFolder, VideoFile, open_source
 
 UNKNOWN_PERSON = 'unknown'
@@ -110,7 +110,7 @@ def make_tracklets(job: CroppingJob) -> Made:
         selection = _without_past(job, source, selection, times, decoded)
         entries = _entries(job, source, selection, times)
         places = sorted(set(selection.boxes.tracks.tolist()))  # in the order of the entries
-        put_in_place(job.output, key, entries, [folder / str(place) for place in places])
+        move_into_tree(job.output, key, entries, [folder / str(place) for place in places])
     return Made(entries, selection, decoded)
 
 
@@ -123,10 +123,10 @@ def save_crops(
         Seconds of each frame that has crops, and how many frames were decoded.
     """
     frames = selection.boxes.frames
-    wanted, firsts = np.unique(frames, return_index=True)
+    numbers, firsts = np.unique(frames, return_index=True)
     ends = [*firsts[1:].tolist(), len(frames)]
     rows_of = dict(
-        zip(wanted.tolist(), map(range, firsts.tolist(), ends), strict=True)
+        zip(numbers.tolist(), map(range, firsts.tolist(), ends), strict=True)
     )  # the crops are in the order of their frames
     times: dict[int, float] = {}
     decoded = 0
@@ -136,7 +136,7 @@ def save_crops(
     progress = tqdm(
         source.frames(),
         desc=name,
-        total=int(wanted[-1]) + 1,
+        total=int(numbers[-1]) + 1,
         unit='frame',
         leave=False,
         disable=None,
@@ -154,7 +154,7 @@ def save_crops(
                     Image.fromarray(crop).save(
                         folder / str(place) / crop_name(frame.number), **JPEG
                     )
-            if frame.number >= wanted[-1]:
+            if frame.number >= numbers[-1]:
                 break
     return times, decoded
 

@@ -85,7 +85,7 @@ def search(
 
     All queries are compared in one pass over the index.
     """
-    wanted = max(options.top, options.rerank)
+    count = max(options.top, options.rerank)
     own = [{row.number for row in query.rows if row.number} for query in queries]
     asked = [
         _comparable(index, query.features).mean(dim=0, keepdim=True).float()
@@ -95,7 +95,7 @@ def search(
     ]
     if not asked:
         return []
-    matches = iter(index.search(torch.cat(asked), wanted + max(map(len, own)), options.where))
+    matches = iter(index.search(torch.cat(asked), count + max(map(len, own)), options.where))
     answers = []
     for query, vectors, numbers in zip(queries, asked, own, strict=True):
         found = _nearest([next(matches) for _ in vectors])
@@ -111,7 +111,7 @@ def search(
         found = [match for match in found if match.row.number not in numbers]
         if options.max_distance is not None:
             found = [match for match in found if match.distance <= options.max_distance]
-        answers.append(_ranked(index, query, found[:wanted], options, thresholds))
+        answers.append(_ranked(index, query, found[:count], options, thresholds))
     return answers
 
 

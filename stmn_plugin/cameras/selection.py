@@ -169,8 +169,8 @@ def _of_tracks(path: object, boxes: Boxes, tracks: tuple[str, ...]) -> Boxes:
     if unknown:
         known = ', '.join(sorted(boxes.track_ids, key=natural_key)[:10])
         raise InputError(f'{path}: has no track {unknown[0]}; it has {known}')
-    wanted = np.array([track in tracks for track in boxes.track_ids])
-    return boxes.only(wanted[boxes.tracks])
+    selected = np.array([track in tracks for track in boxes.track_ids])
+    return boxes.only(selected[boxes.tracks])
 
 
 def _of_classes(path: object, boxes: Boxes, classes: tuple[str, ...]) -> Boxes:
@@ -182,8 +182,8 @@ def _of_classes(path: object, boxes: Boxes, classes: tuple[str, ...]) -> Boxes:
         raise InputError(
             f'{path}: no box is of the class {unknown[0]}; --classes takes {known or "none here"}'
         )
-    wanted = np.array([name in classes for name in boxes.class_names])
-    return boxes.only(wanted[boxes.classes], 'of another class')
+    selected = np.array([name in classes for name in boxes.class_names])
+    return boxes.only(selected[boxes.classes], 'of another class')
 
 
 def _confident(path: object, boxes: Boxes, least: float | None) -> Boxes:

@@ -26,7 +26,7 @@ def staging_folder(tree: Path) -> Iterator[Path]:
         shutil.rmtree(target)
 
 
-def put_in_place(
+def move_into_tree(
     tree: Path, key: tuple[str, str], entries: Sequence[ManifestEntry], folders: Sequence[Path]
 ) -> None:
     """Move the folders of crops to where the entries say, and write the manifest.

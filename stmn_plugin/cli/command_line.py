@@ -237,7 +237,7 @@ def _as_typed(script: str) -> str:
     return f'python {script}' if script.endswith('.py') else os.path.basename(script)
 
 
-def called_alike(name: str) -> str:
+def invocation_of(name: str) -> str:
     """How another command is called, as this one was: as a script, installed, or by the package.
 
     Args:

@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
     """Return a row of plain values for every number of clips and every target."""
-    from stmn_plugin.evaluation.doubts import doubt_word
+    from stmn_plugin.evaluation.doubts import doubt_label
     from stmn_plugin.host.runner import run_tests
 
     words = [*args.opts, 'test.evaluate', 'True']
@@ -94,7 +94,7 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
                     'protocol': result['protocol']
                     + (' + re-ranking' if result['reranked'] else ''),
                     **{key: result[key] for key in ('rank-1', 'mAP')},
-                    'doubt': doubt_word(result),
+                    'doubt': doubt_label(result),
                 }
             )
         write_json(os.path.join(folder, 'cost_curve.json'), rows)  # the next may fail

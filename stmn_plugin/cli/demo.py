@@ -20,7 +20,7 @@ from stmn_plugin.datasets.synthetic import ensure_preset
 from stmn_plugin.errors import exit_on_input_error, printable
 from stmn_plugin.extras import require
 
-from .command_line import CommandLine, called_alike
+from .command_line import CommandLine, invocation_of
 from .compare import child
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def next_commands(folder: str) -> list[str]:
         ('train', ['--config', 'stmn_synthetic']),
         ('train', ['--config', 'stmn_mars', 'data.root', 'FOLDER_WITH_MARS']),
     ]
-    return [f'{called_alike(name)} {shlex.join(own)}' for name, own in words]
+    return [f'{invocation_of(name)} {shlex.join(own)}' for name, own in words]
 
 
 def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:

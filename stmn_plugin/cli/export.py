@@ -26,7 +26,7 @@ PACKAGES = {  # that a format needs
     'openvino': ('onnx', 'onnxscript', 'openvino'),
     'hub': (),
 }
-BESIDE = ('config', 'epoch', 'facts', 'trained_on', 'chosen_by')  # what the header tells
+METADATA_KEYS = ('config', 'epoch', 'facts', 'trained_on', 'chosen_by')  # what the header tells
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,8 +84,8 @@ def export_weights(path: str, checkpoint: str) -> int:
     from stmn_plugin.training.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
-    beside = {name: json.dumps(content[name]) for name in BESIDE if name in content}
-    return write_safetensors(path, content['state_dict'], {'stmn_plugin': __version__, **beside})
+    metadata = {name: json.dumps(content[name]) for name in METADATA_KEYS if name in content}
+    return write_safetensors(path, content['state_dict'], {'stmn_plugin': __version__, **metadata})
 
 
 def export_network(args: argparse.Namespace) -> None:
@@ -135,7 +135,7 @@ def share(args: argparse.Namespace) -> None:
     measured = save_pretrained(args.checkpoint, args.output, args.terms)
     print(f'Wrote {printable(args.output)}; evaluations in its card: {len(measured)}')
     if not measured:
-        print(f'No {METRICS} beside the checkpoint has an evaluation of these weights.')
+        print(f'No {METRICS} next to the checkpoint has an evaluation of these weights.')
     if args.push:
         print(f'Pushed to {printable(push_to_hub(args.output, args.push, args.public))}')
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from stmn_plugin.cameras.index.tracklet_index import TrackletIndex
 
         where = where_of(args)
-        if args.delete and where.is_everything and not args.all:
+        if args.delete and where.selects_all and not args.all:
             raise InputError('--delete: say which tracklets, or --all')
         with TrackletIndex.open(args.index) as index:
             if args.hnsw:

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         answers = [Answer(*pair) for pair in zip(queries, found, strict=True)]
         moment = args.since or args.until
         zone = moment.tzinfo if moment else datetime.timezone.utc
-        words = options_in_words(args, index, max(len(query.rows) for query in queries))
+        words = options_line(args, index, max(len(query.rows) for query in queries))
         if args.csv:
             write_text(args.csv, answers_csv(answers, zone))
         if args.json:
@@ -236,7 +236,7 @@ def embedder_of(checkpoint: str, index: 'TrackletIndex') -> 'Embedder':
     return made_with.embedder(model, device)
 
 
-def options_in_words(args: argparse.Namespace, index: 'TrackletIndex', most: int) -> str:
+def options_line(args: argparse.Namespace, index: 'TrackletIndex', most: int) -> str:
     """Which tracklets were searched, and how; no folder, no name of a server's user.
 
     Args:

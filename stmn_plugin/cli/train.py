@@ -15,7 +15,7 @@ from stmn_plugin.config import load_config
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import exit_on_input_error, printable
 
-from .command_line import CONFIG, IMPORT, CommandLine, called_alike
+from .command_line import CONFIG, IMPORT, CommandLine, invocation_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -88,7 +88,7 @@ def next_command(args: Namespace, cfg: CfgNode) -> str:
         words += args.opts
     else:
         return ''
-    return printable(f'{called_alike("report")} {shlex.join(words)}')
+    return printable(f'{invocation_of("report")} {shlex.join(words)}')
 
 
 run = functools.partial(run_tool, main)  # the installed command

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from stmn_plugin.console import tell_at_once
+from stmn_plugin.console import write_in_handler
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.interrupt import Interrupted, signals_to_handle
 from stmn_plugin.parent_process import FOLLOWS
@@ -46,7 +46,7 @@ def run_process(command: Sequence[str], log: str, watch: Callable[[], object]) -
         received.append(signum)
         if process is not None:
             process.send_signal(signum)
-        tell_at_once('\nstopping when the running process has saved itself; again: at once\n')
+        write_in_handler('\nstopping when the running process has saved itself; again: at once\n')
 
     previous = {signum: signal.signal(signum, forward) for signum in signals_to_handle()}
     try:

@@ -14,7 +14,7 @@ from stmn_plugin.training.provenance import experiment_of
 from stmn_plugin.training.resuming import changed_keys, is_recipe
 
 from .run_plan import PlannedRun, as_words, training_config
-from .stored_run import CONFIG, StoredRun, is_run, same_folder, try_to_read
+from .stored_run import CONFIG, StoredRun, is_run, read_or_reason, same_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def existing_runs(
     Raises:
         InputError: a path that leads nowhere, or no run folder among them.
     """
-    found = [try_to_read(path) for path in distinct_folders(paths)]
+    found = [read_or_reason(path) for path in distinct_folders(paths)]
     titles = titles_of([record for record, problem in found if not problem], taken)
     runs: list[PlannedRun] = []
     counted: dict[tuple[str, int], str] = {}  # (title, seed) → path
@@ -99,7 +99,7 @@ def _config_of(
 
 def _experiment(record: StoredRun) -> dict[str, Any]:
     """Return what runs that differ only in their seed share: key → value, and their data."""
-    settings, trained_on = record.settings, record.made_from.get('train')
+    settings, trained_on = record.settings, record.digests.get('train')
     data = {'training data': trained_on, 'data.root': settings['data.root']}
     return {**experiment_of(settings), **data}
 

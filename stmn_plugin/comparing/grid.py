@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError
-from stmn_plugin.evaluation.doubts import NOTE, doubt_words
+from stmn_plugin.evaluation.doubts import NOTE, doubt_labels
 from stmn_plugin.whole_files import write_json, write_text
 
 from .result_tables import Score, score_over_seeds, write_csv
@@ -132,7 +132,7 @@ def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> GridPoint:
         score_over_seeds(mean_ap),
         score_over_seeds(both),
         errors=errors,
-        doubt=doubt_words(((o.seed, e) for o in well for e in o.evaluations), 'seed'),
+        doubt=doubt_labels(((o.seed, e) for o in well for e in o.evaluations), 'seed'),
     )
 
 

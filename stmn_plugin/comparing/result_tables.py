@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from tabulate import tabulate
 
 from stmn_plugin.console_table import console_table
-from stmn_plugin.evaluation.doubts import NOTE, doubt_words
+from stmn_plugin.evaluation.doubts import NOTE, doubt_labels
 from stmn_plugin.whole_files import write_json, write_text
 
 from .run_queue import Outcome
@@ -31,7 +31,7 @@ NOTES = (
 )
 SHARED = ('dataset', 'protocol', 'frames', 'distance', 'seeds', 'L', 'feature')
 LEAST = ('rank-10', 'mINP', 'rank-5', 'feature', 'L', 'peak memory, GiB', 's/tracklet', 'training')
-NOTE_BESIDE = (
+NOTE_TABLE2 = (
     'Published: rank-1 / mAP that Table 2 of the STMN paper prints, * those that its authors ran; '
     'each under the training and the backbone of its own paper.'
 )
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     frames: str = ''
     distance: str = ''
     seeds: tuple[int | None, ...] = ()
-    seeds_wanted: int | None = None  # more than there are seeds when runs have failed
+    seeds_planned: int | None = None  # more than there are seeds when runs have failed
     parameters: int | None = None
     seq_len: int | None = None  # L
     gflops_per_frame: float | None = None
@@ -103,10 +103,10 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
     keys = [key for key, _ in groups]
     rows = []
     for (key, data), members in groups.items():
-        wanted = len({outcome.folder for outcome in outcomes if outcome.title == key.method})
+        planned = len({outcome.folder for outcome in outcomes if outcome.title == key.method})
         if keys.count(key) > 1:  # the same name of a target, not the same tracklets
             key = key._replace(dataset=f'{key.dataset} (data {data})')
-        rows.append(_row(key, [*members.values()], wanted))
+        rows.append(_row(key, [*members.values()], planned))
     failed = [
         Row(outcome.title, {}, seeds=(outcome.seed,), error=f'{outcome.name}: {outcome.error}')
         for outcome in outcomes
@@ -128,11 +128,11 @@ def _conditions(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _tested_data(evaluation: Mapping[str, Any]) -> str:
     """Return the first digits of the digests of its query and gallery."""
-    made_from = evaluation.get('made_from') or {}
-    return '-'.join(str(made_from.get(kind, '?'))[:6] for kind in ('query', 'gallery'))
+    digests = evaluation.get('made_from') or {}
+    return '-'.join(str(digests.get(kind, '?'))[:6] for kind in ('query', 'gallery'))
 
 
-def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
+def _row(key: Key, members: Sequence[Member], planned: int) -> Row:
     records = [outcome.record for outcome, _ in members if outcome.record is not None]
     evaluations = [evaluation for _, evaluation in members]
     facts = records[0].metrics
@@ -140,7 +140,7 @@ def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
     return Row(
         **key._asdict(),
         seeds=tuple(outcome.seed for outcome, _ in members),
-        seeds_wanted=wanted,
+        seeds_planned=planned,
         scores={
             name: score_over_seeds([100 * e[name] for e in evaluations])
             for name in SCORES
@@ -154,7 +154,7 @@ def _row(key: Key, members: Sequence[Member], wanted: int) -> Row:
         seconds_per_tracklet=statistics.fmean(e['seconds']['per_tracklet'] for e in evaluations),
         peak_memory=_highest_peak(evaluations),
         training_seconds=statistics.fmean(record.training_seconds for record in records),
-        doubt=doubt_words(((outcome.seed, e) for outcome, e in members), 'seed'),
+        doubt=doubt_labels(((outcome.seed, e) for outcome, e in members), 'seed'),
     )
 
 
@@ -212,10 +212,10 @@ def _cells(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _seeds(row: Row) -> str:
-    count, wanted = len(row.seeds), row.seeds_wanted
+    count, planned = len(row.seeds), row.seeds_planned
     if row.error or not count:
         return ''
-    return str(count) if wanted in (None, count) else f'{count} of {wanted}'
+    return str(count) if planned in (None, count) else f'{count} of {planned}'
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:
@@ -230,8 +230,8 @@ def notes_for(rows: Sequence[Row]) -> list[str]:
     """Return the notes that are needed to read a table."""
     published = any(row.source != MEASURED for row in rows)
     doubted = any(row.doubt for row in rows)
-    beside = any(row.published for row in rows)
-    return [*NOTES, *[NOTE] * doubted, *[NOTE_BESIDE] * beside, *[NOTE_PUBLISHED] * published]
+    of_table2 = any(row.published for row in rows)
+    return [*NOTES, *[NOTE] * doubted, *[NOTE_TABLE2] * of_table2, *[NOTE_PUBLISHED] * published]
 
 
 def write_comparison(rows: Sequence[Row], folder: str, name: str = 'compare') -> list[str]:

@@ -18,7 +18,7 @@ from stmn_plugin.config.defaults import flatten
 from stmn_plugin.errors import InputError
 from stmn_plugin.training.provenance import run_digest
 
-from .stored_run import StoredRun, try_to_read
+from .stored_run import StoredRun, read_or_reason
 from .variants import Variant
 
 TRAINING = {  # both strategies are tested afterwards, in processes of their own
@@ -100,7 +100,7 @@ def plan_runs(
             key = f'{run_digest(flatten(cfg))}-seed{seed}'
             there = sorted(glob.glob(os.path.join(glob.escape(output), f'*-{key}')))
             folder = there[0] if there else os.path.join(output, f'{readable}-{key}')
-            record, problem = try_to_read(folders.setdefault(key, folder))
+            record, problem = read_or_reason(folders.setdefault(key, folder))
             known_as = (variant.title, seed, config_file, own)
             planned.append(PlannedRun(*known_as, cfg, record, problem=problem))
     return planned

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError, printable
-from stmn_plugin.evaluation.doubts import doubt_word
+from stmn_plugin.evaluation.doubts import doubt_label
 from stmn_plugin.training.metric_files import METRICS, read_epoch_lines
 
 from . import stored_results
@@ -81,8 +81,8 @@ def _complete(run: PlannedRun, execute: Execute, strategies: Sequence[str], labe
     if run.problem:
         raise InputError(run.problem)
     record, max_epoch = read_run(run.folder), run.cfg.train.max_epoch
-    if record.lost_weights:  # training again would delete the results
-        raise InputError(record.lost_weights)
+    if record.missing_weights:  # training again would delete the results
+        raise InputError(record.missing_weights)
     if not record.final_evaluations(max_epoch):
         if not run.may_train:
             raise InputError(f'{run.folder} is {run.state}; --runs trains nothing')
@@ -113,12 +113,12 @@ def _complete(run: PlannedRun, execute: Execute, strategies: Sequence[str], labe
 
 def _check_finished(record: StoredRun, run: PlannedRun, strategies: Sequence[str]) -> None:
     """InputError when the weights, or without strategies the results, are not those asked for."""
-    problem = stored_results.name_edited(record)
+    problem = stored_results.config_difference(record)
     if run.may_train and not problem:  # trained now, it would see what is there now
         lists = ('train',) if strategies else stored_results.LISTS
-        problem = stored_results.name_other_data(record, run.cfg, lists)
+        problem = stored_results.data_difference(record, run.cfg, lists)
     if not strategies and not problem:
-        problem = stored_results.name_other_test(record, run.cfg)
+        problem = stored_results.testing_difference(record, run.cfg)
     if problem:
         raise InputError(problem)
 
@@ -152,7 +152,7 @@ def _train(run: PlannedRun, execute: Execute, label: str, done: int) -> None:
     ) as bar:
 
         def watch() -> None:
-            lines = read_epoch_lines(run.folder, say=bar.set_postfix_str)
+            lines = read_epoch_lines(run.folder, report=bar.set_postfix_str)
             bar.n = max([done, *(line['epoch'] for line in lines)])
             bar.refresh()
 
@@ -195,4 +195,4 @@ def _summary(outcome: Outcome) -> str:
 
 def _score(e: dict[str, Any]) -> str:
     text = f'{e["frames"]} rank-1 {100 * e["rank-1"]:.1f} mAP {100 * e["mAP"]:.1f}'
-    return f'{text} ({word})' if (word := doubt_word(e)) else text
+    return f'{text} ({word})' if (word := doubt_label(e)) else text

@@ -57,18 +57,18 @@ def stored_evaluations(record: StoredRun, cfg: CfgNode) -> list[dict[str, Any]]:
         if final
         and e['epoch'] is None
         and final[0].get('weights') in (None, e.get('weights'))  # older ones have no digest
-        and any(digests.items() <= _made_from(e).items() for digests in asked)
+        and any(digests.items() <= _digests(e).items() for digests in asked)
     ]
     held_out = cfg.data.validation_ids > 0
     targets = [validation_name(cfg.data.sources)] if held_out else cfg.data.targets
     if not set(targets) <= {e['dataset'] for e in fitting}:
         return []
-    data = data_asked_for(record, cfg, TESTED)
+    data = requested_digests(record, cfg, TESTED)
     found = {e['dataset']: e for e in fitting if not _other_lists(e, data, TESTED)}
     return [found[name] for name in dict.fromkeys(targets)] if set(targets) <= set(found) else []
 
 
-def data_asked_for(
+def requested_digests(
     record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LISTS
 ) -> dict[str, dict[str, str]]:
     """Target → digests of some lists now, under the ``data.root`` of a config.
@@ -85,7 +85,7 @@ def data_asked_for(
         if not same_folder(record.settings['data.root'], cfg.data.root):
             raise
         _say_once(f'Results are shown without a look at the data they are of: {error}')
-        return {e['dataset']: _made_from(e) for e in record.final_evaluations(cfg.train.max_epoch)}
+        return {e['dataset']: _digests(e) for e in record.final_evaluations(cfg.train.max_epoch)}
 
 
 @functools.cache
@@ -129,13 +129,13 @@ def forget_data() -> None:
     _read.clear()
 
 
-def name_other_data(record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LISTS) -> str:
+def data_difference(record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LISTS) -> str:
     """One line when the data under ``data.root`` is not what a finished run saw, else ''.
 
     Raises:
-        InputError: as :func:`data_asked_for`.
+        InputError: as :func:`requested_digests`.
     """
-    data = data_asked_for(record, cfg, lists) if record.made_from else {}
+    data = requested_digests(record, cfg, lists) if record.digests else {}
     for e in record.final_evaluations(cfg.train.max_epoch):
         other = _other_lists(e, data, lists) if e['dataset'] in data else []
         if other:
@@ -146,7 +146,7 @@ def name_other_data(record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LIST
     return ''
 
 
-def name_other_test(record: StoredRun, cfg: CfgNode) -> str:
+def testing_difference(record: StoredRun, cfg: CfgNode) -> str:
     """One line when a run was tested at its end otherwise than a config asks for, else ''."""
     before, now = record.settings, flatten(cfg)
     keys = [key for key in now if decides_test(key) and before[key] != now[key]]
@@ -154,9 +154,9 @@ def name_other_test(record: StoredRun, cfg: CfgNode) -> str:
     return f'{record.path} was tested otherwise at its end: {named}' if keys else ''
 
 
-def name_edited(record: StoredRun) -> str:
+def config_difference(record: StoredRun) -> str:
     """One line when a finished run's config.yaml is not that of its weights, else ''."""
-    recipe, config = record.made_from.get('recipe'), record.config
+    recipe, config = record.digests.get('recipe'), record.config
     known = (config_digests(config), first_version_digests(config))
     if recipe is None or any(digests['recipe'] == recipe for digests in known):
         return ''
@@ -168,9 +168,9 @@ def _other_lists(
     evaluation: dict[str, Any], data: dict[str, dict[str, str]], lists: Sequence[str]
 ) -> list[str]:
     """Names of the lists of its target that an evaluation was not made from."""
-    made_from, now = _made_from(evaluation), data.get(evaluation['dataset'], {})
-    return [kind for kind in lists if made_from.get(kind) != now.get(kind)]
+    digests, now = _digests(evaluation), data.get(evaluation['dataset'], {})
+    return [kind for kind in lists if digests.get(kind) != now.get(kind)]
 
 
-def _made_from(evaluation: dict[str, Any]) -> dict[str, str]:
+def _digests(evaluation: dict[str, Any]) -> dict[str, str]:
     return evaluation.get('made_from') or {}

@@ -37,13 +37,13 @@ class StoredRun(NamedTuple):
         return recorded_settings(self.config)
 
     @property
-    def made_from(self) -> dict[str, str]:
+    def digests(self) -> dict[str, str]:
         """Digests of config and data of the last weights; {} of older or unfinished runs."""
         final = self.final_evaluations(self.settings['train.max_epoch'])
         return final[0].get('made_from') or {} if final else {}
 
     @property
-    def lost_weights(self) -> str:
+    def missing_weights(self) -> str:
         """One line if the last evaluated epoch is beyond every checkpoint, else ''.
 
         A checkpoint is written before its evaluation, so this one was deleted. Epochs without an
@@ -61,8 +61,8 @@ class StoredRun(NamedTuple):
 
     def state(self, max_epoch: int) -> str:
         """'finished', 'interrupted after epoch 3 of 30', 'new', or which weights are lost."""
-        if self.lost_weights:
-            return self.lost_weights
+        if self.missing_weights:
+            return self.missing_weights
         if self.final_evaluations(max_epoch):
             return 'finished'
         if self.epochs or self.config:
@@ -91,7 +91,7 @@ def read_run(path: str) -> StoredRun:
     )
 
 
-def try_to_read(path: str) -> tuple[StoredRun, str]:
+def read_or_reason(path: str) -> tuple[StoredRun, str]:
     """Return the record of a run folder and '', or an empty one and what is damaged."""
     try:
         return read_run(path), ''

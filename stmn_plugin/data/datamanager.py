@@ -27,7 +27,7 @@ from .clips import (
     collate_items,
 )
 from .frame_samplers import FRAME_SAMPLERS, ClipPlan
-from .host_lists import hold_out_target, names_once, read_target, read_training, summary_table
+from .host_lists import hold_out_target, read_target, read_training, summary_table, unique_names
 from .identity_sampler import TRAIN_SAMPLERS, EpochBatchSampler, epoch_batches
 from .loaders import FrameLoader, check_shared_memory
 from .tracklets import Frames, Tracklet
@@ -119,8 +119,8 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         # skip the constructor of the host's video data manager, which always reads the sources
         with prints_logged(logger):  # prints a list of transforms that are not used
             super(HostManager, self).__init__(
-                sources=names_once('data.sources', sources),
-                targets=names_once('data.targets', targets),
+                sources=unique_names('data.sources', sources),
+                targets=unique_names('data.targets', targets),
                 height=height,
                 width=width,
                 transforms=transforms,

@@ -132,8 +132,8 @@ def _has_16_bits(image: Image.Image) -> bool:
 
 
 def _refusal(path: object, error: Exception, reason: object) -> InputError:
-    innocent = isinstance(error, MemoryError) or getattr(error, 'errno', None) in OF_THE_MACHINE
-    return (InputError if innocent else BadFrame)(f'cannot read frame {path}: {reason}')
+    of_machine = isinstance(error, MemoryError) or getattr(error, 'errno', None) in OF_THE_MACHINE
+    return (InputError if of_machine else BadFrame)(f'cannot read frame {path}: {reason}')
 
 
 def _reason(error: Exception) -> str:

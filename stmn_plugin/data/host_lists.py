@@ -20,27 +20,29 @@ from .validation import hold_out
 logger = logging.getLogger(__name__)
 
 
-COMPLAINTS = (RuntimeError, AssertionError, OSError, ValueError, LookupError, ImportError)
+HOST_ERRORS = (RuntimeError, AssertionError, OSError, ValueError, LookupError, ImportError)
 
 
 @contextlib.contextmanager
-def host_errors_named(what: str = 'dataset cannot be loaded', unsaid: str = '') -> Iterator[None]:
+def host_errors_named(
+    what: str = 'dataset cannot be loaded', default_reason: str = ''
+) -> Iterator[None]:
     """Convert errors that the host's code raises about data to InputError.
 
     Errors of our readers and samplers, which the host calls, are bugs and are passed on.
 
     Args:
         what: start of the message.
-        unsaid: the reason if the host gives none.
+        default_reason: the reason if the host gives none.
     """
     try:
         yield
     except InputError:
         raise
-    except COMPLAINTS as error:
+    except HOST_ERRORS as error:
         if not _raised_by_host(error):
             raise
-        reason = ' '.join(str(error).split()) or unsaid or type(error).__name__
+        reason = ' '.join(str(error).split()) or default_reason or type(error).__name__
         raise InputError(f'{what}: {reason}') from error
 
 
@@ -54,7 +56,7 @@ def _raised_by_host(error: Exception) -> bool:
     return known[-1:] == ['torchreid']
 
 
-def names_once(key: str, names: str | list[str] | None) -> list[str] | None:
+def unique_names(key: str, names: str | list[str] | None) -> list[str] | None:
     """Return names of datasets as a list, or None.
 
     Args:

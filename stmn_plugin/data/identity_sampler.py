@@ -64,7 +64,7 @@ def epoch_batches(
             f'sampler.train_sampler {name} cannot make batches of {batch_size} '
             'from this training data'
         )
-        with host_errors_named(refused, unsaid='too few identities'):
+        with host_errors_named(refused, default_reason='too few identities'):
             sampler = sampler or torchreid.data.sampler.build_train_sampler(
                 tracklets,
                 name,

@@ -28,7 +28,7 @@ def prefetch(
         ahead = side.launch(prepare, ahead)
     while ahead is not END:
         # wait before launching the next batch, so that the step does not wait for that one
-        batch, error = side.hand_over(ahead), None
+        batch, error = side.join_current_stream(ahead), None
         try:
             ahead = next(batches, END)
             if ahead is not END:
@@ -47,11 +47,11 @@ class SideStream:
         self.stream = torch.cuda.Stream()
 
     def launch(self, prepare: Callable[[Batch], Batch], batch: Batch) -> Batch:
-        """Queue the work; the result may be used after :meth:`hand_over`."""
+        """Queue the work; the result may be used after :meth:`join_current_stream`."""
         with torch.cuda.stream(self.stream):
             return prepare(batch)
 
-    def hand_over(self, batch: Batch) -> Batch:
+    def join_current_stream(self, batch: Batch) -> Batch:
         """Let the current stream, not the CPU, wait for the work launched so far."""
         current = torch.cuda.current_stream()
         current.wait_stream(self.stream)
@@ -78,7 +78,7 @@ class TimedIterator:
         finally:
             self.seconds += time.perf_counter() - start
 
-    def take_seconds(self) -> float:
+    def pop_seconds(self) -> float:
         """Return the seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds

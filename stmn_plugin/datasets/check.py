@@ -128,19 +128,19 @@ def compare_with_disk(
         listings[folder] = _entries(folder, found)
     images, others = {}, {}
     for folder in sorted(listings):
-        wanted, entries = listed.get(folder, set()), listings[folder]
+        expected, entries = listed.get(folder, set()), listings[folder]
         present = {name for name, is_dir in entries if not is_dir and is_image(name)}
         # at the level of frames a folder is unexpected, above it it belongs to a person
-        folders = {name for name, is_dir in entries if is_dir and is_image(name) and wanted}
+        folders = {name for name, is_dir in entries if is_dir and is_image(name) and expected}
         images[folder] = sorted(present)
         others[folder] = [
             (name, False) for name, is_dir in entries if not is_dir and name not in present
         ]
         for name in sorted(folders):
             found.error('folder', f'{osp.join(folder, name)}: a folder where an image belongs')
-        for name in sorted(wanted - present - folders):
+        for name in sorted(expected - present - folders):
             found.error('missing', f'{osp.join(folder, name)}: listed, but not there')
-        for name in sorted(present - wanted):
+        for name in sorted(present - expected):
             found.warn('unlisted', f'{osp.join(folder, name)}: in no tracklet')
     left_out = find_left_out(others, contents.tracklets.values(), contents.sources)
     for kind, paths in left_out.items():

@@ -100,9 +100,9 @@ def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[st
     """Compare persons, tracklets and frames of each list with the official statistics."""
     counts: dict[str, dict[str, Any]] = {}
     for label, tracklets in contents.tracklets.items():
-        nobody = {JUNK_PID, DISTRACTOR_PID} if name == 'mars' else set()
+        not_persons = {JUNK_PID, DISTRACTOR_PID} if name == 'mars' else set()
         numbers = (
-            len({pid for _, pid, *_ in tracklets} - nobody),
+            len({pid for _, pid, *_ in tracklets} - not_persons),
             len(tracklets),
             sum(len(paths) for paths, *_ in tracklets),
         )
@@ -131,7 +131,7 @@ def find_unmatched(
             cameras: dict[int, list[int]] = {}  # pid → camera of each of its tracklets
             for _, pid, camid, _ in searched:
                 cameras.setdefault(pid, []).append(camid)
-            lonely = [
+            without_match = [
                 paths[0]
                 for paths, pid, camid, _ in query
                 for seen in [cameras.get(pid, [])]
@@ -141,14 +141,14 @@ def find_unmatched(
             key = f'{split}, {protocol} protocol'
             unmatched[key] = {
                 'queries': len(query),
-                'without_match': len(lonely),
+                'without_match': len(without_match),
                 'official': official,
-                'first_frames': lonely,
+                'first_frames': without_match,
             }
-            if len(lonely) == len(query) and protocol == 'official':
+            if len(without_match) == len(query) and protocol == 'official':
                 found.error('queries', f'{key}: none of the {len(query)} queries has a match')
-            elif len(lonely) != (official or 0):
-                found.warn('queries', f'{key}: {len(lonely)} of {len(query)} have no match')
+            elif len(without_match) != (official or 0):
+                found.warn('queries', f'{key}: {len(without_match)} of {len(query)} have no match')
     return unmatched
 
 

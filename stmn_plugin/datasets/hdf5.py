@@ -61,7 +61,7 @@ def checked(file: Any, name: str, kinds: str, ndim: int, size_limit: int) -> Any
     return found
 
 
-def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
+def read_in_subprocess(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
     """Read a two-dimensional dataset of numbers in a subprocess.
 
     Args:
@@ -88,8 +88,8 @@ def read_apart(data: bytes, name: str, size_limit: int) -> NDArray[Any]:
     except subprocess.TimeoutExpired as error:
         raise UnreadableTable(f'reading it took more than {SECONDS} s') from error
     if reader.returncode:
-        said = reader.stderr.decode(errors='replace').strip().splitlines()
-        reason = said[-1] if said else f'it ended its reader with code {reader.returncode}'
+        output = reader.stderr.decode(errors='replace').strip().splitlines()
+        reason = output[-1] if output else f'it ended its reader with code {reader.returncode}'
         raise UnreadableTable(f'no readable MATLAB file: {reason}')
     table: NDArray[Any] = np.load(io.BytesIO(reader.stdout), allow_pickle=False)
     return table

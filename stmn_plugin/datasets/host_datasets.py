@@ -176,14 +176,14 @@ def read_mars_tracklets(
         start[kept] - 1 - (length.cumsum() - length), length
     )
     heads = [f'{p:04d}C{c}' for p, c in zip(pid[kept].tolist(), camera[kept].tolist(), strict=True)]
-    wanted = np.repeat(np.array(heads, dtype='U'), length)
-    differs = np.flatnonzero(np.array(names, dtype='U6')[frame] != wanted)
+    expected = np.repeat(np.array(heads, dtype='U'), length)
+    differs = np.flatnonzero(np.array(names, dtype='U6')[frame] != expected)
     rows, firsts = np.unique(np.repeat(kept, length)[differs], return_index=True)
     for row, first in zip(rows.tolist(), differs[firsts].tolist(), strict=True):
         refuse(
             row,
             f'line {frame[first] + 1} of {names_path} is {names[frame[first]]!r}, '
-            f'expected {str(wanted[first])!r}...',
+            f'expected {str(expected[first])!r}...',
         )
 
     tracklets: list[Tracklet | None] = [None] * len(table)
@@ -271,8 +271,8 @@ def read_duke_tracklet(folder: str) -> tuple[tuple[str, ...], int]:
     for name in image_names(folder):
         match = DUKE_NAME.fullmatch(name)
         if match is None:
-            wanted = '0001_C6_F0099_X30823.jpg or 0001C6F0099X30823.jpg'
-            raise InputError(f'{osp.join(folder, name)}: a frame is named like {wanted}')
+            expected = '0001_C6_F0099_X30823.jpg or 0001C6F0099X30823.jpg'
+            raise InputError(f'{osp.join(folder, name)}: a frame is named like {expected}')
         frames.append((int(match['frame']), int(match['time']), name, int(match['camera'])))
     cameras = sorted({camera for *_, camera in frames})
     if len(cameras) > 1 or cameras[0] < 1:

@@ -132,11 +132,11 @@ def image_names(folder: str) -> list[str]:
             f'{folder}: empty tracklet, no {"/".join(IMAGE_SUFFIXES)} file in it{other}; '
             'restore its frames or remove the folder'
         )
-    refuse_twins(folder, names)
+    check_distinct_stems(folder, names)
     return names
 
 
-def refuse_twins(folder: str, names: Sequence[str]) -> None:
+def check_distinct_stems(folder: str, names: Sequence[str]) -> None:
     """Raise InputError if two names differ only in their suffixes, so that a frame counts twice."""
     stems: dict[str, str] = {}
     for name in names:

@@ -21,12 +21,12 @@ from .listing import (
     Attempt,
     Lists,
     TrackletDataset,
+    check_distinct_stems,
     data_root,
     first_existing,
     id_number,
     is_image,
     read_lines,
-    refuse_twins,
     scan,
     splits_of,
 )
@@ -160,7 +160,7 @@ def _read_tracklet(folder: str, where: str, line: str, listings: Listings) -> Tr
     names = _starting_with(listings[person_folder], stem)
     if not names:
         raise InputError(f'{where}: no image {osp.join(person_folder, stem)}_*')
-    refuse_twins(person_folder, names)
+    check_distinct_stems(person_folder, names)
     names, camera = _in_order(person_folder, names)
     return tuple([f'{person_folder}{os.sep}{name}' for name in names]), int(pid), camera - 1, 0
 
@@ -184,15 +184,15 @@ def compare_with_table(
             continue
         paths, listed_pid, camid, _ = tracklet
         with attempt():
-            for what, wanted, found in (
+            for what, expected, found in (
                 ('pid', pid, listed_pid),
                 ('camera', camera, camid + 1),
                 ('number of frames', end - start + 1, len(paths)),
             ):
-                if wanted != found:
+                if expected != found:
                     raise InputError(
-                        f'{table_path}: row {row} gives {what} {wanted}, line {row} of {list_path} '
-                        f'{found} ({paths[0]} ...)'
+                        f'{table_path}: row {row} gives {what} {expected}, line {row} of '
+                        f'{list_path} {found} ({paths[0]} ...)'
                     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 
-from .hdf5 import UnreadableTable, is_hdf5, read_apart
+from .hdf5 import UnreadableTable, is_hdf5, read_in_subprocess
 
 SIZE_LIMIT = 2**26  # bytes of a file, and of what is in it; the largest table of MARS has 200,000
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15  # kinds of elements
@@ -165,7 +165,7 @@ def _read_file(path: str, name: str) -> NDArray[Any]:
         if len(data) > SIZE_LIMIT:
             raise UnreadableTable(f'has more than {SIZE_LIMIT} bytes, far more than a table')
         if is_hdf5(data):
-            return read_apart(data, name, SIZE_LIMIT).T
+            return read_in_subprocess(data, name, SIZE_LIMIT).T
         return read_matrix(data, name)
     except OSError as error:
         raise InputError(f'{path}: cannot be read ({error.strerror})') from error

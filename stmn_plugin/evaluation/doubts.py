@@ -10,10 +10,10 @@ NOTE = (
 )
 
 
-def doubt_word(evaluation: Mapping[str, Any]) -> str:
+def doubt_label(evaluation: Mapping[str, Any]) -> str:
     """Return the word for an evaluation of ``metrics.json``; '' without a doubt.
 
-    >>> doubt_word({'collapsed': True, 'doubt': 'The features of all tracklets are equal ...'})
+    >>> doubt_label({'collapsed': True, 'doubt': 'The features of all tracklets are equal ...'})
     'collapsed'
     """
     if evaluation.get('collapsed'):
@@ -21,15 +21,15 @@ def doubt_word(evaluation: Mapping[str, Any]) -> str:
     return 'ties' if evaluation.get('doubt') else ''
 
 
-def doubt_words(evaluations: Iterable[tuple[object, Mapping[str, Any]]], unit: str) -> str:
+def doubt_labels(evaluations: Iterable[tuple[object, Mapping[str, Any]]], unit: str) -> str:
     """Return the words for several evaluations with their numbers; '' without a doubt.
 
-    >>> doubt_words([(1, {'collapsed': True}), (2, {}), (3, {'collapsed': True})], 'seed')
+    >>> doubt_labels([(1, {'collapsed': True}), (2, {}), (3, {'collapsed': True})], 'seed')
     'collapsed (seed 1, 3)'
     """
     numbers: dict[str, list[str]] = {}
     for number, evaluation in evaluations:
-        if word := doubt_word(evaluation):
+        if word := doubt_label(evaluation):
             numbers.setdefault(word, []).append(str(number))
     return '; '.join(f'{word} ({unit} {_listed(own)})' for word, own in numbers.items())
 

@@ -193,7 +193,7 @@ class Embedder:
     ) -> Iterator[ClipVectors]:
         """Yield vectors of the store, which is written first if it does not exist."""
         plan = self.plan._replace(frames='in_order')
-        made_from = fingerprint(
+        content = fingerprint(
             self.model,
             tracklets,
             folder.config,
@@ -201,7 +201,7 @@ class Embedder:
             normalisation=[self.mean, self.std],
             amp=self.amp,
         )
-        store = FeatureStore(folder.path, name, made_from, tracklets)
+        store = FeatureStore(folder.path, name, content, tracklets)
         if not store.exists():
             vectors = self._vectors(model, tracklets, plan, name)
             store.write(vectors, self.bad_frames, plan.seq_len)

@@ -45,7 +45,7 @@ class Evaluator:
         targets: targets by name.
         settings: protocol and frames, as in the embedder.
         options: metric and re-ranking.
-        made_from: name of a target → digests of config and data, for the evaluation.
+        digests_of: name of a target → digests of config and data, for the evaluation.
 
     Raises:
         InputError: options for distances of vectors with a model that scores pairs itself. The
@@ -59,14 +59,14 @@ class Evaluator:
         targets: Mapping[str, Target],
         settings: TestSettings | None = None,
         options: TestOptions | None = None,
-        made_from: Callable[[str], dict[str, str]] | None = None,
+        digests_of: Callable[[str], dict[str, str]] | None = None,
     ):
         self.model = model
         self.embed = embed
         self.targets = targets
         self.settings = settings or TestSettings()
         self.options = options or TestOptions()
-        self.made_from = made_from
+        self.digests_of = digests_of
         if self.options.rerank:
             refuse_pair_scores(model, 'test.rerank')
         if self.options.normalize_feature:
@@ -199,7 +199,7 @@ class Evaluator:
             weights=weights_digest(self.model),
             peak_memory=peak_memory(),
             epoch=epoch,
-            made_from=self.made_from(name) if self.made_from else None,
+            made_from=self.digests_of(name) if self.digests_of else None,
             verification=pairs.result().as_dict(settings.false_positive_rate) if pairs else None,
         )
 

@@ -44,16 +44,16 @@ class FeatureStore:
     Args:
         folder: ``test.features_dir``.
         name: name of the files, e.g. ``mars-query``.
-        made_from: fingerprint of model, config and frames, see ``fingerprint.py``.
+        fingerprint: that of model, config and frames, see ``fingerprint.py``.
         tracklets: the host's 4-tuples.
     """
 
     def __init__(
-        self, folder: str, name: str, made_from: Mapping[str, Any], tracklets: Sequence[Tracklet]
+        self, folder: str, name: str, fingerprint: Mapping[str, Any], tracklets: Sequence[Tracklet]
     ):
         self.path = os.path.join(os.path.expanduser(folder), f'{name}.npy')
         self.record_path = os.path.join(os.path.expanduser(folder), f'{name}.json')
-        self.made_from = made_from
+        self.fingerprint = fingerprint
         lengths = [len(paths) for paths, _, _, _ in tracklets]
         self.starts = np.cumsum([0, *lengths])  # (G + 1,) rows of each tracklet
         self.tracklets = tracklets
@@ -87,7 +87,7 @@ class FeatureStore:
                 file.write(data)
         bad, frames = set(bad_frames), (path for paths, *_ in self.tracklets for path in paths)
         record = {
-            'made_from': self.made_from,
+            'made_from': self.fingerprint,
             'offset': offset,
             'shape': list(shape),
             'crc32': crc,
@@ -105,8 +105,8 @@ class FeatureStore:
             for start in range(0, len(paths), seq_len)
         )
         for vectors, rows, *_ in batches:
-            wanted = torch.cat([row[: next(lengths)] for row in rows])
-            yield vectors[:, wanted.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
+            needed = torch.cat([row[: next(lengths)] for row in rows])
+            yield vectors[:, needed.to(vectors.device)].transpose(0, 1).float().cpu().numpy()
 
     def open(self, views: int = 1) -> None:
         """Map the vectors into memory after checking their origin and every byte.
@@ -119,7 +119,7 @@ class FeatureStore:
         """
         try:
             record = self._read_record()
-            self._check_made_from(record['made_from'], record['shape'][1], views)
+            self._check_fingerprint(record['made_from'], record['shape'][1], views)
             self.vectors = self._map(record['offset'], record['shape'], record['crc32'])
         except OSError as error:  # without a name where an opened file cannot be read
             path = error.filename or self.path
@@ -143,9 +143,9 @@ class FeatureStore:
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(self.record_path, error) from error
 
-    def _check_made_from(self, made_from: Mapping[str, Any], stored_views: int, views: int) -> None:
-        keys = dict.fromkeys([*self.made_from, *made_from])  # in their order
-        differing = [key for key in keys if made_from.get(key) != self.made_from.get(key)]
+    def _check_fingerprint(self, stored: Mapping[str, Any], stored_views: int, views: int) -> None:
+        keys = dict.fromkeys([*self.fingerprint, *stored])  # in their order
+        differing = [key for key in keys if stored.get(key) != self.fingerprint.get(key)]
         if stored_views < views:
             differing.append('test.flip')
         if differing:
@@ -199,8 +199,8 @@ class FeatureStore:
             indices, stand_in = readable_clip(chosen, self.readable[start:end])
             frames.append(start + indices)
             stand_ins.append(stand_in)
-        wanted, rows = np.unique(np.stack(frames), return_inverse=True)
-        vectors = torch.from_numpy(self.vectors[wanted, :views])  # (T, views, V), a copy
+        needed, rows = np.unique(np.stack(frames), return_inverse=True)
+        vectors = torch.from_numpy(self.vectors[needed, :views])  # (T, views, V), a copy
         return ClipVectors(
             vectors.transpose(0, 1),
             torch.from_numpy(rows.reshape(len(batch), -1)),

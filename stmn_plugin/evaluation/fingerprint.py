@@ -96,7 +96,7 @@ def fingerprint(
     config = config or {}
     arch = config.get('model.name', '')
     counting = {key: value for key, value in config.items() if not is_free(key, arch)}
-    made_from = {
+    content = {
         'weights': weights_digest(model),
         'model': structure_digest(model),
         'frames': _frames_digest(tracklets),
@@ -104,8 +104,8 @@ def fingerprint(
         **counting,
         **settings,
     }
-    as_of_a_file: dict[str, Any] = json.loads(json.dumps(made_from, default=str))
-    return as_of_a_file
+    as_in_file: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return as_in_file
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stmn_plugin.console_table import console_table
 
-from .doubts import doubt_word
+from .doubts import doubt_label
 from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking
 from .reranking import rerank
@@ -147,7 +147,7 @@ def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
             **{key: 100 * value for key, value in e.items() if key.startswith('rank-')},
             'mAP': 100 * e['mAP'],
             'mINP': 100 * e['mINP'],
-            'doubt': doubt_word(e),
+            'doubt': doubt_label(e),
         }
         for e in evaluations
     ]

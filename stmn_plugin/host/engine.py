@@ -282,12 +282,12 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
             if name in self.test_loader
         }
 
-        def made_from(name: str) -> dict[str, str]:
+        def digests_of(name: str) -> dict[str, str]:
             # a test alone does not need the training set
             known = {'train': run.trained_on} if run.trained_on else {}
             return {**config_digests(run.config), **data_digests(data, name), **known}
 
-        return Evaluator(self.model, self.embedder, targets, self.settings, options, made_from)
+        return Evaluator(self.model, self.embedder, targets, self.settings, options, digests_of)
 
     @property
     def embedder(self) -> Embedder | ImageEmbedder:

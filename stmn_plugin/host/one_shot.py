@@ -21,7 +21,7 @@ from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import videodata_kwargs
 from stmn_plugin.config.ranges import AUTO
 from stmn_plugin.config.recorded import recorded_settings
-from stmn_plugin.data.host_lists import hold_out_target, names_once, read_training
+from stmn_plugin.data.host_lists import hold_out_target, read_training, unique_names
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.data.train_list import train_list, write_train_list
 from stmn_plugin.device import usable_gpu
@@ -114,7 +114,7 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
         with main_first():
             tracklets = training_set(cfg)
         check_unchanged(cfg, folder)
-        split = broadcast(take_split(cfg, tracklets) if is_main() else None)
+        split = broadcast(split_of_folder(cfg, tracklets) if is_main() else None)
         counts = chosen_counts(len(split.unlabelled), cfg.one_shot.factor)
         logger.info(plan_line(split, counts))
         chosen = Chosen({})
@@ -125,7 +125,7 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
                 number = f'Step {step} of {len(counts) - 1}'
                 parts = f'{len(split.labelled)} labelled, {len(chosen.labels)} pseudo-labelled'
                 logger.info(f'{number}: {parts} tracklets')
-                take_step(cfg, step, count, split, chosen, tracklets)
+                run_step(cfg, step, count, split, chosen, tracklets)
             following = broadcast(read_chosen(path, count, split) if is_main() else None)
             evaluations = _evaluations(cfg, step)
             results.append(StepResult(step, len(split.labelled), chosen, following, evaluations))
@@ -147,11 +147,11 @@ def plan_one_shot(cfg: CfgNode) -> None:
     register(cfg)
     check_arch(cfg.model.name)
     tracklets = training_set(cfg)
-    split = asked_split(cfg, tracklets)
+    split = split_of_config(cfg, tracklets)
     logger.info(plan_line(split, chosen_counts(len(split.unlabelled), cfg.one_shot.factor)))
 
 
-def take_step(
+def run_step(
     cfg: CfgNode,
     step: int,
     count: int,
@@ -240,21 +240,21 @@ def training_set(cfg: CfgNode) -> list[Tracklet]:
     """Read all training tracklets except those of identities held out for validation."""
     options = videodata_kwargs(cfg)
     ways = ('root', 'combineall', 'split_id', 'seq_len', 'sample_method')
-    sources = names_once('data.sources', cfg.data.sources) or []
+    sources = unique_names('data.sources', cfg.data.sources) or []
     training = read_training(sources, {key: options[key] for key in ways})
     if cfg.data.validation_ids:
         training, _ = hold_out_target(training, cfg.data.validation_ids, cfg.data.validation_seed)
     return training.tracklets
 
 
-def take_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
+def split_of_folder(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
     """Return the split of the folder, writing it the first time.
 
     Raises:
-        InputError: as :func:`asked_split`, or the config asks for another split than the folder's.
+        InputError: as :func:`split_of_config`, or the folder has another split than the config.
     """
     path, given = os.path.join(cfg.data.save_dir, SPLIT), cfg.one_shot.split_file
-    split, seed = asked_split(cfg, tracklets), cfg.one_shot.split_seed
+    split, seed = split_of_config(cfg, tracklets), cfg.one_shot.split_seed
     if not os.path.exists(path):
         write_split(path, split, tracklets, None if given else seed)
         return split
@@ -268,7 +268,7 @@ def take_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
     return there
 
 
-def asked_split(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
+def split_of_config(cfg: CfgNode, tracklets: Sequence[Tracklet]) -> Split:
     """Read the split of ``one_shot.split_file``, or draw one with ``one_shot.split_seed``.
 
     Raises:

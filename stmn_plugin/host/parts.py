@@ -120,12 +120,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> tuple[Optimizer, Any]:
 def check_layers(cfg: CfgNode, model: nn.Module) -> None:
     """Raise InputError for a layer that the model lacks; the host notices late or never."""
     names = [name for name, _ in model.named_children()]
-    wanted = []
+    required = []
     if cfg.train.fixbase_epoch > 0:
-        wanted += [('train.open_layers', layer) for layer in cfg.train.open_layers]
+        required += [('train.open_layers', layer) for layer in cfg.train.open_layers]
     if cfg.train.staged_lr:
-        wanted += [('train.new_layers', layer) for layer in cfg.train.new_layers]
-    for key, layer in wanted:
+        required += [('train.new_layers', layer) for layer in cfg.train.new_layers]
+    for key, layer in required:
         if layer not in names:
             raise InputError(
                 f'{key}: {layer!r} is no layer of {cfg.model.name}; it has {", ".join(names)}'

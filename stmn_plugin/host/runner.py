@@ -71,8 +71,8 @@ def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
             # train.start_epoch only changes the count; existing files belong to another run
             resumed = reached.epochs if reached.path else 0
             batches = engine.trainer.batches
-            batches.go_to(resumed)  # epochs may differ in length
-            engine.record.make_way(cfg.data.save_dir, resumed, len(batches))
+            batches.start_at(resumed)  # epochs may differ in length
+            engine.record.remove_overwritten(cfg.data.save_dir, resumed, len(batches))
             write_config(cfg)
         engine.run(start_epoch=reached.epochs, **run_kwargs(cfg))
         log_end(engine, cfg, log)

@@ -51,10 +51,10 @@ class ExplainedRun(RunOnTarget):
     @property
     def weights(self) -> str:
         """Weights in words for captions: 'model-best.pth.tar, epoch 30'."""
-        return weights_in_words(self.cfg)
+        return weights_line(self.cfg)
 
     @property
-    def data_in_words(self) -> str:
+    def data_line(self) -> str:
         """Dataset, tracklets and frames, for captions."""
         return (
             f'{self.target}, query and gallery, {len(self.tracklets.all)} tracklets, '
@@ -116,7 +116,7 @@ def explain_run(run: RunOnTarget) -> ExplainedRun:
     return ExplainedRun(**vars(run), statistics=statistics, truth=of_clips)
 
 
-def weights_in_words(cfg: CfgNode) -> str:
+def weights_line(cfg: CfgNode) -> str:
     """Describe the weights of a run: 'model-best.pth.tar, epoch 30'."""
     path: str = cfg.model.load_weights
     if not path:

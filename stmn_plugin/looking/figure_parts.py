@@ -108,4 +108,4 @@ def models_and_data(*runs: ExplainedRun) -> str:
     """Describe models and data, the end of every caption."""
     models = '; '.join(f'{without_folders(run.name)} ({run.weights})' for run in runs)
     chosen = f' {CHOSEN}' if any(BEST in run.weights for run in runs) else ''
-    return f'Model: {models}.{chosen} Data: {runs[0].data_in_words}.'
+    return f'Model: {models}.{chosen} Data: {runs[0].data_line}.'

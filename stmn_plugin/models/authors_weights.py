@@ -93,8 +93,8 @@ def converted(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> dic
     for name, tensor in tensors.items():
         _check_known(name in theirs or name.endswith(COUNTER), path, f'unknown tensor {name}')
         if name in theirs and tensor.shape != own[theirs[name]].shape:
-            wanted, found = tuple(own[theirs[name]].shape), tuple(tensor.shape)
-            raise InputError(f'{path}: {name} has shape {found}, the config says {wanted}')
+            expected, found = tuple(own[theirs[name]].shape), tuple(tensor.shape)
+            raise InputError(f'{path}: {name} has shape {found}, the config says {expected}')
     for name in theirs:
         _check_known(name in tensors or name.endswith(COUNTER), path, f'it has no {name}')
     return {

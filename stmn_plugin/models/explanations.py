@@ -174,12 +174,12 @@ def check_explained(explained: Mapping[str, Tensor], num_clips: int, seq_len: in
     sizes = {'B': num_clips, 'L': seq_len}
     for name in [name for name in EXPLANATIONS if name in explained]:
         letters, shape = EXPLANATIONS[name].shape, tuple(explained[name].shape)
-        wanted: tuple[int, ...] = ()
+        expected: tuple[int, ...] = ()
         if len(shape) == len(letters):
-            wanted = tuple(
+            expected = tuple(
                 size if letter == 'D' else sizes.setdefault(letter, size)  # features differ in size
                 for letter, size in zip(letters, shape, strict=True)
             )
-        if shape != wanted:
-            said = ', '.join(str(sizes.get(letter, letter)) for letter in letters)
-            raise ValueError(f'explain: {name} has shape {shape}, not ({said})')
+        if shape != expected:
+            sizes_text = ', '.join(str(sizes.get(letter, letter)) for letter in letters)
+            raise ValueError(f'explain: {name} has shape {shape}, not ({sizes_text})')

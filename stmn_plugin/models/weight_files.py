@@ -55,8 +55,8 @@ def read_weight_file(path: str, lazily: bool = False) -> Any:
         InputError: the file is missing, damaged, or of another kind, which the message names.
     """
     if _is_safetensors(path):
-        tensors, beside = read_safetensors(path)
-        return {'state_dict': tensors, **_plain_values(beside)}
+        tensors, metadata = read_safetensors(path)
+        return {'state_dict': tensors, **_plain_values(metadata)}
     kind, is_zip = _kind(path)
     if kind:
         raise InputError(f'{path} holds no weights: it is {kind}')

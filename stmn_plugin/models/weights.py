@@ -38,12 +38,12 @@ def fitted_weights(
     fitting = {key: given[key] for key in own if key in given and _fits(given[key], own[key])}
     # counters of batches have no effect; old files lack them and half-precision files round them
     skipped = re.compile(rf'{skip or NOTHING}|.*\bnum_batches_tracked$')
-    unfit = [key for key in {**own, **given} if key not in fitting and not skipped.match(key)]
-    if unfit:
+    mismatched = [key for key in {**own, **given} if key not in fitting and not skipped.match(key)]
+    if mismatched:
         raise InputError(
             f'{path} holds another architecture than {type(model).__name__} as configured: '
-            f'{len(unfit)} tensors are missing, unknown or of another shape or type, first '
-            f'{unfit[0]}'
+            f'{len(mismatched)} tensors are missing, unknown or of another shape or type, first '
+            f'{mismatched[0]}'
         )
     converted = {key: tensor.detach().to(own[key].dtype) for key, tensor in fitting.items()}
     check_finite(converted, path)

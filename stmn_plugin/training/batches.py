@@ -50,19 +50,19 @@ class EpochBatches:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def go_to(self, epoch: int, first: int = 0) -> None:
+    def start_at(self, epoch: int, first: int = 0) -> None:
         """Start the next pass at batch ``first`` of an epoch; both count from 0."""
         if self.sampler is not None:
             self.sampler.set_epoch(epoch, first)
 
     def of_epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from ``first`` on, seeding each step before its batch."""
-        self.go_to(epoch, first)
+        self.start_at(epoch, first)
         reading = TimedIterator(self._read(epoch, first))
         batches = prefetch(reading, self.finish, self._side) if self.ahead else reading
         for index, data in enumerate(batches, first):
             self._seed(epoch, index + 1)  # reading ahead may have used the generators
-            yield Batch(index, data, reading.take_seconds())
+            yield Batch(index, data, reading.pop_seconds())
 
     def _read(self, epoch: int, first: int) -> Iterator[dict[str, Any]]:
         count = len(self)

@@ -130,8 +130,8 @@ def load_checkpoint(path: str) -> dict[str, Any]:
     path = os.path.expanduser(path)
     content = read_weight_file(path)
     tensors = named_tensors(content, path)
-    beside = content if isinstance(content, Mapping) and tensors.keys() != content.keys() else {}
-    return {**beside, 'state_dict': tensors}
+    metadata = content if isinstance(content, Mapping) and tensors.keys() != content.keys() else {}
+    return {**metadata, 'state_dict': tensors}
 
 
 def count_classes(path: str) -> int:

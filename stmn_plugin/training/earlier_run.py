@@ -15,7 +15,7 @@ from .resumable import position
 
 # other files derived from a run's weights, which would look like those of the next run; logs and
 # files of the user are kept
-MADE_OF_A_RUN = (
+DERIVED_FILES = (
     'config.yaml',
     'events.out.tfevents.*',
     'report.html',
@@ -44,7 +44,7 @@ class Start(NamedTuple):
 FRESH = Start()
 
 
-def check_nothing_is_lost(
+def check_no_overwrite(
     folder: str, start: Start = FRESH, models: Sequence[str] = ('model',)
 ) -> None:
     """Raise InputError if a run would overwrite files in its folder; the message says what to do.
@@ -54,7 +54,7 @@ def check_nothing_is_lost(
         start: the point at which the run starts.
         models: names of the folders of checkpoints.
     """
-    lost = _written_over(folder, start, models)
+    lost = _overwritten(folder, start, models)
     if not lost:
         return
     names = [os.path.relpath(path, folder) for path in lost]
@@ -77,13 +77,13 @@ def check_nothing_is_lost(
     )
 
 
-def remove_what_is_lost(
+def remove_overwritten_files(
     folder: str,
     start: Start = FRESH,
     models: Sequence[str] = ('model',),
     needed: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Remove the files that :func:`check_nothing_is_lost` names and those derived from them.
+    """Remove the files that :func:`check_no_overwrite` names and those derived from them.
 
     Args:
         folder: folder of the run.
@@ -97,11 +97,11 @@ def remove_what_is_lost(
     Raises:
         InputError: a needed file is among them, or a file cannot be removed.
     """
-    lost = _written_over(folder, start if start.path else start._replace(auto=False), models)
+    lost = _overwritten(folder, start if start.path else start._replace(auto=False), models)
     if not lost:
         return []
     if not _resumes_here(folder, start, models):
-        lost += [str(path) for pattern in MADE_OF_A_RUN for path in Path(folder).glob(pattern)]
+        lost += [str(path) for pattern in DERIVED_FILES for path in Path(folder).glob(pattern)]
     real = {os.path.realpath(path) for path in lost}
     for key, path in (needed or {}).items():
         if path and os.path.realpath(os.path.expanduser(path)) in real:
@@ -114,7 +114,7 @@ def remove_what_is_lost(
     return lost
 
 
-def _written_over(folder: str, start: Start, models: Sequence[str]) -> list[str]:
+def _overwritten(folder: str, start: Start, models: Sequence[str]) -> list[str]:
     """List the files that a run would replace or remove, or that would look like its own."""
     if start.auto:
         has_results = not start.path and read_evaluations(folder)

@@ -178,13 +178,13 @@ def append_line(folder: str, values: dict[str, Any]) -> None:
 
 
 def read_epoch_lines(
-    folder: str, say: Callable[[str], object] = logger.warning
+    folder: str, report: Callable[[str], object] = logger.warning
 ) -> list[dict[str, Any]]:
     """Read the lines of ``metrics.jsonl``; [] without the file.
 
     Args:
         folder: folder of the run.
-        say: called with a message if the last line is incomplete and ignored, as after a kill.
+        report: called with a message if the last line is incomplete and ignored, as after a kill.
 
     Raises:
         InputError: another line is damaged.
@@ -204,7 +204,7 @@ def read_epoch_lines(
             values.append(json.loads(line.decode('utf-8')))
         except (ValueError, RecursionError) as error:
             if number == len(lines):
-                say(f'{printable(path)}: ignored the last line, which is incomplete')
+                report(f'{printable(path)}: ignored the last line, which is incomplete')
                 break
             raise InputError(f'{path}, line {number} is damaged: {error}') from error
         try:

@@ -11,13 +11,13 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode
 
-from stmn_plugin.console import lasting_console
+from stmn_plugin.console import robust_console
 from stmn_plugin.distributed import is_main
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.log import kept_by, not_shown
 from stmn_plugin.whole_files import write_text
 
-from .earlier_run import check_nothing_is_lost
+from .earlier_run import check_no_overwrite
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ def run_folder(cfg: CfgNode) -> Iterator[str]:
     except OSError as error:
         raise InputError(f'data.save_dir: cannot write {folder}: {error.strerror}') from error
     with (
-        lasting_console() as console,
+        robust_console() as console,
         hold_folder(folder),
-        _nothing_lost(cfg),
+        _no_overwrite(cfg),
         _log(path) as log,
         console.copied_to(printable(path), log),
         kept_by(console),
@@ -62,11 +62,11 @@ def run_folder(cfg: CfgNode) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _nothing_lost(cfg: CfgNode) -> Iterator[None]:
+def _no_overwrite(cfg: CfgNode) -> Iterator[None]:
     """Reject a run that would overwrite files, before data and weights are loaded."""
     new = not (cfg.test.evaluate or cfg.model.resume)  # also with train.start_epoch > 0
     if new and not cfg.train.overwrite:
-        check_nothing_is_lost(cfg.data.save_dir)
+        check_no_overwrite(cfg.data.save_dir)
     yield
 
 

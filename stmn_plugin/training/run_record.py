@@ -27,7 +27,7 @@ from .checkpoint import (
     save_checkpoint,
     save_unfinished,
 )
-from .earlier_run import Start, check_nothing_is_lost, remove_what_is_lost
+from .earlier_run import Start, check_no_overwrite, remove_overwritten_files
 from .metric_files import append_line, keep_lines, read_evaluations, remove_metrics, write_metrics
 from .progress import Curves
 from .run_state import EpochLog, Reached, RunFacts
@@ -84,13 +84,13 @@ class RunRecord:
         self.curves: Curves | None = None
 
     @property
-    def last_good(self) -> str:
+    def last_checkpoint_text(self) -> str:
         """Path of the newest checkpoint, for messages."""
         return self.last_checkpoint or 'none yet'
 
     # files of an earlier run
 
-    def make_way(self, folder: str, epochs: int, num_batches: int) -> None:
+    def remove_overwritten(self, folder: str, epochs: int, num_batches: int) -> None:
         """Remove the files that the run would overwrite, if ``overwrite`` is set.
 
         Args:
@@ -110,11 +110,11 @@ class RunRecord:
             )
         start, models = Start(epochs, self.reached.path, self.reached.auto), list(self.parts)
         if not self.overwrite:
-            check_nothing_is_lost(folder, start, models)
+            check_no_overwrite(folder, start, models)
             return
         config = self.run.config
         needed = {key: config[key] for key in config if general_key(key) in NEEDED}
-        removed = remove_what_is_lost(folder, start, models, needed)
+        removed = remove_overwritten_files(folder, start, models, needed)
         if removed:
             where = printable(folder)
             logger.info(f'train.overwrite: removed {len(removed)} files of the run in {where}')
@@ -126,12 +126,12 @@ class RunRecord:
         Evaluations and lines of an earlier part of the run are read.
 
         Raises:
-            InputError: as :meth:`make_way`, or the folder cannot be written.
+            InputError: as :meth:`remove_overwritten`, or the folder cannot be written.
         """
         self.evaluations = []
         if is_main() and self.folder:
-            self.make_way(self.folder, start, num_batches)
-            self._take_up(start)
+            self.remove_overwritten(self.folder, start, num_batches)
+            self._restore_results(start)
             if start < stop or self.reached.unfinished is not None:
                 for name in self.parts:  # checked before the first epoch is trained
                     check_folder(os.path.join(self.folder, name))
@@ -143,7 +143,7 @@ class RunRecord:
                 self.curves.close()
             self.curves = None
 
-    def _take_up(self, start: int) -> None:
+    def _restore_results(self, start: int) -> None:
         log = self.reached.unfinished
         reported = start - (log is not None and log.trained)
         self.evaluations = [
@@ -253,7 +253,9 @@ class RunRecord:
                 else:
                     path = save_checkpoint(state, place, epochs, self.keep_last, is_best)
             except InputError as error:
-                raise InputError(f'{error}; last good checkpoint: {self.last_good}') from error
+                raise InputError(
+                    f'{error}; last good checkpoint: {self.last_checkpoint_text}'
+                ) from error
             self.last_checkpoint = path
             logger.debug(f'Checkpoint saved to "{printable(path)}"')
 

@@ -91,7 +91,7 @@ class Precision:
         self.scaler.update()
 
     @property
-    def may_be_too_high(self) -> bool:
+    def scale_may_overflow(self) -> bool:
         """Whether the scale, which was halved, may have caused gradients to overflow."""
         return self.amp == 'fp16' and self.scaler.get_scale() >= 1
 
@@ -100,7 +100,7 @@ class Precision:
         return self.scaler.state_dict() if self.amp == 'fp16' else None
 
 
-class Arriving:
+class PendingScalars:
     """Scalar tensors that are copied to the host while a GPU continues its computation."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
@@ -122,7 +122,7 @@ class Step(NamedTuple):
     """A step of the optimizer that the device may not have finished."""
 
     batch_idx: int  # the last batch of the step
-    norms: Arriving  # norms of the gradients, by parameter
+    norms: PendingScalars  # norms of the gradients, by parameter
 
 
 def gradients_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

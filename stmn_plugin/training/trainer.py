@@ -27,7 +27,7 @@ from .run_record import RunRecord
 from .run_state import EpochLog
 from .settings import TrainingSettings, choose_layers
 from .speed import same_shapes
-from .step import Arriving, Precision, Replica, Step, gradients_of, norms_of
+from .step import PendingScalars, Precision, Replica, Step, gradients_of, norms_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Trainer:
         self.start()
         self.stop, self.num_batches = stop, len(self.batches)
         with Interruption() as self.interruption:
-            self.batches.go_to(start)  # epochs may differ in length
+            self.batches.start_at(start)  # epochs may differ in length
             with self.record.training(start, stop, len(self.batches)):
                 if self.log is not None and self.log.trained:
                     self.epoch = start - 1
@@ -157,11 +157,11 @@ class Trainer:
         if self.log is None or self.log.epoch != self.epoch + 1:
             self.log = EpochLog(self.epoch + 1)
         log = self.log
-        self.batches.go_to(self.epoch, log.batches)
+        self.batches.start_at(self.epoch, log.batches)
         self.num_batches = len(self.batches)
         under_way = int(self.use_gpu)  # the newest step; checking it would wait for the GPU
         errors = resource_errors(
-            'train.batch_size', f'; last good checkpoint: {self.record.last_good}'
+            'train.batch_size', f'; last good checkpoint: {self.record.last_checkpoint_text}'
         )
         with self._progress(log) as self.progress, errors, same_shapes():
             mark = time.perf_counter()
@@ -210,7 +210,7 @@ class Trainer:
         if self.accumulated == 0:
             self.optimizer.zero_grad()
         loss = self.loss_of(data)
-        arriving = Arriving(loss.terms)
+        arriving = PendingScalars(loss.terms)
         self.precision.backward(loss.total / self.group)
         terms = arriving.numbers()  # copied during the backward pass
         self._check_finite(terms)
@@ -224,7 +224,7 @@ class Trainer:
         data = self.batches.finish(data)
         images, pids = self.objective.inputs(data['img'], data['pid'])
         pids = gather(pids)  # of the whole batch
-        alike = Arriving({'alike': (pids == pids[0]).all()})  # copied while the model runs
+        alike = PendingScalars({'alike': (pids == pids[0]).all()})  # copied while the model runs
         with self.precision.autocast():
             outputs = self.replica(images)  # of this process's part of the batch
         outputs = map_tensors(lambda tensor: gather(in_float32(tensor)), outputs)
@@ -240,7 +240,9 @@ class Trainer:
         norms = norms_of(list(gradients.values()), self.settings.clip_grad_norm)
         self.precision.step(self.optimizer)
         self.accumulated = 0
-        self.taken.append(Step(self.batch_idx, Arriving(dict(zip(gradients, norms, strict=True)))))
+        self.taken.append(
+            Step(self.batch_idx, PendingScalars(dict(zip(gradients, norms, strict=True))))
+        )
 
     def check_steps(self, but: int = 0) -> None:
         """Log the norms of the gradients of all unchecked steps except the last ``but`` ones.
@@ -255,7 +257,7 @@ class Trainer:
             broken = [f'{name}: {norm}' for name, norm in norms.items() if not math.isfinite(norm)]
             if not broken:
                 self.progress.step_done(step.batch_idx, math.hypot(*norms.values()))
-            elif self.precision.may_be_too_high:
+            elif self.precision.scale_may_overflow:
                 self.progress.step_done(step.batch_idx, None)
             else:
                 self._fail(
@@ -268,7 +270,7 @@ class Trainer:
         if broken:
             self._fail(f'{", ".join(broken)} in {self._place(self.batch_idx)}')
 
-    def _check_identities(self, alike: Arriving) -> None:
+    def _check_identities(self, alike: PendingScalars) -> None:
         weight = self.objective.triplet_weight
         if weight > 0 and alike.numbers()['alike']:
             self._fail(
@@ -281,5 +283,5 @@ class Trainer:
         return f'epoch {self.epoch + 1}, batch {batch_idx + 1}'
 
     def _fail(self, why: str) -> NoReturn:
-        kept = f'last good checkpoint: {self.record.last_good}'
+        kept = f'last good checkpoint: {self.record.last_checkpoint_text}'
         raise InputError(f'training stopped: {why}; {kept}')

@@ -176,15 +176,15 @@ class _Progress:
 
     def start(self, done: int) -> None:
         self.first, self.since = done, time.monotonic()
-        self.told = self.since
+        self.reported = self.since
         if done:
             logger.info('%s of %s tracklets are in the index', f'{done:,}', f'{self.total:,}')
 
     def report(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.told < REPORT_SECONDS or done == self.first:
+        if now - self.reported < REPORT_SECONDS or done == self.first:
             return
-        self.told = now
+        self.reported = now
         rate = (done - self.first) / (now - self.since)
         left = datetime.timedelta(seconds=round((self.total - done) / rate))
         logger.info(

@@ -62,7 +62,7 @@ class Where:
     before: datetime.datetime | None = None
 
     @property
-    def is_everything(self) -> bool:
+    def selects_all(self) -> bool:
         """Whether every tracklet meets it; empty names are no condition."""
         return not any(vars(self).values())
 

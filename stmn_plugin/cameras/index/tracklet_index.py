@@ -150,7 +150,7 @@ class TrackletIndex:
         Raises:
             ValueError: such a condition, and ``everything`` is false.
         """
-        if where.is_everything and not everything:
+        if where.selects_all and not everything:
             raise ValueError('the condition is empty: delete(everything=True) empties the index')
         return self._store.delete(where)
 

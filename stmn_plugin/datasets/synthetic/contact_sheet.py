@@ -102,8 +102,8 @@ def _strips(reader: _Reader, strip: int) -> list[_Row]:
     rows: list[_Row] = []
     for pattern in PATTERNS:
         names = [name for name, found in truth.patterns.items() if found == pattern]
-        wanted = _EXAMPLES.get(pattern, 1)
-        for name in names[:: max(1, len(names) // wanted)][:wanted]:
+        count = _EXAMPLES.get(pattern, 1)
+        for name in names[:: max(1, len(names) // count)][:count]:
             span = truth.tracklets[name]
             picks = np.linspace(span.start, span.stop - 1, strip).round().astype(int)
             tiles = [_Tile(reader.crop(row), float(truth.visibility[row])) for row in picks]

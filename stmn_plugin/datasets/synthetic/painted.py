@@ -15,7 +15,7 @@ from stmn_plugin.whole_files import whole_folder
 
 from .spec import PRESETS, SyntheticSpec
 from .tracklet import MASK_REDUCTION
-from .truth import Truth, holds_truth_of, load_truth
+from .truth import Truth, is_generated_from, load_truth
 from .workers import run_jobs, usable_workers
 from .writer import JPEG, SPLITS, ensure
 
@@ -74,7 +74,7 @@ def ensure_painted(root: str | Path, spec: SyntheticSpec, workers: int | None = 
     """
     drawn = ensure(root, spec, workers)
     painted = drawn.with_name(f'{drawn.name}-painted')
-    if holds_truth_of(painted, spec):
+    if is_generated_from(painted, spec):
         return painted
     if painted.exists() and (not painted.is_dir() or any(painted.iterdir())):
         raise InputError(f'{painted}: exists and is not the painted data of {drawn.name}')

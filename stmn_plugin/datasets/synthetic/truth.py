@@ -155,7 +155,7 @@ def load_truth(folder: str | Path) -> Truth:
     )
 
 
-def holds_truth_of(folder: str | Path, spec: SyntheticSpec) -> bool:
+def is_generated_from(folder: str | Path, spec: SyntheticSpec) -> bool:
     """Return whether ``folder`` was generated from ``spec``; an existing truth file is complete."""
     try:
         with _opened(_truth_path(folder)) as file:

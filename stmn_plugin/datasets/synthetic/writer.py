@@ -17,7 +17,7 @@ from stmn_plugin.whole_files import whole_folder
 from .scene import Camera
 from .spec import SyntheticSpec
 from .tracklet import draw_tracklet
-from .truth import TRUTH_FILE, holds_truth_of, write_truth
+from .truth import TRUTH_FILE, is_generated_from, write_truth
 from .workers import run_jobs, usable_workers
 
 JUNK, DISTRACTOR = -1, 0
@@ -129,7 +129,7 @@ def generate(
     """
     require('h5py')
     folder = Path(folder)
-    if holds_truth_of(folder, spec):
+    if is_generated_from(folder, spec):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{folder}: exists and is not the synthetic data {spec.fingerprint}')
@@ -141,7 +141,7 @@ def generate(
         raise InputError(f'{folder}: cannot write the synthetic data: {reason}') from error
     except WorkerError as error:
         raise InputError(f'{folder}: {error}; fewer processes need less memory') from error
-    if not holds_truth_of(folder, spec):
+    if not is_generated_from(folder, spec):
         raise InputError(f'{folder}: was replaced by something else while the data was made')
     return folder
 

@@ -8,13 +8,13 @@ import numpy as np
 from ..clip_statistics import Floats, Indices
 from .measure import INTERVAL, Estimate, Measure, bootstrap
 
-HARDLY = 0.1  # of the ceiling
+NEGLIGIBLE_SHARE = 0.1  # of the ceiling
 SHARE = (
     'difference = mean over the queries and seeds of the average precision of the row minus that '
     'of the baseline with the same seed. ceiling = the same of the oracle. share = difference / '
     'ceiling. It helps when difference > 0 in every seed and its interval lies above 0; it harms '
     'when difference < 0 in every seed and its interval lies below 0; it does not help when the '
-    f'interval of share lies below {HARDLY}; everything else is undecided. {INTERVAL}'
+    f'interval of share lies below {NEGLIGIBLE_SHARE}; everything else is undecided. {INTERVAL}'
 )
 
 
@@ -68,6 +68,6 @@ def verdict(
         return f'It helps ({found}).', True
     if max(of_seeds) < 0 and difference.side_of(0) < 0:
         return f'It harms ({found}).', False
-    if share.side_of(HARDLY) < 0:
+    if share.side_of(NEGLIGIBLE_SHARE) < 0:
         return f'It does not help ({found}).', False
     return f'Undecided ({found}).', None

@@ -136,10 +136,10 @@ def read_out_and_distractors(
     counts = {'positions': len(weight), 'mask_covers': float(weight.mean())}
     if weight.sum() == 0:
         return not_measured(ALIGNMENT, 'The distractor masks cover nothing.')
-    wanted = weight[:, None] * added  # (P, D)
+    target = weight[:, None] * added  # (P, D)
     raw = probs.astype(np.float64) @ memory_values
     centred = raw - raw.mean(axis=0)
-    best, *_ = np.linalg.lstsq(probs.astype(np.float64), wanted, rcond=None)  # (M, D)
+    best, *_ = np.linalg.lstsq(probs.astype(np.float64), target, rcond=None)  # (M, D)
     read = {
         'raw': raw,
         'centred': centred,
@@ -148,8 +148,8 @@ def read_out_and_distractors(
     products = {name: weight * (x * added).sum(axis=1) for name, x in read.items()}  # (P,)
     squares = {name: weight * np.square(x).sum(axis=1) for name, x in read.items()}
     energy = weight * np.square(added).sum(axis=1)
-    left = np.square(wanted - probs @ best).sum(axis=1)
-    whole = np.square(wanted).sum(axis=1)
+    left = np.square(target - probs @ best).sum(axis=1)
+    whole = np.square(target).sum(axis=1)
     persons, person = np.unique(position_persons, return_inverse=True)
 
     def by_person(values: Floats) -> Floats:

@@ -11,7 +11,7 @@ from .measure import INTERVAL, Claim, Measure, bootstrap, judge
 HALF_THE_ITEMS = 0.5
 FLAT = 0.05  # of log(items)
 NEARLY_CONSTANT = 0.01  # of the mean square
-HARDLY_ANY_CHANGE = 0.01  # of the features' length
+NEGLIGIBLE_CHANGE = 0.01  # of the features' length
 AVERAGE_POOLING = 0.02  # of the weight
 
 USAGE = (
@@ -30,7 +30,7 @@ READOUT = (
     'channels: 0 is the same vector everywhere, and the BN, which subtracts the mean, then removes '
     'what was read and leaves magnified differences. change = sqrt(mean |f^s - f^o|^2 / mean '
     f'|f^o|^2). It does its job when varying_share > {NEARLY_CONSTANT} (else nearly constant), '
-    f'then change > {HARDLY_ANY_CHANGE}. {INTERVAL}'
+    f'then change > {NEGLIGIBLE_CHANGE}. {INTERVAL}'
 )
 ATTENTION = (
     'Temporal attention a over the L frames of a clip. moved = mean over clips of sum_l '
@@ -46,7 +46,7 @@ READOUT_CLAIMS = (
     ),
     Claim(
         'change',
-        HARDLY_ANY_CHANGE,
+        NEGLIGIBLE_CHANGE,
         'the refinement changes the features by more than a little',
         'the refinement changes hardly anything',
     ),

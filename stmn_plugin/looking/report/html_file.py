@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stmn_plugin.evaluation.doubts import doubt_word
+from stmn_plugin.evaluation.doubts import doubt_label
 from stmn_plugin.whole_files import write_bytes
 
 from .film_strips import StripSize
@@ -87,7 +87,7 @@ def _render(
         lstrip_blocks=True,
     )
     environment.policies['json.dumps_function'] = _dump
-    environment.filters['doubt_word'] = doubt_word
+    environment.filters['doubt_label'] = doubt_label
     script, style = _own(f'{name}.js'), _own('common.css') + _own(f'{name}.css')
     return environment.get_template(f'{name}.html').render(
         **values,

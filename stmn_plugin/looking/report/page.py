@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
-from stmn_plugin.evaluation.doubts import doubt_words
+from stmn_plugin.evaluation.doubts import doubt_labels
 
 from .browser import Browser
 from .film_strips import StripSize
@@ -56,7 +56,7 @@ def training_panels(lines: Sequence[Mapping[str, Any]]) -> list[Panel]:
     datasets = {dataset for dataset, _ in results}
 
     def name_of(dataset: str, measure: str) -> str:
-        doubts = doubt_words(
+        doubts = doubt_labels(
             (
                 (line['epoch'], result)
                 for line in lines

@@ -124,13 +124,13 @@ def timeline(number: int, answer: ShownAnswer) -> dict[str, Any] | None:
 
     cameras: dict[str, list[dict[str, Any]]] = {}
     for one in sorted(dated, key=lambda one: (one.camera, place(one.start))):
-        said = f'{one.rank}: {one.distance:.4g}' if one.rank else 'query'
+        label = f'{one.rank}: {one.distance:.4g}' if one.rank else 'query'
         mark = {
             'id': f'q{number}r{one.rank}' if one.rank else f'q{number}',
             'kind': (one.verdict or '') if one.rank else 'query',
             'x1': place(one.start),
             'x2': place(one.end),
-            'tip': f'{said}, {_moment(one.start)["text"]}',
+            'tip': f'{label}, {_moment(one.start)["text"]}',
         }
         cameras.setdefault(one.camera, []).append(mark)
     return {

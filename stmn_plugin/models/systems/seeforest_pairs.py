@@ -108,9 +108,9 @@ def hardest_pairs(features: Tensor, pids: Tensor) -> tuple[Pairs, Pairs]:
     itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
     same = pids[:, None] == pids[None, :]  # (B, B)
     chosen = []
-    for wanted, nearness in ((same & ~itself, -distances), (~same, distances)):
-        exist = wanted.any(dim=1)
-        nearest = nearness.masked_fill(~wanted, torch.inf).argmin(dim=1)
+    for candidates, nearness in ((same & ~itself, -distances), (~same, distances)):
+        exist = candidates.any(dim=1)
+        nearest = nearness.masked_fill(~candidates, torch.inf).argmin(dim=1)
         own = torch.arange(len(pids), device=pids.device)
         chosen.append(Pairs(torch.where(exist, nearest, own), exist))
     return chosen[0], chosen[1]
