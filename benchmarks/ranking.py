@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from stmn_plugin.evaluation.distances import pairwise_distances
 from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features
 from stmn_plugin.evaluation.reranking import rerank
-from stmn_plugin.evaluation.search import faiss, pairwise_distances, top_k
+from stmn_plugin.evaluation.search import faiss, top_k
 
 DIM, NUM_PIDS, CAMERAS = 2048, 620, 6
 NUM_QUERY, NUM_GALLERY = 1980, 9330

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import ranking as ranking_module
 from stmn_plugin.evaluation import sorting
+from stmn_plugin.evaluation.distances import pairwise_distances
 from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features, rank_rows, score_queries
-from stmn_plugin.evaluation.search import pairwise_distances
 from stmn_plugin.labels import count_matchable
 
 KINDS = ('rectangle', 'trapezoid')

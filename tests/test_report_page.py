@@ -13,7 +13,7 @@ from test_report import SIZE, STRIPS, contents
 
 from stmn_plugin.cli import report
 from stmn_plugin.cli.train import main
-from stmn_plugin.evaluation.search import pairwise_distances
+from stmn_plugin.evaluation.distances import pairwise_distances
 from stmn_plugin.looking.opened_run import config_of_run, open_run, view_clips
 from stmn_plugin.looking.report import write_report
 

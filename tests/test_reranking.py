@@ -9,9 +9,9 @@ import torch
 import torchreid
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.distances import pairwise_distances
 from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_rows
 from stmn_plugin.evaluation.reranking import rerank
-from stmn_plugin.evaluation.search import pairwise_distances
 
 METRICS = ('cosine', 'euclidean')
 

@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation import distances as computed
 from stmn_plugin.evaluation import search
+from stmn_plugin.evaluation.distances import (
+    distance_rows,
+    pair_distances,
+    pairwise_distances,
+    unit_vectors,
+)
 from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.evaluation.ranking import rank_features
 from stmn_plugin.evaluation.reranking import rerank
-from stmn_plugin.evaluation.search import (
-    distance_rows,
-    nearest,
-    pair_distances,
-    pairwise_distances,
-    top_k,
-)
+from stmn_plugin.evaluation.search import nearest, top_k
 
 METRICS = ('cosine', 'euclidean')
 BACKENDS = ('torch', 'faiss')
@@ -168,8 +169,11 @@ def test_top_k_keeps_the_gallerys_order_in_ties(backend, metric, k, num_query, m
     query, gallery = signs(num_query, 16), signs(300, 16, seed=1)
     distances = [[slow_distance(a, b, metric) for b in gallery] for a in query]
     order = [references.stable_order(row)[:k] for row in distances]
-    prepare, sizes = search._prepare, []
-    monkeypatch.setattr(search, '_prepare', lambda x, *y: sizes.append(len(x)) or prepare(x, *y))
+    prepare, sizes = computed.prepared, []
+    for module in (search, computed):
+        monkeypatch.setattr(
+            module, 'prepared', lambda x, *y: sizes.append(len(x)) or prepare(x, *y)
+        )
     joined = (64, 20, [20] * 15) if backend == 'torch' else (64, 64, [64] * 4 + [44])
     for length, few, blocks in ((400, 400, [300]), (64, 400, [64] * 4 + [44]), joined):
         monkeypatch.setattr(search, 'TOP_K_BLOCK', length)
@@ -247,7 +251,7 @@ def test_the_cosine_does_not_depend_on_the_length_of_vectors(scale, backend):
 
 def test_vectors_of_one_length_in_reach_are_normalised_as_torch_does():
     vectors = normal(50, 33)
-    assert torch.equal(search.unit_vectors(vectors), torch.nn.functional.normalize(vectors))
+    assert torch.equal(unit_vectors(vectors), torch.nn.functional.normalize(vectors))
 
 
 def test_zeros_are_as_far_from_everything_as_a_right_angle():
@@ -297,7 +301,7 @@ def test_equal_features_are_reranked_in_the_order_they_stand_in():
 
 
 @pytest.mark.parametrize('backend', search.BACKENDS)
-@pytest.mark.parametrize('metric', search.DIST_METRICS)
+@pytest.mark.parametrize('metric', METRICS)
 def test_the_nearest_among_some_are_those_of_the_gallery_without_the_others(
     tmp_path, monkeypatch, metric, backend
 ):

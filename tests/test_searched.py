@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from stmn_plugin.evaluation.distances import distance_rows
 from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.evaluation.protocols import PROTOCOLS, Evaluation
 from stmn_plugin.evaluation.ranking import score_queries, summarize
-from stmn_plugin.evaluation.search import distance_rows
 from stmn_plugin.evaluation.searched import count_searched, is_collapsed
 
 

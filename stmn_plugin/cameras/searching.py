@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmn_plugin.evaluation.search import unit_vectors
+from stmn_plugin.evaluation.distances import unit_vectors
 from stmn_plugin.evaluation.thresholds import Thresholds
 
 from .index import IndexedTracklet, Match, TrackletIndex, Where

@@ -16,7 +16,7 @@ from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.models.base import VideoModel
 
-from .search import unit_vectors
+from .distances import unit_vectors
 
 # weight of a clip without a readable frame, negligible compared with other clips of its tracklet
 STAND_IN_WEIGHT = 1e-12

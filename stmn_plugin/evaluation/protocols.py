@@ -9,11 +9,11 @@ from torch import Tensor
 
 from stmn_plugin.console_table import console_table
 
+from .distances import distance_rows
 from .doubts import doubt_label
 from .features import TrackletFeatures, join_tracklets
 from .ranking import Ranking, evaluate_ranking
 from .reranking import rerank
-from .search import distance_rows
 from .settings import TestOptions
 
 __all__ = [

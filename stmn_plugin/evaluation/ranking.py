@@ -22,7 +22,7 @@ from torch import Tensor
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import JUNK_PID, comparable
 
-from .search import NOT_FINITE, Features, distance_rows
+from .distances import NOT_FINITE, Features, distance_rows
 from .sorting import nth_of_row, places_of, sortable
 
 Labels: TypeAlias = Any

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from stmn_plugin.errors import InputError
 
-from .search import NOT_FINITE, Features, distance_rows, nearest, pair_distances
+from .distances import NOT_FINITE, Features, distance_rows, pair_distances
+from .search import nearest
 
 CHUNK = 64  # queries whose Jaccard distances are computed together
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.input_files import open_regular
 
-from .search import unit_vectors
+from .distances import unit_vectors
 
 BLOCK = 1 << 20  # bytes compared together
 ROWS = 4096  # features per block

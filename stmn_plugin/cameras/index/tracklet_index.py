@@ -194,7 +194,7 @@ class TrackletIndex:
         self.close()
 
     def _vectors(self, features: 'Tensor') -> Vectors:
-        from stmn_plugin.evaluation.search import unit_vectors
+        from stmn_plugin.evaluation.distances import unit_vectors
 
         if features.dim() != 2 or features.shape[1] != self.model.dim:
             raise ValueError(
