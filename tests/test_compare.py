@@ -23,7 +23,7 @@ from stmn_plugin.comparing import grid
 from stmn_plugin.comparing.existing_runs import existing_runs
 from stmn_plugin.comparing.result_tables import rows_of
 from stmn_plugin.comparing.run_queue import complete_runs
-from stmn_plugin.peak_memory import peak_memory
+from stmn_plugin.device import peak_memory
 
 
 def test_a_test_that_leaves_no_result_is_a_failure(tmp_path):

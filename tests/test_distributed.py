@@ -38,9 +38,9 @@ from stmn_plugin.models.sync_batch_norm import (
     synchronize_batch_norm,
     synchronize_outside_backbone,
 )
-from stmn_plugin.nested import map_tensors
 from stmn_plugin.training.batches import EpochBatches
 from stmn_plugin.training.settings import TrainingSettings
+from stmn_plugin.training.step import map_tensors
 
 pytestmark = pytest.mark.timeout(120)
 CLASSES, CLIPS, L = 4, 8, 2

@@ -14,8 +14,7 @@ from torchvision.models.resnet import BasicBlock
 
 from stmn_plugin.cameras.exporting import export_model
 from stmn_plugin.config import load_config
-from stmn_plugin.config.ranges import WEIGHT
-from stmn_plugin.config.rules import Flag, OneOf, Text
+from stmn_plugin.config.rules import WEIGHT, Flag, OneOf, Text
 from stmn_plugin.config.sections import flatten
 from stmn_plugin.config.settings import settings_of
 from stmn_plugin.config.table import with_table

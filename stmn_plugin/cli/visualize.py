@@ -9,8 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stmn_plugin.config.ranges import SEED
-from stmn_plugin.config.rules import OneOf, Whole
+from stmn_plugin.config.rules import SEED, OneOf, Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.extras import require

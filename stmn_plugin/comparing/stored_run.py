@@ -4,7 +4,7 @@ import os
 from typing import Any, NamedTuple
 
 from stmn_plugin.config import read_yaml
-from stmn_plugin.config.recorded import recorded_settings
+from stmn_plugin.config.defaults import recorded_settings
 from stmn_plugin.errors import InputError
 from stmn_plugin.training.checkpoint import UNFINISHED, saved_epochs
 from stmn_plugin.training.metric_files import read_epoch_lines, read_metrics

@@ -8,7 +8,7 @@ nothing behind ``kwargs.py`` reads a config.
 from .checks import check_config, check_ranges, check_transforms
 from .defaults import flatten, get_default_config
 from .load import BASE, load_config, read_rows, read_yaml
-from .ranges import TRANSFORMS
+from .rules import TRANSFORMS
 from .sections import RANGES, SECTIONS, add_section, section_from, section_of
 from .settings import setting
 

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 from stmn_plugin.errors import InputError
 
 from .defaults import flatten
-from .ranges import AUTO, TRANSFORMS
+from .rules import AUTO, TRANSFORMS
 from .sections import RANGES, has_own_losses, is_video_model
 
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches

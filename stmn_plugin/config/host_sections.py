@@ -5,7 +5,7 @@ Names, types and defaults are the host's, so that any torchreid YAML loads.
 
 from dataclasses import dataclass
 
-from .ranges import (
+from .rules import (
     COUNT,
     DECAY,
     EPOCHS,
@@ -19,8 +19,11 @@ from .ranges import (
     SEED,
     TRANSFORMS,
     WEIGHT,
+    ListOf,
+    Number,
+    OneOf,
+    Whole,
 )
-from .rules import ListOf, Number, OneOf, Whole
 from .settings import setting
 
 

@@ -7,7 +7,7 @@ named again takes a value of ours, too, with the default left as it is.
 from dataclasses import dataclass
 
 from . import host_sections as host
-from .ranges import (
+from .rules import (
     COUNT,
     FILE,
     FLAG,
@@ -17,8 +17,12 @@ from .ranges import (
     PRECISION,
     SEED,
     WEIGHT,
+    Number,
+    OneOf,
+    Text,
+    Whole,
+    WordOr,
 )
-from .rules import Number, OneOf, Text, Whole, WordOr
 from .settings import setting
 
 

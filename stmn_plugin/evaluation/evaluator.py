@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from stmn_plugin.data.tracklets import Target, Tracklet
+from stmn_plugin.device import peak_memory
 from stmn_plugin.distributed import broadcast
-from stmn_plugin.peak_memory import peak_memory
 
 from .features import TrackletFeatures
 from .fingerprint import weights_digest

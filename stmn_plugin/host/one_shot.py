@@ -17,10 +17,9 @@ import torch
 from yacs.config import CfgNode
 
 from stmn_plugin.config import read_yaml
-from stmn_plugin.config.defaults import flatten
+from stmn_plugin.config.defaults import flatten, recorded_settings
 from stmn_plugin.config.kwargs import videodata_kwargs
-from stmn_plugin.config.ranges import AUTO
-from stmn_plugin.config.recorded import recorded_settings
+from stmn_plugin.config.rules import AUTO
 from stmn_plugin.data.host_lists import hold_out_target, read_training, unique_names
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.data.train_list import train_list, write_train_list

@@ -15,7 +15,7 @@ from stmn_plugin.config.kwargs import (
     run_kwargs,
     training_kwargs,
 )
-from stmn_plugin.config.ranges import AUTO
+from stmn_plugin.config.rules import AUTO
 from stmn_plugin.device import device_line, device_name, usable_gpu
 from stmn_plugin.distributed import is_main, main_first, peer_errors, process_group
 from stmn_plugin.errors import printable, resource_errors

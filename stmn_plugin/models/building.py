@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stmn_plugin.config.checks import check_ranges
-from stmn_plugin.config.recorded import recorded_settings
+from stmn_plugin.config.defaults import recorded_settings
 from stmn_plugin.config.sections import section_from
 
 from .base import VIDEO_MODELS, VideoModel

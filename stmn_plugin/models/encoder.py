@@ -24,6 +24,7 @@ from stmn_plugin.errors import InputError
 
 from .backbone_weights import load_backbone_weights
 from .backbones import BACKBONES, SMALL_FRAME, Query, Stages, build_network, shapes_through
+from .heads import global_average
 from .timm_networks import TIMM, build_timm_network
 
 BACKBONE = Text(
@@ -54,7 +55,7 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class SharedEncoderConfig:
+class SharedEncoderConfig(EncoderConfig):
     """Settings of the encoder of an architecture compared with STMN, by default STMN's encoder."""
 
     backbone: str = setting(
@@ -66,12 +67,6 @@ class SharedEncoderConfig:
         '',
         Text('a file or link', may_be_empty=True),
         'as stmn.backbone_weights, of a backbone that is not shared',
-        in_vectors=False,
-    )
-    backbone_sha256: str = setting(
-        '',
-        Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'),
-        'of that file, if checked',
         in_vectors=False,
     )
 
@@ -328,20 +323,3 @@ def pooled_query_block(query: Query, block: nn.Module, maps: Tensor) -> Tensor:
     so the last convolution, if it is a 1x1, runs on the pooled map.
     """
     return global_average(query(block, maps, not block.training))
-
-
-def global_average(maps: Tensor) -> Tensor:
-    """Average over the positions (GAP): (T, D, H, W) → (T, D), at least in float32."""
-    return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
-
-
-def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Disable a surrounding ``torch.autocast`` for a ``with`` block."""
-    if not torch.amp.is_autocast_available(device_type):
-        return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
-
-
-def wide(x: Tensor) -> Tensor:
-    """Convert half-precision values, as autocast computes them, to float32; keep wider types."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

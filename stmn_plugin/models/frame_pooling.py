@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from stmn_plugin.losses.recipe import Recipe
 
 from .base import VideoModel
-from .encoder import full_precision, wide
-from .heads import BNNeck, bias_free_classifier
+from .heads import BNNeck, bias_free_classifier, full_precision, wide
 from .image_models import black_frame_feature, build_image_model, check_feature
 
 

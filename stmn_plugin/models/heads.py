@@ -1,7 +1,13 @@
-"""Layers between features and losses: batch normalisation before a classifier, and classifiers."""
+"""What follows an encoder: pooling, batch normalisation before a classifier, classifiers.
+
+These run in full precision, also within ``torch.autocast``.
+"""
+
+import contextlib
+from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class BNNeck(nn.BatchNorm1d):
@@ -26,3 +32,20 @@ def bias_free_classifier(dim: int, num_classes: int) -> nn.Linear:
     classifier = nn.Linear(dim, num_classes, bias=False)
     nn.init.normal_(classifier.weight, std=0.001)
     return classifier
+
+
+def global_average(maps: Tensor) -> Tensor:
+    """Average over the positions (GAP): (T, D, H, W) → (T, D), at least in float32."""
+    return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
+
+
+def full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Disable a surrounding ``torch.autocast`` for a ``with`` block."""
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Convert half-precision values, as autocast computes them, to float32; keep wider types."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones import Block
-from .encoder import Encoder, full_precision, global_average
+from .encoder import Encoder
+from .heads import full_precision, global_average
 
 
 def over_time(maps: Tensor, frames: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import full_precision, wide
+from .heads import full_precision, wide
 
 
 def attended_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import full_precision, global_average, wide
+from .heads import full_precision, global_average, wide
 
 TEMPERATURE = 5.0  # of TSB's softmax
 LEAST_ROWS = 4  # minimum height of a map, as up to three rows are erased

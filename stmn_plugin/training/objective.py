@@ -15,7 +15,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.losses import BatchHardTripletLoss
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models.base import VideoModel
-from stmn_plugin.models.encoder import wide
+from stmn_plugin.models.heads import wide
 
 Outputs: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
 

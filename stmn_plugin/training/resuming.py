@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from stmn_plugin.config.ranges import AUTO
-from stmn_plugin.config.recorded import recorded_settings
+from stmn_plugin.config.defaults import recorded_settings
+from stmn_plugin.config.rules import AUTO
 from stmn_plugin.config.sections import general_key, is_of_another
 from stmn_plugin.distributed import broadcast, is_main
 from stmn_plugin.errors import InputError, printable

@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VideoModel
-from stmn_plugin.models.encoder import Encoder, wide
+from stmn_plugin.models.encoder import Encoder
 from stmn_plugin.models.folding import FoldedEncoders
+from stmn_plugin.models.heads import wide
 
 logger = logging.getLogger(__name__)
 

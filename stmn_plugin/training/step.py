@@ -1,7 +1,9 @@
 """The parts of a training step: DDP replica, mixed precision, and norms of the gradients."""
 
 import contextlib
-from collections.abc import Mapping
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -147,3 +149,37 @@ def norms_of(gradients: list[Tensor], limit: float = 0.0) -> list[Tensor]:
         norm = torch.linalg.vector_norm(torch.stack(norms))
         torch._foreach_mul_(gradients, (limit / norm).clamp(max=1))
     return norms
+
+
+def map_tensors(function: Callable[[Tensor], Any], outputs: Any) -> Any:
+    """Apply a function to every tensor of a model's outputs.
+
+    Args:
+        function (callable): tensor → tensor.
+        outputs: a tensor; a tuple (also one with names), list, dictionary or dataclass of outputs;
+            anything else is kept as it is.
+
+    Returns:
+        Outputs of the same types.
+
+    >>> map_tensors(torch.neg, {'a': [torch.tensor(1), None]})
+    {'a': [tensor(-1), None]}
+    """
+    if isinstance(outputs, Tensor):
+        return function(outputs)
+    changed: Any
+    if isinstance(outputs, MutableMapping):
+        changed = copy.copy(outputs)
+        for key, value in outputs.items():
+            changed[key] = map_tensors(function, value)
+        return changed
+    if dataclasses.is_dataclass(outputs):
+        changed = copy.copy(outputs)
+        for field in dataclasses.fields(outputs):
+            value = map_tensors(function, getattr(outputs, field.name))
+            object.__setattr__(changed, field.name, value)  # of a frozen one, too
+        return changed
+    if isinstance(outputs, (tuple, list)):
+        mapped = [map_tensors(function, value) for value in outputs]
+        return outputs._make(mapped) if hasattr(outputs, '_make') else type(outputs)(mapped)
+    return outputs

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from stmn_plugin.distributed import gather, world_size
 from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.interrupt import Interruption
-from stmn_plugin.nested import map_tensors
+from stmn_plugin.training.step import map_tensors
 
 from .batches import EpochBatches, count_images
 from .objective import BatchLoss, Objective, in_float32

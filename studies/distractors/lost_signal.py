@@ -34,7 +34,7 @@ from stmn_plugin.looking.measures.lost_signal import (
 from stmn_plugin.looking.opened_run import config_of_run
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import STMN
-from stmn_plugin.models.encoder import global_average
+from stmn_plugin.models.heads import global_average
 from stmn_plugin.whole_files import write_json
 
 SCALES = (0.25, 0.5, 1.0)

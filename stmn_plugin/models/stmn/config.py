@@ -5,8 +5,7 @@ docs/released-code.md lists the latter; ``configs/stmn_mars_released.yaml`` sets
 
 from dataclasses import dataclass
 
-from stmn_plugin.config.ranges import AUTO, FLAG, ITEMS
-from stmn_plugin.config.rules import Number, OneOf, WordOr
+from stmn_plugin.config.rules import AUTO, FLAG, ITEMS, Number, OneOf, WordOr
 from stmn_plugin.config.settings import setting
 
 from ..encoder import EncoderConfig

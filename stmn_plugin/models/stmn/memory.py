@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from stmn_plugin.distributed import total, world_size
 
-from ..encoder import global_average
+from ..heads import global_average
 
 ADDRESSINGS = ('position', 'group')
 KEY_NORMALISATIONS = ('item', 'channel')

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from stmn_plugin.config.checks import check_ranges
-from stmn_plugin.config.ranges import AUTO
+from stmn_plugin.config.rules import AUTO
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, full_precision, global_average, still_statistics
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, still_statistics
+from ..heads import BNNeck, bias_free_classifier, full_precision, global_average
 from .config import STMNConfig
 from .memory import SpatialMemory
 from .temporal import TemporalAverage, TemporalMemory, TemporalMLP

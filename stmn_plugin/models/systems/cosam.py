@@ -19,21 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import AUTO
-from stmn_plugin.config.rules import Flag, OneOf, Whole, WordOr
+from stmn_plugin.config.rules import AUTO, Flag, OneOf, Whole, WordOr
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import (
-    Encoder,
-    SharedEncoderConfig,
-    full_precision,
-    shared_encoder,
-    wide,
-)
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision, wide
 
 HIDDEN = 64  # channels between the two convolutions of a mask
 

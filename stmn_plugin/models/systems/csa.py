@@ -23,16 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import DECAY, FLAG, WEIGHT
-from stmn_plugin.config.rules import Number, OneOf
+from stmn_plugin.config.rules import DECAY, FLAG, WEIGHT, Number, OneOf
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.oim import OIMTable, nth_of_identity
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, full_precision, global_average, shared_encoder
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision, global_average
 from .csa_matching import Matcher, aggregate_logits, verification_loss, weighted_squares
 
 DIM = 128  # d

@@ -22,15 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import COUNT, WEIGHT
-from stmn_plugin.config.rules import OneOf, Whole
+from stmn_plugin.config.rules import COUNT, WEIGHT, OneOf, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.diversity import PENALTIES, diversity_loss, diversity_penalty
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import SharedEncoderConfig, full_precision, global_average, shared_encoder, wide
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision, global_average, wide
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stmn_plugin.config.ranges import FLAG
-from stmn_plugin.config.rules import Number, Whole
+from stmn_plugin.config.rules import FLAG, Number, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models.base import VideoModel, register_video_model
-from stmn_plugin.models.encoder import (
-    SharedEncoderConfig,
-    full_precision,
-    global_average,
-    shared_encoder,
-)
+from stmn_plugin.models.encoder import SharedEncoderConfig, shared_encoder
+from stmn_plugin.models.heads import full_precision, global_average
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import FLAG
-from stmn_plugin.config.rules import ListOf, OneOf, Whole
+from stmn_plugin.config.rules import FLAG, ListOf, OneOf, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..backbones import RESNETS, Block
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision
 from ..m3d_layers import (
     Branches,
     M3DLayer,

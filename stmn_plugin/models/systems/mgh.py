@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import COUNT, FLAG
-from stmn_plugin.config.rules import Whole
+from stmn_plugin.config.rules import COUNT, FLAG, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import full_precision
 from ..non_local import NonLocal
 
 PARTS = (2, 4, 8)  # p of the graphs

@@ -22,8 +22,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import FILE, ITEMS, WEIGHT
-from stmn_plugin.config.rules import Number, OneOf, Whole
+from stmn_plugin.config.rules import FILE, ITEMS, WEIGHT, Number, OneOf, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.identification import all_triplets_loss
@@ -31,15 +30,8 @@ from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
 from ..bilinear import CountSketch, bilinear
-from ..encoder import (
-    Encoder,
-    SharedEncoderConfig,
-    full_precision,
-    global_average,
-    shared_encoder,
-    wide,
-)
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision, global_average, wide
 from ..pose_maps import PoseMaps
 
 RANDOM = 'random'

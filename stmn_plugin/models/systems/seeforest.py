@@ -21,20 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import WEIGHT
-from stmn_plugin.config.rules import ListOf, OneOf, Whole, WordOr
+from stmn_plugin.config.rules import WEIGHT, ListOf, OneOf, Whole, WordOr
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import (
-    Encoder,
-    SharedEncoderConfig,
-    full_precision,
-    global_average,
-    shared_encoder,
-)
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision, global_average
 from .seeforest_pairs import DIRECTIONS, PairClassifier, pair_loss
 
 AS_FRAMES = 'frames'

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoder import global_average
+from ..heads import global_average
 
 DIRECTIONS = ('right', 'left', 'down', 'up', 'down-right', 'up-left')
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import COUNT, WEIGHT
-from stmn_plugin.config.rules import OneOf, Whole
+from stmn_plugin.config.rules import COUNT, WEIGHT, OneOf, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import SharedEncoderConfig, full_precision, global_average, shared_encoder, wide
+from ..encoder import SharedEncoderConfig, shared_encoder
+from ..heads import full_precision, global_average, wide
 
 SMALLEST = 1e-12  # of a denominator: black frames have no energy
 

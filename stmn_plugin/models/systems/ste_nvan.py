@@ -20,15 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import FLAG
-from stmn_plugin.config.rules import Whole
+from stmn_plugin.config.rules import FLAG, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, fill_up, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder
-from ..heads import BNNeck, bias_free_classifier
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import BNNeck, bias_free_classifier, full_precision
 from ..non_local import NonLocal, attention
 
 BLOCKS = Whole(0, 36)

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import WEIGHT
-from stmn_plugin.config.rules import Number
+from stmn_plugin.config.rules import WEIGHT, Number
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
-from ..encoder import Encoder, SharedEncoderConfig, full_precision, shared_encoder, wide
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import full_precision, wide
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.ranges import FLAG, WEIGHT
-from stmn_plugin.config.rules import OneOf
+from stmn_plugin.config.rules import FLAG, WEIGHT, OneOf
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.identification import cosine_triplet_loss
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, fill_up, register_video_model
-from ..encoder import (
-    Encoder,
-    SharedEncoderConfig,
-    full_precision,
-    shared_encoder,
-    wide,
-)
+from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
+from ..heads import full_precision, wide
 from ..saliency import LEAST_ROWS, Erased, SaliencyBoosting, SaliencyErasing
 
 
