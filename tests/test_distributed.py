@@ -42,7 +42,6 @@ from stmn_plugin.training.batches import EpochBatches
 from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.step import map_tensors
 
-pytestmark = pytest.mark.timeout(120)
 CLASSES, CLIPS, L = 4, 8, 2
 
 

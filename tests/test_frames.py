@@ -26,10 +26,8 @@ from stmn_plugin.data.frames import (
 )
 from stmn_plugin.errors import InputError
 
-pytestmark = [
-    pytest.mark.timeout(30),
-    pytest.mark.filterwarnings(r'ignore:::PIL\.'),  # as frames.py does, but pytest forgets it
-]
+# as frames.py does, but pytest forgets it
+pytestmark = pytest.mark.filterwarnings(r'ignore:::PIL\.')
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ from stmn_plugin.training.speed import same_shapes, tf32
 
 load_plugins()
 slow = pytest.mark.slow
-CUDA = pytest.param('cuda', marks=[pytest.mark.gpu, pytest.mark.timeout(300)])
+CUDA = pytest.param('cuda', marks=pytest.mark.gpu)
 SLOW_CPU = pytest.mark.parametrize('device', [pytest.param('cpu', marks=slow), CUDA])
 GPU_ONLY = pytest.mark.parametrize('device', [CUDA])
 

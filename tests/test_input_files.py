@@ -8,8 +8,6 @@ import pytest
 
 from stmn_plugin.input_files import open_regular
 
-pytestmark = pytest.mark.timeout(10)
-
 
 @pytest.fixture
 def short_folder(tmp_path, monkeypatch):
@@ -44,11 +42,11 @@ NO_FILES = {
 def test_what_is_no_regular_file_is_refused_at_once(name, short_folder):
     make, reason = NO_FILES[name]
     make('x.jpg')
-    open_files = len(os.listdir('/proc/self/fd'))
+    open_files = set(os.listdir('/proc/self/fd'))
     with pytest.raises(OSError, match=reason) as caught:
         open_regular('x.jpg')
     assert caught.value.strerror and caught.value.filename == 'x.jpg'
-    assert len(os.listdir('/proc/self/fd')) == open_files
+    assert set(os.listdir('/proc/self/fd')) <= open_files  # some may be closed by the collector
 
 
 @pytest.mark.parametrize('path', ['a\0b.jpg', 'half \ud83d.jpg'])

@@ -20,7 +20,7 @@ from stmn_plugin.host import runner
 from stmn_plugin.host.engine import VideoEngine
 from stmn_plugin.training.trainer import Trainer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -434,7 +434,7 @@ def test_kill_9_leaves_nothing_that_looks_whole_and_the_next_call_finishes(
     monkeypatch.setattr(*place, killed_at(getattr(*place), number))
     victim = multiprocessing.get_context('fork').Process(target=make_tracklets, args=(one,))
     victim.start()
-    victim.join(60)
+    victim.join()
     monkeypatch.undo()
     assert victim.exitcode == -signal.SIGKILL
     assert read_manifest(tree) == []

@@ -684,7 +684,6 @@ def test_a_step_is_an_ordinary_run(copied, mars_root):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_two_processes_take_the_steps_together(words, repository, tmp_path):
     keys = ['train.max_epoch', 1, 'train.batch_size', 4]
     done = subprocess.run(

@@ -24,7 +24,6 @@ if __name__ == '__main__':
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_an_epoch_without_fcntl_and_resource_on_spawned_workers(
     small_run, mars_root, repository, tmp_path
 ):

@@ -22,7 +22,7 @@ TINY = """
     train.max_epoch 1 train.batch_size 4 sampler.num_instances 2 video.seq_len 2 model.resume auto
     train.optim sgd sgd.momentum 0.0
 """
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def run(*command, cwd, **variables):

@@ -163,7 +163,6 @@ def test_the_table_of_keys_tells_the_defaults():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_example_from_python_runs_as_written_on_spawned_workers(mars_root, tmp_path):
     [example] = blocks((REPOSITORY / 'docs' / 'train.md').read_text(encoding='utf-8'), 'python')
     small = {  # of the miniature, on a CPU, without a download

@@ -19,7 +19,6 @@ from stmn_plugin.looking.report import write_report
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(is_missing(), reason=MISSING),
 ]
 EVIL = '<img src=x onerror=alert(1)>'

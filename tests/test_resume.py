@@ -27,7 +27,7 @@ from stmn_plugin.training.resuming import FREE_KEYS, changed_keys, resume_run
 from stmn_plugin.training.run_state import EpochLog, RunFacts
 from stmn_plugin.training.trainer import Trainer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 EPOCHS, BATCHES = 4, 5  # of the miniature: 10 identities in batches of 2 x 2
 KEYS = (  # of a model whose checkpoints are small
     'model.name osnet_x0_25 stmn.backbone resnet18 model.pretrained False '

@@ -156,7 +156,6 @@ def ranks(driver):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_script_sorts_and_filters_and_nothing_leaves_the_page(driver, path):
     requests(driver)
     show(driver, path)

@@ -161,6 +161,5 @@ def test_ctrl_c_while_a_command_loads(tool, module, repository, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert (done.returncode, done.stderr) == (130, 'interrupted\n')

@@ -326,7 +326,6 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, messages
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_compiled_model_trains_and_tests_alike(capsys):
     torch.manual_seed(0)
     plain = STMN(4, 2, STMN.Config(backbone='resnet18'), pretrained=False).double().train()

@@ -25,7 +25,7 @@ from stmn_plugin.training.resumable import newest_checkpoint
 from stmn_plugin.training.run_state import EpochLog
 from stmn_plugin.training.trainer import Trainer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import time
 import zlib
 
 import h5py
@@ -115,7 +114,6 @@ def test_sizes_that_are_claimed_cost_nothing(tmp_path):
     assert 'far more than a table' in message_of(path)
 
 
-@pytest.mark.timeout(30)
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / 'pipe.mat')
     (tmp_path / 'folder.mat').mkdir()
@@ -211,14 +209,10 @@ def test_the_end_of_the_reader_is_one_line(tmp_path, monkeypatch):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     assert 'no readable MATLAB file' in message_of(path, 'info_test')
-    for deed, reason in (
-        ('import os, signal; os.kill(os.getpid(), signal.SIGSEGV)', 'with code -11'),
-        ('import time; time.sleep(60)', 'took more than 0.5 s'),
-    ):
-        reader = tmp_path / 'reader.py'
-        reader.write_text(deed)
-        monkeypatch.setattr(hdf5, '__file__', str(reader))
-        monkeypatch.setattr(hdf5, 'SECONDS', 0.5)
-        begin = time.monotonic()
-        assert reason in message_of(path, 'info_test')
-        assert time.monotonic() - begin < 20
+    reader = tmp_path / 'reader.py'
+    monkeypatch.setattr(hdf5, '__file__', str(reader))
+    reader.write_text('import os, signal; os.kill(os.getpid(), signal.SIGSEGV)')
+    assert 'with code -11' in message_of(path, 'info_test')
+    reader.write_text('import signal; signal.pause()')  # for ever
+    monkeypatch.setattr(hdf5, 'SECONDS', 0.5)
+    assert 'took more than 0.5 s' in message_of(path, 'info_test')

@@ -268,7 +268,6 @@ def test_an_unlabelled_target_is_listed_within_a_training(tmp_path, small_run, r
 
 # --- commands ------------------------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_commands_on_a_trained_model_need_no_training_set(tmp_path, small_run, repository, capsys):
     from stmn_plugin.cli import cost_curve, report, train, visualize
 

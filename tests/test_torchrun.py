@@ -15,7 +15,7 @@ from test_resume import assert_same_end, results
 from stmn_plugin.cli import train
 from stmn_plugin.training.checkpoint import load_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 EPOCHS, BATCHES = 2, 5  # of the miniature: 10 identities in batches of 2 x 2
 RUN = (
     'stmn.backbone resnet18 model.pretrained False data.type video data.height 32 data.width 16 '

@@ -379,7 +379,6 @@ def test_csv_in_another_encoding(tmp_path, encoding):
     assert f'{path}: cannot be read as CSV in UTF-8' in message_of(tmp_path)
 
 
-@pytest.mark.timeout(20)
 def test_a_pipe_for_a_csv(tmp_path):
     os.mkfifo(tmp_path / 'tracklets.csv')
     assert 'tracklets.csv: cannot be read as CSV' in message_of(tmp_path)

@@ -336,7 +336,6 @@ def test_batch_norms_outside_the_backbone_see_the_clips_of_all_processes():
 
 
 @slow
-@pytest.mark.timeout(600)
 def test_a_compiled_trunk_of_clips_trains_alike(messages):
     import copy
 

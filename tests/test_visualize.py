@@ -11,7 +11,7 @@ from stmn_plugin.looking import explained_run
 from stmn_plugin.looking.figure_parts import thumbnail
 from stmn_plugin.looking.figures import retrieval
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 MEASURES = {
     'spatial_usage',
