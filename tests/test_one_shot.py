@@ -34,6 +34,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.features import TrackletFeatures
 from stmn_plugin.host import one_shot as procedure
+from stmn_plugin.host import one_shot_start as start
 from stmn_plugin.host.registration import register
 from stmn_plugin.interrupt import Interrupted
 from stmn_plugin.training.one_shot import (
@@ -507,7 +508,7 @@ def test_true_labels_of_unlabelled_tracklets_change_nothing(whole, words, tmp_pa
     from stmn_plugin.data import datamanager
 
     read, labelled = (
-        procedure.read_training,
+        start.read_training,
         [row['index'] for row in content(whole / 'split.json')['labelled']],
     )
 
@@ -599,12 +600,12 @@ def test_a_split_is_used_again(whole, words, tmp_path):
     _, root, *pairs = map(str, words(folder, 'one_shot.split_file', path))
     cfg = load_config('one_shot_mars', ['data.root', root, *pairs])
     register(cfg)
-    tracklets = procedure.training_set(cfg)
+    tracklets = start.training_set(cfg)
     folder.mkdir()
-    split = procedure.split_of_folder(cfg, tracklets)
+    split = start.split_of_folder(cfg, tracklets)
     assert split.labelled == [one['index'] for one in given['labelled']]
     assert content(folder / 'split.json')['seed'] is None
-    assert procedure.split_of_folder(cfg, tracklets) == split
+    assert start.split_of_folder(cfg, tracklets) == split
 
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(words, tmp_path, messages):
@@ -614,14 +615,14 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(words, tmp_path, messages):
 
 
 def test_nothing_unlabelled_is_one_step(words, tmp_path, monkeypatch):
-    read = procedure.read_training
+    read = start.read_training
 
     def read_first(*arguments):
         training = read(*arguments)
         first = {pid: one for one in reversed(training.tracklets) for pid in [one[1]]}
         return training._replace(tracklets=[first[pid] for pid in sorted(first)])
 
-    monkeypatch.setattr(procedure, 'read_training', read_first)
+    monkeypatch.setattr(start, 'read_training', read_first)
     monkeypatch.setattr('stmn_plugin.data.datamanager.read_training', read_first)
     assert call(*words(tmp_path / 'steps', 'train.max_epoch', 1)) == 0
     assert len(content(tmp_path / 'steps' / 'steps.json')['steps']) == 1

@@ -11,24 +11,28 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stmn_plugin.data.clips import Prepare
-from stmn_plugin.data.tracklets import Target
 from stmn_plugin.distributed import broadcast_buffers, gather
-from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.evaluator import Evaluator
-from stmn_plugin.evaluation.feature_store import FeatureFolder
 from stmn_plugin.evaluation.image_embedder import ImageEmbedder
 from stmn_plugin.evaluation.settings import TestOptions, TestSettings
 from stmn_plugin.evaluation.testing import evaluate_targets
 from stmn_plugin.interrupt import Interruption
-from stmn_plugin.losses import Recipe
-from stmn_plugin.models import FrameByFrame, VideoModel
 from stmn_plugin.training.batches import EpochBatches
-from stmn_plugin.training.objective import ClipObjective, FrameObjective, Objective
+from stmn_plugin.training.objective import Objective
 from stmn_plugin.training.provenance import config_digests, data_digests
 from stmn_plugin.training.run_record import Parts, RunRecord
 from stmn_plugin.training.settings import TrainingSettings
 from stmn_plugin.training.trainer import Trainer
+
+from .engine_parts import (
+    as_video_model,
+    check_clip_shape,
+    default_objective,
+    image_embedder,
+    targets_of,
+    video_embedder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -275,73 +279,26 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
     def evaluator(self, options: TestOptions | None = None) -> Evaluator:
         """Build an evaluator of the data manager's targets with the settings of the engine."""
         data, run = self.datamanager, self.record.run
-        needs = getattr(data, 'gallery_needs_queries', {})
-        targets = {
-            name: Target(splits['query'], splits['gallery'], needs.get(name, False))
-            for name, splits in data.test_dataset.items()
-            if name in self.test_loader
-        }
 
         def digests_of(name: str) -> dict[str, str]:
             # a test alone does not need the training set
             known = {'train': run.trained_on} if run.trained_on else {}
             return {**config_digests(run.config), **data_digests(data, name), **known}
 
-        return Evaluator(self.model, self.embedder, targets, self.settings, options, digests_of)
+        parts = self.model, self.embedder, targets_of(data)
+        return Evaluator(*parts, self.settings, options, digests_of)
 
     @property
     def embedder(self) -> Embedder | ImageEmbedder:
         """Embedder of tracklets or of lists of images with the settings of the engine."""
         if self._embedder is None:
-            if self._is_video:
-                self._embedder = self._embedder_of_video()
-                self._embedder.bad_frames = self.record.bad_frames
+            data, settings = self.datamanager, self.settings
+            if data.data_type == 'video':
+                model = as_video_model(self.model, data, self.pooling_method)
+                self._embedder = video_embedder(model, data, settings, self.record, self.use_gpu)
             else:
-                self._embedder = self._embedder_of_images()
+                self._embedder = image_embedder(self.model, data, settings, self.prepare)
         return self._embedder
-
-    @property
-    def _is_video(self) -> bool:
-        return bool(self.datamanager.data_type == 'video')
-
-    def _embedder_of_video(self) -> Embedder:
-        data, settings = self.datamanager, self.settings
-        store = None
-        if settings.features_dir:
-            store = FeatureFolder(settings.features_dir, self.record.run.config)
-        return Embedder(
-            self._video_model(),
-            settings.plan,
-            'cuda' if self.use_gpu else 'cpu',
-            settings.amp,
-            settings.flip,
-            settings.batch_size,
-            store,
-            height=data.height,
-            width=data.width,
-            mean=data.normalize.mean,
-            std=data.normalize.std,
-            workers=data.loader_options['workers'],
-            skip_bad=data.skip_bad,
-            fold_bn=settings.fold_bn,
-            compiled=settings.compiled,
-        )
-
-    def _video_model(self) -> VideoModel:
-        """Return the model as a video model."""
-        if isinstance(self.model, VideoModel):
-            return self.model
-        return FrameByFrame(self.model, self.datamanager.plan.seq_len, self.pooling_method)
-
-    def _embedder_of_images(self) -> ImageEmbedder:
-        loaders = {
-            f'{name}-{mode}': loader
-            for name, modes in self.test_loader.items()
-            for mode, loader in modes.items()
-        }
-        return ImageEmbedder(
-            self.model, loaders, self.prepare, self.settings.amp, self.settings.flip
-        )
 
     def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Return finished images on the device, identities and cameras."""
@@ -349,34 +306,8 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
 
     def extract_features(self, input: Tensor) -> Tensor:
         """Compute features (B, D) of clips or images."""
-        model = self._video_model() if input.dim() == 5 else self.model
+        model = self.model
+        if input.dim() == 5:
+            model = as_video_model(model, self.datamanager, self.pooling_method)
         features: Tensor = model.train(self.model.training)(input)
         return features
-
-
-def default_objective(
-    datamanager: Any, model: nn.Module, use_gpu: bool, options: dict[str, Any]
-) -> Objective:
-    """Build the losses of a video model on clips, or the host's losses of an image model."""
-    if isinstance(model, VideoModel):
-        return ClipObjective(model, Recipe(**options))
-    return FrameObjective(model, datamanager.num_train_pids, use_gpu=use_gpu, **options)
-
-
-def check_clip_shape(datamanager: Any, model: Any) -> None:
-    """Raise InputError unless a model takes the clips of a data manager."""
-    served = getattr(getattr(datamanager, 'plan', None), 'seq_len', None)
-    taken = getattr(model, 'seq_len', served)
-    if served not in (None, taken) and not model.takes_any_length:
-        raise InputError(
-            f'video.seq_len: the model takes clips of {taken} frames and the data manager serves '
-            f'{served}; register(seq_len={served}) builds it for those'
-        )
-    size = getattr(datamanager, 'height', None), getattr(datamanager, 'width', None)
-    built_for = getattr(model, 'frame_size', None)
-    if built_for not in (None, size) and None not in size:
-        raise InputError(
-            f'data.height, data.width: the model takes frames of {built_for[0]}x{built_for[1]} '
-            f'pixels and the data manager serves {size[0]}x{size[1]}; '
-            f'register(height={size[0]}, width={size[1]}) builds it for those'
-        )
