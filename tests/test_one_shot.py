@@ -520,9 +520,9 @@ def test_true_labels_of_unlabelled_tracklets_change_nothing(whole, words, tmp_pa
         ]
         return training._replace(tracklets=lies)
 
-    for module in (procedure, datamanager):
+    for module in (start, datamanager):
         monkeypatch.setattr(module, 'read_training', read_lies)
-    monkeypatch.setattr(procedure, 'draw_labelled', lambda *_: labelled)
+    monkeypatch.setattr(start, 'draw_labelled', lambda *_: labelled)
     assert call(*words(tmp_path / 'steps')) == 0
     for step in (0, 1):
         own, others = weights(whole, step), weights(tmp_path / 'steps', step)
@@ -576,8 +576,8 @@ def test_a_folder_of_other_steps_is_refused(copied, words, capsys, whole, tmp_pa
     clips = words(copied, 'test.clips_per_tracklet', 2)
     assert 'test.clips_per_tracklet was 1, is 2' in bad(clips, capsys)
     assert 'test.amp was' in bad(words(copied, 'test.amp', 'bf16'), capsys)
-    start = words(copied, 'model.load_weights', whole / 'step-00' / 'model' / 'model.pth.tar-2')
-    assert 'model.load_weights was' in bad(start, capsys)
+    begin = words(copied, 'model.load_weights', whole / 'step-00' / 'model' / 'model.pth.tar-2')
+    assert 'model.load_weights was' in bad(begin, capsys)
     shutil.rmtree(copied / 'step-00')  # killed before it had a config
     told = bad(words(copied, 'one_shot.split_seed', 1), capsys)
     assert 'split.json is another split' in told
