@@ -9,10 +9,14 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/python -m stmn_plugin demo
 
-# drawn videos of three cameras with MOT files, and a model that has learned from other drawn persons
+# drawn videos of three cameras with MOT files, a model that has learned from other drawn persons, and
+# the threshold of its distances
 cameras-demo: $(VENV)/.installed
 	$(BIN)/python tools/make_synthetic.py --footage cameras_demo --preset cameras
 	$(BIN)/python tools/main.py --config-file configs/cameras_demo.yaml model.resume auto
+	$(BIN)/python tools/main.py --config-file configs/cameras_demo.yaml test.evaluate True \
+	    test.verification True model.load_weights log/cameras_demo/model/model-best.pth.tar \
+	    data.save_dir log/cameras_demo_test
 
 # a process for each core; a file's tests stay together, which share what they make; a process that
 # dies ends the run, since pytest-xdist 3.8 may wait for ever after it has replaced one

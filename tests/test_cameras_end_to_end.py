@@ -25,6 +25,8 @@ from stmn_plugin.config import flatten, load_config
 from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.datasets.tracklets import find_source, read_own_tracklets
 from stmn_plugin.evaluation import Embedder
+from stmn_plugin.evaluation.fingerprint import digest_of
+from stmn_plugin.evaluation.thresholds import Thresholds, store_thresholds
 from stmn_plugin.labels import UNKNOWN
 from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec, build_video_model
@@ -35,6 +37,9 @@ pytestmark = pytest.mark.slow
 SPEC = PRESETS['cameras']  # persons 97 to 104
 TRAINING = replace(SPEC, train_ids=1, test_ids=20)  # persons 2 to 21
 ROWS, COLUMNS, DIM = 8, 4, 10
+THRESHOLDS = Thresholds(
+    '', 99.0, 99.0, 0.01, 1.0, 0.05, 'cameras', 'evenly', False, 'euclidean', False, 96, 1152, 8
+)
 
 
 class ColoursOfCells(VideoModel):
@@ -271,11 +276,11 @@ def make_demo(request, repository, footage, checkpoint):
         recipe = re.search(
             r'^cameras-demo:.*\n((?:\t.*\n)+)', (repository / 'Makefile').read_text(), re.MULTILINE
         )
-        drawing, training = lines_of(recipe[1])
+        drawing, training, testing = lines_of(recipe[1])
         model = folder / 'log' / 'cameras_demo' / 'model' / 'model-best.pth.tar'
         if request.config.getoption('whole_demo'):
-            run_line(drawing)
-            run_line(training)
+            for line in (drawing, training, testing):
+                run_line(line)
             return
         args = make_synthetic.parse_args(drawing[2:])
         assert (args.preset, args.footage.name) == ('cameras', 'cameras_demo')
@@ -285,6 +290,11 @@ def make_demo(request, repository, footage, checkpoint):
         shutil.copytree(footage[0], folder / 'cameras_demo')
         model.parent.mkdir(parents=True)
         shutil.copy(checkpoint, model)
+        args = train.parse_args(testing[2:])
+        cfg = load_config(args.config_file, args.opts)
+        assert cfg.test.verification and folder / cfg.model.load_weights == model
+        digest = digest_of(stmn_plugin.load_model(model))
+        store_thresholds(model.parent, replace(THRESHOLDS, weights=digest))
 
     return make
 
@@ -309,5 +319,8 @@ def test_the_third_recipe_of_the_readme_puts_the_right_persons_on_top(
     person = truth['camera1.mp4', asked['tracklet'].rpartition('-')[2]]
     found = [truth.get((one['source'], one['track'])) for one in answer['results']]
     assert found[:2] == [person, person] and person not in found[2:]
+    verdicts = [one['verdict'] for one in answer['results']]
+    assert verdicts[:2] == ['likely', 'likely'] and set(verdicts[2:]) == {'unlikely'}
+    assert all(one['start'].startswith('2026-03-01T08:0') for one in answer['results'])
     page = (tmp_path / last[last.index('--html') + 1]).read_text()
     assert page.count('<li id="q') == len(found) and 'are gone' not in page

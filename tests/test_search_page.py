@@ -134,10 +134,14 @@ def test_the_timeline_has_a_row_a_camera_and_a_mark_a_tracklet():
     assert found['first'] == '2026-03-01 08:00:00 +01:00'
     assert [row['camera'] for row in found['cameras']] == ['gate', 'lobby', 'yard']
     gate, lobby, yard = (row['marks'] for row in found['cameras'])
-    assert [mark['id'] for mark in gate] == ['q1r4', 'q1r1']  # in time; one has none
+    assert [mark['id'] for mark in gate] == ['q1r4', 'q1r1']  # one has no time
     assert (lobby[0]['kind'], lobby[0]['x1'], gate[1]['x2']) == ('query', 0, 1000)
     assert yard[0]['x1'] == pytest.approx(1000 * 300 / 1230, abs=0.01)
     assert timeline(1, ANSWERS[1]) is None
+    meeting = [tracklet('gate', minute, rank=minute) for minute in (1, 2, 3)]
+    [row] = timeline(1, ShownAnswer('who', [tracklet('gate', 1)], meeting))['cameras']
+    # the nearest is drawn over others, and the query over all
+    assert [mark['id'] for mark in row['marks']] == ['q1r3', 'q1r2', 'q1r1', 'q1']
 
 
 @pytest.fixture(scope='module')

@@ -123,7 +123,7 @@ def timeline(number: int, answer: ShownAnswer) -> dict[str, Any] | None:
         return round(WIDTH * (moment - first).total_seconds() / length, 2)
 
     cameras: dict[str, list[dict[str, Any]]] = {}
-    for one in sorted(dated, key=lambda one: (one.camera, place(one.start))):
+    for one in sorted(dated, key=lambda one: (one.camera, -one.rank)):  # the nearest drawn last
         label = f'{one.rank}: {one.distance:.4g}' if one.rank else 'query'
         mark = {
             'id': f'q{number}r{one.rank}' if one.rank else f'q{number}',
