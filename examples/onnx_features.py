@@ -1,14 +1,11 @@
-"""Feature of a folder of crops by an exported model; needs onnxruntime, numpy and Pillow alone.
-
-python examples/onnx_features.py EXPORTED_FOLDER CROPS feature.npy
-"""
+"""Feature of a folder of crops: python onnx_features.py EXPORTED CROPS feature.npy"""
 
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from onnxruntime import InferenceSession
 from PIL import Image, ImageOps
 
 
@@ -21,20 +18,22 @@ def read_frame(path, frame):
 
 
 def feature(exported, crops):
-    manifest = json.loads((Path(exported) / 'manifest.json').read_text(encoding='utf-8'))
-    paths = sorted(path for path in Path(crops).iterdir() if path.is_file())
-    count, length = len(paths), manifest['clip_length']
-    rows = [i * count // length for i in range(length)]
-    if manifest['sampling']['chunks'] == 'ceil':
-        rows = [min(i * -(-count // length), count - 1) for i in range(length)]
-    batch = np.stack([read_frame(paths[i], manifest['frame']) for i in rows])  # (L, 3, H, W)
+    manifest = json.loads((exported / 'manifest.json').read_text(encoding='utf-8'))
+    paths = sorted(path for path in crops.iterdir() if path.is_file())
+    count, places = len(paths), np.arange(manifest['clip_length'])
+    rows = {  # rules of 'frames' in the manifest; the rule 'random' is not among them
+        'rrs, balanced': places * count // len(places),
+        'rrs, ceil': np.minimum(places * -(-count // len(places)), count - 1),
+        'evenly': np.minimum(places * max(count // len(places), 1), count - 1),
+        'consecutive': places % count,
+    }[manifest['sampling']['rule']]
+    batch = np.stack([read_frame(paths[row], manifest['frame']) for row in rows])  # (L, 3, H, W)
     for part in manifest['parts']:
         batch = batch[None] if part['name'] == 'clips' else batch  # one clip: (1, L, ...)
-        file = Path(exported) / part['file']
-        session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
+        session = InferenceSession(exported / part['file'], providers=['CPUExecutionProvider'])
         [batch] = session.run(None, {part['input']['name']: batch})
     return batch[0]  # (D,)
 
 
 if __name__ == '__main__':
-    np.save(sys.argv[3], feature(sys.argv[1], sys.argv[2]))
+    np.save(sys.argv[3], feature(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -3,7 +3,9 @@
 import ctypes
 import hashlib
 import json
+import math
 import re
+import runpy
 import subprocess
 import sys
 
@@ -70,7 +72,8 @@ def share(found, expected):
 def test_the_sample_gives_the_feature_of_the_embedder(
     name, chunks, checkpoint, tmp_path, repository, capsys
 ):
-    path, folder = checkpoint(name, 'video.rrs_chunks', chunks), tmp_path / 'exported'
+    words = 'video.sample_method', 'rrs', 'video.rrs_chunks', chunks
+    path, folder = checkpoint(name, *words), tmp_path / 'exported'
     export.main([path, '--format', 'onnx', '--output', str(folder)])
     manifest = json.loads((folder / 'manifest.json').read_text())
     files = ['frames.onnx', 'clips.onnx'] if name == 'stmn' else ['clips.onnx']
@@ -96,6 +99,74 @@ def test_the_sample_gives_the_feature_of_the_embedder(
         subprocess.run(words, check=True, timeout=60)
         [expected] = Embedder(load_model(path), plan)([sorted(crops.iterdir())]).features.numpy()
         assert share(np.load(tmp_path / 'feature.npy'), expected) < allowed
+
+
+RULES = [
+    ('rrs, balanced', {}),
+    ('rrs, ceil', {'video.rrs_chunks': 'ceil'}),
+    ('evenly', {'video.sample_method': 'evenly'}),
+    ('consecutive', {'video.sample_method': 'consecutive'}),
+    ('random', {'video.sample_method': 'random'}),
+]
+
+
+@pytest.mark.parametrize('rule, changes', RULES)
+def test_the_manifest_states_the_rule_of_the_model(rule, changes):
+    """As a formula that gives the frames of the model's tests."""
+    settings = {'video.sample_method': 'rrs', 'video.rrs_chunks': 'balanced', **changes}
+    words = [word for pair in settings.items() for word in pair]
+    words += ['test.flip', 'True', 'test.dist_metric', 'cosine', 'test.frames', 'all']
+    config = flatten(load_config('', ['model.name', 'stmn', 'data.type', 'video', *words]))
+    model = torch.nn.Identity()
+    model.spec, model.score_pairs = ModelSpec.from_config(config), None
+    said = exporting.description(model)
+    assert said['sampling']['rule'] == rule
+    assert said['tested_with'] == {
+        'frames': 'all',
+        'clips_per_tracklet': 1,
+        'flip': True,
+        'dist_metric': 'cosine',
+        'normalize_feature': False,
+    }
+    formula, _, rest = said['sampling']['frames'].partition(' for ')
+    assert rest == 'i from 0 to L - 1'
+    known = {'floor': math.floor, 'ceil': math.ceil, 'numpy': np, 'sort': np.sort}
+    rules = settings['video.sample_method'], 1, settings['video.rrs_chunks']
+    for count in (1, 2, 5, 7, 16, 61):
+        for length in (1, 4, 6):
+            expected = ClipPlan(length, *rules).clip(count, 0).tolist()
+            names = {**known, 'F': count, 'L': length}
+            code = formula.replace('mod', '%')
+            assert [eval(code, {**names, 'i': i}) for i in range(length)] == expected
+
+
+@pytest.mark.parametrize('rule, changes', RULES[:-1])
+@pytest.mark.parametrize('count', [1, 5, 11])
+def test_the_sample_takes_the_frames_of_the_rule(rule, changes, count, tmp_path, repository):
+    """Its first part gets them; frame i is of the grey i."""
+    method, chunks = rule.partition(',')[0], changes.get('video.rrs_chunks', 'balanced')
+    frame = {'width': 2, 'height': 2, 'mean': [0, 0, 0], 'std': [1, 1, 1]}
+    part = {'name': 'frames', 'file': 'x.onnx', 'input': {'name': 'x'}}
+    manifest = {'frame': frame, 'clip_length': 4, 'sampling': {'rule': rule}, 'parts': [part]}
+    (tmp_path / 'manifest.json').write_text(json.dumps(manifest))
+    (tmp_path / 'crops').mkdir()
+    for number in range(count):
+        Image.new('L', (2, 2), number).save(tmp_path / 'crops' / f'{number:02}.png')
+    got = []
+
+    class Session:
+        def __init__(self, file, providers):
+            assert file == tmp_path / 'x.onnx'
+
+        def run(self, names, inputs):
+            got.append(inputs['x'])
+            return [inputs['x']]
+
+    sample = runpy.run_path(str(repository / 'examples' / 'onnx_features.py'))['feature']
+    sample.__globals__['InferenceSession'] = Session
+    sample(tmp_path, tmp_path / 'crops')
+    expected = ClipPlan(4, method, rrs_chunks=chunks).clip(count, 0)
+    assert np.rint(255 * got[0][:, 0, 0, 0]).tolist() == expected.tolist()
 
 
 def test_the_sample_is_short_and_needs_three_packages(repository):

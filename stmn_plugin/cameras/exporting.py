@@ -31,10 +31,14 @@ from .quantising import ExportedModel, find_crops, inputs_of, labelled_data, mea
 TOLERANCE = 1e-4  # of the largest number of the model's own output
 MANIFEST = 'manifest.json'
 ROWS = (1, 5, 2)  # of the three batches that are compared; the traced one has 3
-SAMPLING = {  # of a tracklet of F frames: RRS in testing, by video.rrs_chunks
-    'balanced': 'floor(i * F / L) for i from 0 to L - 1',
-    'ceil': 'min(i * ceil(F / L), F - 1) for i from 0 to L - 1',
+SAMPLING = {  # the i-th frame of the clip of a tracklet of F frames, i from 0 to L - 1
+    'rrs, balanced': 'floor(i * F / L)',
+    'rrs, ceil': 'min(i * ceil(F / L), F - 1)',
+    'evenly': 'min(i * max(floor(F / L), 1), F - 1)',
+    'consecutive': 'i mod F',
+    'random': 'sort(numpy.random.default_rng(0).choice(F, L, replace=F < L))[i]',
 }
+TEST_KEYS = ('frames', 'clips_per_tracklet', 'flip', 'dist_metric', 'normalize_feature')
 LENGTHS = (1, 3, 7)  # of their clips, where the length is open
 
 
@@ -249,6 +253,8 @@ def difference(one: Tensor, other: Tensor) -> float:
 def description(model: VideoModel) -> dict[str, Any]:
     """Return what is needed to run the files: the manifest without the parts."""
     spec = model.spec
+    rule = spec.sample_method
+    rule = f'rrs, {spec.rrs_chunks}' if rule == 'rrs' else rule
     return {
         'stmn_plugin': __version__,
         'arch': spec.arch,
@@ -262,7 +268,8 @@ def description(model: VideoModel) -> dict[str, Any]:
             'normalisation': '(x / 255 - mean) / std, channels first',
         },
         'clip_length': spec.seq_len,
-        'sampling': {'chunks': spec.rrs_chunks, 'frames': SAMPLING[spec.rrs_chunks]},
+        'sampling': {'rule': rule, 'frames': f'{SAMPLING[rule]} for i from 0 to L - 1'},
+        'tested_with': {key: spec.config[f'test.{key}'] for key in TEST_KEYS},
         'ranked_by': 'distance of features'
         if model.score_pairs is None
         else 'a score of pairs of tracklets, which is not in these files',

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stmn_plugin.data.clips import ClipTransform, Normalize
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.frames import IMAGE_SUFFIXES, read_frame
 from stmn_plugin.data.tracklets import Target
 from stmn_plugin.datasets.listing import TEST_SPLITS
@@ -135,5 +136,7 @@ def labelled_data(root: str) -> Target:
 
 def mean_ap(model: VideoModel, target: Target) -> float:
     """Of features of one clip a tracklet, by Euclidean distance, with the official protocol."""
-    evaluator = Evaluator(model, Embedder(model), {'labelled': target})
+    spec = model.spec
+    plan = ClipPlan(spec.seq_len, spec.sample_method, rrs_chunks=spec.rrs_chunks)
+    evaluator = Evaluator(model, Embedder(model, plan), {'labelled': target})
     return float(evaluator.evaluate('labelled').ranking.mean_ap)
