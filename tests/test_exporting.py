@@ -199,6 +199,22 @@ def test_other_formats(kind, name, checkpoint, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', FORMATS)
+def test_every_format_finishes_means_over_clips(kind, checkpoint, tmp_path):
+    """The halves of TCLNet have length 1 again after the mean."""
+    model = load_model(checkpoint('tclnet'))
+    [_, part] = exporting.parts_of(model)
+    entry = exporting.export_part(part, model, kind, tmp_path)
+    assert (entry['name'], entry['input']['shape'][0]) == ('finish', None)
+    finish = FORMATS[kind].open(tmp_path / entry['file'])
+    for rows in (1, 4, 7):  # none is the traced one
+        means = torch.randn(rows, entry['output']['size']) * 3
+        halves = np.split(means.double().numpy(), 2, axis=1)
+        expected = np.hstack([x / np.linalg.norm(x, axis=1, keepdims=True) for x in halves])
+        assert share(finish(means).numpy(), expected) < 1e-5
+
+
 class SignalStack(ctypes.Structure):
     _fields_ = [('start', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
 
