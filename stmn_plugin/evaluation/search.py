@@ -23,6 +23,7 @@ from .distances import (
     prepared,
     squared_lengths,
 )
+from .screening import may_be_nearest
 
 try:
     import faiss
@@ -62,7 +63,7 @@ def top_k(
             are on the CPU. Both find the same up to the rounding of their matrix products.
         among: ascending indices of the gallery tracklets that count; all by default.
         unit: for 'cosine', the vectors have length 1 up to the rounding of their type, and are
-            compared as they are: a lone query takes a fifth of the time.
+            compared as they are, after a screening in half precision where that is faster.
 
     Returns:
         Distances and indices into the gallery, both (Q, k).
@@ -81,6 +82,8 @@ def top_k(
         raise ValueError(f'k must lie between 1 and {count}, got {k}')
     preparation = 'unit' if unit and dist_metric == 'cosine' else dist_metric
     query = prepared(query_features, preparation, query_features.device)
+    if preparation == 'unit' and on_cpu:
+        among = may_be_nearest(query, gallery_features, k, among)
     few = on_cpu and len(query) <= FEW_QUERIES
     length = min(TOP_K_BLOCK, FEW_BLOCK) if few else TOP_K_BLOCK
     blocks = blocks_of(gallery_features, preparation, query.device, length, among)
@@ -154,10 +157,9 @@ def _block_nearest_faiss(query: Tensor, gallery: Tensor, k: int, dist_metric: st
 
 def _nearest_finite(distances: Tensor, k: int) -> Nearest:
     """``nearest`` of rows (q, g), at most g of them; distances below 0 become 0, in place."""
-    distances.clamp_min_(0)
     if not torch.isfinite(distances).all():
         raise InputError(NOT_FINITE)
-    return nearest(distances, min(k, distances.shape[1]))
+    return nearest(distances.clamp_min_(0), min(k, distances.shape[1]))
 
 
 def nearest(distances: Tensor, k: int) -> Nearest:
