@@ -140,7 +140,7 @@ class SqliteStore:
             [text] = self._db.execute(gather, values).fetchone()
             if text is None:
                 return [[] for _ in queries]
-            numbers = np.sort(np.fromstring(text, np.int64, sep=','))
+            numbers = np.sort(np.fromstring(text, np.int64, sep=','), kind='stable')  # long runs
             best = top_k(
                 torch.from_numpy(queries),
                 matrix,
