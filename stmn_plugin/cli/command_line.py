@@ -29,6 +29,14 @@ CONFIG = 'YAML config, or the name of one that the package brings, such as stmn_
 _DOTTED = re.compile(r'([A-Za-z_]\w*)(\.[A-Za-z_]\w*)+')
 _NUMBER = re.compile(r'-\.?\d')
 _MANY = 2  # words that a flag takes, or more
+_NAMES = {'nargs': '+', 'metavar': 'NAME'}
+# flags that several commands have: key → names and options of its flag
+KEY_FLAGS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    'data.root': (('--root',), {'metavar': 'FOLDER', 'help': 'data.root: where the datasets are'}),
+    'data.sources': (('-s', '--sources'), {'help': 'train on these', **_NAMES}),
+    'data.targets': (('-t', '--targets'), {'help': 'test on these', **_NAMES}),
+    'data.transforms': (('--transforms',), {'help': 'augmentation', **_NAMES}),
+}
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -86,6 +94,12 @@ class CommandLine(argparse.ArgumentParser):
     def add_key_flag(self, key: str, *names: str, **options: Any) -> None:
         """``add_argument`` for a flag that sets a key of the config."""
         self.key_of_flag[self.add_argument(*names, **options).dest] = key
+
+    def add_key_flags(self, *keys: str) -> None:
+        """Add the flags of some keys of KEY_FLAGS."""
+        for key in keys:
+            names, options = KEY_FLAGS[key]
+            self.add_key_flag(key, *names, **options)
 
     def parse_args(  # type: ignore[override]  # no namespace of other classes
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

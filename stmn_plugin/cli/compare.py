@@ -38,12 +38,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         'Interrupt it whenever you like: the same command goes on where it stopped.',
     )
     parser.add_config_flag(CONFIG + ', of all runs')
-    parser.add_key_flag(
-        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
-    )
+    parser.add_key_flags('data.root', 'data.sources', 'data.targets')
     names: dict[str, Any] = {'nargs': '+', 'metavar': 'NAME'}
-    parser.add_key_flag('data.sources', '-s', '--sources', help='train on these', **names)
-    parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
     parser.add_argument('--archs', help='names of --list-archs of tools/main.py', **names)
     parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
     parser.add_argument(

@@ -38,9 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         'data.save_dir/features: run again to read them.',
     )
     parser.add_config_flag(CONFIG + ', with model.load_weights')
-    parser.add_key_flag(
-        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
-    )
+    parser.add_key_flags('data.root')
     parser.add_argument(
         '--clips',
         nargs='+',

@@ -33,9 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
     parser.add_config_flag('instead of --run: ' + CONFIG + ', with model.load_weights FILE')
-    parser.add_key_flag(
-        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
-    )
+    parser.add_key_flags('data.root')
     parser.add_argument('--output', metavar='FILE', help='by default report.html of the run folder')
     many = value_of(Whole(1, 1_000_000))
     parser.add_argument(

@@ -28,13 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_key_flag(
         'model.name', '-a', '--arch', metavar='NAME', help='model.name: stmn or any of the host'
     )
-    parser.add_key_flag(
-        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
-    )
-    names = {'nargs': '+', 'metavar': 'NAME'}
-    parser.add_key_flag('data.sources', '-s', '--sources', help='train on these', **names)
-    parser.add_key_flag('data.targets', '-t', '--targets', help='test on these', **names)
-    parser.add_key_flag('data.transforms', '--transforms', help='augmentation', **names)
+    parser.add_key_flags('data.root', 'data.sources', 'data.targets', 'data.transforms')
     parser.add_argument('--list-archs', action='store_true', help='list the architectures and stop')
     parser.add_argument(
         '--video', action='store_true', help='with --list-archs: those for clips, a line each'

@@ -45,9 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         '--against', metavar='FOLDER', help='another run: without spread loss (5), with an MLP (10)'
     )
-    parser.add_key_flag(
-        'data.root', '--root', metavar='FOLDER', help='data.root: where the datasets are'
-    )
+    parser.add_key_flags('data.root')
     figure = value_of(Whole(min(NUMBERS), max(NUMBERS)))
     parser.add_argument(
         '--figures', nargs='+', type=figure, metavar='N', help='5 to 10; all by default'
