@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 
 .PHONY: demo cameras-demo test test-fast test-lowest lint types docs wheel
 
-# three models on data it makes itself: train, compare, write a page; goes on where it stopped
+# train three models on drawn pedestrians, compare them, write a page; a second call resumes
 demo: $(VENV)/.installed
 	$(BIN)/python -m stmn_plugin demo
 
@@ -18,8 +18,8 @@ cameras-demo: $(VENV)/.installed
 	    test.verification True model.load_weights log/cameras_demo/model/model-best.pth.tar \
 	    data.save_dir log/cameras_demo_test
 
-# a process for each core; a file's tests stay together, which share what they make; a process that
-# dies ends the run, since pytest-xdist 3.8 may wait for ever after it has replaced one
+# a process for each core; the tests of a file share fixtures and stay together; a process that dies
+# ends the run, since pytest-xdist 3.8 may wait for ever after it has replaced one
 PYTEST_WORDS = -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 PYTEST = $(BIN)/python -m pytest $(PYTEST_WORDS)
 

@@ -29,7 +29,7 @@ class Console:
         self._stream = stream
         self._outlets: dict[str, TextIO] = {name: stream} if stream is not None else {}
         self._reports_to = reports_to or self
-        self._closures = [] if stream is not None else [f'{name} is closed: going on without it']
+        self._closures = [] if stream is not None else [f'{name} is closed: continuing without it']
         if reports_to is not None:
             reports_to._closures += self._closures
 
@@ -100,7 +100,7 @@ class Console:
             _silence(self._outlets.pop(name))
             reason = getattr(error, 'strerror', None) or error
             self._reports_to.report_closed(
-                f'{name} takes nothing more ({reason}): going on without it'
+                f'{name} cannot be written ({reason}): continuing without it'
             )
 
     def report_closed(self, word: str) -> None:

@@ -5,7 +5,7 @@ of them the whole, so that everything from there on (BNNecks, classifiers, minin
 of one process, done by all alike. Its gradient is that of the sum of the processes' losses; these
 being one and the same number, DDP's mean over the processes makes it the gradient of that number.
 
-A single process passes through every function here for nothing.
+With a single process every function is a no-op.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def peer_errors() -> Iterator[None]:
             raise
         raise PeerDied(
             "another process of this run died, its own message or torchrun's report says why; "
-            'model.resume auto goes on from the last checkpoint'
+            'model.resume auto resumes from the last checkpoint'
         ) from error
 
 

@@ -101,7 +101,7 @@ def test_each_step_draws_for_itself_in_its_turn():
 
 
 def test_the_papers_recipe_gives_the_clips_it_always_gave():
-    """A checkpoint made with an earlier version is gone on with on the same clips."""
+    """A checkpoint of an earlier version resumes with the same clips."""
     clip = torch.arange(6 * 3 * 32 * 16).remainder(251).to(torch.uint8).view(6, 3, 32, 16)
     made, clips = augmentation('random_flip', 'random_erase'), []
     for position in range(10):

@@ -1,4 +1,4 @@
-"""A whole comparison: trained once, stopped and gone on with; what fails is a row."""
+"""A whole comparison: trained once, stopped and resumed; a run that fails is a row."""
 
 import contextlib
 import csv
@@ -211,7 +211,7 @@ def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert 'the same command goes on from there' in err and 'Traceback' not in err
+    assert 'the same command continues from there' in err and 'Traceback' not in err
     assert not (tmp_path / 'out' / 'compare.md').exists()
     (folder,) = (tmp_path / 'out').glob('osnet*')
     saved = [json.loads(line)['epoch'] for line in (folder / 'metrics.jsonl').open()][-1]

@@ -32,9 +32,9 @@ def full():
 
 
 BROKEN = {
-    'no reader': (without_reader, 'stdout takes nothing more (Broken pipe)'),
-    'full': (full, 'stdout takes nothing more (No space left on device)'),
-    'closed': (closed, 'stdout takes nothing more (I/O operation on closed file.)'),
+    'no reader': (without_reader, 'stdout cannot be written (Broken pipe)'),
+    'full': (full, 'stdout cannot be written (No space left on device)'),
+    'closed': (closed, 'stdout cannot be written (I/O operation on closed file.)'),
     'absent': (lambda: None, 'stdout is closed'),
 }
 
@@ -62,7 +62,7 @@ def test_a_console_that_fails_is_dropped_with_a_word_in_the_log(broken):
         assert not sys.stdout.isatty()
     lines = log.getvalue().splitlines()
     assert [line for line in lines if line.startswith('line')] == ['line 0', 'line 1', 'line 2']
-    assert [line for line in lines if word in line] == [f'{word}: going on without it']
+    assert [line for line in lines if word in line] == [f'{word}: continuing without it']
 
 
 def test_bars_and_errors_on_a_broken_console_raise_nothing(broken):
@@ -129,7 +129,7 @@ def test_a_log_that_fails_is_dropped_with_a_word_on_the_console():
         print('first')
         print('second')
         raise InputError('what really failed')
-    word = 'train.log takes nothing more (No space left on device): going on without it'
+    word = 'train.log cannot be written (No space left on device): continuing without it'
     assert shown.getvalue().splitlines() == ['first', word, 'second']
 
 
@@ -194,5 +194,5 @@ def test_a_run_whose_reader_goes_ends_well(small_run, mars_root, repository, tmp
         train.main([*words, *small_run])
     assert reader.gone and (tmp_path / 'run' / 'metrics.json').exists()
     [log] = (tmp_path / 'run').glob('train.log-*')
-    assert 'stdout takes nothing more (Broken pipe)' in log.read_text()
+    assert 'stdout cannot be written (Broken pipe)' in log.read_text()
     assert 'Checkpoint saved' in log.read_text()

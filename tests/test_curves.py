@@ -21,7 +21,7 @@ def test_a_full_disk_costs_the_curves_and_nothing_else(size, tmp_path, capsys, m
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (
         messages()
-        == 'Warning: TensorBoard takes nothing more (File too large): going on without it\n'
+        == 'Warning: TensorBoard cannot be written (File too large): continuing without it\n'
     )
     assert 'Traceback' not in capsys.readouterr().err
 
@@ -30,4 +30,4 @@ def test_a_folder_that_is_no_utf_8_gets_none(tmp_path, messages):
     curves = Curves(os.path.join(tmp_path, 'run\udcff'))
     curves.add_scalar('loss', 0.5, 1)
     curves.close()
-    assert 'going on without it' in messages()
+    assert 'continuing without it' in messages()

@@ -183,7 +183,7 @@ def test_a_console_that_fails_costs_no_message_of_the_log():
         logger.info('second')
     lines = kept.getvalue().splitlines()
     assert [line[28:] for line in lines if 'INFO' in line] == ['first', 'second']
-    assert 'stdout takes nothing more (No space left on device): going on without it' in lines
+    assert 'stdout cannot be written (No space left on device): continuing without it' in lines
 
 
 def test_what_a_library_prints_is_a_detail_and_its_progress_is_shown(caplog):

@@ -1,4 +1,4 @@
-"""Signals, kill -9, full disks, dead workers: what is left can be gone on from."""
+"""Signals, kill -9, full disks, dead workers: a run can resume from what is left."""
 
 import json
 import multiprocessing

@@ -76,7 +76,7 @@ def test_a_run_on_two_processes_from_start_to_end(torchrun, mars_root, repositor
     assert names == ['.lock', 'config.yaml', 'events.out.tfevents', 'metrics.json', 'metrics.jsonl',
                      'model', 'train.log']  # fmt: skip
     assert 'Epoch 2/2: loss' in next(straight.glob('train.log*')).read_text()
-    # interrupted, then gone on from
+    # interrupted, then resumed
     process = torchrun(cut)
     read_until(process, 'epoch: [1/2][2/5]')
     process.terminate()

@@ -175,7 +175,7 @@ def model_card(
     numbers = (
         f'```\n{results_table(evaluations)}\n```\n\nIn percent, each by its protocol.'
         if evaluations
-        else f'None: no {METRICS} beside the checkpoint has an evaluation of these weights.'
+        else f'None: no {METRICS} next to the checkpoint has an evaluation of these weights.'
     )
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---

@@ -26,7 +26,7 @@ SHOWN = 10  # complaints of one kind on the screen; the report has all of them
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
-        # slow, --help needs them not
+        # slow imports, which --help does not need
         from stmn_plugin.datasets.check import check_dataset
         from stmn_plugin.datasets.check_lists import DATASETS
 

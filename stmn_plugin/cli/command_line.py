@@ -1,4 +1,4 @@
-"""The words of a command → flags and KEY VALUE words, in any order; what is wrong is one line.
+"""The words of a command → flags and KEY VALUE words, in any order; an error is one line.
 
 A word is a KEY if it is a key of the config or looks like one, ``section.name`` with a section that
 exists or nearly does: a misspelled key is named as such, and ``log/v1.0`` or ``v1.0`` is a folder.
@@ -226,7 +226,7 @@ class _HelpConfig(argparse.Action):
 
 
 def _import_files(words: Sequence[str]) -> None:
-    """Import the files of --import before any key is looked at, wherever the flag stands."""
+    """Import the files of --import before any key is read, wherever the flag is."""
     for word, following in itertools.pairwise([*words, '']):
         name, equals, file = word.partition('=')
         file = file if equals else following
@@ -247,12 +247,12 @@ def value_of(rule: Rule) -> Callable[[str], Any]:
 
 
 def _as_typed(script: str) -> str:
-    """How the command was started, for its help."""
+    """Return how the command was started, for its help."""
     return f'python {script}' if script.endswith('.py') else os.path.basename(script)
 
 
 def invocation_of(name: str) -> str:
-    """How another command is called, as this one was: as a script, installed, or by the package.
+    """Return how to call another command in the way of this one: script, installed, or package.
 
     Args:
         name: of the command, such as ``check-data``.

@@ -17,7 +17,7 @@ PROGRAM = 'python -m stmn_plugin'
 
 
 def commands() -> dict[str, str]:
-    """Name of a command → one line of what it does. Imports none of them."""
+    """Return the first line of the docstring of each command by its name; import none of them."""
     found = {}
     for path in sorted(Path(__file__).parent.glob('*.py')):
         tree = ast.parse(path.read_text(encoding='utf-8'))
@@ -29,14 +29,14 @@ def commands() -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """Call the command that the first word names with the words after it; returns its exit code."""
+    """Call the command that the first word names with the words after it; return its exit code."""
     name, *words = (sys.argv[1:] if argv is None else argv) or ['']
     listed = commands()
     if name in ('', '-h', '--help'):
         print(f'usage: {PROGRAM} COMMAND ...\n')
         width = max(map(len, listed))
         print(*(f'  {one:{width}}  {summary}' for one, summary in listed.items()), sep='\n')
-        print(f'\n{PROGRAM} COMMAND --help says what it takes; stmn-COMMAND is the same.')
+        print(f'\n{PROGRAM} COMMAND --help lists its flags; stmn-COMMAND is the same.')
         return 0 if name else EXIT_BAD_INPUT
     if name == '--version':
         print(f'stmn_plugin {__version__}')

@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s --config stmn_synthetic --archs stmn resnet18 --seeds 3. '
-        'Interrupt it whenever you like: the same command goes on where it stopped.',
+        'Interrupt it at any time: the same command continues where it stopped.',
     )
     parser.add_config_flag(CONFIG + ', of all runs')
     parser.add_key_flags('data.root', 'data.sources', 'data.targets')
@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         action='store_true',
         help='STMN, its baseline and the systems of Table 2 on equal terms (configs/equal_terms)',
     )
-    parser.add_argument('--systems', help='of --table2 these alone, by model.name', **names)
+    parser.add_argument('--systems', help='restrict --table2 to these, by model.name', **names)
     parser.add_argument(
         '--variants', metavar='FILE', help='YAML of title: {KEY: VALUE}, a row for each'
     )
@@ -60,15 +60,19 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='search M, N, alpha and L on held-out training identities (Sec. 4.1)',
     )
     parser.add_argument(
-        '--seeds', type=value_of(Whole(1, 1_000)), default=3, metavar='N', help='runs of each (3)'
+        '--seeds',
+        type=value_of(Whole(1, 1_000)),
+        default=3,
+        metavar='N',
+        help='runs of a row (3)',
     )
     parser.add_argument(
-        '--published', metavar='NAME', help='print what papers report on this dataset beside it'
+        '--published', metavar='NAME', help='add rows of what papers report on this dataset'
     )
     parser.add_argument(
-        '--output', metavar='FOLDER', help='of the runs and tables (log/compare/<config file>)'
+        '--output', metavar='FOLDER', help='for runs and tables (log/compare/<config file>)'
     )
-    parser.add_argument('--dry-run', action='store_true', help='say what would run, and stop')
+    parser.add_argument('--dry-run', action='store_true', help='print the planned runs and stop')
     return parser.parse_args(argv)
 
 
@@ -78,7 +82,7 @@ def default_output(config_file: str) -> str:
 
 
 def table_name(args: Namespace) -> str:
-    """Tables of different questions to one output do not overwrite each other."""
+    """Return the name of the table's files, one for each kind of table."""
     file: str | None = args.variants
     if file:
         return os.path.splitext(os.path.basename(file))[0]
@@ -88,7 +92,7 @@ def table_name(args: Namespace) -> str:
 
 
 def child(words: Sequence[str], log: str, watch: Callable[[], object]) -> int:
-    """Run the command ``train`` of this package, wherever it lies, in a process of its own."""
+    """Run the command ``train`` of this package, wherever it is installed, in a subprocess."""
     from stmn_plugin.comparing.child_process import run_process
 
     words = [*import_words(), *words]
@@ -195,7 +199,7 @@ def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
 
 
 def check_variants(variants: 'Iterable[Variant]') -> None:
-    """Report a mistyped architecture now, not when it would run."""
+    """Report a mistyped architecture before any run starts."""
     from stmn_plugin.host.parts import check_arch
     from stmn_plugin.host.registration import register
 
@@ -239,7 +243,7 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
             else:
                 failed = compare(args, words, archs, runs, execute)
         except Interrupted:
-            print('Stopped; the same command goes on from there', file=sys.stderr)
+            print('Stopped; the same command continues from there', file=sys.stderr)
             raise
     if failed:
         print(f'{failed} runs have failed', file=sys.stderr)

@@ -1,6 +1,6 @@
 """Convert a checkpoint of the authors' released code.
 
-What is written has the same features: ``stmn_plugin.load_model`` and ``model.load_weights`` take
+The output has the same features: ``stmn_plugin.load_model`` and ``model.load_weights`` take
 it. Items and the length of clips are read from its shapes, everything else from the config.
 """
 
@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def convert(checkpoint: str, output: str, config: str = RELEASED) -> dict[str, int]:
-    """Write the weights of a checkpoint of theirs; returns the settings that its shapes tell.
+    """Write the weights of a checkpoint of theirs; return the settings read from its shapes.
 
     Raises:
         InputError: the checkpoint is missing, damaged or of another code, or not of the network

@@ -1,7 +1,7 @@
 """Train three models on drawn persons, and compare them.
 
-STMN, the paper's baseline and an image model of torchreid, on equal terms. A second call goes on
-where the first one was stopped, or shows what is there.
+STMN, the paper's baseline and an image model of torchreid, on equal terms. A second call
+resumes what was stopped, or shows the results.
 """
 
 import functools
@@ -36,14 +36,14 @@ QUERIES = '24'  # on the page
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         needs_words=False,
-        description=f'{WHAT}: {COST}. A second call goes on, or shows what is there.',
+        description=f'{WHAT}: {COST}. A second call resumes, or shows the results.',
         epilog='Results go to data.save_dir (log/demo), the persons are drawn into data.root.',
     )
     return parser.parse_args(argv)
 
 
 def run_demo(cfg: Any, words: Sequence[str], execute: 'Execute') -> 'list[Outcome]':
-    """Draw, train and test what is not there yet; print and write the table.
+    """Draw, train and test what is missing; print and write the table.
 
     Args:
         cfg: CfgNode, the config with the words.
@@ -71,7 +71,7 @@ def run_demo(cfg: Any, words: Sequence[str], execute: 'Execute') -> 'list[Outcom
     try:
         outcomes = list(complete_runs(planned, execute, strategies=()))
     except Interrupted:
-        print('Stopped; the same command goes on from there', file=sys.stderr)
+        print('Stopped; the same command continues from there', file=sys.stderr)
         raise
     rows = result_tables.rows_of(outcomes)
     try:
@@ -83,7 +83,7 @@ def run_demo(cfg: Any, words: Sequence[str], execute: 'Execute') -> 'list[Outcom
 
 
 def page_of(folder: str) -> str:
-    """Write the page of a run, unless there is one of its results; return its path."""
+    """Write the page of a run unless it is up to date; return its path."""
     from stmn_plugin.training.metric_files import METRICS
 
     from . import report
@@ -95,7 +95,7 @@ def page_of(folder: str) -> str:
 
 
 def next_commands(folder: str) -> list[str]:
-    """Return what to try after the demo, with the run of STMN."""
+    """Return commands to try after the demo, with the run of STMN."""
     words = [
         ('visualize', ['--run', folder]),
         ('train', ['--config', 'stmn_synthetic']),

@@ -25,7 +25,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog='example: %(prog)s log/stmn_mars/model/model-best.pth.tar people --index people.db',
     )
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='of a video model')
-    parser.add_argument('tree', metavar='TREE', type=Path, help='that tools/make_tracklets.py made')
+    parser.add_argument('tree', metavar='TREE', type=Path, help='made by tools/make_tracklets.py')
     parser.add_argument(
         '--index',
         required=True,
@@ -33,15 +33,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='an SQLite file, or postgresql://USER@HOST/DATABASE; made if it is missing',
     )
     parser.add_argument(
-        '--frames', choices=('rrs', 'all'), help='of a tracklet that count; as the model was tested'
+        '--frames', choices=('rrs', 'all'), help='by default as the model was tested'
     )
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='a GPU, if there is one')
-    parser.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off', help='off')
+    parser.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off', help='precision')
     parser.add_argument(
-        '--batch-size', type=value_of(Whole(1, 100_000)), default=32, metavar='N', help='clips: 32'
+        '--batch-size',
+        type=value_of(Whole(1, 100_000)),
+        default=32,
+        metavar='N',
+        help='clips (32)',
     )
     parser.add_argument(
-        '--workers', type=value_of(Whole(0, 1024)), default=0, metavar='N', help='that read: 0'
+        '--workers', type=value_of(Whole(0, 1024)), default=0, metavar='N', help='readers (0)'
     )
     parser.add_argument('--skip-bad', action='store_true', help='leave unreadable crops out')
     return parser.parse_args(argv)

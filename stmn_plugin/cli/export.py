@@ -1,8 +1,8 @@
 """Write a model as ONNX, torch or OpenVINO, or its weights alone.
 
 With --format the network itself is written, with batch norms folded, and compared with the model;
-manifest.json says how frames are prepared and chosen. --weights writes what training needs not to
-go on: the config of the run, its epoch and the facts of the model stand in the header, as JSON.
+manifest.json says how frames are prepared and chosen. --weights writes the weights without the
+optimizer; the header holds the config of the run, its epoch and the facts of the model.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PACKAGES = {  # that a format needs
     'openvino': ('onnx', 'onnxscript', 'openvino'),
     'hub': (),
 }
-METADATA_KEYS = ('config', 'epoch', 'facts', 'trained_on', 'chosen_by')  # what the header tells
+METADATA_KEYS = ('config', 'epoch', 'facts', 'trained_on', 'chosen_by')  # in the header
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,10 +37,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--format onnx --output stmn_onnx',
     )
     parser.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='with --format')
-    parser.add_argument(
-        '--format', choices=tuple(PACKAGES), help='of the files; hub: weights with a model card'
-    )
-    parser.add_argument('--output', type=Path, metavar='FOLDER', help='a new folder for them')
+    parser.add_argument('--format', choices=tuple(PACKAGES), help='hub: weights with a model card')
+    parser.add_argument('--output', type=Path, metavar='FOLDER', help='a new folder for the files')
     parser.add_argument(
         '--weights',
         nargs=2,
@@ -53,9 +51,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--labelled', default='', metavar='ROOT', help='with --int8: own tracklets to measure mAP'
     )
-    parser.add_argument('--terms', default='', help='with --format hub: of use, for the card')
+    parser.add_argument('--terms', default='', help='with --format hub: terms of use, for the card')
     parser.add_argument('--push', metavar='OWNER/NAME', help='upload to this hub repository')
-    parser.add_argument('--public', action='store_true', help='with --push: for everybody to read')
+    parser.add_argument('--public', action='store_true', help='with --push: make it public')
     args = parser.parse_args(argv)
     network = [args.checkpoint, args.format, args.output]
     if args.weights is None and None in network:
@@ -70,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def export_weights(path: str, checkpoint: str) -> int:
-    """Write the weights of a checkpoint into ``path``; returns its size in bytes.
+    """Write the weights of a checkpoint into ``path``; return its size in bytes.
 
     Raises:
         InputError: ``path`` has another suffix, which may be a checkpoint, or cannot be written;
@@ -89,7 +87,7 @@ def export_weights(path: str, checkpoint: str) -> int:
 
 
 def export_network(args: argparse.Namespace) -> None:
-    """Write the network of a checkpoint and say what of its input is open.
+    """Write the network of a checkpoint; print its inputs and the difference from the model.
 
     Raises:
         InputError: see ``load_model`` and ``export_model``; a package is missing.

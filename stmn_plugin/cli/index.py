@@ -1,4 +1,4 @@
-"""List what an index of tracklets holds, or delete some of it.
+"""List the tracklets of an index, or delete some of them.
 
 Without an action it counts the tracklets of every camera. Deleting takes them and their vectors out
 of the index; the crops stay in their tree.
@@ -33,8 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     action = parser.add_mutually_exclusive_group()
     action.add_argument('--rows', action='store_true', help='list every tracklet')
     action.add_argument('--hnsw', action='store_true', help='on a server: for approximate search')
-    action.add_argument('--delete', action='store_true', help='take them out of the index')
-    parser.add_argument('--all', action='store_true', help='with --delete: whatever there is')
+    action.add_argument('--delete', action='store_true', help='remove them from the index')
+    parser.add_argument('--all', action='store_true', help='with --delete: every tracklet')
     add_where_flags(parser, 'which tracklets (all by default)')
     return parser.parse_args(argv)
 

@@ -1,8 +1,8 @@
 """Make the synthetic pedestrians: as a dataset, or as videos.
 
-``--root`` gets them in MARS' layout; ``--footage`` gets a video of every camera, with its MOT file,
-in which all test persons pass, and who is who. Every field of the preset can be replaced, for
-example ``--train-ids 100 --seed 2``.
+``--root`` writes a dataset in the layout of MARS; ``--footage`` writes a video of every camera, in
+which all test persons pass, with its MOT file, and a table of who is who. Flags replace fields of
+the preset, for example ``--train-ids 100 --seed 2``.
 """
 
 import argparse
@@ -67,9 +67,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(flag, type=field.type, help=f'default preset: {field.default}')
     strangers = value_of(Whole(0, 1_000))
     parser.add_argument(
-        '--strangers', type=strangers, default=2, metavar='N', help='passers-by of a video: 2'
+        '--strangers', type=strangers, default=2, metavar='N', help='passers-by in each video (2)'
     )
-    parser.add_argument('--contact-sheet', metavar='FILE', help='also write a PNG to look at')
+    parser.add_argument('--contact-sheet', metavar='FILE', help='also draw a PNG of some tracklets')
     workers = value_of(Whole(1, 1_024))
     parser.add_argument('--workers', type=workers, help='processes (default: one per core)')
     return parser.parse_args(argv)

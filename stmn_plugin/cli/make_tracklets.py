@@ -1,9 +1,8 @@
 """Cut what a tracker found in videos into tracklets.
 
-VIDEO is a video file or a folder of images; --tracks names what a tracker wrote of it, one for each
-VIDEO in their order (one for all, if it holds several videos); --camera is one for all, or one for
-each. More videos can be added to the same --output; the tree is a data root of the dataset
-'tracklets'.
+VIDEO is a video file or a folder of images; --tracks names the tracker's file, one for each VIDEO
+in their order (one for all, if it holds several videos); --camera is one for all, or one for each.
+More videos can be added to the same --output; the tree is a data root of the dataset 'tracklets'.
 """
 
 import argparse
@@ -60,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='of all videos, or of each',
     )
-    parser.add_argument('--output', metavar='TREE', type=Path, required=True, help='folder')
+    parser.add_argument('--output', metavar='TREE', type=Path, required=True, help='a folder')
     parser.add_argument(
         '--start',
         nargs='+',
@@ -73,7 +72,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--split', choices=('train', 'query', 'gallery'), default='gallery', help='gallery'
     )
-    parser.add_argument('--replace', action='store_true', help='make those of a VIDEO anew')
+    parser.add_argument('--replace', action='store_true', help='make tracklets of VIDEO anew')
     add_track_flags(parser)
     chosen = parser.add_argument_group('which boxes become crops')
     chosen.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='names or numbers')
@@ -81,7 +80,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     chosen.add_argument('--min-height', type=value_of(COUNT), default=1, metavar='PIXELS')
     chosen.add_argument('--min-width', type=value_of(COUNT), default=1, metavar='PIXELS')
     chosen.add_argument(
-        '--min-frames', type=value_of(COUNT), default=1, metavar='N', help='boxes of a track'
+        '--min-frames', type=value_of(COUNT), default=1, metavar='N', help='fewest boxes of a track'
     )
     chosen.add_argument(
         '--every', type=value_of(COUNT), default=1, metavar='N', help='one of N boxes of a track'
@@ -90,7 +89,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--max-frames',
         type=value_of(COUNT),
         metavar='N',
-        help='of a tracklet, evenly spread over its track',
+        help='most of a tracklet, evenly spread over its track',
     )
     chosen.add_argument(
         '--margin',

@@ -21,16 +21,14 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = CommandLine(
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s --config one_shot_synthetic one_shot.factor 25. '
-        'Interrupt it whenever you like: the same command goes on where it stopped.',
+        'Interrupt it at any time: the same command continues where it stopped.',
     )
     parser.add_config_flag(f'{CONFIG} ({DEFAULT})', default=DEFAULT)
     parser.add_key_flag(
         'model.name', '-a', '--arch', metavar='NAME', help='model.name: the network of each step'
     )
     parser.add_key_flags('data.root', 'data.sources', 'data.targets', 'data.transforms')
-    parser.add_argument(
-        '--dry-run', action='store_true', help='say what would be trained, and stop'
-    )
+    parser.add_argument('--dry-run', action='store_true', help='print the plan and stop')
     return parser.parse_args(argv)
 
 
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             else:
                 run_one_shot(cfg)
         except Interrupted:
-            print('Stopped; the same command goes on from there', file=sys.stderr)
+            print('Stopped; the same command continues from there', file=sys.stderr)
             raise
 
 

@@ -1,6 +1,6 @@
 """Write one HTML page of a run: results, curves, its queries.
 
-Also the items of its memories. Any browser opens it; it needs no network, no server.
+It also has the items of the memories. Any browser opens it, without network or server.
 """
 
 import functools
@@ -37,24 +37,24 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument('--output', metavar='FILE', help='by default report.html of the run folder')
     many = value_of(Whole(1, 1_000_000))
     parser.add_argument(
-        '--top-k', type=many, default=10, metavar='K', help='tracklets shown of a query'
+        '--top-k', type=many, default=10, metavar='K', help='tracklets shown for a query'
     )
     parser.add_argument(
         '--max-queries',
         type=many,
         metavar='N',
-        help='show N of a dataset, evenly spread; all count',
+        help='show N of a dataset, evenly spread; scores are those of all',
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        '--embed', action='store_const', const=True, help='pictures in the page, however many'
+        '--embed', action='store_const', const=True, help='keep all pictures inside the page'
     )
     where.add_argument(
         '--folder',
         action='store_const',
         const=False,
         dest='embed',
-        help='pictures in a folder beside the page, however few',
+        help='write the pictures into a folder next to the page',
     )
     return parser.parse_args(argv)
 
@@ -74,7 +74,7 @@ def read_config(args: Namespace) -> tuple[Any, str]:
 
 
 def make_report(args: Namespace) -> 'WrittenPage':
-    """Write the page; returns where."""
+    """Write the page; return its path, folder of pictures and size."""
     cfg, folder = read_config(args)
     from stmn_plugin.config.kwargs import run_kwargs
     from stmn_plugin.evaluation.settings import TestOptions

@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='of the model')
     parser.add_argument(
-        '--index', required=True, metavar='FILE', help='that tools/embed.py made, or a URL'
+        '--index', required=True, metavar='FILE', help='made by tools/embed.py, or a URL'
     )
     asked = parser.add_argument_group('who is searched for; all of these are one person')
     asked.add_argument(
@@ -57,9 +57,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     asked.add_argument('--person', metavar='NAME', help='all tracklets of this name')
     asked.add_argument(
-        '--crops', nargs='+', type=Path, default=[], metavar='FOLDER', help='of pictures'
+        '--crops', nargs='+', type=Path, default=[], metavar='FOLDER', help='of crops'
     )
-    asked.add_argument('--video', type=Path, metavar='VIDEO', help='and of its tracks --track')
+    asked.add_argument('--video', type=Path, metavar='VIDEO', help='whose tracks are searched for')
     asked.add_argument('--track', nargs='+', default=[], metavar='ID', help='of the video')
     asked.add_argument('--tracks', type=Path, metavar='FILE', help='of a tracker')
     asked.add_argument('--format', choices=FORMAT_NAMES, help='of the tracks')
@@ -78,13 +78,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--top', type=value_of(Whole(1, 10_000)), default=10, metavar='K', help='results: 10'
     )
     shown.add_argument(
-        '--max-distance', type=value_of(Number(0, 1e9)), metavar='D', help='of a result'
+        '--max-distance', type=value_of(Number(0, 1e9)), metavar='D', help='largest of a result'
     )
     shown.add_argument(
         '--fuse',
         choices=('mean', 'nearest'),
         default='mean',
-        help="of several tracklets' distances, which counts; mean",
+        help='of the distances to several tracklets of a query: mean',
     )
     shown.add_argument(
         '--rerank',
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """InputError for what does not go together; files that cannot be written are found here."""
+    """Raise InputError for flags that exclude each other and for files that cannot be written."""
     one = [args.tracklet, args.person, args.crops, args.video]
     if bool(args.queries) == any(map(bool, one)):
         raise InputError(
@@ -203,7 +203,7 @@ def ask(
 
 
 def check_cameras(args: argparse.Namespace, index: 'TrackletIndex') -> None:
-    """InputError for a camera of which the index has nothing: a name that is misspelt."""
+    """Raise InputError for a camera that the index does not have: a misspelt name."""
     from stmn_plugin.cameras.index import Where
 
     for flag, names in (('--camera', args.camera), ('--not-camera', args.not_camera)):
@@ -237,10 +237,10 @@ def embedder_of(checkpoint: str, index: 'TrackletIndex') -> 'Embedder':
 
 
 def options_line(args: argparse.Namespace, index: 'TrackletIndex', most: int) -> str:
-    """Which tracklets were searched, and how; no folder, no name of a server's user.
+    """Describe which tracklets were searched, and how, without folders and user names.
 
     Args:
-        args: what was asked for.
+        args: the flags.
         index: that was searched.
         most: tracklets of a query.
     """
@@ -271,7 +271,7 @@ def write_page(
     zone: datetime.tzinfo | None,
     embedder: 'Embedder | None',
 ) -> None:
-    """Write the HTML page, and say where."""
+    """Write the HTML page, and print its path."""
     from stmn_plugin.cameras.answer_page import draw_answers
     from stmn_plugin.looking.report.search_page import SearchFacts, write_search_page
 

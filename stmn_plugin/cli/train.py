@@ -31,7 +31,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_key_flags('data.root', 'data.sources', 'data.targets', 'data.transforms')
     parser.add_argument('--list-archs', action='store_true', help='list the architectures and stop')
     parser.add_argument(
-        '--video', action='store_true', help='with --list-archs: those for clips, a line each'
+        '--video',
+        action='store_true',
+        help='with --list-archs: those for clips, described',
     )
     args = parser.parse_args(argv)
     if args.video and not args.list_archs:
@@ -52,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with exit_on_input_error(args.debug):
         cfg = load_config(args.config_file, args.opts)
-        from stmn_plugin.host.runner import run  # after the config: a typo need not wait for it
+        from stmn_plugin.host.runner import run  # slow, so after the config: a typo is told at once
 
         run(cfg, next_command(args, cfg))
 
 
 def print_video_models() -> None:
-    """Return a line per registered video model: its name, and the first line of its docstring."""
+    """Print a line per registered video model: its name, and the first line of its docstring."""
     from stmn_plugin.models import VIDEO_MODELS
     from stmn_plugin.plugins import load_plugins
 

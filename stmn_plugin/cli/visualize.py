@@ -43,7 +43,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     what.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
     parser.add_config_flag(CONFIG + ', with model.load_weights', what, default=None)
     parser.add_argument(
-        '--against', metavar='FOLDER', help='another run: without spread loss (5), with an MLP (10)'
+        '--against',
+        metavar='FOLDER',
+        help='a run for Figures 5 (no spread loss) and 10 (an MLP)',
     )
     parser.add_key_flags('data.root')
     figure = value_of(Whole(min(NUMBERS), max(NUMBERS)))
@@ -64,14 +66,14 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         nargs='+',
         default=[],
         metavar='NAME',
-        help='shown in 7, 8 and 10: part of the path of their first frame, such as 0033C1T0001',
+        help='shown in Figures 7, 8 and 10: part of a path of a first frame, as 0033C1T0001',
     )
     items = value_of(Whole(0, 65_536))
     parser.add_argument(
-        '--items', type=items, default=0, metavar='N', help='shown in 6, 9 (0: all)'
+        '--items', type=items, default=0, metavar='N', help='items in Figures 6 and 9 (0: all)'
     )
     parser.add_argument(
-        '--seed', type=value_of(SEED), default=0, metavar='N', help='of all that is drawn'
+        '--seed', type=value_of(SEED), default=0, metavar='N', help='of all random choices'
     )
     return parser.parse_args(argv)
 
@@ -103,13 +105,13 @@ def open_runs(args: Namespace) -> 'list[RunOnTarget]':
         if plans[-1][field] != value:
             raise InputError(
                 f'--against {args.against}: {KEYS_OF_PLAN[field]} is {plans[-1][field]}, '
-                f'of {opened[0].name} {value}; both must be asked about the same clips'
+                f'of {opened[0].name} {value}; both must use the same clips'
             )
     return opened
 
 
 def possible_figures(opened: 'Sequence[RunOnTarget]', args: Namespace) -> list[int]:
-    """Numbers of the figures that the runs can have; says which they cannot."""
+    """Return the numbers of the figures that the runs support; print why others are left out."""
     from stmn_plugin.looking.figures import FIGURES
 
     reasons = {n: FIGURES[n].missing(*pair(opened)) for n in args.figures or NUMBERS}

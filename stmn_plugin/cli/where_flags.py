@@ -34,17 +34,17 @@ def add_where_flags(parser: argparse.ArgumentParser, title: str) -> None:
     _add_names(group, '--person', 'with one of these names')
     _add_names(group, '--source', 'from one of these videos')
     _add_names(group, '--tracklet', 'folders, relative to their tree')
-    help = 'over for so long: 30d, 12h'
+    help = 'that ended longer ago: 30d, 12h'
     group.add_argument('--older-than', type=value_of(_Age()), metavar='AGE', help=help)
 
 
 def add_camera_and_time_flags(group: 'argparse._ArgumentGroup') -> None:
-    """Add those flags that a search has, too, where the others say who is searched for."""
+    """Add the flags that a search shares; in a search the others name the query."""
     _add_names(group, '--camera', 'of one of these cameras')
     _add_names(group, '--not-camera', 'of none of these')
     for flag, name, help in (
-        ('--from', 'since', 'not over at 2026-03-01T08:00:00+01:00'),
-        ('--to', 'until', 'begun by then'),
+        ('--from', 'since', 'that end then or later: 2026-03-01T08:00:00+01:00'),
+        ('--to', 'until', 'that begin then or earlier'),
     ):
         group.add_argument(flag, type=value_of(Moment()), metavar='TIME', dest=name, help=help)
 

@@ -86,7 +86,7 @@ class PRID2011(TrackletDataset, torchreid.data.datasets.video.PRID2011):  # type
         self.root = data_root(root)
         self.dataset_dir = first_existing(
             [osp.join(self.root, self.dataset_dir)],
-            'unpack prid_2011 there, beside splits_prid2011.json',
+            'unpack prid_2011 there, next to splits_prid2011.json',
         )
         read = functools.partial(read_prid, split_id=split_id)
         lists = parse_once(

@@ -55,7 +55,7 @@ class Curves:
         except (OSError, UnicodeEncodeError) as error:  # the latter: a folder name not in UTF-8
             writer, self._writer = self._writer, None
             reason = printable(getattr(error, 'strerror', None) or error)
-            logger.warning(f'TensorBoard takes nothing more ({reason}): going on without it')
+            logger.warning(f'TensorBoard cannot be written ({reason}): continuing without it')
             with contextlib.suppress(OSError, AttributeError):
                 writer.close()
 
