@@ -1,7 +1,7 @@
 """Make stdout and stderr never raise, even if they are absent, full or without a reader.
 
 What a run prints is a convenience: a console that fails is dropped, with a word in the run's log,
-and the run goes on. The log is dropped in the same way, with a word on the console.
+and the run continues. The log is dropped in the same way, with a word on the console.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ class Console:
 
     @contextlib.contextmanager
     def copied_to(self, name: str, log: TextIO) -> Iterator[None]:
-        """While the block runs, write to a file, too; at its end the error that ends it."""
+        """Write to a file, too, while the block runs, and at its end the error that ends it."""
         self.flush()
         self._outlets[name] = log
         for word in self._closures[:]:

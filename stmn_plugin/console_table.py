@@ -75,7 +75,7 @@ def _cell(value: Any, digits: int) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    """Whether a cell is flushed right and never wrapped: 68.0, 68.0 ± 1.5, 0:04:10."""
+    """Return whether a cell is flushed right and never wrapped: 68.0, 68.0 ± 1.5, 0:04:10."""
     return not any(map(str.isalpha, cell))
 
 

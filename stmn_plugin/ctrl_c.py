@@ -31,7 +31,7 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 
 
 def _is_child() -> bool:
-    """Whether this process was spawned by multiprocessing: its parent gets Ctrl-C, too."""
+    """Return whether this process was spawned by multiprocessing: its parent gets Ctrl-C, too."""
     process = sys.modules.get('multiprocessing.process')
     if process is None:
         return False

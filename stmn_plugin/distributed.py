@@ -40,7 +40,7 @@ class PeerDied(InputError):
 
 @contextlib.contextmanager
 def process_group(use_gpu: bool) -> Iterator[None]:
-    """Within the block this process is one of those that torchrun started, if it started several.
+    """Join the processes that torchrun started, if several, within the block.
 
     A block within such a block changes nothing.
 
@@ -110,7 +110,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints, ranks and writes files."""
+    """Return whether this process is the one that prints, ranks and writes files."""
     return rank() == 0
 
 
@@ -210,7 +210,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Everyone's value, which can be pickled, in rank order on the main process; [] elsewhere."""
+    """Gather values that can be pickled, in rank order, on the main process; [] elsewhere."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size() if is_main() else None

@@ -42,7 +42,7 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def exit_on_input_error(debug: bool = False) -> Iterator[None]:
-    """Around a command: turn an InputError into one line on stderr and exit code 2.
+    """Turn an InputError in the block of a command into one line on stderr and exit code 2.
 
     Messages of the package are shown on the console. With ``debug`` the InputError goes through.
     """

@@ -99,7 +99,7 @@ def _whole_numbers(labels: NDArray[Any], name: str) -> NDArray[np.int64]:
 def count_matchable(
     query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_camids: Any
 ) -> int:
-    """How many queries have a match: the same pid under another camid. Needs no distances."""
+    """Count the queries that have a match: the same pid under another camid."""
     pids = comparable(query_pids, gallery_pids, 'pids')
     camids = comparable(query_camids, gallery_camids, 'camids')
     cameras: dict[int, set[int]] = {}  # pid → its cameras in the gallery

@@ -67,7 +67,7 @@ class _Kept(_Handler):
 
 @contextlib.contextmanager
 def shown_on(console: Console) -> Iterator[None]:
-    """In the block, messages are shown on a console, above progress bars; debug messages are not.
+    """Show messages on a console in the block, above progress bars, except debug messages.
 
     A block within a block shows nothing twice.
     """
@@ -80,14 +80,14 @@ def shown_on(console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_by(console: Console) -> Iterator[None]:
-    """In the block, messages of every level are written to the logs of a console, with the time."""
+    """Write messages of every level, with the time, to the logs of a console in the block."""
     with _added(_Kept(console, logging.DEBUG, _Stamped())):
         yield
 
 
 @contextlib.contextmanager
 def not_shown() -> Iterator[None]:
-    """In the block, no console shows messages: that of one process of many is enough."""
+    """Show no messages on a console in the block: those of one process of many are enough."""
     handlers = {handler: handler.level for handler in _shown()}
     for handler in handlers:
         handler.setLevel(logging.CRITICAL + 1)
@@ -118,7 +118,7 @@ def _added(handler: logging.Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prints_logged(logger: logging.Logger) -> Iterator[None]:
-    """In the block, printed lines become debug messages; progress within a line stays printed."""
+    """Turn printed lines into debug messages in the block, except progress within a line."""
     lines = _PrintedLines(logger, sys.stdout)
     with contextlib.redirect_stdout(lines):
         try:

@@ -40,7 +40,7 @@ def import_file(path: str) -> ModuleType:
     """Import a Python file by its path; importing it again does nothing.
 
     Raises:
-        InputError: there is no such file, or it is no Python. What it raises itself goes on as it
+        InputError: there is no such file, or it is no Python. What it raises itself passes as it
             is, a bug of its author's.
     """
     file = Path(path).expanduser().resolve()

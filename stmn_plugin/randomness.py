@@ -36,7 +36,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """In the block torch computes the same thing the same way, at some cost of speed.
+    """Make torch compute the same thing the same way in the block, at some cost of speed.
 
     An operation that has no such way on the device gives torch's warning
     that names it, rather than an end to runs of the host's many architectures.

@@ -35,7 +35,7 @@ def draw_answers(
     zone: datetime.tzinfo | None = UTC,
     embedder: Embedder | None = None,
 ) -> Pictures:
-    """Film strips of all tracklets, each once, with the attention of the model if it is given.
+    """Draw film strips of all tracklets, each once, with the attention of a model if it is given.
 
     Crops that are gone or damaged leave their tracklet without a strip.
 
@@ -110,7 +110,7 @@ def draw_answers(
 def _drawn(
     row: IndexedTracklet, plan: ClipPlan, size: StripSize
 ) -> tuple[list[str], NDArray[np.int64], bytes] | None:
-    """Crops, the chosen ones and their strip; None if they cannot be read."""
+    """Read the crops, choose some and draw their strip; None if they cannot be read."""
     try:
         paths = crops_of(row)
         chosen = plan.clip(len(paths), 0)

@@ -51,7 +51,7 @@ def answer_table(answer: Answer, zone: datetime.tzinfo | None = UTC) -> str:
 
 
 def described(rows: Sequence[IndexedTracklet]) -> str:
-    """Which tracklets, in words."""
+    """Describe the tracklets in words."""
     names = ', '.join(row.tracklet for row in rows[:3])
     return names if len(rows) <= 3 else f'{names} and {len(rows) - 3} more'
 
@@ -74,7 +74,7 @@ def answers_json(
     asked: str,
     zone: datetime.tzinfo | None = UTC,
 ) -> dict[str, Any]:
-    """Plain values of all answers, and what their distances are of."""
+    """Return plain values of all answers, and what their distances are of."""
     return {
         'asked': asked,
         'model': asdict(model),

@@ -55,7 +55,7 @@ def ask_tracklet(index: TrackletIndex, name: str) -> IndexedTracklet:
 
 
 def ask_person(index: TrackletIndex, name: str) -> list[IndexedTracklet]:
-    """All tracklets of the index that have this name.
+    """Return all tracklets of the index that have this name.
 
     Raises:
         InputError: there are none.
@@ -84,7 +84,7 @@ def ask_crops(index: TrackletIndex, folder: Path) -> IndexedTracklet:
 
 
 def ask_video(job: CroppingJob, tracks: Sequence[str]) -> list[IndexedTracklet]:
-    """Tracks of a video, whose crops are saved in the output of the job.
+    """Return the tracks of a video, whose crops are saved in the output of the job.
 
     Args:
         job: of the video; its filters are left alone but for the tracks.

@@ -89,7 +89,7 @@ class BoxRows:
         self._confidence.append(confidence)
 
     def boxes(self, path: object) -> Boxes:
-        """All rows.
+        """Return all rows.
 
         Args:
             path: of the file, for messages.

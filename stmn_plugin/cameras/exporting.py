@@ -55,7 +55,7 @@ class Part:
     size: bool = False  # whether the last two dimensions, pixels, may be open
 
     def openings(self) -> list[tuple[int, ...]]:
-        """Dimensions that may be of any length, the most open choice first."""
+        """Return dimensions that may be of any length, the most open choice first."""
         length = () if self.length is None else (self.length,)
         size = (self.example.dim() - 2, self.example.dim() - 1) if self.size else ()
         return list(dict.fromkeys([(0, *length, *size), (0, *length), (0, *size), (0,)]))
@@ -205,7 +205,7 @@ def export_part(part: Part, model: VideoModel, kind: str, folder: Path) -> dict[
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of files by name."""
+    """Return the SHA-256 of files by name."""
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
@@ -229,7 +229,7 @@ def traced(part: Part, model: VideoModel, opening: tuple[int, ...]) -> ExportedP
 
 @contextlib.contextmanager
 def silent_exporters() -> Iterator[None]:
-    """In the block exporters neither warn nor log: what they cannot do they raise, too."""
+    """Silence warnings and logs of exporters in the block; they raise what they cannot do."""
     above = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

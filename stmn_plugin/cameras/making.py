@@ -160,7 +160,7 @@ def save_crops(
 
 
 def crop_name(frame: int) -> str:
-    """File name of a crop."""
+    """Return the file name of a crop."""
     return f'{frame:08}.jpg'
 
 

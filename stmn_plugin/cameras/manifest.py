@@ -88,7 +88,7 @@ def write_manifest(tree: Path, entries: Iterable[ManifestEntry]) -> Path:
 
 
 def clock_time(start: datetime.datetime | None, seconds: float) -> str | None:
-    """Time of day of a moment in a video, ISO 8601; None if the video's start is unknown.
+    """Return the time of day of a moment in a video, ISO 8601; None if its start is unknown.
 
     >>> begin = datetime.datetime.fromisoformat('2026-03-01T08:00:00+01:00')
     >>> clock_time(begin, 2.25)

@@ -15,7 +15,7 @@ from .readers.options import Recording, TrackOptions
 
 
 def read_tracks(path: Path, format: str, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of a tracker's file in frames of the video, counted from 0, and its pixels.
+    """Read boxes of a tracker's file in frames of the video, counted from 0, and its pixels.
 
     Args:
         path: of a file or folder.
@@ -85,7 +85,7 @@ def by_name(path: Path, frames: NDArray[np.int64], images: tuple[str, ...]) -> N
 def in_pixels(
     boxes: Boxes, format: Format, recording: Recording, options: TrackOptions
 ) -> NDArray[np.float64]:
-    """Corners (N, 4) in pixels of the upright picture; a pixel's left edge has its number."""
+    """Convert corners (N, 4) to pixels of the upright picture; pixel n covers n to n + 1."""
     size = np.array([recording.width, recording.height] * 2, np.float64)
     if format.fractions:
         return boxes.corners * size

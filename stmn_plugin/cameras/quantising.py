@@ -122,7 +122,7 @@ class ExportedModel(VideoModel):
 
 
 def labelled_data(root: str) -> Target:
-    """Query and gallery of own tracklets, see ``datasets/tracklets.py``.
+    """Return query and gallery of own tracklets, see ``datasets/tracklets.py``.
 
     Raises:
         InputError: there are none, or no query has a match.
@@ -135,7 +135,7 @@ def labelled_data(root: str) -> Target:
 
 
 def mean_ap(model: VideoModel, target: Target) -> float:
-    """Of features of one clip a tracklet, by Euclidean distance, with the official protocol."""
+    """Compute mAP of one clip a tracklet, by Euclidean distance, with the official protocol."""
     spec = model.spec
     plan = ClipPlan(spec.seq_len, spec.sample_method, rrs_chunks=spec.rrs_chunks)
     evaluator = Evaluator(model, Embedder(model, plan), {'labelled': target})

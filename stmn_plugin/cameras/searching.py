@@ -135,7 +135,7 @@ def mean_distances(index: TrackletIndex, features: Tensor, found: Sequence[float
 
 
 def _comparable(index: TrackletIndex, features: Tensor) -> Tensor:
-    """Features as the index compares them, in float64."""
+    """Return features as the index compares them, in float64."""
     vectors = unit_vectors(features) if index.model.has_unit_features else features
     return vectors.double()
 

@@ -122,13 +122,13 @@ def select(path: object, boxes: Boxes, recording: Recording, filters: Filters) -
 
 
 def areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Areas (N,) of corners (N, 4)."""
+    """Compute the areas (N,) of corners (N, 4)."""
     area: NDArray[np.float64] = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
     return area
 
 
 def too_many(wrong: int, total: int) -> bool:
-    """Whether so many boxes where no picture is mean a wrong base, size or video."""
+    """Return whether so many boxes outside the pictures mean a wrong base, size or video."""
     return wrong > max(FEW, FEW_SHARE * total)
 
 
@@ -145,7 +145,7 @@ def crop_corners(
 
 
 def sampled(boxes: Boxes, every: int, max_frames: int | None) -> NDArray[np.bool_]:
-    """Which rows (N,) are taken: of each track one in ``every``, then at most ``max_frames``."""
+    """Choose rows (N,): of each track one in ``every``, then at most ``max_frames``."""
     chosen = np.zeros(len(boxes), bool)
     order = np.lexsort((boxes.frames, boxes.tracks))
     for rows in np.split(order, np.flatnonzero(np.diff(boxes.tracks[order])) + 1):

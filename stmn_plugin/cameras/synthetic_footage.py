@@ -74,7 +74,7 @@ def make_footage(
 
 
 def plan_passes(spec: SyntheticSpec, number: int, strangers: int, frames: int) -> list[Pass]:
-    """Who walks when at a camera."""
+    """Plan who walks when at a camera."""
     rng = spec.rng('query', number)
     first = spec.train_ids + 1
     pids = [*range(first, first + spec.test_ids), *[STRANGER] * strangers]

@@ -60,7 +60,7 @@ class VideoFile:
         self.recording = Recording(path.name, width, height)
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame from the first on.
+        """Yield every frame from the first on.
 
         Raises:
             InputError: a frame cannot be decoded, has no time, or another size; names it.
@@ -159,7 +159,7 @@ class ImageFolder:
         self.recording = Recording(path.resolve().name, width, height, self.images)
 
     def frames(self) -> Iterator[Frame]:
-        """Every image; see :meth:`VideoFile.frames`."""
+        """Yield every image; see :meth:`VideoFile.frames`."""
         for number, name in enumerate(self.images):
             yield Frame(number, number / self.fps, partial(self._checked, name))
 

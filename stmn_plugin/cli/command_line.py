@@ -188,7 +188,7 @@ class CommandLine(argparse.ArgumentParser):
         return bool(match and difflib.get_close_matches(match[1], sections, n=1, cutoff=0.7))
 
     def _takes_words(self) -> bool:
-        """Whether a command that takes no keys takes words without a flag, such as file names."""
+        """Return whether a command that takes no keys takes words without a flag, such as files."""
         return not self.takes_keys and bool(self._get_positional_actions())
 
     def _nearest(self, word: str) -> str:

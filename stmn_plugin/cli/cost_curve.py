@@ -102,7 +102,7 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
 
 
 def used(plan: 'ClipPlan', tracklet: 'Tracklet') -> int:
-    """Distinct frames of a tracklet that a plan encodes: its cost."""
+    """Count the distinct frames of a tracklet that a plan encodes: its cost."""
     num_frames = len(tracklet[0])
     clips = [plan.clip(num_frames, index) for index in range(plan.count(num_frames))]
     return len({frame for clip in clips for frame in clip})

@@ -165,7 +165,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
 
 
 def read_persons(path: Path | None, video: str) -> Mapping[str, str]:
-    """Track → name of the person, of the rows of a CSV that are of a video or name none.
+    """Read track → name of the person from the rows of a CSV for a video, or for any.
 
     Raises:
         InputError: no CSV with the columns track and person; a name that no folder can have; a

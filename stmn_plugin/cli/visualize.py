@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def configs(args: Namespace) -> list[tuple[Any, str]]:
-    """Config and name of the run and of the one it is compared with, if any."""
+    """Return config and name of the run and of the one it is compared with, if any."""
     from stmn_plugin.looking.opened_run import config_of_file, config_of_run
 
     if args.run:

@@ -1,4 +1,4 @@
-"""Tables of several runs: what is compared, which runs that needs, and what came of them.
+"""Tables of several runs: their rows, the runs that they need, and the outcomes.
 
 ``variants.py`` holds the rows as data, ``run_plan.py`` gives each its run folders and
 ``existing_runs.py`` takes folders that the user names. ``run_queue.py`` trains and tests what

@@ -1,7 +1,7 @@
 """Run a command to its end, with its output in a file, and pass signals on to it.
 
-What it runs saves itself at a signal; then whoever waits for it is stopped, too. A command of this
-package ends with the process that runs it, even if that is killed.
+The command saves its state at a signal; then the caller is stopped, too. A command of this package
+ends with the process that runs it, even if that is killed.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def run_process(command: Sequence[str], log: str, watch: Callable[[], object]) -
     """Run a command to its end, its output added to a file.
 
     It gets a process group of its own, so that Ctrl-C reaches it once, from here, and it can save
-    itself; a second one ends it at once.
+    its state; a second one ends it at once.
 
     Args:
         command: words.
@@ -80,7 +80,7 @@ def _start(command: Sequence[str], log: str) -> 'subprocess.Popen[bytes]':
 
 
 def _wait_for(process: 'subprocess.Popen[bytes]', watch: Callable[[], object]) -> None:
-    """Wait to its end, whatever ``watch`` raises: no process is left to run beside the next."""
+    """Wait for the end, whatever ``watch`` raises, so that no two processes run at a time."""
     try:
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -95,7 +95,7 @@ def _wait_for(process: 'subprocess.Popen[bytes]', watch: Callable[[], object]) -
 
 
 def last_error(log: str, start: int, code: int) -> str:
-    """One line that says why a process failed.
+    """Return one line that says why a process failed.
 
     Args:
         log: its output, after what earlier processes wrote.

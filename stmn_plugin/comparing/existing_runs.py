@@ -105,7 +105,7 @@ def _experiment(record: StoredRun) -> dict[str, Any]:
 
 
 def _changes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """In what another experiment differs: key → its value.
+    """Return in what another experiment differs: key → its value.
 
     Data is the same when its digest is, wherever it lies; runs that know no digest have the same
     data when they have the same ``data.root``.

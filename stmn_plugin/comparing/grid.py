@@ -137,7 +137,7 @@ def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> GridPoint:
 
 
 def best_point(settings: Sequence[GridPoint]) -> int | None:
-    """Index of the best setting, see NOTES; None when none has a score."""
+    """Return the index of the best setting, see NOTES; None when none has a score."""
     ranked = [
         (-setting.seeds, -setting.score.mean, setting.score.std or 0.0, index)
         for index, setting in enumerate(settings)

@@ -79,7 +79,7 @@ def published_scores(method: str, dataset: str, frames: str) -> str:
 
 
 def published_rows(dataset: str, ablation: bool = False) -> list[Row]:
-    """Rows of Table 2 and of later methods, or of Table 1.
+    """Return the rows of Table 2 and of later methods, or of Table 1.
 
     Args:
         dataset: one of DATASETS.

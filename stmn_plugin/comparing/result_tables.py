@@ -88,13 +88,13 @@ Member: TypeAlias = tuple[Outcome, dict[str, Any]]  # and one of its evaluations
 
 
 def score_over_seeds(values: Sequence[float]) -> Score:
-    """Mean and sample standard deviation of numbers, at least one."""
+    """Compute mean and sample standard deviation of numbers, at least one."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return Score(statistics.fmean(values), std, tuple(values))
 
 
 def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
-    """Rows in the order of the outcomes, then one for every run that failed."""
+    """Return rows in the order of the outcomes, then one for every run that failed."""
     groups: dict[tuple[Key, str], dict[str, Member]] = {}  # and tested data → folder → member
     for outcome in outcomes:
         for e in outcome.evaluations:
@@ -116,7 +116,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def _conditions(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Protocol, frames and distance in words: what is tested otherwise is another row."""
+    """Describe protocol, frames and distance: what is tested otherwise is another row."""
     return (
         evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
         evaluation['frames']
@@ -159,7 +159,7 @@ def _row(key: Key, members: Sequence[Member], planned: int) -> Row:
 
 
 def _highest_peak(evaluations: Iterable[Mapping[str, Any]]) -> int | None:
-    """Of processes that only tested; None where one trained, too, or its peak is not known.
+    """Return the peak of processes that only tested; None where one trained, too, or has none.
 
     None also where some held their tensors on a GPU and some did not.
     """
@@ -177,7 +177,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """Rows as a table for a document. Columns that would be empty in every row are left out."""
+    """Format rows as a table for a document, without the columns that are empty in every row."""
     cells = _cells(rows)
     filled = [name for name in cells[0] if any(line[name] != '' for line in cells)]
     lines = [[line[name] for name in filled] for line in cells]

@@ -119,7 +119,7 @@ def training_config(config_file: str, words: Sequence[str]) -> CfgNode:
 
 
 def check_titles(variants: Sequence[Variant]) -> None:
-    """InputError where two rows of a table could not be told apart, or a row sets the seeds."""
+    """Raise InputError where two rows of a table cannot be told apart, or a row sets the seeds."""
     titles = [variant.title for variant in variants]
     twice = sorted({title for title in titles if titles.count(title) > 1})
     if twice:

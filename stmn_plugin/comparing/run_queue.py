@@ -1,6 +1,6 @@
 """Train and test planned runs one after the other, each in a process, and report the outcomes.
 
-A run that crashes, is killed or runs out of memory costs its own row. A signal goes on to the
+A run that crashes, is killed or runs out of memory costs its own row. A signal is passed on to the
 running process, which saves itself; then the queue stops.
 """
 
@@ -112,7 +112,7 @@ def _complete(run: PlannedRun, execute: Execute, strategies: Sequence[str], labe
 
 
 def _check_finished(record: StoredRun, run: PlannedRun, strategies: Sequence[str]) -> None:
-    """InputError when the weights, or without strategies the results, are not those asked for."""
+    """Raise InputError when the weights, or without strategies the results, are other ones."""
     problem = stored_results.config_difference(record)
     if run.may_train and not problem:  # trained now, it would see what is there now
         lists = ('train',) if strategies else stored_results.LISTS
@@ -124,13 +124,13 @@ def _check_finished(record: StoredRun, run: PlannedRun, strategies: Sequence[str
 
 
 def words_to_train(run: PlannedRun) -> list[str]:
-    """KEY VALUE words that train a run, or resume it."""
+    """Return KEY VALUE words that train a run, or resume it."""
     place = {'model.resume': 'auto', 'data.save_dir': run.folder}
     return [*run.words, *as_words({**TRAINING, **place})]
 
 
 def words_to_test(run: PlannedRun, record: StoredRun, frames: str) -> list[str]:
-    """KEY VALUE words that test the weights of the last epoch."""
+    """Return KEY VALUE words that test the weights of the last epoch."""
     changes = {
         **TESTING,
         'test.frames': frames,

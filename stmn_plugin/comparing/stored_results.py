@@ -1,4 +1,4 @@
-"""Find the results in a run folder that are those asked for: of these weights, test and data."""
+"""Find the results in a run folder that belong to given weights, test settings and data."""
 
 import functools
 import json
@@ -97,7 +97,7 @@ _read: dict[str, dict[str, dict[str, str]]] = {}  # keys that name the data → 
 
 
 def data_on_disk(cfg: CfgNode, lists: Sequence[str] = LISTS) -> dict[str, dict[str, str]]:
-    """Digests of the lists that a run with this config would train and test on now.
+    """Return the digests of the lists that a run with this config would train and test on now.
 
     A dataset is read once in a process, see :func:`forget_data`.
 
@@ -130,7 +130,7 @@ def forget_data() -> None:
 
 
 def data_difference(record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LISTS) -> str:
-    """One line when the data under ``data.root`` is not what a finished run saw, else ''.
+    """Return one line when the data under ``data.root`` is not what a finished run saw, else ''.
 
     Raises:
         InputError: as :func:`requested_digests`.
@@ -147,7 +147,7 @@ def data_difference(record: StoredRun, cfg: CfgNode, lists: Sequence[str] = LIST
 
 
 def testing_difference(record: StoredRun, cfg: CfgNode) -> str:
-    """One line when a run was tested at its end otherwise than a config asks for, else ''."""
+    """Return one line when a run was tested at its end otherwise than a config says, else ''."""
     before, now = record.settings, flatten(cfg)
     keys = [key for key in now if decides_test(key) and before[key] != now[key]]
     named = ', '.join(f'{key} was {before[key]!r}, is {now[key]!r}' for key in keys)
@@ -155,7 +155,7 @@ def testing_difference(record: StoredRun, cfg: CfgNode) -> str:
 
 
 def config_difference(record: StoredRun) -> str:
-    """One line when a finished run's config.yaml is not that of its weights, else ''."""
+    """Return one line when a finished run's config.yaml is not that of its weights, else ''."""
     recipe, config = record.digests.get('recipe'), record.config
     known = (config_digests(config), first_version_digests(config))
     if recipe is None or any(digests['recipe'] == recipe for digests in known):
@@ -167,7 +167,7 @@ def config_difference(record: StoredRun) -> str:
 def _other_lists(
     evaluation: dict[str, Any], data: dict[str, dict[str, str]], lists: Sequence[str]
 ) -> list[str]:
-    """Names of the lists of its target that an evaluation was not made from."""
+    """Return names of the lists of its target that an evaluation was not made from."""
     digests, now = _digests(evaluation), data.get(evaluation['dataset'], {})
     return [kind for kind in lists if digests.get(kind) != now.get(kind)]
 

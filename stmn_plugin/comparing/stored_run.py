@@ -22,11 +22,11 @@ class StoredRun(NamedTuple):
     lines: list[dict[str, Any]] = []  # of metrics.jsonl, one an epoch
 
     def checkpoint(self, epoch: int) -> str:
-        """Path of the weights after an epoch."""
+        """Return the path of the weights after an epoch."""
         return os.path.join(self.path, 'model', f'model.pth.tar-{epoch}')
 
     def final_evaluations(self, max_epoch: int) -> list[dict[str, Any]]:
-        """Those that ended the training; [] unless it has ended, after ``max_epoch`` epochs."""
+        """Return those that ended the training; [] unless it ended after ``max_epoch`` epochs."""
         reported = self.lines and self.lines[-1]['epoch'] == max_epoch == self.epochs
         last = [e for e in self.metrics['evaluations'] if e['epoch'] == max_epoch]
         return last if reported else []
@@ -71,7 +71,7 @@ class StoredRun(NamedTuple):
 
 
 def is_run(path: str) -> bool:
-    """Whether a training was started in a folder."""
+    """Return whether a training was started in a folder."""
     return os.path.isfile(os.path.join(path, CONFIG))
 
 
@@ -100,12 +100,12 @@ def read_or_reason(path: str) -> tuple[StoredRun, str]:
 
 
 def _finished_epochs(folder: str, lines: list[dict[str, Any]]) -> int:
-    """Of the newest checkpoint; the name of the state within an epoch does not say how many."""
+    """Return those of the newest checkpoint; the name of a state within an epoch has no number."""
     reported = os.path.isfile(os.path.join(folder, UNFINISHED)) and lines
     last: int = lines[-1]['epoch'] if reported else 0
     return max([*saved_epochs(folder), last])
 
 
 def same_folder(one: str, other: str) -> bool:
-    """Whether two paths lead to the same place."""
+    """Return whether two paths lead to the same place."""
     return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))

@@ -1,7 +1,7 @@
 """Table 2 on equal terms: STMN, its baseline and the systems that the paper compares with.
 
-Rows are config files; the paper's numbers stand in the rows of what it reports, and a figure sets
-accuracy against cost. EUG is missing: it is a training procedure on fewer labels (``one-shot``).
+Rows are config files. The paper's numbers are in the rows of the systems it reports, and a figure
+shows accuracy against cost. EUG is missing: it trains on fewer labels (``one-shot``).
 """
 
 import os
@@ -53,7 +53,7 @@ def stmn_and_baseline() -> list[Variant]:
 
 
 def table2_variants(systems: Sequence[str] | None = None) -> list[Variant]:
-    """STMN, its baseline, and systems as rows on any common config.
+    """Return STMN, its baseline, and systems as rows on any common config.
 
     Args:
         systems: keys of SYSTEMS; all by default.
@@ -77,7 +77,7 @@ def _variant(folder: Path, name: str) -> Variant:
 
 
 def with_published(rows: Sequence[Row]) -> list[Row]:
-    """Rows with what papers report for the same method, dataset and frames, where they do."""
+    """Add what papers report for the same method, dataset and frames to the rows."""
     return [
         row._replace(published=published_scores(row.method, row.dataset, row.frames))
         for row in rows
@@ -85,7 +85,7 @@ def with_published(rows: Sequence[Row]) -> list[Row]:
 
 
 def draw_cost(rows: Sequence[Row], path: str) -> str:
-    """Write mAP against GFLOPs of a clip and against seconds a tracklet as a PNG; its path.
+    """Draw mAP against GFLOPs of a clip and seconds a tracklet as a PNG; return its path.
 
     Rows that failed are left out. Seconds are those of the machine that tested.
     """
@@ -130,7 +130,7 @@ def draw_cost(rows: Sequence[Row], path: str) -> str:
 
 
 def _name_points(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name at the first place beside its point that no name, point or edge covers."""
+    """Write each name at the first place next to its point that no name, point or edge covers."""
     from matplotlib.transforms import Bbox
 
     spots = [axis.transData.transform(point) for point in points.values()]  # in pixels
@@ -151,5 +151,5 @@ def _name_points(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
 
 
 def figure_path(output: str) -> str:
-    """Where :func:`draw_cost` puts the figure of a comparison."""
+    """Return the path of the figure of a comparison, for :func:`draw_cost`."""
     return os.path.join(output, 'table2.png')

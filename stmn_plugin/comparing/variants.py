@@ -39,12 +39,12 @@ class Variant(NamedTuple):
 
 
 def arch_variants(names: Iterable[str]) -> list[Variant]:
-    """Architectures (``model.name``), each once."""
+    """Return architectures (``model.name``) as rows, each once."""
     return [Variant(name, name, {'model.name': name}) for name in dict.fromkeys(names)]
 
 
 def config_variants(files: Mapping[str, str]) -> list[Variant]:
-    """Config files as rows: the keys that each file says itself, ``_BASE_`` is not followed.
+    """Return config files as rows: the keys of each file itself, without those of ``_BASE_``.
 
     Args:
         files: path → title.
@@ -76,7 +76,7 @@ def ablation_variants(folder: str) -> list[Variant]:
 
 
 def named_variants(file: str) -> list[Variant]:
-    """Rows of one's own: a YAML file of title → {key: value}, or of nested sections as a config.
+    """Read rows from a YAML file of title → {key: value}, or of nested sections as a config.
 
     Raises:
         InputError: no such file, another content, an unknown key, an impossible value, or two

@@ -83,7 +83,7 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def check_identities(cfg: CfgNode) -> None:
-    """Whether a batch can hold the two identities, with positives, that a triplet loss needs.
+    """Check that a batch can hold the two identities, with positives, that a triplet loss needs.
 
     Other samplers draw as they do: that a batch of theirs holds one is found at that batch.
     """
@@ -108,7 +108,7 @@ def check_identities(cfg: CfgNode) -> None:
 
 
 def check_validation(cfg: CfgNode) -> None:
-    """Whether ``data.validation_ids`` can be held out."""
+    """Check that ``data.validation_ids`` can be held out."""
     share = cfg.data.validation_ids
     if share >= 1 and share != int(share):
         raise InputError(
@@ -121,7 +121,7 @@ def check_validation(cfg: CfgNode) -> None:
 
 
 def check_ranges(numbers: Mapping[str, float]) -> None:
-    """InputError for a number, by its key, that no config can hold; for callers from Python."""
+    """Raise InputError for a number, by its key, that no config can hold; for Python callers."""
     for key, number in numbers.items():
         if RANGES[key].read(str(number)) is None:
             raise InputError(f'{key} takes {RANGES[key]}, got {number}')

@@ -28,7 +28,7 @@ from .settings import setting
 
 
 def gpu_is_there() -> bool:
-    """Whether torch sees a GPU."""
+    """Return whether torch sees a GPU."""
     import torch  # slow, and needed for this value only
 
     return torch.cuda.is_available()
@@ -99,9 +99,9 @@ class CUHK03:
 class Sampler:
     """The section ``sampler``."""
 
-    train_sampler: str = setting('RandomSampler', OneOf(HOST_SAMPLERS), 'who makes batches')
+    train_sampler: str = setting('RandomSampler', OneOf(HOST_SAMPLERS), 'how batches are drawn')
     train_sampler_t: str = setting(
-        'RandomSampler', OneOf(HOST_SAMPLERS), 'image data: who makes batches of the targets'
+        'RandomSampler', OneOf(HOST_SAMPLERS), 'image data: how batches of the targets are drawn'
     )
     num_instances: int = setting(4, COUNT, 'K, tracklets (or images) of an identity in a batch')
     num_cams: int = setting(1, COUNT, 'cameras in a batch of RandomDomainSampler')
@@ -146,7 +146,7 @@ class Train:
     )
     gamma: float = setting(0.1, Number(0, 1), 'factor of a step')
     print_freq: int = setting(20, INTERVAL, 'batches between two lines of the log')
-    seed: int = setting(1, SEED, 'of all that is drawn')
+    seed: int = setting(1, SEED, 'of all random choices')
 
 
 @dataclass(frozen=True)

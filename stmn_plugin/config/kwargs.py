@@ -27,7 +27,7 @@ def recipe_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def data_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of a data manager that image and video data share."""
+    """Return the arguments of a data manager that image and video data share."""
     return {
         'root': cfg.data.root,
         'sources': cfg.data.sources,
@@ -51,7 +51,7 @@ def data_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def videodata_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.data.VideoDataManager`."""
+    """Return the arguments of :class:`stmn_plugin.data.VideoDataManager`."""
     return {
         **data_kwargs(cfg),
         'seq_len': cfg.video.seq_len,
@@ -68,7 +68,7 @@ def videodata_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def imagedata_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of the host's ``ImageDataManager``."""
+    """Return the arguments of the host's ``ImageDataManager``."""
     return {
         **data_kwargs(cfg),
         'k_tfm': cfg.data.k_tfm,
@@ -81,7 +81,7 @@ def imagedata_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def optimizer_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of the host's ``build_optimizer``."""
+    """Return the arguments of the host's ``build_optimizer``."""
     return {
         'optim': cfg.train.optim,
         'lr': cfg.train.lr,
@@ -99,7 +99,7 @@ def optimizer_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def lr_scheduler_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of the host's ``build_lr_scheduler``."""
+    """Return the arguments of the host's ``build_lr_scheduler``."""
     return {
         'lr_scheduler': cfg.train.lr_scheduler,
         'stepsize': cfg.train.stepsize,
@@ -109,7 +109,7 @@ def lr_scheduler_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def synthetic_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.datasets.synthetic_dataset.Synthetic` beyond the host's."""
+    """Return arguments of ``datasets.synthetic_dataset.Synthetic`` beyond the host's."""
     return {
         'preset': cfg.synthetic.preset,
         'seed': cfg.synthetic.seed,
@@ -118,7 +118,7 @@ def synthetic_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.data.frame_samplers.ClipPlan`, which frames are tested."""
+    """Return arguments of ``data.frame_samplers.ClipPlan``, which frames are tested."""
     return {
         'seq_len': cfg.video.seq_len,
         'frames': 'all' if cfg.test.frames == 'all' else cfg.video.sample_method,
@@ -129,7 +129,7 @@ def plan_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def training_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.training.settings.TrainingSettings` beyond ``run``'s."""
+    """Return arguments of ``training.settings.TrainingSettings`` beyond those of ``run``."""
     return {
         'amp': cfg.train.amp,
         'accumulate': cfg.train.accumulate,
@@ -140,7 +140,7 @@ def training_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def testing_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`stmn_plugin.evaluation.settings.TestSettings`, but the plan."""
+    """Return arguments of ``evaluation.settings.TestSettings``, without the plan."""
     return {
         'protocol': cfg.test.protocol,
         'flip': cfg.test.frames == 'all' if cfg.test.flip == 'all' else cfg.test.flip,
@@ -155,7 +155,7 @@ def testing_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def run_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of the engines' ``run``, beyond ``start_epoch``."""
+    """Return the arguments of the engines' ``run``, beyond ``start_epoch``."""
     return {
         'save_dir': cfg.data.save_dir,
         'max_epoch': cfg.train.max_epoch,

@@ -22,7 +22,7 @@ BASE = '_BASE_'
 def load_config(
     file: str = '', opts: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
 ) -> CfgNode:
-    """Defaults, then a YAML file, then overrides, then KEY VALUE words, checked.
+    """Merge and check defaults, then a YAML file, then overrides, then KEY VALUE words.
 
     Args:
         file: YAML file, or the name of a shipped config such as ``stmn_mars``; '' is none.
@@ -84,11 +84,11 @@ def read_rows(file: str) -> dict[str, dict[str, Any]]:
 
 
 def check_key(key: str, origin: str = '') -> None:
-    """InputError with the nearest key unless the key is known.
+    """Raise InputError with the nearest key unless the key is known.
 
     Args:
         key: full.
-        origin: where it stands, starts the message.
+        origin: where the key is, to start the message.
     """
     if key in RANGES:
         return

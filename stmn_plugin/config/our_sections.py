@@ -39,15 +39,13 @@ class Model(host.Model):
 class Data(host.Data):
     """The section ``data``."""
 
-    download: bool = setting(
-        False, FLAG, 'let torchreid fetch a dataset that is not there, by https only'
-    )
+    download: bool = setting(False, FLAG, 'let torchreid download a missing dataset, by https only')
     validation_ids: float = setting(
         0.0,
         Number(0, 1_000_000),
         'share (or number) of training identities to hold out and test on',
     )
-    validation_seed: int = setting(0, SEED, 'which of them')
+    validation_seed: int = setting(0, SEED, 'of their choice')
     train_list: str = setting(
         '',
         FILE,
@@ -66,7 +64,7 @@ class Sampler(host.Sampler):
     train_sampler: str = setting(
         'RandomSampler',
         OneOf((IDENTITY_PASS, *HOST_SAMPLERS)),
-        'who makes batches; IdentityPassSampler: P x K, an epoch is one pass over the identities',
+        'how batches are drawn; IdentityPassSampler: P x K, all identities once an epoch',
     )
 
 
@@ -200,7 +198,9 @@ class Test(host.Test):
         'with test.evaluate: rates of pairs, and a threshold (docs/cameras-search.md)',
     )
     false_positive_rate: float = setting(
-        1e-3, Number(0, 0.1, above=True), 'of test.verification: what "likely" may get wrong'
+        1e-3,
+        Number(0, 0.1, above=True),
+        'of test.verification: share of pairs of two persons that "likely" may accept',
     )
 
 
@@ -211,9 +211,9 @@ class Synthetic:
     preset: str = setting(
         'default',
         OneOf(('default', 'tiny', 'cameras', 'study')),
-        'how much (see tools/make_synthetic.py)',
+        'amount of data (see tools/make_synthetic.py)',
     )
-    seed: int = setting(0, SEED, 'which synthetic data')
+    seed: int = setting(0, SEED, 'of the synthetic data')
     paint_out: bool = setting(
         False, FLAG, 'objects and occluders in one colour: what a perfect spatial memory would see'
     )
@@ -227,7 +227,7 @@ class OneShot:
         10, Whole(1, 100), 'tools/one_shot.py: p, per cent of the unlabelled that a step adds'
     )
     split_seed: int = setting(0, SEED, 'which tracklet of an identity is the labelled one')
-    split_file: str = setting('', FILE, 'the split.json of another run, in place of a draw')
+    split_file: str = setting('', FILE, 'the split.json of another run, instead of a random split')
     warm_start: bool = setting(
-        False, FLAG, "a step starts from the last one's weights; published: from its own start"
+        False, FLAG, "a step starts from the last one's weights; published: from initial weights"
     )

@@ -66,7 +66,7 @@ def is_video_model(name: str) -> bool:
 
 
 def is_of_another(key: str, arch: str) -> bool:
-    """Whether a full key is of the section of another architecture than ``arch``, the model.name.
+    """Return whether a full key is of the section of an architecture other than ``arch``.
 
     A run reads none of these. What an architecture shares with STMN, its encoder, has become its
     own when a config is loaded.
@@ -76,7 +76,7 @@ def is_of_another(key: str, arch: str) -> bool:
 
 
 def has_own_losses(name: str) -> bool:
-    """Whether a ``model.name`` has losses that tell persons apart without those of ``loss``.
+    """Return whether a ``model.name`` has losses that tell persons apart without ``loss``.
 
     The section of such an architecture has ``own_losses = True``, a ``ClassVar``.
     """
@@ -90,7 +90,7 @@ def general_key(key: str) -> str:
 
 
 def known_settings() -> Iterator[tuple[str, Setting]]:
-    """(full key, its setting) of every section that is there, architectures as far as imported."""
+    """Yield (full key, setting) of every section, those of architectures as far as imported."""
     for name, section in list(SECTIONS.items()):
         for one in settings_of(section):
             yield f'{name}.{one.name}' if name else one.name, one

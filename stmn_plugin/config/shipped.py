@@ -28,7 +28,7 @@ def config_folder() -> Path:
 
 
 def config_names() -> list[str]:
-    """Names of the shipped configs such as ``stmn_mars`` and ``ablation/1_baseline``."""
+    """Return the names of the shipped configs, as ``stmn_mars`` and ``ablation/1_baseline``."""
     folder = config_folder()
     return sorted(
         path.relative_to(folder).with_suffix('').as_posix() for path in folder.rglob('*.yaml')

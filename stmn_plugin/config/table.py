@@ -37,7 +37,7 @@ class KeyRow(NamedTuple):
 
 
 def rows(word: str = '', ours: bool = False) -> list[KeyRow]:
-    """All keys, those of registered architectures, too.
+    """Return all keys, those of registered architectures, too.
 
     Args:
         word: what the key or its help must contain, in any case.

@@ -1,7 +1,7 @@
 """Read a YAML file with the text and line numbers of every value.
 
-YAML's own idea of a value (1e-4 is text, 010 is 8, off is False) is not asked: the rule of a key
-reads what is written. So nothing is constructed, and a file can neither run code nor grow.
+YAML's own reading of a value (1e-4 is text, 010 is 8, off is False) is ignored: the rule of a key
+reads the text. So nothing is constructed, and a file can neither run code nor grow.
 """
 
 from typing import Any, NamedTuple

@@ -1,6 +1,6 @@
 """Check a dataset's lists: counts, contradictions, and queries without a match.
 
-The readers are those of the loaders. Here they go on after a complaint: ``attempt`` is a context
+The readers are those of the loaders. Here they continue after a complaint: ``attempt`` is a context
 that notes an InputError, and what it was about is left out.
 """
 

@@ -129,7 +129,7 @@ def read_mars_tracklets(
     variable: str,
     attempt: Attempt = contextlib.nullcontext,
 ) -> list[Tracklet | None]:
-    """One tracklet per row of a MARS table; every row is checked, of junk (pid -1) less.
+    """Read one tracklet per row of a MARS table; check every row, of junk (pid -1) less.
 
     Args:
         image_folder: bbox_train or bbox_test.

@@ -123,7 +123,7 @@ def read_test_split(
 def read_tracklets(
     folder: str, list_path: str, listings: Listings, attempt: Attempt = contextlib.nullcontext
 ) -> list[Tracklet | None]:
-    """One tracklet per list line ``<path prefix relative to the LS-VID folder> <pid>``.
+    """Read one tracklet per list line ``<path prefix relative to the LS-VID folder> <pid>``.
 
     Args:
         folder: the LS-VID folder.

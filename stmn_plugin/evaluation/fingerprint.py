@@ -69,7 +69,7 @@ CODE = (
 
 
 def is_free(key: str, arch: str = '') -> bool:
-    """Whether a key of the config changes no vector of an architecture, '' being any."""
+    """Return whether a key of the config changes no vector of an architecture, '' being any."""
     section, _, name = key.rpartition('.')
     if not is_video_model(section):
         return key in FREE_IN_VECTORS
@@ -123,7 +123,7 @@ def digest_of(model: nn.Module) -> str:
 
 
 def structure_digest(model: nn.Module) -> str:
-    """SHA-256 of the classes of a model's parts and of all their attributes but the weights.
+    """Digest the classes of a model's parts and all their attributes except the weights.
 
     Of an architecture for clips the classifiers are left out: they run in training alone.
     """

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def batch_hard_triplet_loss(features: Tensor, pids: Tensor, margin: float | None = None) -> Tensor:
-    """Batch-hard triplet loss with Euclidean distances (Hermans et al., used in Sec. 3.3).
+    """Compute the batch-hard triplet loss with Euclidean distances (Hermans et al., Sec. 3.3).
 
     Each anchor compares its farthest positive with its nearest negative. The anchor counts as its
     own positive (distance 0), so an identity with one sample contributes only its negative.
@@ -39,7 +39,7 @@ def cosine_triplet_loss(features: Tensor, pids: Tensor, margin: float | None = N
 
 
 def all_triplets_loss(features: Tensor, pids: Tensor, margin: float = 0.2) -> Tensor:
-    """Triplet loss over every (anchor, positive, negative) of a batch, with squared distances.
+    """Compute the triplet loss over every triplet of a batch, with squared distances.
 
     The sum of [d(a, p)^2 - d(a, n)^2 + margin]_+ is divided by the number of triplets above 0;
     without such a triplet the loss is 0 (Part-Aligned's code; FaceNet's hinge).

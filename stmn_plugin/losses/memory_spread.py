@@ -6,7 +6,7 @@ REDUCTIONS = ('sum', 'mean')
 
 
 def memory_spread_loss(probs: Tensor, margin: float = 0.3, reduction: str = 'sum') -> Tensor:
-    """Memory spread loss of one memory (Eq. 9).
+    """Compute the memory spread loss of one memory (Eq. 9).
 
     Each item's smallest and largest matching probability over all accesses of the mini-batch
     should differ by at least the margin alpha, so that no item is always or never addressed.

@@ -61,7 +61,7 @@ class Family:
     """Pattern (for ``re.match``) of the names of weights that an encoder does not use."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of torchvision's constructor."""
+    """Return the arguments of torchvision's constructor."""
 
     own_name: Callable[[str], str] = str
     """Function from a weight's name in files of other programs to the network's own name."""

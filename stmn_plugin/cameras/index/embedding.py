@@ -156,7 +156,7 @@ def _delete_changed(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> in
 
 
 def _count_gone(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> int:
-    """Tracklets in the index of which the trees' manifests no longer have a line."""
+    """Count the tracklets in the index that the manifests of the trees no longer list."""
     names: dict[str, set[str]] = {}
     for row in rows:
         names.setdefault(row.tree, set()).add(row.tracklet)

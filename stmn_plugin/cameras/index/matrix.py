@@ -102,7 +102,7 @@ class Matrix:
                 _sync(file)
 
     def _head(self) -> Head | None:
-        """None if there is no file, or one that is none of a matrix."""
+        """Read the head of the file; None if it is missing or no matrix."""
         try:
             with open(self.path, 'rb') as file:
                 magic, *values = HEAD.unpack(file.read(HEAD.size))
@@ -113,7 +113,7 @@ class Matrix:
         return Head(*values) if magic == MAGIC else None
 
     def _belongs(self, head: Head, db: sqlite3.Connection, database: bytes, dim: int) -> bool:
-        """Whether the file is of this database, and no backup was put in its place since.
+        """Return whether the file belongs to this database, and no backup has replaced it since.
 
         After that, numbers are given again: the newest vector that both have would differ. Files
         that are too short, or begin with many rows that are deleted, are not worth keeping.
@@ -179,7 +179,7 @@ class Matrix:
 
 
 def _state(db: sqlite3.Connection) -> tuple[bytes, int]:
-    """Id of the database, and the number that was given last."""
+    """Return the id of the database, and the number that was given last."""
     [database] = db.execute("SELECT value FROM setting WHERE name = 'id'").fetchone()
     found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tracklet'").fetchone()
     return database.encode(), found[0] if found else 0
@@ -190,7 +190,7 @@ def _packed(head: Head) -> bytes:
 
 
 def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """First and length of every run of consecutive ones among ascending numbers."""
+    """Return first and length of every run of consecutive ones among ascending numbers."""
     for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
         if len(run):
             yield int(run[0]), len(run)

@@ -121,7 +121,7 @@ def condition(where: Where, mark: str, one_of: Callable[[str], str]) -> tuple[st
 
 
 def microseconds(moment: datetime.datetime) -> int:
-    """Microseconds since 1970, as the database keeps a time.
+    """Return microseconds since 1970, as the database keeps a time.
 
     Raises:
         ValueError: no offset.

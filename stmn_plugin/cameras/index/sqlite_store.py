@@ -225,7 +225,7 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """One state of the database in the block."""
+        """Read one state of the database in the block."""
         with self._errors():
             self._db.execute('BEGIN')
             try:
@@ -235,7 +235,7 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """All of the block or nothing."""
+        """Write all of the block or nothing."""
         with self._errors():
             self._db.execute('BEGIN IMMEDIATE')
             try:

@@ -59,7 +59,7 @@ class Store(Protocol):
         """Build the structures of approximate search."""
 
     def delete(self, where: Where) -> int:
-        """How many were removed, with the bytes of their vectors."""
+        """Remove rows with the bytes of their vectors; return how many."""
 
     def finish_deletions(self) -> None:
         """Do what a process that was killed in :meth:`delete` has left."""
@@ -69,7 +69,7 @@ class Store(Protocol):
     def claim(
         self, rows: Sequence[IndexedTracklet], limit: int
     ) -> AbstractContextManager[list[IndexedTracklet]]:
-        """In the block, some of the rows, at most ``limit``, are this process's to embed.
+        """Claim at most ``limit`` of the rows in the block: other processes do not embed them.
 
         None of them is in the index or another process's; a process that dies leaves its own to
         the others.

@@ -161,7 +161,7 @@ class TrackletIndex:
     def claim(
         self, rows: Sequence[IndexedTracklet], limit: int
     ) -> AbstractContextManager[list[IndexedTracklet]]:
-        """In the block, at most ``limit`` of the rows are this process's to embed and add.
+        """Claim at most ``limit`` of the rows in the block: other processes do not embed them.
 
         None of them is in the index yet, or another process's. A process that dies leaves its own
         to the others.

@@ -21,7 +21,7 @@ CROWD = 'a crowd, no person (iscrowd)'
 
 
 def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of one video of a JSON file.
+    """Read the boxes of one video of a JSON file.
 
     Which one is told by its name, or it is the only one.
 

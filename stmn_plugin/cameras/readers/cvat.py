@@ -21,7 +21,7 @@ SHAPES = ('polygon', 'polyline', 'points', 'cuboid', 'ellipse', 'mask', 'skeleto
 
 
 def read_cvat(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of an XML file, which is read element by element; entities are refused.
+    """Read the boxes of an XML file element by element; refuse entities.
 
     Raises:
         InputError: no XML, another export of CVAT, or one of a video of another size.

@@ -23,7 +23,7 @@ _LINE = re.compile(r'(?P<label>.+?)\s+(?:(?P<track>\d+)\s+)?0\.0+\s+0\s+0\.0+\s+
 
 
 def read_deepstream(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of one stream of a folder.
+    """Read the boxes of one stream of a folder.
 
     Raises:
         InputError: ``--picture-size`` is not given; several streams and none named; files of

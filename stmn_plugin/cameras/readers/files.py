@@ -35,7 +35,7 @@ def json_of(path: Path) -> Any:
 
 
 def text_files(folder: Path, what: str) -> list[Path]:
-    """Files ``*.txt`` of a folder in natural order.
+    """Return the files ``*.txt`` of a folder in natural order.
 
     Args:
         folder: the folder.

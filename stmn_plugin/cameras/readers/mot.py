@@ -23,7 +23,7 @@ NONE_GIVEN = -1
 
 
 def read_mot(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of a MOT file.
+    """Read the boxes of a MOT file.
 
     Ids below 0 are detections without a track. A confidence of 0 says "ignore" (ground truth), and
     one of -1 that there is none.

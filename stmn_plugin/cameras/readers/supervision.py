@@ -21,7 +21,7 @@ NEEDED = (*CORNERS, 'tracker_id')
 
 
 def read_supervision(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of a ``.json`` file, or of a CSV.
+    """Read the boxes of a ``.json`` file, or of a CSV.
 
     Raises:
         InputError: ``--frame-column`` is not given, or names no column; another format.

@@ -21,7 +21,7 @@ NAMES = ('centre x', 'centre y', 'width', 'height')
 
 
 def read_ultralytics(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
-    """Boxes of a folder ``labels``, in fractions of the picture.
+    """Read the boxes of a folder ``labels``, in fractions of the picture.
 
     Of a folder of images the files are called as the images, and frames are numbered by these.
 
@@ -82,7 +82,7 @@ def label_files(
 
 
 def has_confidence(folder: Path, lines: list[tuple[str, int, list[str]]]) -> bool:
-    """Whether lines hold the confidence, which stands before the id.
+    """Return whether lines hold the confidence, which comes before the id.
 
     Raises:
         InputError: no line has an id, or lines of both kinds are mixed.

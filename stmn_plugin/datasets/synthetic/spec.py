@@ -121,7 +121,7 @@ class SyntheticSpec:
         return f's{GENERATOR_VERSION}-{digest[:10]}'
 
     def to_json(self) -> str:
-        """All fields as one JSON line with sorted keys."""
+        """Format all fields as one JSON line with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def rng(self, stream: str, *numbers_: int) -> np.random.Generator:

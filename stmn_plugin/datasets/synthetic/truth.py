@@ -63,7 +63,7 @@ class Truth:
         }
 
     def masks(self, rows: slice | Sequence[int] = slice(None)) -> NDArray[np.bool_]:
-        """Distractor masks, read from the file: true where scene objects or occluders are seen.
+        """Read distractor masks from the file: true where scene objects or occluders are seen.
 
         Args:
             rows: a slice or increasing row numbers.

@@ -52,7 +52,7 @@ class COSAMConfig(SharedEncoderConfig):
 
 
 def standardise(descriptors: Tensor) -> Tensor:
-    """Descriptors d (..., R) less their mean over R, by their deviation + 1e-4.
+    """Subtract from descriptors d (..., R) their mean over R; divide by their deviation + 1e-4.
 
     The variance has the divisor R - 1. A constant descriptor, as of a position where the ReLU
     leaves nothing, becomes zero, with finite gradients: torch.std has the slope 0 there.
@@ -62,7 +62,7 @@ def standardise(descriptors: Tensor) -> Tensor:
 
 
 def correlations(standardised: Tensor) -> Tensor:
-    """Correlations c of every position with all positions of the other frames of its clip.
+    """Correlate every position with all positions of the other frames of its clip.
 
     Args:
         standardised: z, (B, L, K, R).
@@ -230,7 +230,7 @@ class COSAM(VideoModel):
             return COSAMOutput(feature, self.classifier(neck)) if self.training else neck
 
     def losses(self, outputs: COSAMOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """Both of the recipe, of the same vector v; the system has none of its own."""
+        """Apply both of the recipe to the same vector v; the system has none of its own."""
         return {
             'cross_entropy': recipe.cross_entropy(outputs.logits, pids),
             'triplet': recipe.triplet(outputs.feature, pids),
@@ -241,7 +241,7 @@ class COSAM(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Masks and gates of clips (B, L, 3, H, W), in eval mode; see ``explanations.py``."""
+        """Return masks and gates of clips (B, L, 3, H, W); see ``explanations.py``."""
         with full_precision(clips.device.type):
             maps = self._maps(self.as_clips(clips))
             refined = maps.last.maps

@@ -86,7 +86,7 @@ class CSAConfig(SharedEncoderConfig):
 
 
 def frame_weights(keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
-    """Attention over the frames of snippets.
+    """Compute the attention over the frames of snippets.
 
     Args:
         keys: k, (..., L, d).
@@ -264,7 +264,7 @@ class CSA(VideoModel):
         return self.snippets(vectors).feature
 
     def snippets(self, raw: Tensor) -> Snippets:
-        """Values, keys and queries of clips of vectors of frames (N, L, D)."""
+        """Compute values, keys and queries of clips of vectors of frames (N, L, D)."""
         with full_precision(raw.device.type):
             values = F.normalize(self.value(raw), dim=-1)
             keys, query = self.key(raw), self.query(raw)
@@ -302,7 +302,7 @@ class CSA(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Attention of clips (B, L, 3, H, W) by their own queries; see ``explanations.py``."""
+        """Return the attention of clips (B, L, 3, H, W) by their own queries."""
         clips = self.as_clips(clips)
         maps = self.encoder(clips.flatten(0, 1)).frame_features
         raw = global_average(maps).unflatten(0, clips.shape[:2])

@@ -43,7 +43,7 @@ def weighted_squares(probe: Tensor, gallery: Tensor, alpha: Tensor) -> Tensor:
 
 
 def verification_loss(log_odds: Tensor, same: Tensor, negative_weight: float = 3.0) -> Tensor:
-    """Binary cross-entropy of P(same) of pairs, weighted and summed.
+    """Compute the binary cross-entropy of P(same) of pairs, weighted and summed.
 
     Args:
         log_odds: of P(same), (P, G).

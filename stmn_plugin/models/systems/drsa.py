@@ -117,17 +117,17 @@ class TemporalAttention(nn.Module):
 
 
 def gated_features(log_maps: Tensor, maps: Tensor) -> Tensor:
-    """x, the sum of f (T, D, K) over the positions by each of the maps (T, S, K), (T, S, D)."""
+    """Compute x, the sum of f (T, D, K) over the positions by maps (T, S, K): (T, S, D)."""
     return log_maps.exp() @ maps.mT
 
 
 def weighted_parts(weights: Tensor, parts: Tensor) -> Tensor:
-    """F, the sum of y (B, L, S, E) over the frames by t (B, L, S), parts in a row: (B, S*E)."""
+    """Compute F, the sum of y (B, L, S, E) over frames by t (B, L, S), parts in a row: (B, S*E)."""
     return (weights.unsqueeze(3) * parts).sum(dim=1).flatten(1)
 
 
 def used_positions(log_maps: Tensor) -> Tensor:
-    """How many positions a map uses, from 1 to K: exp of the entropy of log a (..., K), (...)."""
+    """Count the positions that a map uses, 1 to K: exp of the entropy of log a (..., K), (...)."""
     return (-(log_maps.exp() * log_maps).sum(dim=-1)).exp()
 
 
@@ -207,7 +207,7 @@ class DRSA(VideoModel):
         }
 
     def logged(self, outputs: DRSAOutput) -> dict[str, Tensor]:
-        """Mean squared overlap of two maps, from 0 to 1, and the positions that a map uses."""
+        """Return the mean squared overlap of two maps, 0 to 1, and the positions a map uses."""
         pairs = max(self.config.models * (self.config.models - 1), 1)
         return {
             'overlap': outputs.penalties.mean() / pairs,
@@ -229,7 +229,7 @@ class DRSA(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Where the spatial models look, and which frames count, in eval mode."""
+        """Return where the spatial models look, and which frames count, in eval mode."""
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
         with full_precision(clips.device.type):

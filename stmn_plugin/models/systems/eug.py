@@ -103,7 +103,7 @@ class EUG(VideoModel):
         self.train()
 
     def train(self, mode: bool = True) -> 'EUG':
-        """As of any module; the batch norms of frozen layers stay in eval mode.
+        """Set the mode as of any module; the batch norms of frozen layers stay in eval mode.
 
         The host calls this at every epoch and then opens all layers again: what keeps frozen ones
         from a gradient is that they run without a graph, see :meth:`frame_vectors`.

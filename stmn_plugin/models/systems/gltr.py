@@ -186,7 +186,7 @@ class GLTR(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Which frames meet in clips (B, L, 3, H, W), in eval mode; see ``explanations.py``."""
+        """Return which frames meet in clips (B, L, 3, H, W); see ``explanations.py``."""
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
         with full_precision(clips.device.type):

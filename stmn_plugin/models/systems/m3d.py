@@ -161,7 +161,7 @@ class M3D(VideoModel):
         return M3DOutput(feature, logits['temporal'], logits.get('spatial'))
 
     def losses(self, outputs: M3DOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        """Cross-entropy of each stream (paper), their sum; triplet on the feature of the clip."""
+        """Return the cross-entropy of each stream (paper) and the triplet of the clip's feature."""
         losses = {'cross_entropy_temporal': recipe.cross_entropy(outputs.temporal_logits, pids)}
         if outputs.spatial_logits is not None:
             losses['cross_entropy_spatial'] = recipe.cross_entropy(outputs.spatial_logits, pids)
@@ -200,7 +200,7 @@ class M3D(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Attention and maps of clips (B, L, 3, H, W); see ``explanations.py``."""
+        """Return attention and maps of clips (B, L, 3, H, W); see ``explanations.py``."""
         clips = self.as_clips(clips)
         with full_precision(clips.device.type):
             explained = {'clip_feature': self(clips)}
@@ -215,5 +215,5 @@ class M3D(VideoModel):
 
 
 def stages_of(encoder: Encoder) -> list[nn.Sequential]:
-    """conv2 to conv5."""
+    """Return conv2 to conv5."""
     return [encoder.conv2, encoder.conv3, encoder.conv4, encoder.conv5]

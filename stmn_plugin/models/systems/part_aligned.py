@@ -207,7 +207,7 @@ class PartAligned(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Where descriptors come from in clips (B, L, 3, H, W); see ``explanations.py``."""
+        """Return where descriptors come from in clips (B, L, 3, H, W); see ``explanations.py``."""
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
         with full_precision(clips.device.type):

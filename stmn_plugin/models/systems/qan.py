@@ -182,7 +182,7 @@ class QAN(VideoModel):
         }
 
     def logits(self, outputs: QANOutput) -> Tensor:
-        """Of the clip; the mean of its frames' where the classifier of clips is not trained."""
+        """Return those of the clip, or the mean of its frames' if only they are trained."""
         return outputs.logits if self.config.clip_weight else outputs.frame_logits.mean(dim=1)
 
     def backbone(self) -> Encoder:
@@ -206,7 +206,7 @@ class QAN(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Quality and weight of each frame of clips (B, L, 3, H, W); see ``explanations.py``."""
+        """Return quality and weight of each frame of clips (B, L, 3, H, W)."""
         clips = self.as_clips(clips)
         batch = clips.shape[:2]  # (B, L)
         with full_precision(clips.device.type):

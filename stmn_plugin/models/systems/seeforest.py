@@ -202,13 +202,13 @@ class SeeForest(VideoModel):
         return attended
 
     def feature_of(self, attended: Attended) -> Tensor:
-        """F (B, U), as ``clip_feature`` says."""
+        """Compute F (B, U), as ``clip_feature`` says."""
         states = attended.states
         return states.mean(dim=1) if self.config.clip_feature == 'mean' else states[:, -1]
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Attention in clips (B, L, 3, H, W); see ``explanations.py``."""
+        """Return the attention in clips (B, L, 3, H, W); see ``explanations.py``."""
         clips = self.as_clips(clips)
         with full_precision(clips.device.type):
             maps = self.encoder(clips.flatten(0, 1)).frame_features

@@ -117,7 +117,7 @@ def hardest_pairs(features: Tensor, pids: Tensor) -> tuple[Pairs, Pairs]:
 
 
 def pair_loss(classifier: PairClassifier, features: Tensor, maps: Tensor, pids: Tensor) -> Tensor:
-    """Cross-entropy of the hardest pairs, a mean over those that exist; 0 without any.
+    """Average the cross-entropy of the hardest pairs over those that exist; 0 without any.
 
     Args:
         classifier: of pairs.

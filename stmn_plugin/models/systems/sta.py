@@ -48,7 +48,7 @@ class STAConfig(SharedEncoderConfig):
 
 
 def energy_maps(maps: Tensor, kind: str = 'energy') -> Tensor:
-    """g, how the energy of a frame spreads over its positions.
+    """Compute g, how the energy of a frame spreads over its positions.
 
     Args:
         maps: f, (..., D, H, W).
@@ -77,24 +77,24 @@ def bands(height: int, parts: int) -> list[slice]:
 
 
 def part_shares(spread: Tensor, parts: int) -> Tensor:
-    """s, the sum of g (..., H, W) over each band, (..., P)."""
+    """Compute s, the sum of g (..., H, W) over each band, (..., P)."""
     rows = bands(spread.shape[-2], parts)
     return torch.stack([spread[..., band, :].sum(dim=(-2, -1)) for band in rows], dim=-1)
 
 
 def part_features(maps: Tensor, parts: int) -> Tensor:
-    """v, the mean of f (..., D, H, W) over each band, (..., P, D)."""
+    """Compute v, the mean of f (..., D, H, W) over each band, (..., P, D)."""
     rows = bands(maps.shape[-2], parts)
     return torch.stack([maps[..., band, :].mean(dim=(-2, -1)) for band in rows], dim=-2)
 
 
 def part_scores(shares: Tensor) -> Tensor:
-    """S, the shares (B, L, P) of each part over their sum over the frames; no softmax."""
+    """Compute S, the shares (B, L, P) of each part over their sum over the frames; no softmax."""
     return shares / shares.sum(dim=1, keepdim=True).clamp(min=SMALLEST)
 
 
 def fuse(features: Tensor, scores: Tensor) -> Tensor:
-    """u, each part's best frame and its weighted sum over the frames, averaged over the parts.
+    """Compute u: each part's best frame and weighted sum over frames, averaged over the parts.
 
     Args:
         features: v, (B, L, P, D).
@@ -111,7 +111,7 @@ def fuse(features: Tensor, scores: Tensor) -> Tensor:
 
 
 def map_distance(one: Tensor, other: Tensor) -> Tensor:
-    """Reg, the Frobenius norm of the difference of two g (..., H, W), (...).
+    """Compute Reg, the Frobenius norm of the difference of two g (..., H, W), (...).
 
     Equal maps have 1e-6, where the gradient is zero.
     """
@@ -119,7 +119,7 @@ def map_distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 def random_pairs(spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Two different frames of each clip's g (B, L, H, W); the only one twice where L is 1.
+    """Draw two different frames of each clip's g (B, L, H, W); the only one twice where L is 1.
 
     They are drawn from torch's global generator of the CPU, so that they are the same on a GPU.
     """

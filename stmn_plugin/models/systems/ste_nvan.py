@@ -188,7 +188,7 @@ class NVAN(VideoModel):
         return Maps(self._run(encoder.conv5, maps), attending)
 
     def _run(self, layers: Iterable[nn.Module], maps: Tensor) -> Tensor:
-        """Layers of the encoder on frames of clips, (B, L, C, H, W)."""
+        """Run layers of the encoder on frames of clips, (B, L, C, H, W)."""
         frames: Tensor = self.encoder.run(layers, maps.flatten(0, 1))
         of_clips: Tensor = frames.unflatten(0, (-1, maps.shape[1]))
         return of_clips
@@ -196,7 +196,7 @@ class NVAN(VideoModel):
     def _stage(
         self, stage: nn.Sequential, blocks: nn.ModuleList, maps: Tensor, image_height: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Residual blocks, the last of them followed by a non-local block each.
+        """Run residual blocks, the last of them followed by a non-local block each.
 
         Returns:
             The stage's maps, and those that the last non-local block was given.
@@ -212,7 +212,7 @@ class NVAN(VideoModel):
         return maps, attending
 
     def _tokens(self, maps: Tensor, image_height: int) -> tuple[int, int]:
-        """Stripes of a frame and frames of a group, for :func:`attend_in_stripes`."""
+        """Return stripes of a frame and frames of a group, for :func:`attend_in_stripes`."""
         length, _, height, _ = maps.shape[1:]
         stripes = min(self.stripes, height)
         if stripes and height % stripes:
@@ -224,7 +224,7 @@ class NVAN(VideoModel):
 
     @torch.no_grad()
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
-        """Where clips (B, L, 3, H, W) are attended to; frames that became one map share it."""
+        """Return where clips (B, L, 3, H, W) are attended to; frames of one map share it."""
         clips = self.as_clips(clips)
         length = clips.shape[1]
 
@@ -274,7 +274,7 @@ class STENVAN(NVAN):
 
 
 def _blocks(channels: tuple[int, ...], number: int) -> nn.ModuleList:
-    """Non-local blocks for the last blocks of a stage, one each; channels behind each block."""
+    """Build non-local blocks for the last blocks of a stage, given all blocks' channels."""
     return nn.ModuleList(NonLocal(size) for size in channels[max(len(channels) - number, 0) :])
 
 

@@ -83,7 +83,7 @@ class RefiningUnit(nn.Module):
         return torch.stack([state for state, _ in self.steps(maps)], dim=1)
 
     def steps(self, maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of maps (B, L, C, H, W): h_t and z_t, (B, C, H, W), frame by frame."""
+        """Yield h_t and z_t, (B, C, H, W), of maps (B, L, C, H, W), frame by frame."""
         appearance, motion = self.reduce.weight.split(maps.shape[2], dim=1)
         moved = torch.cat([torch.zeros_like(maps[:, :1]), maps.diff(dim=1)], dim=1)  # m
         # its half of W for all frames at once: only the other half needs the state

@@ -146,7 +146,7 @@ class TCLNet(VideoModel):
         return self.encoder
 
     def finish(self, features: Tensor) -> Tensor:
-        """Each half of the features (G, 2*D) to length 1."""
+        """Normalise each half of the features (G, 2*D) to length 1."""
         halves: Tensor = features.unflatten(1, (2, -1))
         return F.normalize(halves, dim=2).flatten(1)
 
@@ -197,7 +197,7 @@ class TCLNet(VideoModel):
 
 
 def _norm(dim: int) -> nn.BatchNorm1d:
-    """Behind a learner, with a shift that is trained."""
+    """Build the batch norm behind a learner, with a shift that is trained."""
     norm = nn.BatchNorm1d(dim)
     nn.init.normal_(norm.weight, 1.0, 0.02)
     return norm
