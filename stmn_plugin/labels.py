@@ -16,6 +16,7 @@ from .errors import InputError
 
 JUNK_PID = -1
 UNKNOWN = JUNK_PID  # person or camera of an unlabelled tracklet: neither right nor wrong
+UNKNOWN_PERSON = 'unknown'  # its name in folders and lists
 
 
 def comparable(query: Any, gallery: Any, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+import torchreid
 import yaml
 
 from stmn_plugin.config import (
@@ -22,10 +23,18 @@ from stmn_plugin.config import (
 )
 from stmn_plugin.config.defaults import flatten
 from stmn_plugin.config.kwargs import recipe_kwargs
-from stmn_plugin.config.rules import ListOf, Number, Text, Whole, WordOr, as_written
+from stmn_plugin.config.rules import (
+    HOST_SAMPLERS,
+    IDENTITY_PASS,
+    ListOf,
+    Number,
+    Text,
+    Whole,
+    WordOr,
+    as_written,
+)
 from stmn_plugin.config.yaml_file import LARGEST
 from stmn_plugin.data.frame_samplers import ALL_CLIPS, FRAME_SAMPLERS, RRS_CHUNKS
-from stmn_plugin.data.identity_sampler import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.datasets.synthetic import PRESETS
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.protocols import PROTOCOLS
@@ -622,6 +631,7 @@ def test_the_choices_are_those_of_the_code():
     assert choices['synthetic.preset'] == tuple(PRESETS)
     assert set(choices['sampler.train_sampler']) == {IDENTITY_PASS, *HOST_SAMPLERS}
     assert set(choices['sampler.train_sampler_t']) == {*HOST_SAMPLERS}
+    assert list(HOST_SAMPLERS) == torchreid.data.sampler.AVAI_SAMPLERS
 
 
 def test_what_the_host_takes_of_lists_is_taken():

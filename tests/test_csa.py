@@ -25,8 +25,8 @@ from stmn_plugin.models.systems.csa import (
     CSAConfig,
     FrameHead,
     LSTMQuery,
+    attention_weights,
     attentive_pooling,
-    frame_weights,
 )
 from stmn_plugin.models.systems.csa_matching import (
     Matcher,
@@ -117,7 +117,7 @@ def test_attention_is_that_of_the_loops(by):
 @pytest.mark.parametrize('by', ['channel', 'frame'])
 def test_what_attention_is_in_simple_cases(by):
     v, k, q = drawn(2, L, d), drawn(2, L, d, seed=1), drawn(2, d, seed=2)
-    weights = frame_weights(k, q, by)
+    weights = attention_weights(k, q, by)
     assert weights.shape == (2, L, d if by == 'channel' else 1)
     near(weights.sum(dim=1), torch.ones_like(weights[:, 0]))
     near(attentive_pooling(v, k, 0 * q, by), v.mean(dim=1))
@@ -131,7 +131,7 @@ def test_what_attention_is_in_simple_cases(by):
 def test_attention_by_hand():
     v, k = torch.tensor([[[1.0], [3.0]], [[0.0], [LN3]]], dtype=torch.float64)
     one = torch.ones(1).double()
-    near(frame_weights(k, one).flatten(), [1 / 4, 3 / 4])
+    near(attention_weights(k, one).flatten(), [1 / 4, 3 / 4])
     near(attentive_pooling(v, k, one), [2.5])
     near(attentive_pooling(v, k, 0 * one), [2.0])
 

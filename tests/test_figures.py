@@ -76,7 +76,9 @@ def figure_7(length=6, masks=True):
 
 
 def figure_8(found=10):
-    lists = [(n, [retrieval.Found(pixels(), i % 2 == 0) for i in range(found)]) for n in 'ab']
+    lists = [
+        (n, [retrieval.FoundTracklet(pixels(), i % 2 == 0) for i in range(found)]) for n in 'ab'
+    ]
     return retrieval.draw([retrieval.Search('0001C1T0001', pixels(), lists)] * 2, CAPTION)
 
 

@@ -29,7 +29,7 @@ from stmn_plugin.datasets.synthetic import (
 )
 from stmn_plugin.datasets.synthetic.look import person_look
 from stmn_plugin.datasets.synthetic.truth import is_generated_from
-from stmn_plugin.datasets.synthetic_dataset import Synthetic
+from stmn_plugin.datasets.synthetic_dataset import SyntheticDataset
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import whole_folder
 
@@ -412,7 +412,7 @@ def test_the_key_trains_and_tests_on_painted_frames(painted):
     drawn, other = painted
     for flag, folder in ((False, drawn), (True, other)):
         options = {'transform': lambda image: image, 'verbose': False}
-        dataset = Synthetic(str(drawn.parents[1]), 'tiny', paint_out=flag, **options)
+        dataset = SyntheticDataset(str(drawn.parents[1]), 'tiny', paint_out=flag, **options)
         for split in (dataset.train, dataset.query, dataset.gallery):
             assert all(Path(paths[0]).is_relative_to(folder) for paths, *_ in split)
 

@@ -172,9 +172,9 @@ def test_the_two_thresholds_never_cross():
 
 
 def test_few_pairs_of_one_person_make_no_threshold():
-    pairs = Verification(verification.Pairs(*some_pairs(19)), {}, 5)
+    pairs = Verification(verification.PairDistances(*some_pairs(19)), {}, 5)
     assert pairs.pairs.at(1e-2) is not None and pairs.as_dict(1e-2)['threshold'] is None
-    pairs = Verification(verification.Pairs(*some_pairs(20)), {}, 5)
+    pairs = Verification(verification.PairDistances(*some_pairs(20)), {}, 5)
     assert pairs.as_dict(1e-2)['threshold']['unlikely_above'] == 18  # 1 of 20 is farther
 
 

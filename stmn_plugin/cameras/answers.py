@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import printable
 from stmn_plugin.evaluation.thresholds import Thresholds
+from stmn_plugin.labels import UNKNOWN_PERSON
 
 from .index import IndexedTracklet, ModelKey
-from .making import UNKNOWN_PERSON
 from .searching import Found, Query
 
 UTC = datetime.timezone.utc

@@ -11,10 +11,11 @@ import torch
 
 from stmn_plugin.datasets.csv_rows import csv_rows
 from stmn_plugin.errors import InputError
+from stmn_plugin.labels import UNKNOWN_PERSON
 
 from .index import IndexedTracklet, TrackletIndex, Where
 from .index.embedding import crops_of, row_of_entry
-from .making import UNKNOWN_PERSON, CroppingJob, make_tracklets
+from .making import CroppingJob, make_tracklets
 from .searching import Query
 
 if TYPE_CHECKING:

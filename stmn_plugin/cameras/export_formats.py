@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 Run: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class Format(NamedTuple):
+class ExportFormat(NamedTuple):
     """How a part of a model is written and read back."""
 
     write: Callable[[ExportedProgram, Path, str, str, str], list[str]]
@@ -99,7 +99,7 @@ def open_openvino(path: Path) -> Run:
 
 
 FORMATS = {
-    'onnx': Format(write_onnx, open_onnx),
-    'torch': Format(write_torch, open_torch),
-    'openvino': Format(write_openvino, open_openvino),
+    'onnx': ExportFormat(write_onnx, open_onnx),
+    'torch': ExportFormat(write_torch, open_torch),
+    'openvino': ExportFormat(write_openvino, open_openvino),
 }

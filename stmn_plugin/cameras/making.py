@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.labels import UNKNOWN_PERSON
 from stmn_plugin.whole_files import write_errors
 
 from .boxes import Boxes
@@ -22,7 +23,6 @@ from .selection import NO_PERSON, PAST_END, Filters, Selection, reasons, select,
 from .tree import move_into_tree, staging_folder
 from .videos import ImageFolder, VideoFile, open_source
 
-UNKNOWN_PERSON = 'unknown'
 JPEG: dict[str, Any] = {'format': 'JPEG', 'quality': 95, 'subsampling': 0}
 
 

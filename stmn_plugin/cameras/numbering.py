@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stmn_plugin.errors import InputError
 
 from .boxes import Boxes
-from .readers.formats import FORMATS, Format
+from .readers.formats import FORMATS, TrackFormat
 from .readers.options import Recording, TrackOptions
 
 
@@ -83,7 +83,7 @@ def by_name(path: Path, frames: NDArray[np.int64], images: tuple[str, ...]) -> N
 
 
 def in_pixels(
-    boxes: Boxes, format: Format, recording: Recording, options: TrackOptions
+    boxes: Boxes, format: TrackFormat, recording: Recording, options: TrackOptions
 ) -> NDArray[np.float64]:
     """Convert corners (N, 4) to pixels of the upright picture; pixel n covers n to n + 1."""
     size = np.array([recording.width, recording.height] * 2, np.float64)

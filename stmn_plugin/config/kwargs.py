@@ -109,7 +109,7 @@ def lr_scheduler_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 
 def synthetic_kwargs(cfg: CfgNode) -> dict[str, Any]:
-    """Return arguments of ``datasets.synthetic_dataset.Synthetic`` beyond the host's."""
+    """Return arguments of the dataset ``synthetic`` beyond the host's."""
     return {
         'preset': cfg.synthetic.preset,
         'seed': cfg.synthetic.seed,

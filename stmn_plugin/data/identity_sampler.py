@@ -7,6 +7,7 @@ import numpy as np
 import torchreid
 from torch.utils.data import Sampler
 
+from stmn_plugin.config.rules import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.distributed import shard
 from stmn_plugin.errors import InputError
 from stmn_plugin.randomness import seeded
@@ -18,9 +19,7 @@ from .tracklets import Tracklet
 Draw: TypeAlias = Callable[[int], list[list[int]]]
 """Epoch → batches of indices."""
 
-IDENTITY_PASS = 'IdentityPassSampler'  # ours: P x K, an epoch is one pass over the identities
 HOST_IDENTITIES = 'RandomIdentitySampler'
-HOST_SAMPLERS = tuple(torchreid.data.sampler.AVAI_SAMPLERS)
 TRAIN_SAMPLERS = (IDENTITY_PASS, *HOST_SAMPLERS)
 
 

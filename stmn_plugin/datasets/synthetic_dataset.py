@@ -7,7 +7,7 @@ from .host_datasets import Mars
 from .synthetic import ensure_preset
 
 
-class Synthetic(Mars):
+class SyntheticDataset(Mars):
     """Procedural multi-camera pedestrians (see ``stmn_plugin/datasets/synthetic``) in MARS layout.
 
     Args:

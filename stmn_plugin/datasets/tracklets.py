@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from stmn_plugin.data.frames import IMAGE_SUFFIXES
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
-from stmn_plugin.labels import UNKNOWN, natural_key, number_labels
+from stmn_plugin.labels import UNKNOWN, UNKNOWN_PERSON, natural_key, number_labels
 
 from .csv_rows import csv_rows
 from .index_cache import parse_once
@@ -26,7 +26,6 @@ from .listing import (
     splits_of,
 )
 
-UNKNOWN_PERSON = 'unknown'  # the pid of a query or gallery tracklet without a label
 COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
 ADVICE = (
     'give tracklets.csv with the columns ' + ','.join(COLUMNS) + ', or folders '

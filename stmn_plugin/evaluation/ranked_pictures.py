@@ -23,7 +23,7 @@ from stmn_plugin.whole_files import whole_file, whole_folder, write_errors
 from .features import TrackletFeatures
 from .ranked_lists import rank_and_list
 
-Found: TypeAlias = tuple[Sequence[str], bool]
+FoundFrames: TypeAlias = tuple[Sequence[str], bool]
 """Paths of a tracklet, or the one of an image, and whether the person is right."""
 
 UNSAFE = re.compile(r'[^\w.-]+')
@@ -104,7 +104,7 @@ def _title(paths: Sequence[str], pid: int, camid: int) -> str:
     return f'person{pid}_camera{camid}_{first.parent.name[:50]}_{first.stem[:50]}'
 
 
-def _write_folder(folder: Path, frames: Sequence[str], found: list[Found]) -> None:
+def _write_folder(folder: Path, frames: Sequence[str], found: list[FoundFrames]) -> None:
     with write_errors(folder):
         if (folder / QUERY).is_dir():
             shutil.rmtree(folder)
@@ -126,7 +126,7 @@ def _copy(paths: Sequence[str], folder: Path) -> None:
             shutil.copyfileobj(source, target)
 
 
-def _write_sheet(path: Path, image: str, found: list[Found], size: tuple[int, int]) -> None:
+def _write_sheet(path: Path, image: str, found: list[FoundFrames], size: tuple[int, int]) -> None:
     width, height = size
     sheet = Image.new('RGB', ((width + SPACING) * (1 + len(found)), height), WHITE)
     shown = [(image, BLACK), *((str(other), GREEN if right else RED) for other, right in found)]

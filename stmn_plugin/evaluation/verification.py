@@ -43,7 +43,7 @@ class Operating(NamedTuple):
     false_pairs: int  # negative pairs that are accepted; no more than the rate allows
 
 
-class Pairs(NamedTuple):
+class PairDistances(NamedTuple):
     """Distances of labelled pairs, ascending."""
 
     positive: Distances
@@ -81,8 +81,8 @@ class Pairs(NamedTuple):
 class Verification(NamedTuple):
     """Pairs of a target, all together and by their two cameras."""
 
-    pairs: Pairs
-    by_cameras: dict[tuple[int, int], Pairs]  # smaller camid first
+    pairs: PairDistances
+    by_cameras: dict[tuple[int, int], PairDistances]  # smaller camid first
     persons: int  # of the positive pairs
 
     def as_dict(self, rate: float) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Verification(NamedTuple):
         }
 
 
-def threshold(pairs: Pairs, rate: float) -> dict[str, Any] | None:
+def threshold(pairs: PairDistances, rate: float) -> dict[str, Any] | None:
     """Find the two distances between which a pair is undecided.
 
     The result is None if the rate cannot be measured, or if the nearest pairs are hardly more often
@@ -124,7 +124,7 @@ def threshold(pairs: Pairs, rate: float) -> dict[str, Any] | None:
     }
 
 
-def _described(pairs: Pairs, rates: Iterable[float]) -> dict[str, Any]:
+def _described(pairs: PairDistances, rates: Iterable[float]) -> dict[str, Any]:
     points = {rate: pairs.at(rate) for rate in rates}
     return {
         'positive_pairs': len(pairs.positive),
@@ -255,10 +255,10 @@ class _Collected:
         if self._held >= 2 * self._kept + (1 << 16):
             self._reduce()
 
-    def pairs(self) -> Pairs:
+    def pairs(self) -> PairDistances:
         self._reduce()
         positive = np.concatenate([np.zeros(0, np.float32), *self.positive])
-        return Pairs(np.sort(positive), np.sort(self._nearest[0]), self.num_negative)
+        return PairDistances(np.sort(positive), np.sort(self._nearest[0]), self.num_negative)
 
     def _reduce(self) -> None:
         values = np.concatenate([np.zeros(0, np.float32), *self._nearest])

@@ -26,7 +26,7 @@ from stmn_plugin.data.frames import read_image
 from stmn_plugin.datasets.downloads import fetch_dataset, fetch_weights
 from stmn_plugin.datasets.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID
 from stmn_plugin.datasets.lsvid import LSVID
-from stmn_plugin.datasets.synthetic_dataset import Synthetic
+from stmn_plugin.datasets.synthetic_dataset import SyntheticDataset
 from stmn_plugin.datasets.tracklets import Tracklets
 from stmn_plugin.losses import MemorySpreadLoss
 from stmn_plugin.models import VIDEO_MODELS, VideoModel
@@ -56,7 +56,7 @@ def register(cfg: CfgNode | None = None, **model_options: Any) -> None:
     datasets = {
         'lsvid': LSVID,
         'tracklets': Tracklets,
-        'synthetic': functools.partial(Synthetic, **synthetic_kwargs(cfg)),
+        'synthetic': functools.partial(SyntheticDataset, **synthetic_kwargs(cfg)),
     }
     for name, dataset in datasets.items():
         _bind(dataset_registry(), name, dataset)

@@ -15,7 +15,7 @@ from .ultralytics import FIRST_FRAME, read_ultralytics
 
 
 @dataclass(frozen=True)
-class Format:
+class TrackFormat:
     """A format.
 
     Attributes:
@@ -34,12 +34,12 @@ class Format:
 
 
 FORMATS = {
-    'mot': Format(read_mot),
-    'ultralytics': Format(
+    'mot': TrackFormat(read_mot),
+    'ultralytics': TrackFormat(
         read_ultralytics, FIRST_FRAME, fractions=True, last_of_stride=True, several=True
     ),
-    'supervision': Format(read_supervision),
-    'cvat': Format(read_cvat, 0),
-    'coco': Format(read_coco, several=True),
-    'deepstream': Format(read_deepstream, 0, several=True),
+    'supervision': TrackFormat(read_supervision),
+    'cvat': TrackFormat(read_cvat, 0),
+    'coco': TrackFormat(read_coco, several=True),
+    'deepstream': TrackFormat(read_deepstream, 0, several=True),
 }

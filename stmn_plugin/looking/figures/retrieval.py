@@ -24,7 +24,7 @@ REFINED = {'frame_feature', 'refined_feature'}
 RIGHT, WRONG = '✓', '✗'
 
 
-class Found(NamedTuple):
+class FoundTracklet(NamedTuple):
     """A retrieved tracklet."""
 
     picture: NDArray[np.uint8]  # (h, w, 3)
@@ -36,7 +36,7 @@ class Search(NamedTuple):
 
     title: str
     picture: NDArray[np.uint8]  # (h, w, 3), of the query
-    lists: list[tuple[str, list[Found]]]  # features → tracklets, the nearest first
+    lists: list[tuple[str, list[FoundTracklet]]]  # features → tracklets, the nearest first
 
 
 def draw(searches: Sequence[Search], caption: str) -> Figure:
@@ -82,7 +82,7 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
     if evaluator.protocol.queries_searched and target.gallery_needs_queries:
         rows = np.concatenate([rows, run.tracklets.query])
     selected = run.selection.queries
-    lists: dict[int, list[tuple[str, list[Found]]]] = {row: [] for row in selected}
+    lists: dict[int, list[tuple[str, list[FoundTracklet]]]] = {row: [] for row in selected}
     scores = []
     for name, searched, distances in _searches(run, evaluator):
         precision = evaluator.protocol.average_precision
@@ -93,7 +93,7 @@ def figure_8(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
         for row in selected:
             place = run.tracklets.query.tolist().index(row)
             found = [
-                Found(thumbnail_of(run, rows[index], 0), is_match)
+                FoundTracklet(thumbnail_of(run, rows[index], 0), is_match)
                 for index, is_match, distance in zip(
                     ranked.indices[place],
                     ranked.is_match[place],

@@ -85,7 +85,7 @@ class CSAConfig(SharedEncoderConfig):
     )
 
 
-def frame_weights(keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
+def attention_weights(keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
     """Compute the attention over the frames of snippets.
 
     Args:
@@ -103,12 +103,12 @@ def frame_weights(keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
 
 
 def attentive_pooling(values: Tensor, keys: Tensor, query: Tensor, by: str = 'channel') -> Tensor:
-    """Pool the values v (..., L, d) of snippets, as :func:`frame_weights` → e (..., d).
+    """Pool the values v (..., L, d) of snippets, as :func:`attention_weights` → e (..., d).
 
     With v and k (G, L, d) of gallery snippets and q (P, 1, d) of probes it is co-attention:
     e(g|p), (P, G, d).
     """
-    return (frame_weights(keys, query, by) * values).sum(dim=-2)
+    return (attention_weights(keys, query, by) * values).sum(dim=-2)
 
 
 class FrameHead(nn.Module):
@@ -307,7 +307,7 @@ class CSA(VideoModel):
         maps = self.encoder(clips.flatten(0, 1)).frame_features
         raw = global_average(maps).unflatten(0, clips.shape[:2])
         snippets = self.snippets(raw)
-        weights = frame_weights(snippets.keys, snippets.query, self.config.attention)
+        weights = attention_weights(snippets.keys, snippets.query, self.config.attention)
         return {
             'attention': weights.mean(dim=2),
             'channel_attention': weights,

@@ -89,7 +89,7 @@ class PairClassifier(nn.Module):
         return logits
 
 
-class Pairs(NamedTuple):
+class HardPairs(NamedTuple):
     """For each clip of a batch another, and whether there is one; otherwise the clip itself."""
 
     others: Tensor  # (B,)
@@ -97,7 +97,7 @@ class Pairs(NamedTuple):
 
 
 @torch.no_grad()
-def hardest_pairs(features: Tensor, pids: Tensor) -> tuple[Pairs, Pairs]:
+def hardest_pairs(features: Tensor, pids: Tensor) -> tuple[HardPairs, HardPairs]:
     """Find the farthest clip of the same identity, and the nearest of another, for each clip.
 
     Args:
@@ -112,7 +112,7 @@ def hardest_pairs(features: Tensor, pids: Tensor) -> tuple[Pairs, Pairs]:
         exist = candidates.any(dim=1)
         nearest = nearness.masked_fill(~candidates, torch.inf).argmin(dim=1)
         own = torch.arange(len(pids), device=pids.device)
-        chosen.append(Pairs(torch.where(exist, nearest, own), exist))
+        chosen.append(HardPairs(torch.where(exist, nearest, own), exist))
     return chosen[0], chosen[1]
 
 
