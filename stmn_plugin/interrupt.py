@@ -16,6 +16,9 @@ from .distributed import max_over_ranks, world_size
 # nearly up; Windows has neither
 NOTICES = tuple(getattr(signal, n) for n in ('SIGHUP', 'SIGUSR1') if hasattr(signal, n))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *NOTICES)
+# torchrun passes on a signal that every process of the job may have got by itself; on a busy
+# machine it takes seconds to do so
+REPEAT_SECONDS = 5.0
 
 
 def signals_to_handle() -> list[signal.Signals]:
@@ -77,8 +80,7 @@ class Interruption:
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
         if signum not in NOTICES and self._pressed:
-            # torchrun passes on a signal that every process of the job may have got by itself
-            if world_size() > 1 and time.monotonic() - self._since < 1:
+            if world_size() > 1 and time.monotonic() - self._since < REPEAT_SECONDS:
                 return
             os._exit(128 + signum)  # no clean-up is needed: files are complete or absent
         if signum not in NOTICES:

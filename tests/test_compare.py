@@ -7,14 +7,13 @@ import mmap
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import miniatures
 import numpy as np
 import pytest
+import signalled
 from PIL import Image
 from written_runs import alone, evaluation, write_run
 
@@ -200,25 +199,16 @@ def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
     keys = ['train.max_epoch', '6', 'train.save_freq', '6']
     command = [sys.executable, str(tool), '--config-file', str(config), '--root', mars_root]
     command += ['--output', str(tmp_path / 'out'), *flags, *small_run[:-2], *keys]
-    environment = {**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / 'out').glob('*/metrics.jsonl')):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert 'the same command continues from there' in err and 'Traceback' not in err
+    send = 'os.kill(os.getppid(), signal.SIGINT)'  # the run that is compared does so
+    environment = signalled.environment(tmp_path / 'site', repository, send, step=(3, 1))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert 'the same command continues from there' in done.stderr and 'Traceback' not in done.stderr
     assert not (tmp_path / 'out' / 'compare.md').exists()
     (folder,) = (tmp_path / 'out').glob('osnet*')
-    saved = [json.loads(line)['epoch'] for line in (folder / 'metrics.jsonl').open()][-1]
-    assert 0 < saved < 6
-    assert f'interrupted after epoch {saved} of 6' in run(*flags, '--dry-run', keys=keys)[1]
+    assert 'interrupted after epoch 2 of 6' in run(*flags, '--dry-run', keys=keys)[1]
     code, out, _ = run(*flags, keys=keys)
-    assert code == 0 and f'training, from epoch {saved} of 6' in out
+    assert code == 0 and 'training, from epoch 2 of 6' in out
     epochs = [json.loads(line)['epoch'] for line in (folder / 'metrics.jsonl').open()]
     assert epochs == list(range(1, 7))  # none was trained again
 

@@ -119,6 +119,17 @@ def test_what_is_claimed_is_one_processes_until_it_fails(url):
             assert mine == []
 
 
+def test_work_that_failed_is_claimed_by_a_new_connection_as_by_the_first(url):
+    """Often: a new one may lie in memory where the lost one lay."""
+    rows = make_rows(20)
+    with TrackletIndex.open(url, KEY) as index:
+        for _ in range(20):
+            with pytest.raises(KeyError), index.claim(rows, 15):
+                raise KeyError
+            with index.claim(rows, 20) as mine:
+                assert len(mine) == 20
+
+
 def test_a_server_that_restarts_is_waited_for_and_one_that_stays_away_ends_it(
     postgres_url, monkeypatch, messages
 ):

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torchvision
 from references import stmn as references
-from test_distributed import free_port
+from test_distributed import reserved_port
 from test_every_model import NARROW, narrow_resnet
 from torch import nn
 from torch._subclasses.fake_tensor import (
@@ -516,11 +516,12 @@ def test_reranking_on_the_device_is_that_of_the_papers_sets(metric, device):
 
 def test_the_operations_of_a_group_with_one_process(device, make_engine):
     """With NCCL on a GPU; a run on one process makes no group, so they are called here."""
-    address = f'tcp://127.0.0.1:{free_port()}'
     backend = 'cpu:gloo,cuda:nccl' if device == 'cuda' else 'gloo'
     engine, plain = make_engine(device), make_engine(device)
     batch = next(iter(engine.train_loader))
-    dist.init_process_group(backend, init_method=address, world_size=1, rank=0)
+    with reserved_port() as port:
+        address = f'tcp://127.0.0.1:{port}'
+        dist.init_process_group(backend, init_method=address, world_size=1, rank=0)
     try:
         rows = torch.randn(3, 2, device=device, requires_grad=True)
         gathered = distributed._Gather.apply(rows)

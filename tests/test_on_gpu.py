@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -36,20 +34,37 @@ def test_a_dry_summary_shows_no_number(modules):
     assert '| ours | 123.5 |' in real and 'DRY' not in real and 'Machine: a card' in real
 
 
+WITH_A_WORKER = """
+import subprocess, sys, time
+print('in the log', flush=True)
+worker = 'import time; print("begun", flush=True); time.sleep(60); print("lived on")'
+subprocess.Popen([sys.executable, '-c', worker], stdout=open(sys.argv[1], 'w'))
+time.sleep(60)
+"""
+
+
 def test_a_process_beyond_its_budget_is_stopped_with_its_workers(modules, tmp_path, monkeypatch):
     on_gpu, *_ = modules
-    results = on_gpu.Results(tmp_path, 'CPU')
-    worker = 'import subprocess, sys, time; '
-    worker += 'c = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]); '
-    worker += 'print(c.pid, flush=True); time.sleep(60)'
-    lines, start = [], time.monotonic()
-    state = on_gpu.call(results, ['-c', worker], 3, lines.append)
-    assert state.startswith('stopped after') and time.monotonic() - start < 40
-    (pid,) = (line for line in lines if line.isdecimal())
-    status = Path(f'/proc/{pid}/status')
-    assert not status.exists() or 'State:\tZ' in status.read_text()
-    assert on_gpu.call(results, ['-c', 'raise SystemExit(3)'], 60) == 'exit code 3'
-    assert on_gpu.call(results, ['-c', 'pass'], 60) == 'ended'
+    results, pipe, lines = on_gpu.Results(tmp_path, 'CPU'), tmp_path / 'pipe', []
+    os.mkfifo(pipe)
+
+    class Begun(subprocess.Popen):
+        """Its budget begins when its worker runs, of which the pipe tells until it ends."""
+
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            lines.append(open(pipe))  # noqa: SIM115
+            assert lines[0].readline() == 'begun\n'
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, 'Popen', Begun)
+        state = on_gpu.call(results, ['-c', WITH_A_WORKER, pipe], 1, lines.append)
+    told, *lines = lines
+    assert state.startswith('stopped after') and lines == ['in the log']
+    assert told.read() == ''
+    told.close()
+    assert on_gpu.call(results, ['-c', 'raise SystemExit(3)'], 600) == 'exit code 3'
+    assert on_gpu.call(results, ['-c', 'pass'], 600) == 'ended'
 
 
 def test_results_are_on_disk_before_the_next(modules, tmp_path):

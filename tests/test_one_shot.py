@@ -17,7 +17,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from references import eug as reference
-from test_distributed import free_port, narrow_resnet
+from test_distributed import narrow_resnet, reserved_port
 from test_every_model import narrow_resnet as narrow_in_all_stages
 
 from stmn_plugin.cli import one_shot, train
@@ -687,16 +687,17 @@ def test_a_step_is_an_ordinary_run(copied, mars_root):
 @pytest.mark.slow
 def test_two_processes_take_the_steps_together(words, repository, tmp_path):
     keys = ['train.max_epoch', 1, 'train.batch_size', 4]
-    done = subprocess.run(
-        [
-            *(sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2'),
-            *('--master-port', str(free_port()), str(repository / 'tools' / 'one_shot.py')),
-            *map(str, words(tmp_path / 'steps', *keys)),
-        ],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(repository)},
-        capture_output=True,
-        text=True,
-    )
+    with reserved_port() as port:
+        done = subprocess.run(
+            [
+                *(sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2'),
+                *('--master-port', str(port), str(repository / 'tools' / 'one_shot.py')),
+                *map(str, words(tmp_path / 'steps', *keys)),
+            ],
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(repository)},
+            capture_output=True,
+            text=True,
+        )
     assert done.returncode == 0, done.stderr
     for line in ('Step 0 of 1', 'Step 1 of 1', 'Epoch 1/1', 'right of all estimated'):
         assert done.stdout.count(line) == (2 if line == 'Epoch 1/1' else 1), line

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -279,28 +279,40 @@ def test_a_bug_in_a_worker_is_reported_with_its_traceback(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def start(folder, spec):
+def start(folder):
     """Another process that generates ``folder``; forked, so that it need not import torch again."""
     context = multiprocessing.get_context('fork')
-    process = context.Process(target=generate, args=(folder, spec), kwargs={'workers': 2})
+    process = context.Process(target=generate, args=(folder, TINY), kwargs={'workers': 2})
     process.start()
     return process
 
 
-def test_kill_halfway_leaves_no_folder_and_the_next_call_succeeds(tmp_path):
+def test_kill_halfway_leaves_no_folder_and_the_next_call_succeeds(tmp_path, monkeypatch):
     folder = tmp_path / 'data'
-    process = start(folder, PRESETS['default'])
-    while not any(tmp_path.rglob('*.jpg')):
-        assert process.is_alive(), 'ended before it drew anything'
-        time.sleep(0.02)
+    reader, pipe = os.pipe()
+
+    draw_tracklet, drawn = writer.draw_tracklet, []
+
+    def draw_one(*args):
+        if drawn:
+            os.write(pipe, b'.')
+            signal.pause()
+        drawn.append(args)
+        return draw_tracklet(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, 'draw_tracklet', draw_one)
+        process = start(folder)
+    os.close(pipe)
+    assert os.read(reader, 1) == b'.'
     process.kill()  # SIGKILL
     process.join()
     assert not folder.exists()
     (lock,) = tmp_path.glob('.data.tmp-*.lock')
     assert any(lock.with_suffix('').rglob('*.jpg'))  # it was half-way
-    drawn = None
-    while drawn != (drawn := len([*tmp_path.rglob('*.jpg')])):  # until its workers have noticed
-        time.sleep(0.5)
+    while os.read(reader, 1):  # until its workers have ended, too
+        pass
+    os.close(reader)
     generate(folder, TINY, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ['data']  # the left-over is gone
     assert load_truth(folder).spec == TINY
@@ -334,7 +346,7 @@ def test_temporary_of_a_living_process_is_left_alone(tmp_path):
 
 
 def test_two_racing_processes_end_with_one_good_folder(tiny, tmp_path):
-    racers = [start(tmp_path / 'data', TINY) for _ in range(2)]
+    racers = [start(tmp_path / 'data') for _ in range(2)]
     for racer in racers:
         racer.join()
     assert [racer.exitcode for racer in racers] == [0, 0]

@@ -77,7 +77,8 @@ class PostgresStore:
     def __init__(self, url: str, settings: Mapping[str, str] | None, dim: int = 0):
         self._server = Server(url, with_pgvector=settings is not None)
         self._work = Server(url)  # whose transactions are open while tracklets are embedded
-        self._wanted: tuple[int, frozenset[Name]] = (0, frozenset())  # connection, what it knows
+        # what a connection knows; the connection itself, as another may get its id()
+        self._wanted: tuple[Connection | None, frozenset[Name]] = (None, frozenset())
         self.name = self._server.name
         self._server.run(lambda db: _make_tables(db, self.name, settings, dim))
 
@@ -197,9 +198,9 @@ class PostgresStore:
     def _take(self, db: Connection, wanted: frozenset[Name], limit: int) -> list[Name]:
         """Begin a transaction that holds at most ``limit`` of the wanted, none of them done."""
         connection, known = self._wanted
-        if connection != id(db) or not wanted <= known:
+        if connection is not db or not wanted <= known:
             _enqueue(db, wanted)
-            self._wanted = id(db), wanted
+            self._wanted = db, wanted
         while True:
             db.execute('BEGIN')
             names = [(tree, tracklet) for tree, tracklet in db.execute(TAKE, [limit])]
