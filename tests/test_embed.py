@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import postgres
 import pytest
 import torch
 import toy_models
@@ -16,6 +17,7 @@ from stmn_plugin.cameras.index.embedding import crops_of, embed_rows, tree_rows
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest, write_manifest
 from stmn_plugin.cli import embed as command
 from stmn_plugin.cli import index as index_command
+from stmn_plugin.cli import search
 from stmn_plugin.config import flatten, load_config
 from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec, build_video_model
@@ -221,3 +223,20 @@ def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, 
     assert capsys.readouterr().out == f'{path}: 2 tracklets deleted, 10 left\n'
     index_command.main([path, '--delete', '--older-than', '1d'])
     assert capsys.readouterr().out == f'{path}: 10 tracklets deleted, 0 left\n'
+
+
+def test_a_password_in_the_url_is_nowhere_in_what_is_written(
+    tree, checkpoint, tmp_path, postgres_url, capsys
+):
+    pytest.importorskip('jinja2')
+    url = f'{postgres.empty(postgres_url)}&password=secret'
+    run(checkpoint, tree, '--index', url)
+    index_command.main([url])
+    files = [str(tmp_path / f'answer.{name}') for name in ('json', 'html', 'csv')]
+    flags = ['--json', files[0], '--html', files[1], '--csv', files[2]]
+    search.main(['--index', url, '--person', 'Käthe', *flags])
+    index_command.main([url, '--delete', '--camera', 'gate'])
+    out, err = capsys.readouterr()
+    assert '12 tracklets added' in out and 'tracklets deleted' in out and '12 tracklets in' in out
+    for text in (out, err, *(Path(file).read_text() for file in files)):
+        assert 'secret' not in text

@@ -172,6 +172,8 @@ def test_a_server_that_refuses_is_one_line_at_once(postgres_url, monkeypatch):
         (postgres_url.replace('/postgres?', '/nowhere?'), 'database "nowhere" does not exist'),
         ('postgresql://u:secret@localhost:x/y', "'x' is no port"),
         ('postgresql://u:secret@localhost/y?sslmode=maybe', 'sslmode'),
+        ('postgresql://u:secret@[::1', 'the URL of the server cannot be read: .* IPv6'),
+        ('postgresql://u:secret%zz@localhost/y', 'cannot be read: invalid percent-encoded'),
     ):
         with pytest.raises(InputError, match=said) as raised:
             TrackletIndex.open(url)

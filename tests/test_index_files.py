@@ -206,7 +206,7 @@ def test_what_is_no_index_is_refused_and_left_alone(path):
         with pytest.raises(InputError, match='a database of another program'):
             TrackletIndex.open(path, model)
     assert path.read_bytes() == before
-    with pytest.raises(InputError, match='index: unable to open'):
+    with pytest.raises(InputError, match='index is a folder, an index is a file'):
         TrackletIndex.open(path.parent, KEY)
     with pytest.raises(InputError, match='missing'):
         TrackletIndex.open(path.parent / 'missing' / 'people.db', KEY)

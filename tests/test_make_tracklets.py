@@ -192,12 +192,14 @@ def test_what_is_no_video_is_one_line(video, tmp_path):
     content = video.read_bytes()
     (tmp_path / 'no_index.mp4').write_bytes(content[: content.index(b'moov') - 4])
     (tmp_path / 'text.mp4').write_text('1,3,10,20,30,40\n' * 100)
+    (tmp_path / 'tracks.txt').write_text('1,3,10,20,30,40\n' * 100)
     (tmp_path / 'empty.mp4').touch()
     (tmp_path / 'list.m3u8').write_text(f'#EXTM3U\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n')
     sound_alone(tmp_path / 'sound.mp4')
     for name, said in {
         'no_index.mp4': 'cannot be read as a video; it is damaged, truncated or no video',
         'text.mp4': 'damaged, truncated or no video',
+        'tracks.txt': 'is a text file, no video',  # FFmpeg draws its letters
         'empty.mp4': 'damaged, truncated or no video',
         'list.m3u8': 'damaged, truncated or no video',
         'sound.mp4': 'there is no video in it',

@@ -22,6 +22,7 @@ from stmn_plugin.labels import natural_key
 from .readers.options import Recording
 
 Pixels: TypeAlias = NDArray[np.uint8]
+TEXT = 'tty'  # FFmpeg makes pictures of the letters of a text file
 
 
 class Frame(NamedTuple):
@@ -96,6 +97,8 @@ class VideoFile:
                 container = stack.enter_context(
                     av.open(f'file:{self.path}', options={'protocol_whitelist': 'file'})
                 )
+            if container.format.name == TEXT:
+                raise InputError(f'{self.path}: is a text file, no video')
             if not container.streams.video:
                 raise InputError(f'{self.path}: there is no video in it')
             stream = container.streams.video[0]

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rate = f', {added / seconds:.1f} a second' if added else ''
             print(
                 printable(
-                    f'{args.index}: {added:,} tracklets added in {seconds:.1f} s{rate}; '
+                    f'{index.name}: {added:,} tracklets added in {seconds:.1f} s{rate}; '
                     f'{len(index):,} in all'
                 )
             )

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.delete:
                 deleted = index.delete(where, everything=args.all)
                 print(
-                    printable(f'{args.index}: {deleted:,} tracklets deleted, ')
+                    printable(f'{index.name}: {deleted:,} tracklets deleted, ')
                     + f'{len(index):,} left'
                 )
                 return

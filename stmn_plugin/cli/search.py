@@ -152,6 +152,8 @@ def check_args(args: argparse.Namespace) -> None:
     missing = [name for name, value in of_video.items() if not value]
     if args.video and missing:
         raise InputError(f'--video: needs {missing[0]}, too')
+    if args.video and not args.checkpoint:
+        raise InputError('--video: CHECKPOINT must name the model that the index was made with')
     if not args.video and len(missing) < len(of_video):
         raise InputError('--track, --tracks and --format are of a --video')
     both = sorted(set(args.camera) & set(args.not_camera))
@@ -244,7 +246,7 @@ def options_line(args: argparse.Namespace, index: 'TrackletIndex', most: int) ->
         index: that was searched.
         most: tracklets of a query.
     """
-    parts = [f'{len(index):,} tracklets in {Path(args.index).name}']
+    parts = [f'{len(index):,} tracklets in {Path(index.name).name}']
     for names, word in ((args.camera, 'cameras'), (args.not_camera, 'not cameras')):
         if names:
             parts.append(f'{word} {", ".join(names)}')

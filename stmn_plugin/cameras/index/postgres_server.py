@@ -122,10 +122,12 @@ def _without_password(url: str) -> str:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
-        raise InputError(f'{" ".join(str(error).split())}') from error
+        reason = str(error).partition(': "')[0]  # behind it is what may be the password
+        raise InputError(f'the URL of the server cannot be read: {reason}') from None
     for port in str(parts.get('port') or '5432').split(','):
         if not port.isdecimal():  # the resolver of names would call it away
             raise InputError(f'{port!r:.80} is no port of a PostgreSQL server')
     user = f'{parts["user"]}@' if parts.get('user') else ''
     port = f':{parts["port"]}' if parts.get('port') else ''
-    return f'postgresql://{user}{parts.get("host", "")}{port}/{parts.get("dbname", "")}'
+    database = parts.get('dbname') or parts.get('user', '')
+    return f'postgresql://{user}{parts.get("host", "")}{port}/{database}'

@@ -64,6 +64,8 @@ class SqliteStore:
         self._matrix = Matrix(path.with_name(f'{path.name}-matrix'))
         if settings is None and not path.exists():
             raise InputError(f'no index {path}: tools/embed.py makes one')
+        if path.is_dir():
+            raise InputError(f'{path} is a folder, an index is a file')
         with self._errors():
             mode = 'rw' if settings is None else 'rwc'
             self._db = sqlite3.connect(

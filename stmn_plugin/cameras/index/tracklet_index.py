@@ -30,11 +30,13 @@ class TrackletIndex:
 
     Attributes:
         model: what the features depend on.
+        name: of the file or server, without a password, for messages.
     """
 
     def __init__(self, store: Store, model: ModelKey):
         self._store = store
         self.model = model
+        self.name = store.name
         self._metric = 'cosine' if model.has_unit_features else 'euclidean'
 
     @classmethod
