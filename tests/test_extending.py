@@ -15,8 +15,10 @@ from test_readme import blocks
 
 from stmn_plugin.cli import compare, train
 from stmn_plugin.config.sections import SECTIONS
+from stmn_plugin.errors import InputError
 from stmn_plugin.host.registration import dataset_registry, model_registry, register
 from stmn_plugin.models.base import VIDEO_MODELS
+from stmn_plugin.plugins import load_plugins
 
 REPOSITORY = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -83,6 +85,49 @@ def test_a_model(page, capsys):
     capsys.readouterr()
     compare.main([*comparing, '--dry-run', '--seeds', '1'])
     assert 'max_pooling' in capsys.readouterr().out
+
+
+@pytest.fixture
+def installed(page, tmp_path, monkeypatch):
+    """The module of a package with the model of the page, laid out as an installer does."""
+    page('add-a-model.md')
+    [metadata] = blocks((REPOSITORY / 'docs/add-a-model.md').read_text(encoding='utf-8'), 'toml')
+    site = tmp_path / 'site-packages'
+    names = re.search(r'(?m)^\w+ = "(?P<package>\w+)\.(?P<module>\w+)"$', metadata)
+    package = site / names['package']
+    package.mkdir(parents=True)
+    (package / '__init__.py').touch()
+    module = package / f'{names["module"]}.py'
+    module.write_bytes((tmp_path / 'max_pooling.py').read_bytes())
+    info = site / f'{names["package"]}-1.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(
+        f'Metadata-Version: 2.1\nName: {names["package"]}\nVersion: 1.0\n'
+    )
+    entry = metadata.replace('[project.entry-points.', '[').replace('"', '')
+    (info / 'entry_points.txt').write_text(entry)
+    monkeypatch.syspath_prepend(site)
+    yield module
+    for name in [name for name in sys.modules if name.partition('.')[0] == names['package']]:
+        del sys.modules[name]
+
+
+def test_a_model_of_an_installed_package_needs_no_flag(installed, capsys):
+    load_plugins.__wrapped__()  # as the first command of a process does
+    words = '--config stmn_synthetic -a max_pooling max_pooling.mean_share 0.5'
+    train.main([*words.split(), *SMALL.split(), 'data.save_dir', 'log/installed'])
+    assert json.loads(Path('log/installed/metrics.json').read_text())['arch'] == 'max_pooling'
+    capsys.readouterr()
+    train.main(['--list-archs', '--video'])
+    assert 'max_pooling' in capsys.readouterr().out
+
+
+def test_a_broken_package_is_one_line(installed):
+    installed.write_text('import nowhere_to_be_found\n')
+    with pytest.raises(InputError) as caught:
+        load_plugins.__wrapped__()
+    (line,) = str(caught.value).splitlines()
+    assert 'my_architectures = my_package.models' in line and 'nowhere_to_be_found' in line
 
 
 def test_a_dataset(page, tmp_path):
