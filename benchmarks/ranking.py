@@ -1,6 +1,6 @@
-"""Seconds and peak memory of ranking, re-ranking and search, with the floor of each beside it.
+"""Seconds and peak memory of ranking, re-ranking and search, with the floor of each.
 
-    python benchmarks/ranking.py                  MARS size, torchreid's Python ranking beside ours
+    python benchmarks/ranking.py                  MARS size, torchreid's Python ranking and ours
     python benchmarks/ranking.py --host-rerank    and torchreid's re-ranking, half a minute a time
     python benchmarks/ranking.py --million        1,000 queries, a gallery of 1,000,000 in float16
     python benchmarks/ranking.py --million --mapped    the same in float32, in a file of 8.2 GB

@@ -1,4 +1,4 @@
-"""Frames per second of one reading process: the host's path beside ours, on the same JPEG files.
+"""Frames per second of one reading process: the host's path and ours, on the same JPEG files.
 
     python benchmarks/reading.py
 

@@ -269,9 +269,9 @@ def test_filters_say_what_they_left_out():
         'smaller than 5 x 1 pixels': 1,
         'less than half in the picture': 1,
         'outside the picture': 1,
-        'in tracks of less than 2 boxes': 1,
+        'in tracks of fewer than 2 boxes': 1,
     }
-    assert chosen.tracks_left_out == {'in tracks of less than 2 boxes': 1}
+    assert chosen.tracks_left_out == {'in tracks of fewer than 2 boxes': 1}
     assert (chosen.total_boxes, chosen.total_tracks) == (8, 2)
     with pytest.raises(
         InputError, match=r'no box is of the class dog; --classes takes car, person'
@@ -517,8 +517,8 @@ def test_the_command_says_what_was_kept_and_what_was_left_out(video, tmp_path, c
     assert said[:3] == [
         'lobby.mp4, camera door: 1 tracklets with 10 crops, of 2 tracks with 23 boxes',
         '  boxes left out: 10 not sampled (--every, --max-frames), '
-        '2 in tracks of less than 5 boxes, 1 no track id',
-        '  tracks left out: 1 in tracks of less than 5 boxes',
+        '2 in tracks of fewer than 5 boxes, 1 no track id',
+        '  tracks left out: 1 in tracks of fewer than 5 boxes',
     ]
     assert said[-1] == f'{tmp_path}/tree/manifest.jsonl: 1 tracklets, 1 cameras'
     assert read_manifest(tmp_path / 'tree')[0].start == '2026-03-01T08:00:00.000+00:00'

@@ -97,7 +97,7 @@ def select(path: object, boxes: Boxes, recording: Recording, filters: Filters) -
     smallest = f'smaller than {filters.min_width} x {filters.min_height} pixels'
     boxes = boxes.only((width >= filters.min_width) & (height >= filters.min_height), smallest)
     counts = np.bincount(boxes.tracks, minlength=len(boxes.track_ids))
-    short = f'in tracks of less than {filters.min_frames} boxes'
+    short = f'in tracks of fewer than {filters.min_frames} boxes'
     tracks_left_out = Counter({short: int(((counts > 0) & (counts < filters.min_frames)).sum())})
     boxes = boxes.only(counts[boxes.tracks] >= filters.min_frames, short)
     boxes = boxes.only(sampled(boxes, filters.every, filters.max_frames), NOT_SAMPLED)
