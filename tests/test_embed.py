@@ -212,6 +212,8 @@ def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, 
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[:4] == ['gate', '6', '1', '0'] and lines[3].split()[3] == '1'
     assert lines[-1] == '12 tracklets, times in UTC'
+    index_command.main([path, '--camera', 'elsewhere'])
+    assert capsys.readouterr().out == '0 tracklets, times in UTC\n'
     index_command.main([path, '--rows', '--person', 'Käthe'])
     [line] = capsys.readouterr().out.splitlines()
     assert line.split('\t')[2:6] == ['gallery/unknown/lobby/video-0', 'lobby', 'video.mp4', 'Käthe']

@@ -116,6 +116,7 @@ def test_mot_ids_below_zero_are_detections(read):
         ('1,3,nan,20,30,40', "tracks.txt:1: the left of the box must be a number, got 'nan'"),
         ('1,3,1,2,3,1e999', "the height of the box must be a number, got '1e999'"),
         ('', 'tracks.txt: holds no box'),
+        ('1,3,1,2,3,4,0\n2,3,1,2,0,4', 'no box is left: 1 marked to be ig.*, 1 box without area'),
         ('1,3,1,2,3,4\n1,3,5,6,7,8', 'track 3 has two boxes in frame 1; it may hold several runs'),
     ],
 )
@@ -354,7 +355,7 @@ def test_cvat_of_a_video_of_another_size(read):
             '<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>',
             r'no XML that can be read \(EntitiesForbidden',
         ),
-        (cvat([(0, 0, '')], shape='polygon'), 'holds no box'),
+        (cvat([(0, 0, '')], shape='polygon'), 'no box is left: 1 polygon, no box'),
         (cvat([('x', 0, '')]), "track 0: frame must be a number, got 'x'"),
     ],
 )

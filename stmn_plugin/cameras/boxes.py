@@ -103,6 +103,8 @@ class BoxRows:
                     f'{path}: none of its {self.left_out.total():,} boxes has a track id: these '
                     'are detections, run a tracker first'
                 )
+            if self.left_out:
+                raise InputError(f'{path}: no box is left: {reasons(self.left_out)}')
             raise InputError(f'{path}: holds no box')
         frames, tracks, classes = (
             np.array(column, np.int64) for column in (self._frames, self._tracks, self._classes)
@@ -126,6 +128,11 @@ class BoxRows:
             list(self._class_places),
             self.left_out,
         )
+
+
+def reasons(left_out: Counter[str]) -> str:
+    """Format counts and reasons in a line."""
+    return ', '.join(f'{count:,} {reason}' for reason, count in left_out.most_common())
 
 
 def whole(text: object, what: str, where: str) -> int:

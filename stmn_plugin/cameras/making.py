@@ -15,11 +15,11 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.labels import UNKNOWN_PERSON
 from stmn_plugin.whole_files import write_errors
 
-from .boxes import Boxes
+from .boxes import Boxes, reasons
 from .manifest import ManifestEntry, clock_time, read_manifest
 from .numbering import read_tracks
 from .readers.options import Recording, TrackOptions
-from .selection import NO_PERSON, PAST_END, Filters, Selection, reasons, select, too_many
+from .selection import NO_PERSON, PAST_END, Filters, Selection, select, too_many
 from .tree import move_into_tree, staging_folder
 from .videos import ImageFolder, VideoFile, open_source
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import natural_key
 
-from .boxes import Boxes
+from .boxes import Boxes, reasons
 from .readers.options import Recording
 
 OUTSIDE = 'outside the picture'
@@ -155,11 +155,6 @@ def sampled(boxes: Boxes, every: int, max_frames: int | None) -> NDArray[np.bool
             rows = rows[((np.arange(max_frames) + 0.5) * len(rows) / max_frames).astype(int)]
         chosen[rows] = True
     return chosen
-
-
-def reasons(left_out: Counter[str]) -> str:
-    """Format counts and reasons in a line."""
-    return ', '.join(f'{count:,} {reason}' for reason, count in left_out.most_common())
 
 
 def _of_tracks(path: object, boxes: Boxes, tracks: tuple[str, ...]) -> Boxes:

@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     cells = row.number, row.tree, row.tracklet, row.camera, row.source, row.person
                     print(*map(printable, cells), _shown(row.start), _shown(row.end), sep='\t')
             else:
-                print(summary(rows))
+                if rows:
+                    print(summary(rows))
                 print(f'{len(rows):,} tracklets, times in UTC')
 
 
