@@ -126,7 +126,7 @@ def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys,
     model = load_model(checkpoint)
     key = ModelKey(**{**vars(index.model)})
     with TrackletIndex.open(tmp_path / 'people.db', key) as index:
-        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == (0, 0, 0)
+        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == (0, 0, 0, 0)
         assert index.rows() == before
 
 
@@ -167,6 +167,26 @@ def test_a_tracklet_that_has_changed_is_embedded_again(tree, checkpoint, tmp_pat
     assert '0 tracklets added' in said and 'had changed' not in said
 
 
+def test_an_erased_tracklet_without_crops_is_left_out(tree, checkpoint, tmp_path, capsys):
+    """Whether its folder is gone, or empty; so is the crop of one that stays in the index."""
+    path = tmp_path / 'people.db'
+    run(checkpoint, tree, '--index', path)
+    names = [entry.tracklet for entry in read_manifest(tree)]
+    index_command.main([str(path), '--delete', '--tracklet', *names[:2]])
+    for name in names[:3]:
+        for crop in (tree / name).iterdir():
+            crop.unlink()
+    (tree / names[1]).rmdir()
+    for _ in range(2):
+        capsys.readouterr()
+        run(checkpoint, tree, '--index', path)
+        said = capsys.readouterr().out
+        assert '0 tracklets added' in said and '10 in all' in said
+        assert said.endswith('2 have no crops any more: left out\n')
+    with TrackletIndex.open(path) as index:
+        assert names[2] in {row.tracklet for row in index.rows()}
+
+
 def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_path, monkeypatch):
     """Between the look at the revisions and the deletion."""
     path = tmp_path / 'people.db'
@@ -176,7 +196,7 @@ def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_p
         known = index.known(str(tree))
         stale = {**known, rows[3].tracklet: 'earlier'}
         monkeypatch.setattr(index, 'known', lambda _: stale)
-        assert embed_rows(index, None, rows) == (0, 0, 0) and len(index) == 12
+        assert embed_rows(index, None, rows) == (0, 0, 0, 0) and len(index) == 12
 
 
 def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, tmp_path, capsys):
@@ -198,6 +218,7 @@ def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, t
         broken.write_bytes(whole)
         assert embed_rows(index, key.embedder(model), tree_rows(tree), at_once=4) == (
             12 - len(there),
+            0,
             0,
             0,
         )

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         with TrackletIndex.open(args.index, key) as index:
             begin = time.perf_counter()
-            added, changed, gone = embed_rows(index, embedder, rows)
+            added, changed, gone, without_crops = embed_rows(index, embedder, rows)
             keep_thresholds(index, Path(args.checkpoint).expanduser().parent)
             seconds = time.perf_counter() - begin
             rate = f', {added / seconds:.1f} a second' if added else ''
@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             if changed:
                 print(f'{changed:,} had changed since they were embedded: embedded again')
+            if without_crops:
+                print(f'{without_crops:,} have no crops any more: left out')
             if gone:
                 print(
                     printable(

@@ -1,5 +1,6 @@
 """A tree of tracklets → features in an index, by any number of processes that may be killed."""
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -28,12 +29,17 @@ REPORT_SECONDS = 10.0
 POLL_SECONDS = 1.0  # between two looks at what other processes are still at
 
 
+class CropsGoneError(InputError):
+    """The folder of a tracklet is missing, or empty."""
+
+
 class Embedded(NamedTuple):
     """What :func:`embed_rows` did."""
 
     added: int  # by this process
     changed: int  # that this process deleted, to be embedded again
     gone: int  # of the tree in the index, that its manifest no longer has
+    without_crops: int  # not in the index, and left out: their crops have been deleted
 
 
 def tree_rows(tree: Path) -> list[IndexedTracklet]:
@@ -54,7 +60,7 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
 def revision_of(tree: Path, entry: ManifestEntry) -> str:
     """Digest a tracklet's entry in the manifest, and its crops' names and sizes.
 
-    '' if the folder cannot be read: crops may be deleted once they are embedded.
+    '' if there are none, or the folder cannot be read: crops may be deleted once they are embedded.
     """
     try:
         with os.scandir(tree / entry.tracklet) as files:
@@ -62,6 +68,8 @@ def revision_of(tree: Path, entry: ManifestEntry) -> str:
                 (file.name, file.stat().st_size) for file in files if not file.name.startswith('.')
             )
     except OSError:
+        return ''
+    if not crops:
         return ''
     return hashlib.sha256(json.dumps([asdict(entry), crops]).encode()).hexdigest()
 
@@ -75,8 +83,9 @@ def embed_rows(
     """Embed those of the rows that are not in the index, and add them.
 
     Tracklets of another revision are deleted from the index first, so they are embedded again.
-    Tracklets whose crops are missing stay in it. Several processes may run at the same time; each
-    takes a part. At the end this one waits for the others, and takes over their parts if they die.
+    Tracklets without crops stay in it if they are there, and are left out otherwise. Several
+    processes may run at the same time; each takes a part. At the end this one waits for the others,
+    and takes over their parts if they die.
 
     Args:
         index: made with the model of the embedder.
@@ -86,43 +95,47 @@ def embed_rows(
             again.
 
     Raises:
-        InputError: a crop that is missing or cannot be read; what the database refuses. What was
-            added before stays.
+        InputError: a crop that cannot be read; what the database refuses. What was added before
+            stays.
     """
     progress = _Progress(len(rows))
     changed = _delete_changed(index, rows)
-    added = 0
+    added = without_crops = 0
     left = _missing(index, rows)
     progress.start(len(rows) - len(left))
     while left:
         with index.claim(left, at_once) as claimed:
-            if claimed:
-                found = embedder([crops_of(row) for row in claimed], 'tracklets')
+            crops = _existing_crops(claimed)
+            if crops:
+                found = embedder(list(crops.values()), 'tracklets')
                 assert found is not None  # one process a group
-                added += index.add(claimed, found.features)
+                added += index.add(list(crops), found.features)
         if claimed:
+            without_crops += len(claimed) - len(crops)
             done = {row.tracklet for row in claimed}
             left = [row for row in left if row.tracklet not in done]
         else:
             time.sleep(POLL_SECONDS)
             left = _missing(index, left)
         progress.report(len(rows) - len(left))
-    return Embedded(added, changed, _count_gone(index, rows))
+    return Embedded(added, changed, _count_gone(index, rows), without_crops)
 
 
 def crops_of(row: IndexedTracklet) -> list[str]:
     """Paths of the crops of a tracklet in the order of time.
 
     Raises:
-        InputError: the folder is missing or empty.
+        CropsGoneError: the folder is missing or empty.
+        InputError: it cannot be read.
     """
     folder = Path(row.tree, row.tracklet)
     try:
         paths = sorted(str(path) for path in folder.iterdir() if not path.name.startswith('.'))
     except OSError as error:
-        raise InputError(f'cannot read {folder}: {error.strerror}') from error
+        kind = CropsGoneError if isinstance(error, FileNotFoundError) else InputError
+        raise kind(f'cannot read {folder}: {error.strerror}') from error
     if not paths:
-        raise InputError(f'{folder} has no crops')
+        raise CropsGoneError(f'{folder} has no crops')
     return paths
 
 
@@ -161,6 +174,15 @@ def _count_gone(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> int:
     for row in rows:
         names.setdefault(row.tree, set()).add(row.tracklet)
     return sum(len(index.known(tree).keys() - own) for tree, own in names.items())
+
+
+def _existing_crops(rows: Sequence[IndexedTracklet]) -> dict[IndexedTracklet, list[str]]:
+    """Paths of the crops of the tracklets that have any."""
+    found = {}
+    for row in rows:
+        with contextlib.suppress(CropsGoneError):
+            found[row] = crops_of(row)
+    return found
 
 
 def _missing(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> list[IndexedTracklet]:
