@@ -31,14 +31,16 @@ def run_python(repository, *words, **environment):
     ).stdout.splitlines()
 
 
+DEVICE, TRAIN_LIST = 'Device: CPU, 1 thread', 'mars train '
+LISTS = ['mars query ', 'mars gallery ']
+MODEL = 'Model: arch stmn, parameters '
+# the host's lines: shown of an evaluation within the training, in place of the last a table
+SCORES = ['##### mars: protocol official #####', 'mAP: ', 'CMC curve']
+SCORES += ['Rank-1 ', 'Rank-5 ', 'Rank-10 ', 'Rank-20 ']
 TRAINED = [
-    'Device: CPU, 1 thread',
-    *['data ', '----', 'mars train ', 'mars query ', 'mars gallery '],
-    'Model: arch stmn, parameters ',
-    *['epoch: [1/2][', 'Epoch 1/2: loss ', 'epoch: [2/2][', 'Epoch 2/2: loss '],
-    '##### mars: protocol official #####',
+    *[DEVICE, 'data ', '----', TRAIN_LIST, *LISTS, MODEL],
+    *['epoch: [1/2][', 'Epoch 1/2: loss ', *SCORES, 'epoch: [2/2][', 'Epoch 2/2: loss '],
 ]
-SCORES = ['mAP: ', 'CMC curve', 'Rank-1 ', 'Rank-5 ', 'Rank-10 ', 'Rank-20 ']
 TABLE = ['protocol official, frames rrs', '', 'dataset queries', '----', 'mars 11/11']
 
 
@@ -60,26 +62,28 @@ def test_a_run_says_each_thing_once_and_in_order(repository, mars_root, tmp_path
     config = ['--config-file', 'configs/stmn_mars.yaml', '--root', mars_root]
     folder = tmp_path / 'run'
     words = [*config, *small_run_words(folder), 'train.max_epoch', 2, 'train.print_freq', 2]
+    words += ['test.eval_freq', 1]
     lines = run_python(repository, 'tools/main.py', *words)
     (log,) = folder.glob('train.log-*')
     end = [
         f'Written into {folder}: model/model.pth.tar-2, metrics.json, {log.name}',
         f'Next: python tools/report.py --run {folder}',
     ]
-    assert_begins(lines, [*TRAINED, *SCORES, *TABLE, *end])
+    assert_begins(lines, [*TRAINED, *TABLE, *end])
     said = logged(log)
     assert [text for level, text in said if level == 'INFO'] == lines
     details = [text for level, text in said if level == 'DEBUG']
     assert 'Building train transforms ...' in details  # the host's
+    first = details.index(SCORES[0])
+    assert_begins(details[first : first + len(SCORES)], SCORES)
     assert {level for level, _ in said} == {'INFO', 'DEBUG'}
 
     weights = ['test.evaluate', True, 'model.load_weights', folder / 'model/model.pth.tar-2']
     words = [*config, *small_run_words(tmp_path / 'test'), *weights]
     lines = run_python(repository, 'tools/main.py', *words)
     (log,) = (tmp_path / 'test').glob('test.log-*')
-    start = [TRAINED[0], *TRAINED[1:3], *TRAINED[4:7]]
     end = [f'Written into {tmp_path / "test"}: metrics.json, {log.name}', 'Next: python tools/rep']
-    assert_begins(lines, [*start, TRAINED[-1], *SCORES, *TABLE, *end])
+    assert_begins(lines, [DEVICE, 'data ', '----', *LISTS, MODEL, *TABLE, *end])
     page = run_python(repository, *lines[-1].removeprefix('Next: python ').split())
     assert page[-1].startswith(f'Wrote {tmp_path / "test"}/report.html')
 

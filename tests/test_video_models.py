@@ -378,7 +378,7 @@ def test_a_file_is_imported_by_a_command(yaml, mars_root, small_run, repository,
     ]
     done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert 'mAP: ' in done.stdout
+    assert ' mAP ' in done.stdout
     words = [word for word in words if word not in ('--import', __file__, *WORDS['toy_clipwise'])]
     words += ['data.save_dir', str(tmp_path / 'other')]
     done = subprocess.run(words, cwd=repository, capture_output=True, text=True)

@@ -24,6 +24,7 @@ def evaluate_targets(
     folder: str = '',
     epoch: int | None = None,
     size: tuple[int, int] = (128, 256),
+    table_follows: bool = False,
 ) -> list[Evaluation]:
     """Evaluate every target; for one without labels, write a ranked list instead.
 
@@ -36,6 +37,7 @@ def evaluate_targets(
         folder: run folder; '' writes nothing.
         epoch: finished epochs, None for a test only.
         size: width and height of an image in pictures of ranked lists.
+        table_follows: the caller shows a table of the results; their lines go to the log only.
 
     Raises:
         InputError: features are not finite, or a file cannot be read or written.
@@ -53,7 +55,7 @@ def evaluate_targets(
             record.add_evaluation(result.as_dict(ranks), folder)
             results.append(result)
             if searched is not None:
-                _show(evaluator, result, record)
+                _show(evaluator, result, record, logging.DEBUG if table_follows else logging.INFO)
                 if evaluator.options.visrank:
                     _draw(evaluator, name, searched, folder, size)
     bad_frames = record.all_bad_frames()
@@ -63,10 +65,10 @@ def evaluate_targets(
     return results
 
 
-def _show(evaluator: Evaluator, result: Evaluation, record: RunRecord) -> None:
+def _show(evaluator: Evaluator, result: Evaluation, record: RunRecord, level: int) -> None:
     name, ranking = result.dataset, result.ranking
-    logger.info(f'##### {name}: protocol {result.protocol} #####')
-    logger.info(host_lines(ranking, evaluator.options.ranks))
+    logger.log(level, f'##### {name}: protocol {result.protocol} #####')
+    logger.log(level, host_lines(ranking, evaluator.options.ranks))
     if result.verification:
         logger.info(verification_lines(result.verification))
         _store(result, record.run.tested)

@@ -95,6 +95,7 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         if self.settings.plan is None and datamanager.data_type == 'video':
             self.settings.plan = getattr(datamanager, 'plan', None)
         self.pooling_method = pooling_method
+        self.ends_with_table = False  # whether the caller of ``run`` shows a table of the results
         self._embedder: Embedder | ImageEmbedder | None = None
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model('model', model, optimizer, scheduler)
@@ -263,7 +264,10 @@ class VideoEngine(torchreid.engine.Engine):  # type: ignore[misc]  # the host ha
         broadcast_buffers(self.model)  # training leaves each process its own batch statistics
         epoch = None if self.epoch is None else self.epoch + 1
         size = self.datamanager.width, self.datamanager.height
-        results = evaluate_targets(self.evaluator(options), self.record, save_dir, epoch, size)
+        table_follows = self.ends_with_table and epoch in (None, self.max_epoch)
+        results = evaluate_targets(
+            self.evaluator(options), self.record, save_dir, epoch, size, table_follows
+        )
         return float(results[0].ranking.rank(1)) if results else 0.0
 
     def test_by(self, settings: TestSettings, config: dict[str, Any]) -> None:

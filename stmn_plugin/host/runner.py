@@ -74,6 +74,7 @@ def run(cfg: CfgNode, try_next: str = '') -> VideoEngine:
             batches.start_at(resumed)  # epochs may differ in length
             engine.record.remove_overwritten(cfg.data.save_dir, resumed, len(batches))
             write_config(cfg)
+        engine.ends_with_table = True
         engine.run(start_epoch=reached.epochs, **run_kwargs(cfg))
         log_end(engine, cfg, log)
         if try_next:
