@@ -395,7 +395,7 @@ def test_every_architecture_takes_every_encoder(arch, name, networks):
 @pytest.mark.parametrize('name', ['mobilenet_v2', 'convnext_tiny'])
 def test_an_exported_stmn_gives_the_same(name, networks):
     model, clips = model_of('stmn', name).eval(), clips_of(2)[0]
-    program = torch.export.export(model, (clips,)).module()
+    program = torch.export.export(model, (clips,), strict=False).module()
     torch.testing.assert_close(program(clips), model(clips), rtol=1e-9, atol=1e-9)
 
 

@@ -342,7 +342,9 @@ def test_an_exported_program_takes_other_sizes(spatial, temporal):
     sizes = [(1, L), (5, L)]
     if temporal == 'average':
         dynamic[1], sizes = torch.export.Dim('frames'), [(1, 1), (3, L + 3)]
-    program = torch.export.export(model, (clips(2),), dynamic_shapes=(dynamic,)).module()
+    program = torch.export.export(
+        model, (clips(2),), dynamic_shapes=(dynamic,), strict=False
+    ).module()
     for count, seq_len in sizes:
         batch = clips(count, seq_len)
         with torch.no_grad():

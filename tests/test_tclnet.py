@@ -425,5 +425,7 @@ def test_what_was_erased(narrow):
 def test_an_exported_program_takes_any_number_of_clips(narrow):
     model = narrow()
     clips = {0: torch.export.Dim('clips')}
-    program = torch.export.export(model, (clips_of(2, 4),), dynamic_shapes=(clips,)).module()
+    program = torch.export.export(
+        model, (clips_of(2, 4),), dynamic_shapes=(clips,), strict=False
+    ).module()
     assert_same(program(clips_of(3, 4)), model(clips_of(3, 4)))

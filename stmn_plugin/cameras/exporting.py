@@ -217,7 +217,10 @@ def traced(part: Part, model: VideoModel, opening: tuple[int, ...]) -> ExportedP
     """
     with torch.no_grad(), FoldedEncoders(model).in_model():
         program = torch.export.export(
-            part.module, (part.example,), dynamic_shapes=({at: Dim.AUTO for at in opening},)
+            part.module,
+            (part.example,),
+            dynamic_shapes=({at: Dim.AUTO for at in opening},),
+            strict=False,  # the default since torch 2.9
         )
     [name] = program.graph_signature.user_inputs
     [shape] = [n.meta['val'].shape for n in program.graph.nodes if n.name == name]

@@ -107,9 +107,10 @@ class TemporalAverage(nn.Module):
 def encode_pattern(lstm: nn.LSTM, clip_queries: Tensor) -> Tensor:
     """Compute the context q^t of clips (Eq. 4), the last hidden state: (B, L, D) → (B, D)."""
     hidden: Tensor
-    # queries are a slice of vectors, whose strides would fix B in an exported program
-    _, (hidden, _) = lstm(clip_queries.contiguous())  # hidden (1, B, D)
-    return hidden[0]
+    # queries are a slice of vectors, whose strides would fix B in an exported program; the last
+    # state is taken from all, as torch up to 2.10 traces the other result with a dimension too many
+    hidden, _ = lstm(clip_queries.contiguous())  # (B, L, D)
+    return hidden[:, -1]
 
 
 def _check_clips(clip_queries: Tensor, frame_vectors: Tensor, seq_len: int) -> None:
