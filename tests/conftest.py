@@ -2,15 +2,22 @@
 
 import io
 import os
+import random
 import shutil
 from pathlib import Path
 
+import hypothesis
 import miniatures
+import numpy as np
 import postgres
 import pytest
 import torch
 
+from stmn_plugin.datasets.index_cache import NO_CACHE
+
 REPOSITORY = Path(__file__).parent.parent
+hypothesis.settings.load_profile('ci')  # the same examples every time, however long they take
+os.environ[NO_CACHE] = '1'  # lists that are read slowly are kept among the user's own
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 os.environ['COLUMNS'] = '100'  # of every console here and in child processes; pytest-xdist sets 80
 
@@ -20,6 +27,14 @@ def pytest_addoption(parser):
         '--whole-demo', action='store_true', help="train the model of the README's third recipe"
     )
     parser.addoption('--kills', type=int, default=8, help='times a writer of an index is killed')
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Numbers drawn without a seed do not depend on the tests before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_finish(session):
