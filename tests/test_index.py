@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import postgres
@@ -141,6 +142,21 @@ def test_features_come_back_in_the_order_of_the_numbers(index):
     assert torch.equal(features, unit[[6, 2, 6]].half().float())
     with pytest.raises(InputError, match='no tracklet 41'):
         index.features([1, 41])
+
+
+def test_names_that_are_no_text_are_one_line(index):
+    """Such as those of files in another encoding."""
+    for ask in (
+        lambda: index.known('/tree\udcff'),
+        lambda: index.set_note('n', '\udcff'),
+        lambda: index.add([replace(make_rows(1)[0], camera='\udcff')], make_features(1)),
+    ):
+        with pytest.raises(InputError, match=r"'.*\\udcff' is no text in UTF-8"):
+            ask()
+    try:
+        assert index.rows(Where(cameras=['\udcff'])) == []
+    except InputError as error:  # of a server, whose driver encodes it
+        assert 'is no text in UTF-8' in str(error)
 
 
 def test_a_tracklet_is_added_once(index):

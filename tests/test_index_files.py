@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import sqlite3
+import sys
 import time
 from dataclasses import replace
 
@@ -306,3 +307,13 @@ def test_kill_9_while_adding_and_deleting_leaves_whole_batches(
             with contextlib.closing(sqlite3.connect(path)) as db:
                 assert db.execute('PRAGMA integrity_check').fetchall() == [('ok',)]
     assert seen > kills / 10  # or nothing was tested
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names of files are Unicode there')
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / 'people\udcff?%20.db'
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(3), make_features(3))
+    with TrackletIndex.open(path) as index:
+        assert len(index) == 3 and len(index.search(make_features(1), 2)[0]) == 2
+    assert path in tmp_path.iterdir()

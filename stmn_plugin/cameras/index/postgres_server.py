@@ -12,6 +12,8 @@ from psycopg.types import TypeInfo
 
 from stmn_plugin.errors import InputError
 
+from .records import no_text
+
 logger = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -71,6 +73,8 @@ class Server:
                         f'kept: {reason:.300}'
                     ) from error
                 logger.warning('%s is away, trying again: %.300s', self.name, reason)
+            except UnicodeEncodeError as error:
+                raise no_text(self.name, error) from error
             except OF_USERS as error:
                 raise InputError(f'{self.name}: {" ".join(str(error).split()):.300}') from error
             time.sleep(pause)

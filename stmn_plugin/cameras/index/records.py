@@ -145,6 +145,16 @@ def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
     return (*texts, *times, row.num_frames, row.revision)
 
 
+def no_text(name: str, error: UnicodeEncodeError) -> InputError:
+    """Describe a bound value that is no text, such as a file's name in another encoding.
+
+    Args:
+        name: of the database.
+        error: of its driver.
+    """
+    return InputError(f'{name}: {error.object!r:.200} is no text in UTF-8')
+
+
 def row_of(values: Sequence[Any]) -> IndexedTracklet:
     """Build a tracklet from a database's values for COLUMNS."""
     number, tree, tracklet, camera, source, track, person, starts, ends, *rest = values

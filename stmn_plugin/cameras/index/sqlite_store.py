@@ -8,6 +8,7 @@ overwritten (``secure_delete``), in the file at the commit and in the matrix rig
 import contextlib
 import hashlib
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import write_errors
 
 from .matrix import Matrix
-from .records import COLUMNS, IndexedTracklet, Where, condition, row_of, values_of
+from .records import COLUMNS, IndexedTracklet, Where, condition, no_text, row_of, values_of
 from .store import Vectors
 
 WAIT_SECONDS = 60.0  # for other processes that write
@@ -69,7 +70,7 @@ class SqliteStore:
         with self._errors():
             mode = 'rw' if settings is None else 'rwc'
             self._db = sqlite3.connect(
-                f'file:{quote(str(path.absolute()))}?mode={mode}',
+                f'file:{quote(os.fsencode(path.absolute()))}?mode={mode}',
                 uri=True,
                 timeout=WAIT_SECONDS,
                 isolation_level=None,  # transactions are begun and ended here
@@ -252,6 +253,8 @@ class SqliteStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError as error:
+            raise no_text(self.name, error) from error
         except sqlite3.DatabaseError as error:
             of_ours = type(error) not in (sqlite3.DatabaseError, sqlite3.OperationalError)
             if of_ours or any(word in str(error) for word in MISTAKES):
