@@ -18,8 +18,9 @@ from stmn_plugin.config.sections import flatten
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import BACKBONES, STMN, Encoder, ModelSpec, build_video_model
-from stmn_plugin.models.backbones import FAMILY_OF, shapes_through
+from stmn_plugin.models.backbones import FAMILY_OF
 from stmn_plugin.models.folding import FoldedEncoder
+from stmn_plugin.models.map_shapes import shapes_through
 from stmn_plugin.training.speed import InferenceModel
 
 every_family = pytest.mark.parametrize('name', NARROW_NETWORKS)

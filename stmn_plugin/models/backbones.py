@@ -5,18 +5,17 @@ its weights have in files. Everything else (channels, map sizes, which batch nor
 is found by running the stages on the meta device.
 """
 
-import contextlib
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
 import torchvision
 from torch import Tensor, nn
-from torch.func import functional_call
 from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from .map_shapes import named_parts
 
 Block: TypeAlias = BasicBlock | Bottleneck
 Query: TypeAlias = Callable[[Any, Tensor, bool], Tensor]
@@ -272,12 +271,12 @@ class Network:
     @property
     def names(self) -> dict[str, str]:
         """Names of weights within an encoder → torchvision's."""
-        theirs = {id(tensor): name for name, tensor in _tensors(self.module)}
+        theirs = {id(tensor): name for name, tensor in named_parts(self.module)}
         parts = {'trunk': self.trunk, 'frame_head': self.last_stage}
         return {
             f'{part}.{name}': theirs[id(tensor)]
             for part, module in parts.items()
-            for name, tensor in _tensors(module)
+            for name, tensor in named_parts(module)
         }
 
 
@@ -292,48 +291,3 @@ def network_of(name: str, family: Family, module: nn.Module, stages: Stages) -> 
     """Return a network with its stages as the parts of an encoder."""
     trunk = nn.Sequential(*stages.stem, *(nn.Sequential(*blocks) for blocks in stages[1:-1]))
     return Network(name, family, module, trunk, nn.Sequential(*stages.conv5))
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
-
-
-# --- shapes of maps ---
-
-SMALL_FRAME = (64, 64)  # height and width; enough to find the channels of any network
-
-
-@torch.no_grad()
-def shapes_through(blocks: Sequence[nn.Module], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the shapes (C, H, W) of the maps after each block, without computing them.
-
-    Args:
-        blocks: blocks in the order in which they run.
-        shape: (C, H, W) of the input of the first block.
-    """
-    like = next((p for block in blocks for p in block.parameters()), torch.empty(()))
-    maps = torch.empty(1, *shape, dtype=like.dtype, device='meta')
-    shapes = []
-    with in_eval_mode(blocks):
-        for block in blocks:
-            maps = functional_call(block, on_meta(block), (maps,))
-            shapes.append(tuple(maps.shape[1:]))
-    return shapes
-
-
-@contextlib.contextmanager
-def in_eval_mode(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into eval mode for a ``with`` block; restore each module's mode afterwards."""
-    before = [(module, module.training) for block in blocks for module in block.modules()]
-    for module, _ in before:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
-def on_meta(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's parameters and buffers by name, on the meta device."""
-    return {name: tensor.detach().to('meta') for name, tensor in _tensors(module)}

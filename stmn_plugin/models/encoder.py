@@ -23,8 +23,9 @@ from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
 
 from .backbone_weights import load_backbone_weights
-from .backbones import BACKBONES, SMALL_FRAME, Query, Stages, build_network, shapes_through
+from .backbones import BACKBONES, Query, Stages, build_network
 from .heads import global_average
+from .map_shapes import SMALL_FRAME, shapes_through
 from .timm_networks import TIMM, build_timm_network
 
 BACKBONE = Text(

@@ -21,8 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .backbones import SMALL_FRAME, on_meta
 from .encoder import Encoder
+from .map_shapes import SMALL_FRAME, on_meta
 from .sync_batch_norm import SyncBatchNorm
 
 

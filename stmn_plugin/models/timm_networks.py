@@ -15,16 +15,8 @@ from torch import Tensor, nn
 from stmn_plugin.errors import InputError
 from stmn_plugin.extras import require
 
-from .backbones import (
-    SMALL_FRAME,
-    Family,
-    Network,
-    Stages,
-    in_eval_mode,
-    network_of,
-    plain_query,
-    shapes_through,
-)
+from .backbones import Family, Network, Stages, network_of, plain_query
+from .map_shapes import SMALL_FRAME, in_eval_mode, shapes_through
 
 TIMM = 'timm:'
 STRIDES = (4, 8, 16, 32)  # of conv2 to conv5, before the last one's becomes 1
