@@ -88,7 +88,7 @@ def test_every_ablation_trains(config, run):
 
 def test_the_run_folder(run, folder):
     code, out, err = run(keys=['train.max_epoch', 3, 'train.save_freq', 1, 'test.eval_freq', 2])
-    assert code == 0 and 'it/s' not in err  # progress bars are quiet when nobody watches
+    assert code == 0 and 'it/s' not in err  # no progress bars without a terminal
     names = sorted(os.listdir(folder))
     assert [n.split('-')[0].split('.out')[0] for n in names] == [
         '.lock',

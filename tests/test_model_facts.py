@@ -1,4 +1,4 @@
-"""What is looked at before training: what a model can take, the device; bugs stay what they are."""
+"""What is checked before training: what a model can take, the device; bugs stay what they are."""
 
 import re
 from typing import NamedTuple
