@@ -67,7 +67,7 @@ class Made:
     frames: int  # that were decoded
 
     def lines(self) -> list[str]:
-        """For the console: what was kept, what was left out, and why."""
+        """Describe for the console what was kept, what was left out, and why."""
         chosen, first = self.selection, self.entries[0]
         crops = sum(len(entry.frames) for entry in self.entries)
         lines = [

@@ -60,7 +60,7 @@ def from_zero(
     if len(frames) and frames.min() < first:
         raise InputError(
             f'{path}: has a box in frame {frames.min()}, before the first frame, {first}; '
-            f'if it counts from {frames.min()}, say --first-frame {frames.min()}'
+            f'if it counts from {frames.min()}, give --first-frame {frames.min()}'
         )
     return (frames - first) * stride + (stride - 1 if last else 0)
 

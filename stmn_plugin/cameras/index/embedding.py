@@ -122,7 +122,7 @@ def embed_rows(
 
 
 def crops_of(row: IndexedTracklet) -> list[str]:
-    """Paths of the crops of a tracklet in the order of time.
+    """Return the paths of the crops of a tracklet in the order of time.
 
     Raises:
         CropsGoneError: the folder is missing or empty.
@@ -150,7 +150,7 @@ def row_of_entry(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
 
 
 def _delete_changed(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> int:
-    """Delete what is in the index with another revision; how many."""
+    """Delete what is in the index with another revision; return how many."""
     revisions = {(row.tree, row.tracklet): row.revision for row in rows if row.revision}
     changed = [
         tracklet
@@ -177,7 +177,7 @@ def _count_gone(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> int:
 
 
 def _existing_crops(rows: Sequence[IndexedTracklet]) -> dict[IndexedTracklet, list[str]]:
-    """Paths of the crops of the tracklets that have any."""
+    """Return the paths of the crops of the tracklets that have any."""
     found = {}
     for row in rows:
         with contextlib.suppress(CropsGoneError):
@@ -191,7 +191,7 @@ def _missing(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> list[Inde
 
 
 class _Progress:
-    """A line now and then: how many, how fast, how long still."""
+    """Log a line now and then: how many, how fast, how long still."""
 
     def __init__(self, total: int):
         self.total = total

@@ -102,7 +102,7 @@ class ModelKey:
         return cls(**json.loads(text))
 
     def differences(self, other: 'ModelKey') -> str:
-        """For a message: what differs, this one's value first."""
+        """Describe what differs, for a message, this one's value first."""
         pairs = [(x.name, getattr(self, x.name), getattr(other, x.name)) for x in fields(self)]
         return ', '.join(
             f'{name} {str(one)[:16]} and not {str(two)[:16]}'

@@ -82,7 +82,7 @@ class Server:
 
     @property
     def connection(self) -> Connection | None:
-        """The one that was used last."""
+        """The connection that was used last."""
         return self._db
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Server:
 
 
 def _without_password(url: str) -> str:
-    """For messages."""
+    """Return the URL without its password, for messages."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
