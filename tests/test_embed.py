@@ -187,6 +187,16 @@ def test_an_erased_tracklet_without_crops_is_left_out(tree, checkpoint, tmp_path
         assert names[2] in {row.tracklet for row in index.rows()}
 
 
+def test_names_that_are_no_text_end_it_before_the_model_is_loaded(tree, tmp_path, capsys):
+    entries = read_manifest(tree)
+    write_manifest(tree, [*entries[:5], replace(entries[5], source='\udcff.mp4'), *entries[6:]])
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / 'no model', tree, '--index', tmp_path / 'people.db')
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count('\n') == 1
+    assert 'video-5: ' in said and 'is no text in UTF-8' in said
+
+
 def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_path, monkeypatch):
     """Between the look at the revisions and the deletion."""
     path = tmp_path / 'people.db'

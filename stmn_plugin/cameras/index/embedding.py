@@ -16,7 +16,7 @@ from stmn_plugin.cameras.manifest import NAME as MANIFEST
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest
 from stmn_plugin.errors import InputError
 
-from .records import IndexedTracklet, Where
+from .records import IndexedTracklet, Where, texts_of
 from .tracklet_index import TrackletIndex
 
 if TYPE_CHECKING:
@@ -46,15 +46,18 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     """Read the tracklets of a tree's manifest, with their revisions.
 
     Raises:
-        InputError: it has none, or a line of it is wrong.
+        InputError: it has none, a line of it is wrong, or a name is no text.
     """
     entries = read_manifest(tree)
     if not entries:
         raise InputError(f'{tree / MANIFEST}: no tracklet; tools/make_tracklets.py writes them')
     tree = tree.resolve()
-    return [
+    rows = [
         replace(row_of_entry(tree, entry), revision=revision_of(tree, entry)) for entry in entries
     ]
+    for row in rows:
+        texts_of(row)  # before a feature is computed
+    return rows
 
 
 def revision_of(tree: Path, entry: ManifestEntry) -> str:

@@ -131,16 +131,26 @@ def microseconds(moment: datetime.datetime) -> int:
     return (moment - EPOCH) // MICROSECOND
 
 
-def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
-    """Return the values of a tracklet for a database, in the order of COLUMNS without the number.
+def texts_of(row: IndexedTracklet) -> tuple[str, ...]:
+    """Return the texts of a tracklet in the order of COLUMNS.
 
     Raises:
-        InputError: a text that no database can hold.
+        InputError: one that no database can hold, such as a file's name in another encoding.
     """
     texts = (row.tree, row.tracklet, row.camera, row.source, row.track, row.person)
     for text in texts:
         if '\0' in text or any('\ud800' <= char <= '\udfff' for char in text):
             raise InputError(f'{row.tree}, {row.tracklet}: {text!r:.80} is no text in UTF-8')
+    return texts
+
+
+def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
+    """Return the values of a tracklet for a database, in the order of COLUMNS without the number.
+
+    Raises:
+        InputError: see :func:`texts_of`.
+    """
+    texts = texts_of(row)
     times = (None if time is None else microseconds(time) for time in (row.start, row.end))
     return (*texts, *times, row.num_frames, row.revision)
 
