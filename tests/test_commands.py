@@ -180,7 +180,8 @@ def test_a_run_imports_nothing_that_only_other_commands_need():
     assert (done.stdout, done.stderr) == ('set()\n', '')
 
 
-# of an index of stored features: a list of it, a search in it, and then what embedding imports
+# of an index of stored features: a list of it, a search in it; then what embedding and exporting
+# import
 OF_AN_INDEX = """
 import sys
 import stmn_plugin.cameras.making
@@ -194,13 +195,13 @@ index.main([sys.argv[1]])
 tell()
 search.main(['--index', sys.argv[1], '--tracklet', '1'])
 tell()
-import stmn_plugin.evaluation.embedder, stmn_plugin.models.loading
+import stmn_plugin.cameras.exporting, stmn_plugin.models.loading
 tell()
 """
 
 
 def test_commands_of_an_index_import_no_network_that_they_do_not_need(tmp_path):
-    """Listing takes no torch, a search for an indexed tracklet no network, embedding no host."""
+    """Listing takes no torch, a search for an indexed tracklet no network, exporting no host."""
     path = tmp_path / 'people.db'
     rows = [
         IndexedTracklet(0, '/people', name, 'gate', 'x.mp4', name, 'unknown', None, None, 3)

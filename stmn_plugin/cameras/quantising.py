@@ -15,11 +15,8 @@ from stmn_plugin.data.clips import ClipTransform, Normalize
 from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.frames import IMAGE_SUFFIXES, read_frame
 from stmn_plugin.data.tracklets import Target
-from stmn_plugin.datasets.listing import TEST_SPLITS
-from stmn_plugin.datasets.tracklets import find_source, read_own_tracklets
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import Embedder
-from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.models.base import VideoModel
 
 from .export_formats import Run, open_onnx
@@ -127,6 +124,9 @@ def labelled_data(root: str) -> Target:
     Raises:
         InputError: there are none, or no query has a match.
     """
+    from stmn_plugin.datasets.listing import TEST_SPLITS  # imports the host
+    from stmn_plugin.datasets.tracklets import find_source, read_own_tracklets
+
     (_, query, gallery), _ = read_own_tracklets(find_source(root), TEST_SPLITS)
     target = Target(query, gallery)
     if not target.count_matchable():
@@ -136,6 +136,8 @@ def labelled_data(root: str) -> Target:
 
 def mean_ap(model: VideoModel, target: Target) -> float:
     """Compute mAP of one clip a tracklet, by Euclidean distance, with the official protocol."""
+    from stmn_plugin.evaluation.evaluator import Evaluator  # imports scipy
+
     spec = model.spec
     plan = ClipPlan(spec.seq_len, spec.sample_method, rrs_chunks=spec.rrs_chunks)
     evaluator = Evaluator(model, Embedder(model, plan), {'labelled': target})
