@@ -92,6 +92,7 @@ def test_positional_options_of_a_test_are_what_the_host_makes_of_them(monkeypatc
     monkeypatch.setattr(VideoEngine, 'evaluator', take)
     engine = object.__new__(VideoEngine)
     engine.model, engine.trainer = None, SimpleNamespace(epoch=None)
+    engine.ends_with_table = False
     engine.datamanager = SimpleNamespace(width=1, height=2)
     engine.set_model_mode = lambda mode: None
     with pytest.raises(Found) as caught:
