@@ -118,6 +118,11 @@ def residual_attention(x, spatial, channel, time):
     return stacked(out, x.shape)
 
 
+def positive(x):
+    """ReLU of a tensor; at 0, where whole rows of small maps are, its slope is 0."""
+    return torch.where(x > 0, x, torch.zeros_like(x))
+
+
 def fixed_norm(norm, maps):
     """BN in eval mode of a map (B, C, H, W)."""
     scale, shift, mean, var = (
@@ -144,7 +149,7 @@ def layer_of_frames(layer, frames):
                         'oc,bchw->bohw', conv.weight[:, :, tap, 0, 0], frames[at]
                     )
             branch = fixed_norm(norm, total)
-            out[k] = out[k] + (branch.clamp(min=0) if layer.released else branch)
+            out[k] = out[k] + (positive(branch) if layer.released else branch)
     return out
 
 
@@ -159,15 +164,15 @@ def attended_frames(attention, frames):
                                                                      j : j + width])
         for i, j in places((3, 3))
     ).unsqueeze(1)  # fmt: skip
-    spatial = last.weight[0, 0] * fixed_norm(norm, total.clamp(min=0))  # (B, 1, H, W)
+    spatial = last.weight[0, 0] * fixed_norm(norm, positive(total))  # (B, 1, H, W)
 
     def hidden(branch, rows):
         norm = branch[2]
-        rows = (rows @ branch[0].weight.T).clamp(min=0)
+        rows = positive(rows @ branch[0].weight.T)
         rows = (rows - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
         return (rows * norm.weight + norm.bias) @ branch[3].weight.T
 
-    channel = hidden(attention.channel, mean.mean(dim=(2, 3))).clamp(min=0)[:, :, None, None]
+    channel = positive(hidden(attention.channel, mean.mean(dim=(2, 3))))[:, :, None, None]
     time = hidden(attention.time, torch.stack([x.mean(dim=(1, 2, 3)) for x in frames], dim=1))
     factors = (
         0.5 + 1 / (1 + (-spatial * channel * one[:, None, None, None]).exp())
@@ -180,7 +185,7 @@ def temporal_maps(model, clips):
     """The temporal stream in eval mode, frame by frame: (B, L, 3, h, w) → (B, C, T, H, W)."""
     encoder = model.encoders['temporal']
     conv, norm, _, pool = encoder.stem
-    frames = [fixed_norm(norm, conv(x)).clamp(min=0) for x in clips.unbind(dim=1)]
+    frames = [positive(fixed_norm(norm, conv(x))) for x in clips.unbind(dim=1)]
     frames = [pool(x) for x in layer_of_frames(model.layers[0], frames)]
     stages = encoder.conv2, encoder.conv3, encoder.conv4, encoder.conv5
     for number, (stage, layer) in enumerate(zip(stages, list(model.layers)[1:], strict=True)):
@@ -190,13 +195,13 @@ def temporal_maps(model, clips):
             pairs.append((first.conv3, first.bn3))
         inner = frames
         for conv, norm in pairs[:-1]:
-            inner = [fixed_norm(norm, conv(x)).clamp(min=0) for x in inner]
+            inner = [positive(fixed_norm(norm, conv(x))) for x in inner]
         if first.downsample is not None:
             conv, norm = first.downsample
             frames = [fixed_norm(norm, conv(x)) for x in frames]
         conv, norm = pairs[-1]
         frames = [
-            (fixed_norm(norm, conv(x)) + shortcut).clamp(min=0)
+            positive(fixed_norm(norm, conv(x)) + shortcut)
             for x, shortcut in zip(
                 layer_of_frames(layer, inner), means_of(frames, layer.stride), strict=True
             )
