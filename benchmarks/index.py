@@ -122,7 +122,7 @@ def main():
         if faiss is not None and not args.no_faiss:
             other = flat(args.count)
             unit = torch.nn.functional.normalize
-            chosen = np.array([row.number for row in index.rows(narrow)]) - 1
+            chosen = np.array([int(row.track) for row in index.rows(narrow)])  # its place
             filtered = faiss.SearchParameters(sel=faiss.IDSelectorBatch(chosen))
             theirs = {
                 '1 query, faiss': lambda: other.search(unit(one).numpy(), TOP),

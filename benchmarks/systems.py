@@ -1,7 +1,7 @@
 """Cost of STMN, its baseline and the systems of Table 2, each against STMN's.
 
     python benchmarks/systems.py                               ResNet-50, frames of 256x128
-    python benchmarks/systems.py --repeats 5 stmn.backbone resnet18 data.height 64 data.width 32
+    python benchmarks/systems.py stmn.backbone resnet18 data.height 64 data.width 32 mgh.graphs 2
 
 A step is forward, losses, backward and Adam on random clips of two persons. The feature is that of
 clips in eval mode, a tracklet by RRS each. Rows take turns, so that a busy machine slows all alike;
