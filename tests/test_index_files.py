@@ -14,6 +14,7 @@ import numpy as np
 import postgres
 import pytest
 from test_index import KEY, make_features, make_rows, slow_search
+from torch.nn.functional import normalize
 
 from stmn_plugin.cameras.index import TrackletIndex, Where
 from stmn_plugin.errors import InputError
@@ -252,8 +253,9 @@ def add_and_delete(url, seed, log, begun):
 
 
 def vectors_of(source):
+    """As the index keeps them: others order near ones differently."""
     seed, step = map(int, source.split('/'))
-    return make_features(7, seed=100_000 * seed + step)
+    return normalize(make_features(7, seed=100_000 * seed + step)).half()
 
 
 @pytest.mark.slow
