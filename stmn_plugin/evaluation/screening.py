@@ -1,8 +1,9 @@
 """Rule out most vectors of a large gallery for a few queries by products in half precision.
 
-A product of float16 vectors reads them once and converts none, so it takes an eighth of the time of
-one in float32. Its error has a bound: what is further away than the bound explains is not among the
-nearest, and the few vectors that are left are compared in float32. The result is exact.
+A product of float16 vectors reads them once and writes no float32 copy, so it is faster than one
+in float32 (``benchmarks/index.py``). Its error has a bound: what is further away than the bound
+explains is not among the nearest, and the few vectors that are left are compared in float32. The
+result is exact.
 """
 
 import math
