@@ -143,6 +143,7 @@ def test_the_papers_recipe():
         'temporal_mode': 'memory',
         'temporal_items': 5,
         'similarity_scale': 'auto',
+        'attention_scale': 1.0,
         'key_normalisation': 'item',
         'addressing': 'position',
         'stem_relu': True,

@@ -332,15 +332,24 @@ def lstm_of(parameters):
     ]
 
 
-@pytest.mark.parametrize('scale', [None, 1.0], ids=['auto', 'one'])
+@pytest.mark.parametrize(
+    ('scale', 'attention_scale'),
+    [(None, 1.0), (1.0, 1.0), (None, 5.0)],
+    ids=['auto', 'one', 'attention scale 5'],
+)
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
-def test_temporal_memory_equals_equations_4_to_7_with_gradients(dtype, scale):
+def test_temporal_memory_equals_equations_4_to_7_with_gradients(dtype, scale, attention_scale):
     torch.manual_seed(3)
-    module = TemporalMemory(D, N, L, scale).to(dtype)
+    module = TemporalMemory(D, N, L, scale, attention_scale=attention_scale).to(dtype)
     inputs = temporal_inputs(dtype)
     leaves, parameters = copies(module, *inputs)
     expected = references.temporal_memory(
-        *leaves, parameters['keys'], parameters['values'], lstm_of(parameters), module.scale
+        *leaves,
+        parameters['keys'],
+        parameters['values'],
+        lstm_of(parameters),
+        module.scale,
+        attention_scale,
     )
     out = module(*inputs)
 

@@ -258,6 +258,16 @@ def test_without_the_spread_loss_nothing_is_computed_twice():
     assert model.spread_reach == 'all'
 
 
+def test_the_attention_scale_reaches_the_temporal_memory_and_makes_its_attention_sharper():
+    clips = torch.rand(2, L, 3, 64, 32)
+    spread = []
+    for scale in (1.0, 5.0):
+        model = small_model('none', 'memory', attention_scale=scale).train()
+        assert model.temporal_memory.attention_scale == scale
+        spread.append(model(clips).temporal_attention.log().std(dim=1))
+    torch.testing.assert_close(spread[1], 5 * spread[0])  # logits of one and the same memory
+
+
 def test_the_parameters_of_the_memories():
     for variant in VARIANTS:
         model = small_model(*variant)

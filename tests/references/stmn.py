@@ -201,8 +201,8 @@ def softmax(numbers):
     return [x / total for x in exponentials]
 
 
-def temporal_memory(clip_queries, frame_vectors, keys, values, lstm, scale):
-    """Eq. 4-7 for every clip.
+def temporal_memory(clip_queries, frame_vectors, keys, values, lstm, scale, attention_scale=1):
+    """Eq. 4-7 for every clip; the paper has no ``attention_scale``.
 
     Args:
         clip_queries, frame_vectors: (B, L, D); keys (N, D); values (N, L).
@@ -216,7 +216,7 @@ def temporal_memory(clip_queries, frame_vectors, keys, values, lstm, scale):
         context = lstm_last_hidden(list(queries), *lstm)
         row = scaled_cosine_softmax(context, keys, scale)
         read = weighted_sum(row, values)
-        attention = softmax(list(read))
+        attention = softmax([attention_scale * number for number in read])
         probs.append(torch.stack(row))
         attentions.append(torch.stack(attention))
         outputs.append(weighted_sum(attention, vectors))

@@ -35,6 +35,11 @@ class STMNConfig(EncoderConfig):
         WordOr(AUTO, Number(0, 1_000_000, above=True)),
         'auto: sqrt(D / items); 1.0 is Eq. 1 to the letter',
     )
+    attention_scale: float = setting(
+        1.0,
+        Number(0, 1_000_000, above=True),
+        'factor of the temporal read-out before its softmax over the frames; 1.0 is the paper',
+    )
     key_normalisation: str = setting(
         'item',
         OneOf(KEY_NORMALISATIONS),

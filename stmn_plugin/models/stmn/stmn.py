@@ -110,7 +110,12 @@ class STMN(VideoModel):
         )
         temporal: dict[str, Callable[[], TemporalMemory | TemporalMLP | TemporalAverage]] = {
             'memory': lambda: TemporalMemory(
-                dim, config.temporal_items, seq_len, scale, config.key_normalisation
+                dim,
+                config.temporal_items,
+                seq_len,
+                scale,
+                config.key_normalisation,
+                config.attention_scale,
             ),
             'mlp': lambda: TemporalMLP(dim, config.temporal_items, seq_len),
             'average': TemporalAverage,

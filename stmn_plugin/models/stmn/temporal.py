@@ -34,6 +34,7 @@ class TemporalMemory(nn.Module):
         seq_len: L, the length of the stored attentions.
         scale: similarity scale; None is :func:`auto_scale`.
         key_normalisation: see :func:`cosine_probs`.
+        attention_scale: factor of the read-out before its softmax over the frames; Eq. 6 has none.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class TemporalMemory(nn.Module):
         seq_len: int,
         scale: float | None = None,
         key_normalisation: str = 'item',
+        attention_scale: float = 1.0,
     ):
         super().__init__()
         check_choices(key_normalisation)
         self.key_normalisation = key_normalisation
+        self.attention_scale = float(attention_scale)
         self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^t
@@ -64,7 +67,8 @@ class TemporalMemory(nn.Module):
         """
         _check_clips(clip_queries, frame_vectors, self.values.shape[1])
         probs = self.address(clip_queries)  # (B, N)
-        attention = F.softmax(probs @ self.values, dim=1)  # (B, L), Eq. 6 and its softmax
+        read_out = probs @ self.values  # (B, L), o^t of Eq. 6
+        attention = F.softmax(self.attention_scale * read_out, dim=1)  # (B, L)
         return TemporalOutput(attend(frame_vectors, attention), probs, attention)
 
     def address(self, clip_queries: Tensor) -> Tensor:
