@@ -126,7 +126,7 @@ def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys,
     model = load_model(checkpoint)
     key = ModelKey(**{**vars(index.model)})
     with TrackletIndex.open(tmp_path / 'people.db', key) as index:
-        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == (0, 0, 0, 0)
+        assert embed_rows(index, key.embedder(model), tree_rows(tree)) == (0, 0, 0, {})
         assert index.rows() == before
 
 
@@ -182,7 +182,7 @@ def test_an_erased_tracklet_without_crops_is_left_out(tree, checkpoint, tmp_path
         run(checkpoint, tree, '--index', path)
         said = capsys.readouterr().out
         assert '0 tracklets added' in said and '10 in all' in said
-        assert said.endswith('2 have no crops any more: left out\n')
+        assert said.endswith('tracklets left out: 2 without crops\n')
     with TrackletIndex.open(path) as index:
         assert names[2] in {row.tracklet for row in index.rows()}
 
@@ -206,7 +206,7 @@ def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_p
         known = index.known(str(tree))
         stale = {**known, rows[3].tracklet: 'earlier'}
         monkeypatch.setattr(index, 'known', lambda _: stale)
-        assert embed_rows(index, None, rows) == (0, 0, 0, 0) and len(index) == 12
+        assert embed_rows(index, None, rows) == (0, 0, 0, {}) and len(index) == 12
 
 
 def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, tmp_path, capsys):
@@ -230,9 +230,41 @@ def test_a_crop_that_is_damaged_ends_it_and_the_work_is_kept(tree, checkpoint, t
             12 - len(there),
             0,
             0,
-            0,
+            {},
         )
         assert sorted(int(row.track) for row in index.rows()) == list(range(12))
+
+
+def test_skip_bad_leaves_out_what_cannot_be_read(tree, checkpoint, tmp_path, capsys):
+    """A crop of one tracklet; all crops of two, which one warning names; the rest is embedded."""
+    path, names = tmp_path / 'people.db', [entry.tracklet for entry in read_manifest(tree)]
+    crops = [sorted((tree / name).iterdir()) for name in names]
+    for crop in [crops[1][0], *crops[4], *crops[7]]:
+        crop.write_bytes(crop.read_bytes()[:60])
+    crops[9][1].unlink()
+    shown = f'tracklets without a readable crop, left out: {names[4]}, {names[7]}\n'
+    for added in (10, 0):  # a second run tries them again
+        capsys.readouterr()
+        run(checkpoint, tree, '--index', path, '--skip-bad', '--workers', 0)
+        said = capsys.readouterr().out
+        assert f'{added} tracklets added' in said and '10 in all' in said
+        assert said.count(shown) == said.count('left out: 2 without a readable crop\n') == 1
+        assert (f'left out 1 unreadable crops, first {crops[1][0]}\n' in said) == bool(added)
+    with TrackletIndex.open(path) as index:
+        assert {row.tracklet for row in index.rows()} == {*names} - {names[4], names[7]}
+    Image.new('RGB', (16, 32)).save(crops[4][2])  # repaired
+    run(checkpoint, tree, '--index', path, '--skip-bad')
+    assert '1 tracklets added' in capsys.readouterr().out
+
+
+def test_a_warning_names_some_of_many_unreadable_tracklets(tree, checkpoint, tmp_path, capsys):
+    names = [entry.tracklet for entry in read_manifest(tree)]
+    for crop in tree.rglob('*.png'):
+        crop.write_bytes(b'')
+    run(checkpoint, tree, '--index', tmp_path / 'people.db', '--skip-bad')
+    said = capsys.readouterr().out
+    assert f'{names[9]} and 2 more\n' in said and names[10] not in said
+    assert said.endswith('0 in all\ntracklets left out: 12 without a readable crop\n')
 
 
 def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, capsys):

@@ -48,6 +48,7 @@ def embed(url, log, before_each=None):
             file.write(''.join(f'{track}\n' for track in tracks))
         return TrackletFeatures(features[tracks], None, None)
 
+    embedder.skip_bad = False
     with TrackletIndex.open(url, KEY) as index:
         return embed_rows(index, embedder, make_rows(COUNT), at_once=5)
 

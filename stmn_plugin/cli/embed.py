@@ -47,13 +47,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--workers', type=value_of(Whole(0, 1024)), default=0, metavar='N', help='readers (0)'
     )
-    parser.add_argument('--skip-bad', action='store_true', help='leave unreadable crops out')
+    parser.add_argument(
+        '--skip-bad',
+        action='store_true',
+        help='leave out unreadable crops, and tracklets without a readable one',
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
+        from stmn_plugin.cameras.boxes import reasons
         from stmn_plugin.cameras.index.embedding import embed_rows, tree_rows
         from stmn_plugin.cameras.index.model_key import ModelKey
         from stmn_plugin.cameras.index.thresholds import keep_thresholds
@@ -76,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         with TrackletIndex.open(args.index, key) as index:
             begin = time.perf_counter()
-            added, changed, gone, without_crops = embed_rows(index, embedder, rows)
+            added, changed, gone, left_out = embed_rows(index, embedder, rows)
             keep_thresholds(index, Path(args.checkpoint).expanduser().parent)
             seconds = time.perf_counter() - begin
             rate = f', {added / seconds:.1f} a second' if added else ''
@@ -88,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             if changed:
                 print(f'{changed:,} had changed since they were embedded: embedded again')
-            if without_crops:
-                print(f'{without_crops:,} have no crops any more: left out')
+            if left_out:
+                print(f'tracklets left out: {reasons(left_out)}')
             if gone:
                 print(
                     printable(

@@ -1,5 +1,6 @@
 """Read frames as uint8 images; a bad file is one clear error, where the host retries for ever."""
 
+import contextlib
 import errno
 import os
 import warnings
@@ -182,6 +183,19 @@ def read_clip(
         frame, more = _first_readable([p for i, p in enumerate(paths) if i not in distinct], last)
         return [frame], np.zeros_like(rows), bad_frames + more, True
     return frames, _nearest(rows, np.array(kept)), bad_frames, False
+
+
+def has_readable_frame(paths: Iterable[str]) -> bool:
+    """Return whether any of the files can be read; the first one usually answers.
+
+    Raises:
+        InputError: the machine cannot read a file, see :func:`read_frame`.
+    """
+    for path in paths:
+        with contextlib.suppress(BadFrame):
+            read_frame(path)
+            return True
+    return False
 
 
 def readable_clip(

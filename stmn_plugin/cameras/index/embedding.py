@@ -7,14 +7,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stmn_plugin.cameras.manifest import NAME as MANIFEST
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest
-from stmn_plugin.errors import InputError
+from stmn_plugin.errors import InputError, printable
 
 from .records import IndexedTracklet, Where, texts_of
 from .tracklet_index import TrackletIndex
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 256  # tracklets that are embedded, and added to the index, together
 REPORT_SECONDS = 10.0
+NO_CROPS = 'without crops'  # reasons for which a tracklet is left out: they have been deleted,
+UNREADABLE = 'without a readable crop'  # or the embedder skips bad frames
+SHOWN = 10  # names in a warning
 POLL_SECONDS = 1.0  # between two looks at what other processes are still at
 
 
@@ -39,7 +43,7 @@ class Embedded(NamedTuple):
     added: int  # by this process
     changed: int  # that this process deleted, to be embedded again
     gone: int  # of the tree in the index, that its manifest no longer has
-    without_crops: int  # not in the index, and left out: their crops have been deleted
+    left_out: Counter[str]  # reason → tracklets that are not in the index
 
 
 def tree_rows(tree: Path) -> list[IndexedTracklet]:
@@ -86,9 +90,10 @@ def embed_rows(
     """Embed those of the rows that are not in the index, and add them.
 
     Tracklets of another revision are deleted from the index first, so they are embedded again.
-    Tracklets without crops stay in it if they are there, and are left out otherwise. Several
-    processes may run at the same time; each takes a part. At the end this one waits for the others,
-    and takes over their parts if they die.
+    Tracklets without crops stay in it if they are there, and are left out otherwise. If the
+    embedder skips bad frames, tracklets without a readable crop are left out, too, and a warning
+    names them. Several processes may run at the same time; each takes a part. At the end this one
+    waits for the others, and takes over their parts if they die.
 
     Args:
         index: made with the model of the embedder.
@@ -103,25 +108,35 @@ def embed_rows(
     """
     progress = _Progress(len(rows))
     changed = _delete_changed(index, rows)
-    added = without_crops = 0
+    added, left_out = 0, Counter[str]()
+    unreadable: list[str] = []
     left = _missing(index, rows)
     progress.start(len(rows) - len(left))
     while left:
         with index.claim(left, at_once) as claimed:
             crops = _existing_crops(claimed)
+            left_out[NO_CROPS] += len(claimed) - len(crops)
+            if embedder.skip_bad:
+                bad = _without_readable_crop(crops)
+                unreadable += [row.tracklet for row in bad]
+                crops = {row: paths for row, paths in crops.items() if row not in bad}
             if crops:
                 found = embedder(list(crops.values()), 'tracklets')
                 assert found is not None  # one process a group
                 added += index.add(list(crops), found.features)
         if claimed:
-            without_crops += len(claimed) - len(crops)
             done = {row.tracklet for row in claimed}
             left = [row for row in left if row.tracklet not in done]
         else:
             time.sleep(POLL_SECONDS)
             left = _missing(index, left)
         progress.report(len(rows) - len(left))
-    return Embedded(added, changed, _count_gone(index, rows), without_crops)
+    if unreadable:
+        names = ', '.join(unreadable[:SHOWN])
+        more = f' and {len(unreadable) - SHOWN:,} more' if len(unreadable) > SHOWN else ''
+        logger.warning('tracklets %s, left out: %s', UNREADABLE, printable(names + more))
+        left_out[UNREADABLE] = len(unreadable)
+    return Embedded(added, changed, _count_gone(index, rows), +left_out)
 
 
 def crops_of(row: IndexedTracklet) -> list[str]:
@@ -186,6 +201,14 @@ def _existing_crops(rows: Sequence[IndexedTracklet]) -> dict[IndexedTracklet, li
         with contextlib.suppress(CropsGoneError):
             found[row] = crops_of(row)
     return found
+
+
+def _without_readable_crop(
+    crops: Mapping[IndexedTracklet, Sequence[str]],
+) -> list[IndexedTracklet]:
+    from stmn_plugin.data.frames import has_readable_frame  # not before: it imports torch
+
+    return [row for row, paths in crops.items() if not has_readable_frame(paths)]
 
 
 def _missing(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> list[IndexedTracklet]:
