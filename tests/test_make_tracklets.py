@@ -524,6 +524,35 @@ def test_the_command_says_what_was_kept_and_what_was_left_out(video, tmp_path, c
     assert read_manifest(tmp_path / 'tree')[0].start == '2026-03-01T08:00:00.000+00:00'
 
 
+def test_skip_bad_leaves_out_a_broken_video_among_several(video, tmp_path, capsys):
+    """A truncated file, and a folder with a damaged image; without the flag the first ends it."""
+    cut, images, yard = tmp_path / 'cut.mp4', tmp_path / 'images', tmp_path / 'yard.mp4'
+    cut.write_bytes(video.read_bytes()[:300])
+    yard.write_bytes(video.read_bytes())
+    images.mkdir()
+    for number in range(20):
+        Image.fromarray(painted(number)).save(images / f'{number}.png')
+    (images / '7.png').write_bytes(b'')
+    tracks = mot(tmp_path / 't.txt', walk())
+    files = [video, cut, images, yard, '--tracks', *[tracks] * 4, '--output', tmp_path / 'tree']
+    flags = ['--format', 'mot', '--first-frame', 0, '--camera', 'a', 'b', 'c', 'd', '--fps', 10]
+    with pytest.raises(SystemExit) as ended:
+        command.main([*map(str, [*files, *flags])])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count('\n') == 1 and 'cut.mp4: cannot be read' in said
+    assert [entry.camera for entry in read_manifest(tmp_path / 'tree')] == ['a']
+    command.main([*map(str, [*files, *flags, '--replace', '--skip-bad'])])
+    said = capsys.readouterr().out
+    assert f'left out: {cut}: cannot be read as a video' in said
+    assert f'left out: cannot read frame {images}/7.png: ' in said
+    assert said.endswith('2 tracklets, 2 cameras; 2 of 4 videos left out: cut.mp4, images\n')
+    assert [entry.camera for entry in read_manifest(tmp_path / 'tree')] == ['a', 'd']
+    assert not [path for path in (tmp_path / 'tree').glob('.crops*')]
+    files[-3] = tmp_path / 'none.txt'  # a mistake in the tracks is none in a video
+    with pytest.raises(SystemExit):
+        command.main([*map(str, [*files, *flags, '--replace', '--skip-bad'])])
+
+
 def test_persons_are_named_by_a_csv(video, tmp_path):
     tracks = mot(tmp_path / 't.txt', walk(1, range(4)) + walk(2, range(4)))
     table = tmp_path / 'persons.csv'

@@ -88,8 +88,9 @@ def make_tracklets(job: CroppingJob) -> Made:
     next call puts its folders in the place of those that were left.
 
     Raises:
-        InputError: the video or its tracks are invalid; the tree already has tracklets
-            of this video and camera; it cannot be written.
+        BadVideo: a frame cannot be decoded.
+        InputError: the tracks are invalid; the tree already has tracklets of this video and
+            camera; it cannot be written.
     """
     source = open_source(job.video, job.fps)
     key = (job.camera, source.recording.name)

@@ -25,6 +25,10 @@ Pixels: TypeAlias = NDArray[np.uint8]
 TEXT = 'tty'  # FFmpeg makes pictures of the letters of a text file
 
 
+class BadVideo(InputError):
+    """A video or folder of images of which a frame cannot be decoded; a job may skip it."""
+
+
 class Frame(NamedTuple):
     """A frame; its pixels are made only if they are asked for."""
 
@@ -45,7 +49,8 @@ class VideoFile:
         turned: degrees by which the file says that its picture is turned.
 
     Raises:
-        InputError: av is not installed; no video, a damaged one, or one of a codec that is missing.
+        BadVideo: no video, or a damaged one.
+        InputError: av is not installed; the file cannot be opened, or its codec is missing.
     """
 
     def __init__(self, path: Path, fps: float | None = None):
@@ -55,7 +60,7 @@ class VideoFile:
         _check_file(path)
         first = next(self._decoded(), None)
         if first is None:
-            raise InputError(f'{path}: no frame in it can be decoded')
+            raise BadVideo(f'{path}: no frame in it can be decoded')
         self.turned = first.rotation % 360
         height, width = _upright(first).shape[:2]
         self.recording = Recording(path.name, width, height)
@@ -64,7 +69,8 @@ class VideoFile:
         """Yield every frame from the first on.
 
         Raises:
-            InputError: a frame cannot be decoded, has no time, or another size; names it.
+            BadVideo: a frame cannot be decoded.
+            InputError: a frame has no time, or another size; names it.
         """
         begin = None
         for number, frame in enumerate(self._decoded()):
@@ -98,9 +104,9 @@ class VideoFile:
                     av.open(f'file:{self.path}', options={'protocol_whitelist': 'file'})
                 )
             if container.format.name == TEXT:
-                raise InputError(f'{self.path}: is a text file, no video')
+                raise BadVideo(f'{self.path}: is a text file, no video')
             if not container.streams.video:
-                raise InputError(f'{self.path}: there is no video in it')
+                raise BadVideo(f'{self.path}: there is no video in it')
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise InputError(f'{self.path}: this PyAV has no decoder of its codec')
@@ -130,9 +136,9 @@ class VideoFile:
         except (av.error.FFmpegError, OSError) as error:
             raise self._error(what, error) from error
 
-    def _error(self, what: str, error: Exception) -> InputError:
+    def _error(self, what: str, error: Exception) -> BadVideo:
         reason = getattr(error, 'strerror', None) or error
-        return InputError(f'{self.path}: {what}; it is damaged, truncated or no video ({reason})')
+        return BadVideo(f'{self.path}: {what}; it is damaged, truncated or no video ({reason})')
 
 
 class ImageFolder:
@@ -143,17 +149,18 @@ class ImageFolder:
         fps: images a second.
 
     Raises:
-        InputError: no image in it, one cannot be read, or ``fps`` is missing.
+        BadVideo: the first image cannot be read.
+        InputError: no image in it, or ``fps`` is missing.
     """
 
     turned = 0
 
     def __init__(self, path: Path, fps: float | None = None):
-        from stmn_plugin.data.frames import IMAGE_SUFFIXES, read_frame
+        from stmn_plugin.data.frames import IMAGE_SUFFIXES
 
         if fps is None:
             raise InputError(f'{path}: images have no times; --fps N says how many are a second')
-        self.path, self.fps, self._read = path, fps, read_frame
+        self.path, self.fps = path, fps
         names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES)]
         self.images = tuple(sorted((n for n in names if n[0] != '.'), key=natural_key))
         if not self.images:
@@ -167,7 +174,12 @@ class ImageFolder:
             yield Frame(number, number / self.fps, partial(self._checked, name))
 
     def _pixels(self, name: str) -> Pixels:
-        pixels: Pixels = self._read(self.path / name).permute(1, 2, 0).numpy()
+        from stmn_plugin.data.frames import BadFrame, read_frame
+
+        try:
+            pixels: Pixels = read_frame(self.path / name).permute(1, 2, 0).numpy()
+        except BadFrame as error:
+            raise BadVideo(error) from error
         return pixels
 
     def _checked(self, name: str) -> Pixels:

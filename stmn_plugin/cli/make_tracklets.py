@@ -8,6 +8,7 @@ More videos can be added to the same --output; the tree is a data root of the da
 import argparse
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from .track_flags import (
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.making import CroppingJob
+
+logger = logging.getLogger(__name__)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,6 +76,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--split', choices=('train', 'query', 'gallery'), default='gallery', help='gallery'
     )
     parser.add_argument('--replace', action='store_true', help='make tracklets of VIDEO anew')
+    parser.add_argument(
+        '--skip-bad', action='store_true', help='leave out a VIDEO that cannot be decoded whole'
+    )
     add_track_flags(parser)
     chosen = parser.add_argument_group('which boxes become crops')
     chosen.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='names or numbers')
@@ -193,10 +199,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         from stmn_plugin.cameras.making import make_tracklets
         from stmn_plugin.cameras.manifest import NAME as MANIFEST
         from stmn_plugin.cameras.manifest import read_manifest
+        from stmn_plugin.cameras.videos import BadVideo
 
+        left_out: list[str] = []
         for job in jobs_of(args):
             begin = time.perf_counter()
-            made = make_tracklets(job)
+            try:
+                made = make_tracklets(job)
+            except BadVideo as error:
+                if not args.skip_bad:
+                    raise
+                logger.warning('left out: %s', error)
+                left_out.append(job.video.name)
+                continue
             seconds = time.perf_counter() - begin
             print(*map(printable, made.lines()), sep='\n')
             print(
@@ -204,7 +219,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         entries = read_manifest(args.output)
         cameras = len({entry.camera for entry in entries})
-        print(printable(f'{args.output / MANIFEST}: {len(entries):,} tracklets, {cameras} cameras'))
+        line = f'{args.output / MANIFEST}: {len(entries):,} tracklets, {cameras} cameras'
+        if left_out:
+            line += (
+                f'; {len(left_out)} of {len(args.videos)} videos left out: {", ".join(left_out)}'
+            )
+        print(printable(line))
 
 
 run = functools.partial(run_tool, main)  # the installed command
