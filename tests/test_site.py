@@ -1,10 +1,14 @@
 """The documents are complete: every page in the navigation, every dependency explained."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from chromium import MISSING, chromium, is_missing, set_window
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -81,3 +85,34 @@ def test_the_forms_are_yaml_that_github_understands():
     cff = yaml.safe_load(read('CITATION.cff'))
     assert cff['cff-version'] == '1.2.0' and cff['title'] and cff['authors'] and cff['message']
     assert yaml.safe_load(read('.github/dependabot.yml'))['version'] == 2
+
+
+WIDER_THAN_THEIR_BOX = """
+    const parts = document.querySelectorAll('article pre > code, article .md-typeset__scrollwrap')
+    return [...parts].filter(part => part.scrollWidth > part.clientWidth + 1)
+        .map(part => part.innerText.slice(0, 60))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(is_missing(), reason=MISSING)
+def test_pages_of_the_site_fit_their_window(tmp_path):
+    """On a laptop nothing is cut; on a phone wide blocks scroll, and the page does not."""
+    pytest.importorskip('mkdocs')
+    subprocess.run(
+        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '--site-dir', tmp_path],
+        cwd=REPOSITORY,
+        env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
+        check=True,
+    )
+    pages = sorted(tmp_path.rglob('index.html'))
+    assert len(pages) > 50
+    with chromium() as driver:
+        for width in (1280, 390):
+            set_window(driver, width, 900)
+            for page in pages:
+                driver.get(page.as_uri())
+                where = f'{page.relative_to(tmp_path)} at {width} pixels'
+                assert driver.execute_script('return document.body.scrollWidth') <= width, where
+                if width == 1280:
+                    assert not driver.execute_script(WIDER_THAN_THEIR_BOX), where
