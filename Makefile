@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo cameras-demo test test-fast test-lowest lint types docs wheel
+.PHONY: demo cameras-demo test test-fast test-lowest test-cameras-demo lint types docs wheel
 
 # train three models on drawn pedestrians, compare them, write a page; a second call resumes
 demo: $(VENV)/.installed
@@ -37,6 +37,10 @@ test-lowest:
 	$(VENV)-lowest/bin/python -m pip install --quiet -e '.[test]' \
 	    $$(sed -nE 's/^ +"(torch|torchvision|numpy)>=([0-9.]+)",$$/\1==\2.*/p' pyproject.toml)
 	$(VENV)-lowest/bin/python -m pytest $(PYTEST_WORDS) -m "not slow"
+
+# the lines of cameras-demo and the README's third recipe, to a page with the right persons on top
+test-cameras-demo: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/test_cameras_end_to_end.py --whole-demo
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -192,9 +192,22 @@ def test_a_vector_of_another_length_is_damage(path):
         db.execute("UPDATE tracklet SET feature = x'00' WHERE number = 7")
     with (
         TrackletIndex.open(path) as index,
-        pytest.raises(InputError, match='vector of tracklet 7 is damaged'),
+        pytest.raises(InputError, match=r'people\.db-matrix .* 7 in the database is damaged'),
     ):
         index.search(make_features(1), 3)
+
+
+@pytest.mark.parametrize('time', ["'noon'", '9000000000000000000', '-70000000000000000'])
+def test_times_that_are_none_are_damage(path, time):
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(f'UPDATE tracklet SET starts = {time} WHERE number = 7')
+    with (
+        TrackletIndex.open(path) as index,
+        pytest.raises(InputError, match='times of tracklet 7 in the index are damaged'),
+    ):
+        index.rows()
 
 
 def test_what_is_no_index_is_refused_and_left_alone(path):

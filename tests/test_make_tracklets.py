@@ -292,6 +292,8 @@ def test_many_boxes_outside_the_picture_are_a_wrong_size():
     inside = [(i, 'a', 0, 0, 10, 20) for i in range(20)]
     outside = [(i, 'b', 150, 0, 160, 20) for i in range(4)]
     assert kept(Filters(), *inside, *outside[:3])[1].left_out == {'outside the picture': 3}
+    vast = (0, 'c', -1e300, -1e300, 1e308, 1e308)  # whose area no float holds
+    assert kept(Filters(), *inside, vast)[1].left_out == {'outside the picture': 1}
     with pytest.raises(
         InputError, match='4 of 24 boxes lie outside the picture of a.mp4, 100 x 80'
     ):
@@ -458,13 +460,22 @@ def test_boxes_past_the_last_frame(job):
     """A few are left out, more are a wrong base, another video or a truncated one."""
     made = make_tracklets(job(walk(1, range(18, 23))))
     assert made.selection.left_out == {'past the last frame': 3} and made.frames == 20
+    made = make_tracklets(job(walk(1, range(1, 21)), camera='a'))
+    assert made.selection.left_out == {'past the last frame by one (see --first-frame)': 1}
     people = [box for track in range(4) for box in walk(track, range(1, 21))]
     with pytest.raises(InputError, match='4 of 80 boxes are past the last frame of lobby.mp4, which'
                        ' has 20; all by one: .* another number than --first-frame'):  # fmt: skip
         make_tracklets(job(people, camera='b'))
     with pytest.raises(InputError, match='10 of 30 boxes .*; it is of another video, or the vid'):
         make_tracklets(job(walk(1, range(30)), camera='c'))
-    assert {entry.camera for entry in read_manifest(job([]).output)} == {'door'}
+    assert {entry.camera for entry in read_manifest(job([]).output)} == {'door', 'a'}
+
+
+def test_a_time_beyond_the_calendar_is_one_line(job):
+    last = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.timezone.utc)
+    with pytest.raises(InputError, match='1.9 s after 9999-12-31 23:59:59.00:00 no calendar has'):
+        make_tracklets(job(walk(), start=last))
+    assert not read_manifest(job([]).output)
 
 
 def test_a_truncated_video_is_one_line(job, tmp_path):
@@ -478,15 +489,39 @@ def test_a_truncated_video_is_one_line(job, tmp_path):
 
 
 def test_a_damaged_manifest_names_the_line(job):
-    make_tracklets(job(walk()))
+    make_tracklets(job(walk(), start=datetime.datetime(2026, 3, 1, tzinfo=datetime.timezone.utc)))
     path = job([]).output / 'manifest.jsonl'
     whole = path.read_text()
-    for folder in ('../x', '/x', ''):  # what --replace removes lies within the tree
-        path.write_text(whole.replace('gallery/unknown/door/lobby-1', folder))
-        with pytest.raises(InputError, match='manifest.jsonl:1: tracklet must be a folder within'):
+    [entry] = map(json.loads, whole.splitlines())
+    assert read_manifest(path.parent) and entry['start'] is not None
+    folders = ('../x', '/x', '', '.')  # what --replace removes lies within the tree
+    for change, said in (
+        *(({'tracklet': folder}, 'tracklet must be a folder within') for folder in folders),
+        *(({name: 7}, f'{name} must be text') for name in ('tracklet', 'camera', 'track')),
+        *(({name: None}, f'{name} must be text') for name in ('source', 'person')),
+        *(
+            ({'end': time}, 'end must be a time with its offset')
+            for time in (5, 'today', '2026-03-01T08:00:00', '9999-12-31T23:00:00-02:00')
+        ),
+        ({'start': None}, 'start and end must be given both'),
+        *(({name: []}, 'lists of one length') for name in ('frames', 'times', 'boxes')),
+        ({'frames': None}, 'lists of one length'),
+        ({'confidence': [0.5]}, 'lists of one length'),
+        ({'boxes': 'x' * len(entry['boxes'])}, 'lists of one length'),
+        ({'colour': 'red'}, 'colour'),
+    ):
+        path.write_text(json.dumps({**entry, **change}) + '\n')
+        with pytest.raises(InputError, match=f'manifest.jsonl:1: no line of a manifest: .*{said}'):
             read_manifest(path.parent)
-    path.write_text(whole + '{"tracklet": "a"}\n')
-    with pytest.raises(InputError, match='manifest.jsonl:2: no line of a manifest'):
+    for line in ('{"tracklet": "a"}', '[1]', 'null', '', '[' * 100_000):
+        path.write_text(f'{whole}{line}\n')
+        with pytest.raises(InputError, match='manifest.jsonl:2: no line of a manifest'):
+            read_manifest(path.parent)
+    path.write_text(whole + whole.replace('lobby-1"', 'lobby-1/"'))
+    with pytest.raises(InputError, match='manifest.jsonl:2: gallery.*lobby-1/ has a line already'):
+        read_manifest(path.parent)
+    path.write_bytes(b'\xff\xfe')
+    with pytest.raises(InputError, match='manifest.jsonl: it is no text in UTF-8'):
         read_manifest(path.parent)
 
 
@@ -581,6 +616,7 @@ def test_persons_are_named_by_a_csv(video, tmp_path):
         (['--first-frame', '0', '--format', 'cvat'], 'no XML that can be read'),
         (['--first-frame', '0', '--start', *['2026-03-01T08:00:00Z'] * 2], '2 times for 1 videos'),
         (['--first-frame', '0', '--camera', 'a', 'b'], '--camera: 2 names for 1 videos'),
+        (['--first-frame', '0', '--start', '0001-01-01T00:00:00+14:00'], 'a time with its offset'),
         (['--first-frame', '0', '--fps', '0'], 'a number above 0'),
         (['--first-frame', '0', '--frobnicate'], 'no flag is called'),
     ],
@@ -603,6 +639,18 @@ def test_numbers_of_videos_and_tracks_must_fit(videos, files, said, video, tmp_p
             [str(word) for word in [*[video] * videos, '--tracks', *[tracks] * files, *rest]]
         )
     assert said in capsys.readouterr().err
+
+
+def test_a_video_with_a_hidden_name_is_refused(video, tmp_path, capsys):
+    """No reader of the dataset would see its tracklets."""
+    hidden = tmp_path / '.lobby.mp4'
+    hidden.write_bytes(video.read_bytes())
+    tracks = mot(tmp_path / 't.txt', walk())
+    with pytest.raises(SystemExit):
+        command.main(words(hidden, tracks, tmp_path / 'tree', '--first-frame', 0))
+    assert capsys.readouterr().err == (
+        'error: VIDEO: .lobby.mp4 would name hidden folders; rename it\n'
+    )
 
 
 def test_several_videos_of_one_folder_of_tracks(video, tmp_path):

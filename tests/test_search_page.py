@@ -3,6 +3,7 @@
 import datetime
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -114,6 +115,14 @@ def test_names_of_files_never_become_markup(page, path):
     assert EVIL not in path.read_text()
     (policy,) = (a['content'] for tag, a in page.tags if a.get('http-equiv'))
     assert "default-src 'none'" in policy and 'unsafe' not in policy
+
+
+def test_a_tracklet_without_an_end_has_its_start(tmp_path):
+    begun = replace(tracklet('gate', 20, rank=1), end=None)
+    answers = [ShownAnswer('who', [tracklet('lobby', 0)], [begun])]
+    write_search_page(str(tmp_path / 'a.html'), FACTS, answers, STRIPS, SIZE)
+    said = words(Texts((tmp_path / 'a.html').read_text()))
+    assert 'gate 2026-03-01 08:20:00 +01:00 gallery' in said
 
 
 def test_each_result_has_its_own_strip(page):

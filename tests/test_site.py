@@ -54,7 +54,7 @@ def test_workflows_and_ci_call_the_targets_of_the_makefile():
         re.findall(r'^make ([\w-]+)', (REPOSITORY / '.ci/run').read_text(), re.M)
     )
     assert called['.ci/run'] == {'lint', 'types', 'docs', 'test'}
-    assert called['workflows'] == called['.ci/run'] | {'wheel'} <= set(targets)
+    assert called['workflows'] == called['.ci/run'] | {'wheel', 'test-cameras-demo'} <= set(targets)
 
 
 def test_a_container_is_installed_as_the_documents_say():

@@ -19,7 +19,7 @@ from .boxes import Boxes, reasons
 from .manifest import ManifestEntry, clock_time, read_manifest
 from .numbering import read_tracks
 from .readers.options import Recording, TrackOptions
-from .selection import NO_PERSON, PAST_END, Filters, Selection, select, too_many
+from .selection import NO_PERSON, PAST_BY_ONE, PAST_END, Filters, Selection, select, too_many
 from .tree import move_into_tree, staging_folder
 from .videos import ImageFolder, VideoFile, open_source
 
@@ -175,8 +175,8 @@ def _without_past(
     """Remove boxes past the last frame from the selection; raise InputError if there are many."""
     there = np.isin(selection.boxes.frames, list(times))
     missing = int((~there).sum())
+    one_past = int(selection.boxes.frames.max()) == decoded
     if too_many(missing, len(there)) or missing == len(there):
-        one_past = int(selection.boxes.frames.max()) == decoded
         raise InputError(
             f'{job.tracks}: {missing:,} of {len(there):,} boxes are past the last frame of '
             f'{source.recording.name}, which has {decoded:,}; '
@@ -187,7 +187,7 @@ def _without_past(
             )
         )
     return Selection(
-        selection.boxes.only(there, PAST_END),
+        selection.boxes.only(there, PAST_BY_ONE if one_past else PAST_END),
         selection.crops[there],
         selection.total_boxes,
         selection.total_tracks,

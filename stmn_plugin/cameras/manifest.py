@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
+from stmn_plugin.config.rules import Moment
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.whole_files import whole_file
 
 NAME = 'manifest.jsonl'
+MOMENT = Moment()
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,42 @@ def read_manifest(tree: Path) -> list[ManifestEntry]:
     path = tree / NAME
     if not path.exists():
         return []
-    entries = []
+    entries: dict[PurePosixPath, ManifestEntry] = {}
     try:
         with open_regular(path, encoding='utf-8') as file:
             for number, line in enumerate(file, 1):
                 try:
-                    entry = ManifestEntry(**json.loads(line))
-                    parts = PurePosixPath(entry.tracklet).parts
-                except (ValueError, TypeError) as error:
+                    entry = _parsed(line)
+                except (ValueError, TypeError, RecursionError) as error:
                     raise InputError(f'{path}:{number}: no line of a manifest: {error}') from error
-                if not parts or '..' in parts or parts[0].startswith('/'):  # may be removed
-                    raise InputError(
-                        f'{path}:{number}: tracklet must be a folder within the tree, got '
-                        f'{entry.tracklet!r:.80}'
-                    )
-                entries.append(entry)
+                if entries.setdefault(PurePosixPath(entry.tracklet), entry) is not entry:
+                    raise InputError(f'{path}:{number}: {entry.tracklet} has a line already')
+    except UnicodeDecodeError as error:
+        raise InputError(f'cannot read {path}: it is no text in UTF-8') from error
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror}') from error
-    return entries
+    return list(entries.values())
+
+
+def _parsed(line: str) -> ManifestEntry:
+    """Parse a line; raise ValueError or TypeError, or RecursionError, for anything else."""
+    entry = ManifestEntry(**json.loads(line))
+    for name in ('tracklet', 'camera', 'source', 'track', 'person'):
+        if not isinstance(getattr(entry, name), str):
+            raise ValueError(f'{name} must be text, got {getattr(entry, name)!r:.80}')
+    parts = PurePosixPath(entry.tracklet).parts
+    if not parts or '..' in parts or parts[0].startswith('/'):  # may be removed
+        raise ValueError(f'tracklet must be a folder within the tree, got {entry.tracklet!r:.80}')
+    for name, time in (('start', entry.start), ('end', entry.end)):
+        if time is not None and MOMENT.read(time) is None:
+            raise ValueError(f'{name} must be {MOMENT}, got {time!r:.80}')
+    if (entry.start is None) != (entry.end is None):
+        raise ValueError('start and end must be given both, or neither')
+    lists = entry.frames, entry.times, entry.boxes, entry.confidence or entry.frames
+    counts = {len(values) if isinstance(values, list) else 0 for values in lists}
+    if 0 in counts or len(counts) > 1:
+        raise ValueError('frames, times, boxes and confidence must be lists of one length')
+    return entry
 
 
 def write_manifest(tree: Path, entries: Iterable[ManifestEntry]) -> Path:
@@ -90,10 +110,17 @@ def write_manifest(tree: Path, entries: Iterable[ManifestEntry]) -> Path:
 def clock_time(start: datetime.datetime | None, seconds: float) -> str | None:
     """Return the time of day of a moment in a video, ISO 8601; None if its start is unknown.
 
+    Raises:
+        InputError: it is after the year 9999.
+
     >>> begin = datetime.datetime.fromisoformat('2026-03-01T08:00:00+01:00')
     >>> clock_time(begin, 2.25)
     '2026-03-01T08:00:02.250+01:00'
     """
     if start is None:
         return None
-    return (start + datetime.timedelta(seconds=seconds)).isoformat(timespec='milliseconds')
+    try:
+        moment = start + datetime.timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise InputError(f'{seconds:g} s after {start} no calendar has a day') from error
+    return moment.isoformat(timespec='milliseconds')

@@ -15,6 +15,7 @@ from .readers.options import Recording
 OUTSIDE = 'outside the picture'
 MOSTLY_OUTSIDE = 'less than half in the picture'
 PAST_END = 'past the last frame'
+PAST_BY_ONE = 'past the last frame by one (see --first-frame)'
 NOT_SAMPLED = 'not sampled (--every, --max-frames)'
 NO_PERSON = 'no person given (--persons)'
 INSIDE = 0.5  # share of a box that the picture must hold
@@ -122,8 +123,9 @@ def select(path: object, boxes: Boxes, recording: Recording, filters: Filters) -
 
 
 def areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the areas (N,) of corners (N, 4)."""
-    area: NDArray[np.float64] = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+    """Compute the areas (N,) of corners (N, 4); infinite where a float cannot hold it."""
+    with np.errstate(over='ignore'):
+        area: NDArray[np.float64] = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
     return area
 
 

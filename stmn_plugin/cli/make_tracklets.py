@@ -134,6 +134,9 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f'VIDEO: two are called {twice[0]}; rename one')
+    hidden = [name for name in names if name.startswith('.')]
+    if hidden:
+        raise InputError(f'VIDEO: {hidden[0]} would name hidden folders; rename it')
     if args.split == 'train' and args.persons is None:
         raise InputError('--split train: --persons CSV must name who is to be learned')
     if args.first_frame == 'names' and not all(video.is_dir() for video in videos):

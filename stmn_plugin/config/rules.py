@@ -115,8 +115,9 @@ class Moment(Rule):
     """A time of day with its offset from UTC, in ISO 8601."""
 
     def _read(self, text: str) -> datetime.datetime | None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             moment = datetime.datetime.fromisoformat(re.sub('[zZ]$', '+00:00', text))
+            moment.astimezone(datetime.timezone.utc)  # some of the years 1 and 9999 have no UTC
             return moment if moment.tzinfo is not None else None
         return None
 

@@ -154,7 +154,10 @@ class Matrix:
             while rows := found.fetchmany(ROWS_AT_ONCE):
                 for number, feature in rows:
                     if len(feature) != size:
-                        raise InputError(f'the vector of tracklet {number} is damaged')
+                        raise InputError(
+                            f'{self.path} cannot be made: the vector of tracklet {number} in the '
+                            'database is damaged'
+                        )
                 slots = np.array([number for number, _ in rows]) - head.first
                 done = 0
                 for start, length in _runs(slots):

@@ -166,8 +166,17 @@ def no_text(name: str, error: UnicodeEncodeError) -> InputError:
 
 
 def row_of(values: Sequence[Any]) -> IndexedTracklet:
-    """Build a tracklet from a database's values for COLUMNS."""
+    """Build a tracklet from a database's values for COLUMNS.
+
+    Raises:
+        InputError: its times are none.
+    """
     number, tree, tracklet, camera, source, track, person, starts, ends, *rest = values
-    start, end = (None if time is None else EPOCH + time * MICROSECOND for time in (starts, ends))
+    try:
+        start, end = (
+            None if time is None else EPOCH + time * MICROSECOND for time in (starts, ends)
+        )
+    except (TypeError, OverflowError) as error:
+        raise InputError(f'the times of tracklet {number} in the index are damaged') from error
     names = tree, tracklet, camera, source, track, person
     return IndexedTracklet(number, *names, start, end, *rest)
