@@ -1,6 +1,7 @@
 """The study of distractors: its configs load, its table says what the arrays say, it runs."""
 
 import json
+import os
 import runpy
 import sys
 from types import SimpleNamespace
@@ -92,10 +93,20 @@ def test_the_whole_study_on_tiny_data(ceilings, tiny_root, tmp_path, monkeypatch
     assert {*written['shares']['+ TM, rate x 20']} == {'masks', 'visibility'}
     painted = written['mAP']['Baseline, distractors painted out']['own']
     assert painted != written['mAP']['Baseline']['own']
+    # a second call reads what it has found, unless the weights are others
+    with monkeypatch.context() as patched:
+        patched.setitem(ceilings.main.__globals__, 'read_clip_frames', None)
+        ceilings.main([*flags, *words], execute)
+    assert json.loads((tmp_path / 'ceilings.json').read_text()) == written
     # what a run's own test says
     (folder,) = (tmp_path / 'runs').glob('baseline-painted-*')
     tested = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]['mAP']
     assert painted == [pytest.approx(tested, abs=2e-6)]
+    (checkpoint,) = (folder / 'model').glob('model.pth.tar-*')
+    os.utime(checkpoint, (0, 0))
+    with monkeypatch.context() as patched, pytest.raises(TypeError, match='NoneType'):
+        patched.setitem(ceilings.main.__globals__, 'read_clip_frames', None)
+        ceilings.main([*flags, *words], execute)
 
 
 @pytest.mark.slow

@@ -4,17 +4,19 @@ python studies/distractors/ceilings.py --rows Baseline '+ TM' '+ SM' --oracle ma
     --output log/studies/distractors --json ceilings.json
 
 Runs in `--output` are those of tools/compare.py with the same config, rows and seeds: what is
-finished is used, what is not is trained. `--oracle masks` trains the first row once more, on frames
-whose known distractors are painted out (synthetic.paint_out), and tests it on such: what a perfect
-spatial memory could gain. `--oracle visibility` trains nothing: a frame of the first row counts as
-the square of the person's true visibility in it, its features being as they are: what a perfect
-temporal memory could gain. Every other row is compared with the first, query by query and seed by
-seed; the table has its difference and its share of each ceiling.
+finished is used, what is not is trained. The average precisions of a run are kept in its folder.
+`--oracle masks` trains the first row once more, on frames whose known distractors are painted out
+(synthetic.paint_out), and tests it on such: what a perfect spatial memory could gain. `--oracle
+visibility` trains nothing: a frame of the first row counts as the square of the person's true
+visibility in it, its features being as they are: what a perfect temporal memory could gain. Every
+other row is compared with the first, query by query and seed by seed; the table has its difference
+and its share of each ceiling.
 """
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
@@ -28,11 +30,12 @@ from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.looking.explained_run import open_on_target
 from stmn_plugin.looking.frame_weights import OWN, WEIGHTINGS, rank_weighted, read_clip_frames
 from stmn_plugin.looking.measures.ceilings import share_of_ceiling
-from stmn_plugin.whole_files import write_json
+from stmn_plugin.whole_files import whole_file, write_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ORACLES = ('masks', 'visibility')
 VISIBILITY = 'visibility^2'
+PRECISIONS = 'precisions.npz'  # in the folder of a run
 
 
 def parse_args(argv=None):
@@ -64,13 +67,27 @@ def painted(row):
 
 
 def precisions_of(run, weightings):
-    """Average precision of every query (Q,) by weighting, and the person of each query (Q,)."""
+    """Average precision of every query (Q,) by weighting, and the person of each query (Q,).
+
+    They are read from the folder of the run if they were computed with the same checkpoint.
+    """
     weights = run.record.checkpoint(run.cfg.train.max_epoch)
+    status = os.stat(weights)
+    stamp = np.array([status.st_size, status.st_mtime_ns])
+    path = Path(run.folder, PRECISIONS)
+    if path.exists():
+        with np.load(path) as stored:
+            known = {name: stored[name] for name in stored.files}
+        if np.array_equal(known['stamp'], stamp) and not {*weightings} - {*known}:
+            return {name: known[name] for name in weightings}, known['persons']
     words = [*run.words, *as_words({**TESTING, 'model.load_weights': weights})]
     opened = open_on_target(load_config(run.config_file, words), run.title)
     scores = rank_weighted(opened, read_clip_frames(opened), weightings)
     persons = np.array([opened.tracklets.all[row][1] for row in opened.tracklets.query])
-    return {name: own.aps for name, own in scores.items()}, persons
+    precisions = {name: own.aps for name, own in scores.items()}
+    with whole_file(path) as file:
+        np.savez_compressed(file, **precisions, persons=persons, stamp=stamp)
+    return precisions, persons
 
 
 def measure(args, execute):
