@@ -26,6 +26,8 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_WORDS)
 test: $(VENV)/.installed
 	$(PYTEST)
 
+SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
+
 # without the runs of whole commands
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
@@ -46,6 +48,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/[bf]*.yml
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
 
 types: $(VENV)/.installed
 	$(BIN)/mypy

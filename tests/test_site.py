@@ -1,7 +1,9 @@
-"""The documents are complete: every page in the navigation, every dependency explained."""
+"""The documents, the site and the project files agree and are complete."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,12 +59,33 @@ def test_workflows_and_ci_call_the_targets_of_the_makefile():
     assert called['workflows'] == called['.ci/run'] | {'wheel', 'test-cameras-demo'} <= set(targets)
 
 
-def test_a_container_is_installed_as_the_documents_say():
-    [step] = re.findall(
-        r"^RUN pip install --no-cache-dir ('.*')$", read('Dockerfile'), re.MULTILINE
+def test_the_container_runs_the_steps_of_the_documents():
+    """Its commands, a plain pip install and ``python -m stmn_plugin``, are those for Windows."""
+    steps = re.findall(r'^(RUN|ENTRYPOINT) (.*)$', read('Dockerfile'), re.MULTILINE)
+    (run, install), (entry, words) = steps
+    assert (run, entry) == ('RUN', 'ENTRYPOINT')
+    install = install.replace('--no-cache-dir ', '')
+    command = ' '.join(json.loads(words))
+    for name in ('README.md', 'docs/installation.md', 'docs/quick-start.md'):
+        assert install in read(name) and f'{command} demo' in read(name), name
+
+
+def test_the_lowest_versions_are_those_of_the_package():
+    """What ``make test-lowest`` installs: the pins that its sed makes of pyproject.toml."""
+    [recipe] = re.findall(r"\$\$\((sed -nE '.*?') pyproject.toml\)", read('Makefile'))
+    done = subprocess.run(
+        [*shlex.split(recipe.replace('$$', '$')), 'pyproject.toml'],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert f'pip install {step}' in read('docs/installation.md')
-    assert f'pip install {step}' in read('README.md')
+    tomllib = pytest.importorskip('tomllib')
+    needed = tomllib.loads(read('pyproject.toml'))['project']['dependencies']
+    stated = dict(one.split('>=') for one in needed if '>=' in one)
+    assert done.stdout.split() == [
+        f'{name}=={stated[name]}.*' for name in ('torch', 'torchvision', 'numpy')
+    ]
 
 
 def test_the_version_is_written_once():
@@ -72,19 +95,6 @@ def test_the_version_is_written_once():
     assert newest == __version__
     for name in ('pyproject.toml', 'CITATION.cff', 'README.md', 'mkdocs.yml'):
         assert __version__ not in read(name).replace(f'torchreid {__version__}', ''), name
-
-
-def test_the_forms_are_yaml_that_github_understands():
-    for path in (REPOSITORY / '.github' / 'ISSUE_TEMPLATE').glob('*.yml'):
-        form = yaml.safe_load(path.read_text(encoding='utf-8'))
-        if path.name == 'config.yml':
-            continue
-        assert form['name'] and form['description']
-        ids = [field['id'] for field in form['body']]
-        assert len(ids) == len(set(ids)) and all(f['attributes'] for f in form['body'])
-    cff = yaml.safe_load(read('CITATION.cff'))
-    assert cff['cff-version'] == '1.2.0' and cff['title'] and cff['authors'] and cff['message']
-    assert yaml.safe_load(read('.github/dependabot.yml'))['version'] == 2
 
 
 WIDER_THAN_THEIR_BOX = """
