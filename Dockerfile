@@ -5,7 +5,7 @@ FROM python:3.12-slim
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 COPY . .
-RUN pip install --no-cache-dir '.[report]'
+RUN pip install --no-cache-dir ".[report]"
 # docker run --rm [--gpus all] -v "$PWD:/work" stmn_plugin train --config stmn_synthetic
 WORKDIR /work
 ENTRYPOINT ["python", "-m", "stmn_plugin"]

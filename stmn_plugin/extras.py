@@ -28,6 +28,6 @@ def require(*modules: str) -> None:
     """
     for name in modules:
         if importlib.util.find_spec(name) is None:
-            extra = EXTRA_OF.get(name)
-            requirement = f"'stmn_plugin[{extra}]'" if extra else name
+            extra = EXTRA_OF.get(name)  # in quotes that every shell takes, cmd.exe included
+            requirement = f'"stmn_plugin[{extra}]"' if extra else name
             raise InputError(f'{name} is not installed: pip install {requirement}')

@@ -151,7 +151,7 @@ def test_a_missing_package_is_one_line_before_any_work(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as ended:
         command.main(words)
-    extra = "'stmn_plugin[report]'" if missing in EXTRA_OF else missing
+    extra = '"stmn_plugin[report]"' if missing in EXTRA_OF else missing
     assert ended.value.code == 2 and not any(tmp_path.iterdir())
     said = f'error: {missing} is not installed: pip install {extra}\n'
     assert capsys.readouterr() == ('', said)

@@ -226,7 +226,7 @@ def test_a_codec_without_a_decoder_is_one_line(video, tmp_path, capsys):
 
 def test_without_av_a_line_says_what_to_install(video, monkeypatch):
     monkeypatch.setitem(sys.modules, 'av', None)
-    with pytest.raises(InputError, match=r"av is not installed: pip install 'stmn_plugin\[cameras"):
+    with pytest.raises(InputError, match=r'av is not installed: pip install "stmn_plugin\[cameras'):
         VideoFile(video)
 
 

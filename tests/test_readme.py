@@ -12,6 +12,7 @@ import pytest
 
 from stmn_plugin.cli import commands
 from stmn_plugin.config import RANGES, SECTIONS, load_config
+from stmn_plugin.config.sections import known_settings
 from stmn_plugin.config.table import with_table
 from stmn_plugin.errors import InputError
 
@@ -127,7 +128,7 @@ def test_the_table_of_keys_is_made_from_the_settings():
     text = CONFIGURATION.read_text(encoding='utf-8')
     command = 'run: python -m stmn_plugin.config.table docs/configuration.md'
     assert with_table(text, CONFIGURATION.name) == text, command
-    row = '| `train.keep_last` | `2` | a whole number from 1 to 1,000,000 | checkpoints that stay, '
+    row = '| `train.keep_last` | `2` | a whole number from 1 to 1,000,000 | number of newest '
     assert row in text
     for other in ('| `train.lr`', '| `use_gpu`', '| `loss.triplet'):  # the host's
         assert other not in text
@@ -138,6 +139,14 @@ def test_the_table_of_keys_is_made_from_the_settings():
     with pytest.raises(InputError, match='needs the lines'):
         with_table(text.replace('<!-- end of settings -->', ''), CONFIGURATION.name)
     assert with_table('# A page\n', 'page.md') == '# A page\n'
+
+
+def test_the_help_of_a_key_is_read_alone():
+    """As --help-config WORD shows it: it needs no line above it."""
+    helps = {key: one.help for key, one in known_settings()}
+    assert len(helps) > 200
+    for key, text in helps.items():
+        assert not re.match(r'(of|its|their|the same|that|it|as) ', text), (key, text)
 
 
 def test_the_table_of_keys_tells_the_defaults():

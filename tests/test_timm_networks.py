@@ -98,7 +98,7 @@ def test_a_network_that_cannot_be_an_encoder_is_refused(name, message):
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(
-        InputError, match=r"timm is not installed: pip install 'stmn_plugin\[timm\]'"
+        InputError, match=r'timm is not installed: pip install "stmn_plugin\[timm\]"'
     ):
         Encoder('timm:resnet18', pretrained=False)
 

@@ -366,7 +366,7 @@ def test_what_is_no_export_of_cvat_for_video(text, said, read):
 
 def test_without_defusedxml_a_line_says_what_to_install(read, monkeypatch):
     monkeypatch.setitem(sys.modules, 'defusedxml', None)
-    with pytest.raises(InputError, match=r"defusedxml .* pip install 'stmn_plugin\[cameras\]'"):
+    with pytest.raises(InputError, match=r'defusedxml .* pip install "stmn_plugin\[cameras\]"'):
         read('cvat', cvat([(0, 0, '')]))
 
 

@@ -61,8 +61,8 @@ class Data:
     targets: list[str] = setting(['market1501'], NAMES, 'datasets to test on')
     workers: int = setting(4, Whole(0, 256), 'processes that read frames')
     split_id: int = setting(0, Whole(0, 10_000), 'split, for datasets that have several')
-    height: int = setting(256, Whole(16, 1_024), 'of a frame, pixels')
-    width: int = setting(128, Whole(8, 1_024), 'of a frame, pixels')
+    height: int = setting(256, Whole(16, 1_024), 'height of a frame in pixels')
+    width: int = setting(128, Whole(8, 1_024), 'width of a frame in pixels')
     combineall: bool = setting(False, FLAG, 'train on the test identities, too')
     transforms: list[str] = setting(
         ['random_flip'], ListOf(OneOf(TRANSFORMS, any_case=True)), 'augmentation'
@@ -70,10 +70,12 @@ class Data:
     # no engine here takes several copies of an image
     k_tfm: int = setting(1, Whole(1, 1), 'image data: augmented copies of an image')
     norm_mean: list[float] = setting(
-        [0.485, 0.456, 0.406], ListOf(Number(-255, 255), length=3), 'mean of red, green, blue'
+        [0.485, 0.456, 0.406], ListOf(Number(-255, 255), length=3), 'means of red, green and blue'
     )
     norm_std: list[float] = setting(
-        [0.229, 0.224, 0.225], ListOf(Number(0.001, 255), length=3), 'their standard deviations'
+        [0.229, 0.224, 0.225],
+        ListOf(Number(0.001, 255), length=3),
+        'standard deviations of red, green and blue',
     )
     save_dir: str = setting('log', FOLDER, 'run folder')
     load_train_targets: bool = setting(False, FLAG, "image data: load the targets' training split")
@@ -117,7 +119,9 @@ class Video:
         'evenly', OneOf(('evenly', 'random', 'all')), 'how frames of a clip are chosen'
     )
     pooling_method: str = setting(
-        'avg', OneOf(('avg', 'max')), 'image models trained frame by frame: from frames to a clip'
+        'avg',
+        OneOf(('avg', 'max')),
+        'image models trained frame by frame: how frames become a clip',
     )
 
 
@@ -136,17 +140,23 @@ class Train:
         ['classifier'], ListOf(NAME), 'layers that train from the start'
     )
     staged_lr: bool = setting(False, FLAG, 'a lower learning rate outside new_layers')
-    new_layers: list[str] = setting(['classifier'], ListOf(NAME), 'layers with the full rate')
-    base_lr_mult: float = setting(0.1, Number(0, 1_000), 'factor of the rate of other layers')
+    new_layers: list[str] = setting(
+        ['classifier'], ListOf(NAME), 'layers with the full learning rate'
+    )
+    base_lr_mult: float = setting(
+        0.1, Number(0, 1_000), 'factor of the learning rate of all other layers'
+    )
     lr_scheduler: str = setting(
-        'single_step', OneOf(('single_step', 'multi_step', 'cosine')), 'how the rate falls'
+        'single_step', OneOf(('single_step', 'multi_step', 'cosine')), 'how the learning rate falls'
     )
     stepsize: list[int] = setting(
-        [20], ListOf(INTERVAL, least=1), 'epochs between two steps, or of each with multi_step'
+        [20],
+        ListOf(INTERVAL, least=1),
+        'epochs between two steps of the rate; multi_step: the epoch of each step',
     )
-    gamma: float = setting(0.1, Number(0, 1), 'factor of a step')
+    gamma: float = setting(0.1, Number(0, 1), 'factor of the learning rate at a step')
     print_freq: int = setting(20, INTERVAL, 'batches between two lines of the log')
-    seed: int = setting(1, SEED, 'of all random choices')
+    seed: int = setting(1, SEED, 'seed of all random choices')
 
 
 @dataclass(frozen=True)
@@ -162,15 +172,15 @@ class SGD:
 class RMSprop:
     """The section ``rmsprop``."""
 
-    alpha: float = setting(0.99, DECAY, 'smoothing')
+    alpha: float = setting(0.99, DECAY, 'smoothing of the mean of squared gradients')
 
 
 @dataclass(frozen=True)
 class Adam:
     """The section ``adam``."""
 
-    beta1: float = setting(0.9, DECAY, "decay of the gradient's mean")
-    beta2: float = setting(0.999, DECAY, "decay of its square's mean")
+    beta1: float = setting(0.9, DECAY, 'decay of the mean of the gradients')
+    beta2: float = setting(0.999, DECAY, 'decay of the mean of the squared gradients')
 
 
 @dataclass(frozen=True)
@@ -191,9 +201,11 @@ class Softmax:
 class Triplet:
     """The section ``loss.triplet``."""
 
-    margin: float = setting(0.3, WEIGHT, 'of the hinge of loss.name triplet')
-    weight_t: float = setting(1.0, WEIGHT, 'of the triplet terms')
-    weight_x: float = setting(0.0, WEIGHT, 'of the cross-entropy terms added to them')
+    margin: float = setting(0.3, WEIGHT, 'margin of the hinge of loss.name triplet')
+    weight_t: float = setting(1.0, WEIGHT, 'weight of the triplet terms')
+    weight_x: float = setting(
+        0.0, WEIGHT, 'weight of the cross-entropy terms added to the triplet terms'
+    )
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Data(host.Data):
         Number(0, 1_000_000),
         'share (or number) of training identities to hold out and test on',
     )
-    validation_seed: int = setting(0, SEED, 'of their choice')
+    validation_seed: int = setting(0, SEED, 'seed of the choice of the held-out identities')
     train_list: str = setting(
         '',
         FILE,
@@ -53,7 +53,9 @@ class Data(host.Data):
         '(docs/one-shot.md)',
     )
     bad_frames: str = setting(
-        'raise', OneOf(('raise', 'skip')), 'unreadable images stop the run, or are left out'
+        'raise',
+        OneOf(('raise', 'skip')),
+        'unreadable images: raise stops the run, skip leaves them out',
     )
 
 
@@ -79,7 +81,9 @@ class Video(host.Video):
         'from a random start, shorter tracklets looped',
     )
     rrs_chunks: str = setting(
-        'balanced', OneOf(('balanced', 'ceil')), "chunks of rrs; ceil: as in the authors' code"
+        'balanced',
+        OneOf(('balanced', 'ceil')),
+        "chunks of rrs: balanced, or ceil as in the authors' code",
     )
     image_models: str = setting(
         'clip',
@@ -93,27 +97,29 @@ class Train(host.Train):
     """The section ``train``."""
 
     sync_bn: bool = setting(
-        False, FLAG, "many processes: backbone's BN over the batches of all of them"
+        False, FLAG, 'many processes: batch norms of the backbone use the batches of all'
     )
     save_freq: int = setting(1, INTERVAL, 'epochs between checkpoints')
-    keep_last: int = setting(2, INTERVAL, 'checkpoints that stay, besides the best')
-    accumulate: int = setting(1, COUNT, 'batches whose gradients make a step')
+    keep_last: int = setting(2, INTERVAL, 'number of newest checkpoints to keep, besides the best')
+    accumulate: int = setting(1, COUNT, 'batches whose gradients are averaged into one step')
     clip_grad_norm: float = setting(
-        0.0, Number(0, 1_000_000), "limit of the norm of a step's gradients; 0 is none"
+        0.0, Number(0, 1_000_000), "limit of the norm of a step's gradients; 0: none"
     )
     memory_lr_mult: float = setting(
         1.0, Number(0, 1_000), "factor of the learning rate of a model's memories, if it has any"
     )
     amp: str = setting('off', PRECISION, 'mixed precision')
-    tf32: bool = setting(False, FLAG, 'on a GPU: factors of float32 products rounded to TF32')
-    channels_last: bool = setting(True, FLAG, 'memory layout of maps and convolutions')
-    fused: bool = setting(True, FLAG, 'optimizer steps of all weights in one kernel')
-    compile: bool = setting(False, FLAG, 'torch.compile of the encoder, in training and testing')
+    tf32: bool = setting(False, FLAG, 'on a GPU: round the factors of float32 products to TF32')
+    channels_last: bool = setting(True, FLAG, 'store maps and convolutions in channels-last order')
+    fused: bool = setting(True, FLAG, 'update all weights in one kernel of the optimizer')
+    compile: bool = setting(
+        False, FLAG, 'compile the encoder by torch.compile, in training and testing'
+    )
     checkpoint_activations: bool = setting(
-        False, FLAG, 'less memory for more time, in encoders of this package'
+        False, FLAG, 'recompute activations of the encoders of this package: less memory, more time'
     )
     deterministic: bool = setting(
-        False, FLAG, 'the same computation every time, at some cost of speed'
+        False, FLAG, 'use deterministic algorithms only, at some cost of speed'
     )
     allow_changed: bool = setting(
         False, FLAG, "resume with another recipe or other training data than the checkpoint's"
@@ -137,19 +143,20 @@ class Loss(host.Loss):
 class Spread:
     """The section ``loss.spread``."""
 
-    weight: float = setting(1.0, WEIGHT, 'of L_S (Eq. 9); 0 is "w/o L_S" of Table 1')
-    margin: float = setting(0.3, WEIGHT, 'alpha')
+    weight: float = setting(1.0, WEIGHT, 'weight of L_S (Eq. 9); 0 is "w/o L_S" of Table 1')
+    margin: float = setting(0.3, WEIGHT, 'alpha, the margin of L_S')
     reduction: str = setting(
-        'mean', OneOf(('sum', 'mean')), "over the items: mean (authors' code), sum (Eq. 9)"
+        'mean', OneOf(('sum', 'mean')), "L_S over the items: mean (authors' code) or sum (Eq. 9)"
     )
     reach: str = setting(
-        'all', OneOf(('all', 'heads')), 'of the gradient of L_S; heads: not into the trunk'
+        'all',
+        OneOf(('all', 'heads')),
+        'layers that the gradient of L_S reaches; heads: not the trunk',
     )
     replicas: int = setting(
         1,
         COUNT,
-        'parts of a batch whose losses are averaged: 1 (Eq. 9); 3, as on the three GPUs of the '
-        "authors' code",
+        "parts of a batch whose L_S is averaged: 1 (Eq. 9); 3, as on the authors' three GPUs",
     )
 
 
@@ -159,7 +166,7 @@ class Test(host.Test):
 
     frames: str = setting('rrs', OneOf(('rrs', 'all')), 'frames of a tracklet that are tested')
     clips_per_tracklet: int = setting(
-        1, Whole(1, 10_000), 'with rrs: up to so many clips, their features averaged'
+        1, Whole(1, 10_000), 'with rrs: the most clips of a tracklet, whose features are averaged'
     )
     all_clips: str = setting(
         'ceil',
@@ -180,8 +187,8 @@ class Test(host.Test):
     best: str = setting(
         'mAP',
         OneOf(('mAP', 'rank-1', 'none')),
-        'what chooses the epoch of model-best among the evaluations of the first target; rank-1, '
-        "of equal ones the last: authors' code; none: no model-best",
+        'score that chooses the epoch of model-best, on the first target; rank-1:'
+        " the last of equal ones (authors' code); none: no model-best",
     )
     amp: str = setting('off', PRECISION, 'precision in which frames are encoded')
     fold_bn: bool = setting(
@@ -200,7 +207,7 @@ class Test(host.Test):
     false_positive_rate: float = setting(
         1e-3,
         Number(0, 0.1, above=True),
-        'of test.verification: share of pairs of two persons that "likely" may accept',
+        'test.verification: share of pairs of two persons that "likely" may accept',
     )
 
 
@@ -213,9 +220,11 @@ class Synthetic:
         OneOf(('default', 'tiny', 'cameras', 'study')),
         'amount of data (see tools/make_synthetic.py)',
     )
-    seed: int = setting(0, SEED, 'of the synthetic data')
+    seed: int = setting(0, SEED, 'seed of the synthetic data')
     paint_out: bool = setting(
-        False, FLAG, 'objects and occluders in one colour: what a perfect spatial memory would see'
+        False,
+        FLAG,
+        'paint objects and occluders in one colour: what a perfect spatial memory would see',
     )
 
 
@@ -224,10 +233,14 @@ class OneShot:
     """The section ``one_shot``."""
 
     factor: int = setting(
-        10, Whole(1, 100), 'tools/one_shot.py: p, per cent of the unlabelled that a step adds'
+        10, Whole(1, 100), 'p, per cent of the unlabelled tracklets that each step adds'
     )
-    split_seed: int = setting(0, SEED, 'which tracklet of an identity is the labelled one')
+    split_seed: int = setting(
+        0, SEED, 'seed of the choice of the labelled tracklet of each identity'
+    )
     split_file: str = setting('', FILE, 'the split.json of another run, instead of a random split')
     warm_start: bool = setting(
-        False, FLAG, "a step starts from the last one's weights; published: from initial weights"
+        False,
+        FLAG,
+        'start each step from the weights of the last one; published: from initial weights',
     )

@@ -44,13 +44,14 @@ class EncoderConfig:
     backbone_weights: str = setting(
         '',
         Text('a file or link', may_be_empty=True),
-        "in place of torchvision's ImageNet weights: of that network, or a checkpoint's encoder",
+        "weights in place of torchvision's ImageNet weights: of that network, or "
+        "a checkpoint's encoder",
         in_vectors=False,
     )
     backbone_sha256: str = setting(
         '',
         Text('64 hexadecimal digits', True, r'[0-9a-fA-F]{64}'),
-        'of that file, if checked',
+        'SHA-256 that the file of backbone_weights must have',
         in_vectors=False,
     )
 
@@ -62,12 +63,12 @@ class SharedEncoderConfig(EncoderConfig):
     backbone: str = setting(
         SHARED,
         WordOr(SHARED, BACKBONE),
-        'shared: stmn.backbone with stmn.backbone_weights',
+        'network of the encoder; shared: stmn.backbone with stmn.backbone_weights',
     )
     backbone_weights: str = setting(
         '',
         Text('a file or link', may_be_empty=True),
-        'as stmn.backbone_weights, of a backbone that is not shared',
+        'weights of a backbone that is not shared, as stmn.backbone_weights',
         in_vectors=False,
     )
 

@@ -16,12 +16,14 @@ from .memory import ADDRESSINGS, KEY_NORMALISATIONS
 class STMNConfig(EncoderConfig):
     """The section ``stmn``."""
 
-    spatial_mode: str = setting('memory', OneOf(('memory', 'none')), 'spatial memory (Table 1)')
-    spatial_items: int = setting(10, ITEMS, 'M')
+    spatial_mode: str = setting(
+        'memory', OneOf(('memory', 'none')), 'spatial memory, or none (Table 1)'
+    )
+    spatial_items: int = setting(10, ITEMS, 'M, items of the spatial memory')
     spatial_bn_scale: float = setting(
         0.0,
         Number(-100, 100),
-        "scale of Eq. 3's BN at the start; torch's own is 1",
+        "initial scale of Eq. 3's BN; torch's own is 1",
         in_vectors=False,
     )
     temporal_mode: str = setting(
@@ -29,11 +31,13 @@ class STMNConfig(EncoderConfig):
         OneOf(('memory', 'mlp', 'average')),
         'temporal memory, the MLP of Sec. 4.2, or the average (baseline)',
     )
-    temporal_items: int = setting(5, ITEMS, 'N; hidden size of the mlp')
+    temporal_items: int = setting(
+        5, ITEMS, 'N, items of the temporal memory; hidden size of the mlp'
+    )
     similarity_scale: str | float = setting(
         AUTO,
         WordOr(AUTO, Number(0, 1_000_000, above=True)),
-        'auto: sqrt(D / items); 1.0 is Eq. 1 to the letter',
+        'factor of the cosine similarities; auto: sqrt(D / items); 1.0: Eq. 1 to the letter',
     )
     attention_scale: float = setting(
         1.0,
@@ -43,14 +47,15 @@ class STMNConfig(EncoderConfig):
     key_normalisation: str = setting(
         'item',
         OneOf(KEY_NORMALISATIONS),
-        "length 1 of each item's key (cosine, Eq. 1), or of each channel over the items "
-        "(authors' code, with similarity_scale 1)",
+        "what has length 1: each item's key (cosine, Eq. 1), or each channel over"
+        " the items (authors' code, with similarity_scale 1)",
     )
     addressing: str = setting(
         'position',
         OneOf(ADDRESSINGS),
-        'what a query of the spatial memory is: the D channels of a position (Eq. 1), or D '
-        "consecutive numbers of the map, D/K channels at all K positions (authors' code)",
+        'query of the spatial memory: the D channels of a position (Eq. 1), or D '
+        'consecutive numbers of the map, D/K channels at all K positions '
+        "(authors' code)",
     )
     stem_relu: bool = setting(
         True,
@@ -60,7 +65,7 @@ class STMNConfig(EncoderConfig):
     frame_bnneck: str = setting(
         'clip',
         OneOf(('clip', 'frame')),
-        "BNNeck of deep supervision: on a clip's mean (Sec. 3.3), or on every frame, whose logits "
-        "are averaged (authors' code)",
+        "BNNeck of deep supervision on a clip's mean (Sec. 3.3), or on every "
+        "frame, whose logits are averaged (authors' code)",
         in_vectors=False,
     )

@@ -36,18 +36,22 @@ class COSAMConfig(SharedEncoderConfig):
     """The section ``cosam``."""
 
     reduced: str | int = setting(
-        AUTO, WordOr(AUTO, Whole(2, 65_536)), 'R; auto: 256, or 64 of at most 256 channels'
+        AUTO,
+        WordOr(AUTO, Whole(2, 65_536)),
+        'R, channels that are correlated; auto: 256, or 64 of at most 256 channels',
     )
     mask_layers: int = setting(
         2, Whole(1, 2), 'convolutions from correlations to a mask: 2 (code), 1 (supplement)'
     )
     gate_adds: bool = setting(
-        True, Flag(), 'y * (1 + g) (code) instead of y * g (supplement), g the gate of channels'
+        True,
+        Flag(),
+        'output y * (1 + g) (code) instead of y * g (supplement), g the gate of channels',
     )
     neck: str = setting(
         'bnneck',
         OneOf(('bnneck', 'none')),
-        'before the classifier and at test time; none (code): a classifier with a bias',
+        'layer before the classifier and at test time; none (code): a classifier with a bias',
     )
 
 

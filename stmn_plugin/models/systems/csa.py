@@ -44,10 +44,14 @@ class CSAConfig(SharedEncoderConfig):
     own_losses: ClassVar[bool] = True
 
     query: str = setting(
-        'lstm', OneOf(('lstm', 'mean')), 'of a snippet: an LSTM over its frames (paper), or a mean'
+        'lstm',
+        OneOf(('lstm', 'mean')),
+        'query of a snippet: an LSTM over its frames (paper), or a mean',
     )
     lstm_state: str = setting(
-        'last', OneOf(('last', 'mean')), 'which hidden state is the query: not known of the paper'
+        'last',
+        OneOf(('last', 'mean')),
+        'hidden state that is the query; which one the paper takes is not known',
     )
     attention: str = setting(
         'channel',
@@ -55,32 +59,35 @@ class CSAConfig(SharedEncoderConfig):
         'a weight of a frame for each channel (released code), or one for all',
     )
     co_attention: bool = setting(
-        True, FLAG, "pool the gallery snippet by the probe's query (paper), not by its own"
+        True, FLAG, "pool the gallery snippet by the probe's query (paper) instead of its own"
     )
-    oim: bool = setting(True, FLAG, 'Online Instance Matching on every frame')
-    oim_weight: float = setting(1.0, WEIGHT, 'of it', in_vectors=False)
+    oim: bool = setting(True, FLAG, 'add the loss OIM (Online Instance Matching) on every frame')
+    oim_weight: float = setting(1.0, WEIGHT, 'weight of OIM', in_vectors=False)
     oim_scale: float = setting(
-        30.0, Number(0, 1_000, above=True), 'of its inner products', in_vectors=False
+        30.0, Number(0, 1_000, above=True), 'scale of the inner products of OIM', in_vectors=False
     )
     oim_momentum: float = setting(
-        0.5, DECAY, 'what a sample leaves of the row of its identity', in_vectors=False
+        0.5,
+        DECAY,
+        'momentum of the table of OIM: share of a row that stays at an update',
+        in_vectors=False,
     )
     verification_weight: float = setting(
         100.0,
         WEIGHT,
-        'of the loss of pairs, whose weights sum to 0.1',
+        'weight of the loss of pairs, whose own weights sum to 0.1',
         in_vectors=False,
     )
     negative_weight: float = setting(
         3.0,
         WEIGHT,
-        'of all pairs of two persons together, against those of one',
+        'weight of all pairs of two persons together, relative to those of one',
         in_vectors=False,
     )
     percentile: float = setting(
         20.0,
         Number(0, 100),
-        "of two tracklets' snippet pairs, the nearest that count",
+        "percentage of two tracklets' snippet pairs, the nearest, that count",
         in_vectors=False,
     )
 

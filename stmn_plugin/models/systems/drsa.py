@@ -40,18 +40,20 @@ class DRSAConfig(SharedEncoderConfig):
     hidden: str = setting(
         'own',
         OneOf(('own', 'shared')),
-        'hidden layer of each model, or of all with batch norms as in the released code',
+        'hidden layer: own, of each model; shared, of all with batch norms (released code)',
     )
-    hidden_size: int = setting(256, COUNT, 'its channels; 64 in the released code')
-    embedding: int = setting(128, COUNT, 'E, numbers of a part')
-    temporal_size: int = setting(64, COUNT, 'hidden layer of the temporal attention of a part')
+    hidden_size: int = setting(256, COUNT, 'channels of the hidden layer; 64 in the released code')
+    embedding: int = setting(128, COUNT, 'E, length of the vector of a part')
+    temporal_size: int = setting(
+        64, COUNT, 'channels of the hidden layer of the temporal attention of a part'
+    )
     diversity: str = setting(
         'squared',
         OneOf(PENALTIES),
-        "mean of the frames' Q (the paper), of their roots, or the root of their sum (the code)",
+        "penalty: mean of the frames' Q (paper), mean of their roots, or root of their sum (code)",
         in_vectors=False,
     )
-    diversity_weight: float = setting(1.0, WEIGHT, 'of the penalty', in_vectors=False)
+    diversity_weight: float = setting(1.0, WEIGHT, 'weight of the penalty', in_vectors=False)
 
 
 class SpatialAttention(nn.Module):

@@ -32,14 +32,16 @@ class EUGConfig(SharedEncoderConfig):
     freeze: bool = setting(
         True,
         FLAG,
-        'conv1 to conv3 (layer2) keep their start, their batch norms, too',
+        'keep conv1 to conv3 (layer2) and their batch norms as they start',
         in_vectors=False,
     )
-    embedding_dim: int = setting(1024, Whole(1, 65_536), 'of the head, which only training has')
+    embedding_dim: int = setting(
+        1024, Whole(1, 65_536), 'width of the hidden layer of the head, which only training has'
+    )
     dropout: float = setting(
         0.5,
         Number(0, 1, below=True),
-        'of the head, before and after the embedding',
+        'dropout of the head, before and after the hidden layer',
         in_vectors=False,
     )
 

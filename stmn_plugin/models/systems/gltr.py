@@ -35,19 +35,19 @@ from ..non_local import NonLocal, attention
 class GLTRConfig(SharedEncoderConfig):
     """The section ``gltr``."""
 
-    frame_dim: int = setting(128, ITEMS, 'd, numbers of a frame vector')
+    frame_dim: int = setting(128, ITEMS, 'd, length of a frame vector')
     dilations: list[int] = setting(
         [1, 2, 3],
         ListOf(Whole(1, 1_024), least=1),
         'r_i, frames between taps (code; the paper: 1, 2, 4)',
     )
     frames_in_stack: bool = setting(
-        True, FLAG, 'F begins with the frame vectors (code); False: convolutions alone (paper)'
+        True, FLAG, 'start F with the frame vectors (code); False: convolutions alone (paper)'
     )
     neck: str = setting(
         'bnneck',
         OneOf(('bnneck', 'published')),
-        'before the classifier; published: BN, ReLU, dropout, and features are from before them',
+        'layers before the classifier; published: BN, ReLU, dropout, features from before them',
     )
 
 

@@ -46,7 +46,7 @@ STRIDES = (1, 1, 2, 2, 2)  # over time, of the M3D layers in the stem and in con
 class M3DConfig(SharedEncoderConfig):
     """The section ``m3d``."""
 
-    two_stream: bool = setting(True, FLAG, 'with the stream of single frames')
+    two_stream: bool = setting(True, FLAG, 'add the stream of single frames')
     attention: bool = setting(
         True, FLAG, 'RAL after conv2, conv3 and conv4; its weights depend on video.seq_len'
     )
@@ -54,13 +54,15 @@ class M3DConfig(SharedEncoderConfig):
         [3, 3, 3, 2, 1], ListOf(Whole(1, 16), length=5), 'n of the M3D layers, stem to conv5'
     )
     released_start: bool = setting(
-        False, FLAG, 'start and ReLUs of the released code: M3D layers and RAL never train'
+        False,
+        FLAG,
+        'initial weights and ReLUs of the released code: M3D layers and RAL never train',
     )
-    embedding: int = setting(128, Whole(1, 4_096), "numbers of a stream's vector")
+    embedding: int = setting(128, Whole(1, 4_096), "length of a stream's vector")
     head: str = setting(
         'bnneck',
         OneOf(('bnneck', 'released')),
-        'before the classifiers; released: BN, ReLU and dropout, classifiers with bias',
+        'layers before the classifiers; released: BN, ReLU, dropout, classifiers with bias',
     )
 
 

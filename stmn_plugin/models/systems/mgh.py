@@ -41,11 +41,13 @@ class MGHConfig(SharedEncoderConfig):
     """The section ``mgh``."""
 
     neighbours: int = setting(2, Whole(1, 64), 'k, nearest other nodes that a node learns from')
-    window: int = setting(3, Whole(0, 4_096), 'frames that they may be away')
+    window: int = setting(3, Whole(0, 4_096), 'largest distance of a neighbour, in frames')
     graphs: int = setting(
         3, Whole(1, 3), 'graphs, of 2, 4 and 8 parts a frame; frames of 64 rows have 2'
     )
-    width: int = setting(512, COUNT, 'E, numbers that a layer keeps of a node, and of neighbours')
+    width: int = setting(
+        512, COUNT, 'E, length of what a layer makes of a node, and of its neighbours'
+    )
     non_local: bool = setting(
         True, FLAG, 'attention inside a frame after every second block of conv3 and conv4'
     )

@@ -43,9 +43,9 @@ class PartAlignedConfig(SharedEncoderConfig):
 
     appearance_dim: int = setting(512, ITEMS, 'Ca, channels of the appearance map')
     part_dim: int = setting(128, ITEMS, 'Cp, channels of the part map')
-    sketch_dim: int = setting(512, ITEMS, 'd, numbers of the count sketch')
+    sketch_dim: int = setting(512, ITEMS, 'd, length of the count sketch')
     hash_seed: int = setting(
-        1, Whole(0, 4_294_967_289), 'of the hashes of the sketch; 1 as in the released code'
+        1, Whole(0, 4_294_967_289), 'seed of the hashes of the sketch; 1 as in the released code'
     )
     part_input: str = setting(
         'half',
@@ -53,30 +53,32 @@ class PartAlignedConfig(SharedEncoderConfig):
         'size of frames in the part stream; full: its map is max-pooled (code)',
     )
     part_width: float = setting(
-        1.0, Number(0, 1, above=True), 'channels of the part stream as a share of the published'
+        1.0,
+        Number(0, 1, above=True),
+        'channels of the part stream as a share of the published ones',
     )
     vgg_weights: str = setting(
         '',
         FILE,
-        f"of VGG-19, for the part stream; empty: torchvision's own, {RANDOM}: none",
+        f"weights of VGG-19 for the part stream; empty: torchvision's; {RANDOM}: none",
         in_vectors=False,
     )
     pose_weights: str = setting(
-        '', FILE, 'instead, of the COCO model pose_iter_440000, by the names of its layers'
+        '', FILE, 'weights of the COCO model pose_iter_440000 instead, by the names of its layers'
     )
     pooling: str = setting(
         'mean',
         OneOf(('mean', 'max')),
-        'of the descriptors over the frames; max: then to length 1 (evaluation of MARS)',
+        'pooling of the descriptors over the frames; max: then to length 1 (evaluation of MARS)',
     )
     metric_loss: str = setting(
         'batch_hard',
         OneOf(('batch_hard', 'all_triplets')),
-        'the triplet term: that of the section loss, or of all triplets (paper)',
+        'triplet term: that of the section loss, or of all triplets (paper)',
         in_vectors=False,
     )
     margin: float = setting(
-        0.2, WEIGHT, 'of all_triplets, between squared distances', in_vectors=False
+        0.2, WEIGHT, 'margin of all_triplets, between squared distances', in_vectors=False
     )
 
 

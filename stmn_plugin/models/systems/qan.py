@@ -34,22 +34,22 @@ class QANConfig(SharedEncoderConfig):
     """The section ``qan``."""
 
     quality_map: str = setting(
-        'conv4', OneOf(('conv3', 'conv4')), 'the stage whose map the quality is read from'
+        'conv4', OneOf(('conv3', 'conv4')), 'stage whose map gives the quality'
     )
     quality_channels: int = setting(256, Whole(1, 4_096), 'channels of the quality convolution')
     quality_weights: str = setting(
         'l1',
         OneOf(('l1', 'softmax')),
-        'from scores to weights of frames; l1: sigmoid over its sum (paper)',
+        'how scores become weights of frames; l1: sigmoid over its sum (paper)',
     )
     clip_weight: float = setting(
         1.0,
         WEIGHT,
-        'of the cross-entropy of the clip; 0: of frames alone (paper)',
+        'weight of the cross-entropy of the clip; 0: of frames alone (paper)',
         in_vectors=False,
     )
     frame_weight: float = setting(
-        1.0, WEIGHT, 'of the cross-entropy of every frame', in_vectors=False
+        1.0, WEIGHT, 'weight of the cross-entropy of every frame', in_vectors=False
     )
 
 

@@ -41,20 +41,24 @@ class SeeForestConfig(SharedEncoderConfig):
     attention_channels: int = setting(256, CHANNELS, 'A, channels of the attention')
     hidden_channels: int = setting(512, CHANNELS, 'U, channels of the LSTM and of the feature')
     attention_steps: str | int = setting(
-        AS_FRAMES, WordOr(AS_FRAMES, Whole(1, 64)), 'steps of the LSTM; frames: as many as frames'
+        AS_FRAMES, WordOr(AS_FRAMES, Whole(1, 64)), 'steps of the LSTM; frames: one a frame'
     )
     clip_feature: str = setting(
-        'mean', OneOf(('mean', 'last')), 'of the states of all steps, or that of the last'
+        'mean',
+        OneOf(('mean', 'last')),
+        'feature of a clip: mean of the states of all steps, or the last state',
     )
     reduced_channels: int = setting(256, CHANNELS, 'channels of the maps that are compared')
     directions: list[str] = setting(
         list(DIRECTIONS),
         ListOf(OneOf(DIRECTIONS), least=1),
-        'of the sweeps over the maps of a pair',
+        'directions of the sweeps over the maps of a pair',
     )
-    sweep_channels: int = setting(128, CHANNELS, 'channels of each sweep and of what fuses them')
+    sweep_channels: int = setting(
+        128, CHANNELS, 'channels of each sweep and of the layer that fuses them'
+    )
     pair_weight: float = setting(
-        1.0, WEIGHT, 'of the cross-entropy of pairs, same or different', in_vectors=False
+        1.0, WEIGHT, 'weight of the cross-entropy of pairs, same or different', in_vectors=False
     )
 
 

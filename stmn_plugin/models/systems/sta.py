@@ -39,11 +39,14 @@ class STAConfig(SharedEncoderConfig):
     map: str = setting(
         'energy',
         OneOf(('energy', 'norm')),
-        'g: energy over its sum (the paper), or its root over their norm (re-implementation)',
+        'map g: energy over its sum (paper), or its root over their norm (re-implementation)',
     )
-    embedding: int = setting(1024, COUNT, 'E, numbers of the feature')
+    embedding: int = setting(1024, COUNT, 'E, length of the feature')
     reg_weight: float = setting(
-        0.1, WEIGHT, 'lambda, of the distance of two frames in their maps', in_vectors=False
+        0.1,
+        WEIGHT,
+        'lambda, weight of the distance between the maps of two frames',
+        in_vectors=False,
     )
 
 

@@ -39,8 +39,8 @@ MULTIPLE = 4  # of L: a maximum over pairs, twice
 class NVANConfig(SharedEncoderConfig):
     """The section ``nvan``."""
 
-    conv3_attention: int = setting(2, BLOCKS, 'non-local blocks, behind the last blocks of conv3')
-    conv4_attention: int = setting(3, BLOCKS, 'the same of conv4')
+    conv3_attention: int = setting(2, BLOCKS, 'non-local blocks, after the last blocks of conv3')
+    conv4_attention: int = setting(3, BLOCKS, 'non-local blocks, after the last blocks of conv4')
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,16 @@ class STMPConfig(SharedEncoderConfig):
     part_weight: float = setting(
         1.0,
         WEIGHT,
-        'of the triplet loss on parts; loss.triplet.weight_t multiplies it, too',
+        'weight of the triplet loss on parts, multiplied by loss.triplet.weight_t',
         in_vectors=False,
     )
-    part_margin: float = setting(0.4, WEIGHT, 'of its hinge', in_vectors=False)
+    part_margin: float = setting(
+        0.4, WEIGHT, 'margin of the triplet loss on parts', in_vectors=False
+    )
     dropout: float = setting(
         0.5,
         Number(0, 1, below=True),
-        'before the last layer of its classifier',
+        'dropout before the last layer of the classifier',
         in_vectors=False,
     )
 

@@ -39,14 +39,16 @@ class TCLNetConfig(SharedEncoderConfig):
     triplet: str = setting(
         'recipe',
         OneOf(('recipe', 'cosine')),
-        'of both features; cosine: on minus cosine, a hinge',
+        'triplet loss of both features; cosine: a hinge on minus cosine',
         in_vectors=False,
     )
-    cosine_margin: float = setting(0.4, WEIGHT, 'of that hinge', in_vectors=False)
+    cosine_margin: float = setting(
+        0.4, WEIGHT, 'margin of the hinge of triplet cosine', in_vectors=False
+    )
     restart_statistics: bool = setting(
         False,
         FLAG,
-        "learners' running statistics start at 0 and 1 (code), not at ImageNet's",
+        "start the learners' running statistics at 0 and 1 (code), not at ImageNet's",
         in_vectors=False,
     )
 
