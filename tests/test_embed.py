@@ -1,8 +1,10 @@
 """A tree of tracklets and a checkpoint → an index, in one go or in pieces."""
 
 import datetime
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import postgres
@@ -12,7 +14,7 @@ import toy_models
 from PIL import Image
 from torch import nn
 
-from stmn_plugin.cameras.index import ModelKey, TrackletIndex
+from stmn_plugin.cameras.index import ModelKey, TrackletIndex, embedding
 from stmn_plugin.cameras.index.embedding import crops_of, embed_rows, tree_rows
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest, write_manifest
 from stmn_plugin.cli import embed as command
@@ -185,6 +187,23 @@ def test_an_erased_tracklet_without_crops_is_left_out(tree, checkpoint, tmp_path
         assert said.endswith('tracklets left out: 2 without crops\n')
     with TrackletIndex.open(path) as index:
         assert names[2] in {row.tracklet for row in index.rows()}
+
+
+def test_progress_has_the_rate_and_the_time_that_is_left(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(embedding, 'REPORT_SECONDS', 0)
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(embedding, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = embedding._Progress(1200)
+    progress.start(200)  # at 0 s
+    progress.report(200)  # 2 s
+    progress.report(230)  # 4 s
+    progress.report(700)  # 6 s
+    assert caplog.messages == [
+        '200 of 1,200 tracklets are in the index',
+        '230 of 1,200 tracklets, 7.5 a second, 0:02:09 left',
+        '700 of 1,200 tracklets, 83.3 a second, 0:00:06 left',
+    ]
 
 
 def test_names_that_are_no_text_end_it_before_the_model_is_loaded(tree, tmp_path, capsys):

@@ -210,6 +210,28 @@ def test_times_that_are_none_are_damage(path, time):
         index.rows()
 
 
+def test_locks_that_cannot_be_made_are_one_line(path):
+    """As in a folder that is read-only: of the matrix, of a deletion and of a claim."""
+    path.with_name('people.db-matrix.lock').mkdir()
+    claims = path.with_name('people.db-claims')
+    for share in range(64):
+        (claims / f'{share:02}.lock').mkdir(parents=True)
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+        for write in (
+            lambda: index.search(make_features(1), 3),
+            lambda: index.delete(Where(numbers=[1])),
+        ):
+            with pytest.raises(InputError, match=r'cannot write .*people\.db-matrix: '):
+                write()
+        with pytest.raises(InputError, match=r'cannot write .*people\.db-claims/\d\d\.lock: '):  # noqa: SIM117
+            with index.claim(make_rows(20), 4):
+                pass
+    path.with_name('people.db-matrix.lock').rmdir()
+    with TrackletIndex.open(path) as index:  # finishes the deletion
+        assert len(index) == 19 and index.search(make_features(1), 3)
+
+
 def test_what_is_no_index_is_refused_and_left_alone(path):
     with pytest.raises(InputError, match=r'no index .*people\.db: tools/embed\.py makes one'):
         TrackletIndex.open(path)

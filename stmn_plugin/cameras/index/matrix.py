@@ -63,7 +63,7 @@ class Matrix:
         database, seq = _state(db)
         head = self._head()
         if head is None or head.last != seq or not self._belongs(head, db, database, dim):
-            with FileLock(f'{self.path}.lock'), write_errors(self.path):
+            with write_errors(self.path), FileLock(f'{self.path}.lock'):
                 head = self._head()
                 if head is None or head.last > seq or not self._belongs(head, db, database, dim):
                     head = self._start(db, database, dim)
@@ -86,7 +86,7 @@ class Matrix:
 
     def wipe(self, numbers: Sequence[int]) -> None:
         """Overwrite the vectors of numbers with zeros, on the disk when this returns."""
-        with FileLock(f'{self.path}.lock'), write_errors(self.path):
+        with write_errors(self.path), FileLock(f'{self.path}.lock'):
             head = self._head()
             if head is None:
                 remove_file(self.path)

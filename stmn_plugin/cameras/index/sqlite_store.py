@@ -197,10 +197,13 @@ class SqliteStore:
             for share in sorted(shares, key=lambda _: secrets.token_bytes(4)):
                 if len(claimed) >= limit:
                     break
+                lock = folder / f'{share:02}.lock'
                 try:
-                    locks.enter_context(FileLock(folder / f'{share:02}.lock', blocking=False))
+                    locks.enter_context(FileLock(lock, blocking=False))
                 except Timeout:
                     continue
+                except OSError as error:
+                    raise InputError(f'cannot write {lock}: {error.strerror}') from error
                 own = shares[share]
                 for tree in {row.tree for _, row in own}:
                     done = self.known(tree, [row.tracklet for _, row in own if row.tree == tree])
