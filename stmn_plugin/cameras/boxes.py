@@ -138,18 +138,22 @@ def reasons(left_out: Counter[str]) -> str:
 def whole(text: object, what: str, where: str) -> int:
     """Parse a whole number, also as ``3.0`` or ``3.0e+00``; raise InputError with its place."""
     number = real(text, what, where)
-    if number != int(number) or abs(number) > LARGEST:
+    if number != int(number):
         raise InputError(f'{where}: {what} must be a whole number, got {text!r:.40}')
     return int(number)
 
 
 def real(text: object, what: str, where: str) -> float:
-    """Parse a finite number; raise InputError with its place."""
+    """Parse a number of at most LARGEST; raise InputError with its place."""
     if isinstance(text, str | int | float) and not isinstance(text, bool):
         try:
             number = float(text)
-        except (ValueError, OverflowError):
+        except OverflowError:
+            number = math.inf
+        except ValueError:
             number = math.nan
-        if math.isfinite(number):
+        if abs(number) > LARGEST:
+            raise InputError(f'{where}: {what} is too large, got {text!r:.40}')
+        if not math.isnan(number):
             return number
     raise InputError(f'{where}: {what} must be a number, got {text!r:.40}')

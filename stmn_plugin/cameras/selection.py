@@ -123,9 +123,8 @@ def select(path: object, boxes: Boxes, recording: Recording, filters: Filters) -
 
 
 def areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the areas (N,) of corners (N, 4); infinite where a float cannot hold it."""
-    with np.errstate(over='ignore'):
-        area: NDArray[np.float64] = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+    """Compute the areas (N,) of corners (N, 4)."""
+    area: NDArray[np.float64] = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
     return area
 
 
