@@ -306,7 +306,7 @@ def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
             [path, '--format', 'onnx', '--output', 'x', '--int8', str(tmp_path / 'full')],
             'no image in it',
         ),
-        ([path, '--weights', 'a', 'b'], '--weights stands alone'),
+        ([path, '--weights', 'a', 'b'], '--weights goes without --format'),
         ([str(tmp_path / 'no'), '--format', 'torch', '--output', 'x'], 'no'),
     ]
     for words, said in cases:

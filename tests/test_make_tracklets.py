@@ -602,7 +602,7 @@ def test_persons_are_named_by_a_csv(video, tmp_path):
     [
         ([], '--first-frame 0 or 1 must say how frames are counted'),
         (['--first-frame', '-1'], '--first-frame'),
-        (['--first-frame', 'names'], '--first-frame names: is for folders of images alone'),
+        (['--first-frame', 'names'], '--first-frame names: only for folders of images'),
         (['--first-frame', '0', '--start', '2026-03-01T08:00:00'], 'a time with its offset'),
         (['--first-frame', '0', '--camera', '../x'], 'a name that a folder can have'),
         (['--first-frame', '0', '--camera', '.x'], 'a name that a folder can have'),

@@ -302,7 +302,7 @@ def test_the_command_prints_and_writes(folder, tmp_path, capsys):
             ['--video', 'x.mp4', '--track', '3', '--tracks', 'x.txt', '--format', 'mot'],
             '--video: CHECKPOINT must name the model',
         ),
-        (['--tracklet', '3', '--format', 'mot'], 'are of a --video'),
+        (['--tracklet', '3', '--format', 'mot'], 'need --video'),
         (['--tracklet', '3', '--camera', 'camer1'], 'no such camera; it has camera0, camera1'),
         (['--tracklet', '3', '--camera', 'camera1', '--not-camera', 'camera1'], 'in --not-camera'),
         (

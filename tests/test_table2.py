@@ -111,7 +111,7 @@ def test_the_plan_and_flags(run):  # noqa: F811
     code, _, err = run('--table2', '--systems', 'qam', execute=never)
     assert code == 2 and "--systems: 'qam' is none of" in err
     code, _, err = run('--grid', '--table2', execute=never)
-    assert code == 2 and '--grid stands alone: no --table2' in err
+    assert code == 2 and '--grid cannot be combined with --table2' in err
 
 
 @slow

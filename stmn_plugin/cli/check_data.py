@@ -77,15 +77,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--root', required=True, metavar='FOLDER', help='data.root')
-    parser.add_argument('-s', '--source', required=True, metavar='NAME', help='a dataset')
+    parser.add_argument(
+        '--root', required=True, metavar='FOLDER', help='folder that holds the datasets (data.root)'
+    )
+    parser.add_argument('-s', '--source', required=True, metavar='NAME', help='dataset to check')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     parser.add_argument(
         '--workers',
         type=value_of(RANGES['data.workers']),
         default=cores,
         metavar='N',
-        help='processes, 0: none (one per core)',
+        help='processes that read; 0: read in this one (default: one per core)',
     )
     parser.add_argument('--output', default='data_report.json', metavar='FILE')
     parser.add_argument('--list-only', action='store_true', help='do not read the images')

@@ -63,7 +63,9 @@ class CommandLine(argparse.ArgumentParser):
         self.needs_words = needs_words
         self.key_of_flag: dict[str, str] = {}  # name in the namespace → key
         if takes_keys:
-            self.add_argument('opts', nargs='*', metavar='KEY VALUE', help='keys of the config')
+            self.add_argument(
+                'opts', nargs='*', metavar='KEY VALUE', help='keys of the config and their values'
+            )
             self.add_argument(
                 IMPORT,
                 action='append',
@@ -144,7 +146,7 @@ class CommandLine(argparse.ArgumentParser):
                 flags.append(word)
             elif room == 1 or (room and not self._is_key(word)):
                 if not word:
-                    self.error(f'{flag} is given nothing')
+                    self.error(f'{flag} needs a value')
                 flags.append(word)
                 room = _MANY if room == _MANY else 0
             elif self._is_key(word):
@@ -176,7 +178,7 @@ class CommandLine(argparse.ArgumentParser):
             self.error(f'{name} is given twice, and they do not add up')
         seen.add(action.dest)
         if equals and not value:
-            self.error(f'{name} is given nothing')
+            self.error(f'{name} needs a value')
         return name, 0 if value else 1 if action.nargs in (None, '?') else _MANY
 
     def _is_key(self, word: str) -> bool:

@@ -40,7 +40,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_config_flag(CONFIG + ', of all runs')
     parser.add_key_flags('data.root', 'data.sources', 'data.targets')
     names: dict[str, Any] = {'nargs': '+', 'metavar': 'NAME'}
-    parser.add_argument('--archs', help='names of --list-archs of tools/main.py', **names)
+    parser.add_argument(
+        '--archs', help='architectures, named as by --list-archs of tools/main.py', **names
+    )
     parser.add_argument('--ablation', action='store_true', help='the variants of configs/ablation')
     parser.add_argument(
         '--table2',
@@ -49,10 +51,10 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument('--systems', help='restrict --table2 to these, by model.name', **names)
     parser.add_argument(
-        '--variants', metavar='FILE', help='YAML of title: {KEY: VALUE}, a row for each'
+        '--variants', metavar='FILE', help='YAML file of title: {KEY: VALUE}, a row for each title'
     )
     parser.add_argument(
-        '--runs', nargs='+', metavar='FOLDER', help='trained runs in folders of any name'
+        '--runs', nargs='+', metavar='FOLDER', help='folders of trained runs, of any name'
     )
     parser.add_argument(
         '--grid',
@@ -64,13 +66,15 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         type=value_of(Whole(1, 1_000)),
         default=3,
         metavar='N',
-        help='runs of a row (3)',
+        help='runs of each row (default: 3)',
     )
     parser.add_argument(
         '--published', metavar='NAME', help='add rows of what papers report on this dataset'
     )
     parser.add_argument(
-        '--output', metavar='FOLDER', help='for runs and tables (log/compare/<config file>)'
+        '--output',
+        metavar='FOLDER',
+        help='folder of runs and tables (default: log/compare/<config file>)',
     )
     parser.add_argument('--dry-run', action='store_true', help='print the planned runs and stop')
     return parser.parse_args(argv)
@@ -232,7 +236,7 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
             raise InputError(f'--published takes one of {", ".join(DATASETS)}')
         others = ('archs', 'runs', 'ablation', 'table2', 'variants', 'published')
         if args.grid and (given := [name for name in others if getattr(args, name)]):
-            raise InputError(f'--grid stands alone: no --{given[0]}')
+            raise InputError(f'--grid cannot be combined with --{given[0]}')
         if args.systems and not args.table2:
             raise InputError('--systems goes with --table2')
         if args.table2:

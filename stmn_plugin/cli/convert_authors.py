@@ -27,7 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__.split('\n', 1)[0],
         epilog='example: %(prog)s ckpt_best.pth stmn_released.safetensors',
     )
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='a state dict of their code')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help="state dict of the authors' code")
     parser.add_argument(
         'output', metavar='OUTPUT', help=f'a checkpoint, or with {SUFFIX} a file of weights'
     )

@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         type=value_of(WordOr(ALL, Whole(1, 10_000))),
         default=[1, 2, 4, 8, ALL],
         metavar='N',
-        help="clips a tracklet, or 'all'",
+        help="numbers of clips of a tracklet, or 'all'",
     )
     return parser.parse_args(argv)
 

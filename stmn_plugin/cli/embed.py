@@ -24,28 +24,40 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='example: %(prog)s log/stmn_mars/model/model-best.pth.tar people --index people.db',
     )
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='of a video model')
-    parser.add_argument('tree', metavar='TREE', type=Path, help='made by tools/make_tracklets.py')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of a video model')
+    parser.add_argument(
+        'tree', metavar='TREE', type=Path, help='tree of tracklets, made by tools/make_tracklets.py'
+    )
     parser.add_argument(
         '--index',
         required=True,
         metavar='INDEX',
-        help='an SQLite file, or postgresql://USER@HOST/DATABASE; made if it is missing',
+        help='SQLite file, created if it is missing, or postgresql://USER@HOST/DATABASE',
     )
     parser.add_argument(
-        '--frames', choices=('rrs', 'all'), help='by default as the model was tested'
+        '--frames',
+        choices=('rrs', 'all'),
+        help='frames of a tracklet to encode (default: as the model was tested)',
     )
-    parser.add_argument('--device', choices=('cpu', 'cuda'), help='a GPU, if there is one')
+    parser.add_argument(
+        '--device',
+        choices=('cpu', 'cuda'),
+        help='device to compute on (default: a GPU, if there is one)',
+    )
     parser.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off', help='precision')
     parser.add_argument(
         '--batch-size',
         type=value_of(Whole(1, 100_000)),
         default=32,
         metavar='N',
-        help='clips (32)',
+        help='clips in a batch (default: 32)',
     )
     parser.add_argument(
-        '--workers', type=value_of(Whole(0, 1024)), default=0, metavar='N', help='readers (0)'
+        '--workers',
+        type=value_of(Whole(0, 1024)),
+        default=0,
+        metavar='N',
+        help='processes that read crops (default: 0)',
     )
     parser.add_argument(
         '--skip-bad',

@@ -36,9 +36,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog='example: %(prog)s log/stmn_mars/model/model-best.pth.tar '
         '--format onnx --output stmn_onnx',
     )
-    parser.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='with --format')
-    parser.add_argument('--format', choices=tuple(PACKAGES), help='hub: weights with a model card')
-    parser.add_argument('--output', type=Path, metavar='FOLDER', help='a new folder for the files')
+    parser.add_argument(
+        'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint to export with --format'
+    )
+    parser.add_argument(
+        '--format',
+        choices=tuple(PACKAGES),
+        help='kind of the files; hub: weights with a model card',
+    )
+    parser.add_argument('--output', type=Path, metavar='FOLDER', help='new folder for the files')
     parser.add_argument(
         '--weights',
         nargs=2,
@@ -46,20 +52,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='write the weights of a checkpoint in the safetensors format',
     )
     parser.add_argument(
-        '--int8', type=Path, metavar='FRAMES', help='with --format onnx: calibrate with its crops'
+        '--int8',
+        type=Path,
+        metavar='FRAMES',
+        help='with --format onnx: quantise too, calibrated with the crops of this folder',
     )
     parser.add_argument(
-        '--labelled', default='', metavar='ROOT', help='with --int8: own tracklets to measure mAP'
+        '--labelled',
+        default='',
+        metavar='ROOT',
+        help='with --int8: tree of own tracklets to measure mAP on',
     )
     parser.add_argument('--terms', default='', help='with --format hub: terms of use, for the card')
-    parser.add_argument('--push', metavar='OWNER/NAME', help='upload to this hub repository')
+    parser.add_argument(
+        '--push',
+        metavar='OWNER/NAME',
+        help='with --format hub: upload to this repository of the hub',
+    )
     parser.add_argument('--public', action='store_true', help='with --push: make it public')
     args = parser.parse_args(argv)
     network = [args.checkpoint, args.format, args.output]
     if args.weights is None and None in network:
         parser.error('give CHECKPOINT --format FORMAT --output FOLDER, or --weights')
     if args.weights is not None and network != [None] * 3:
-        parser.error('--weights stands alone')
+        parser.error('--weights goes without --format, --output and CHECKPOINT')
     if args.format != 'hub' and (args.terms or args.push or args.public):
         parser.error('--terms, --push and --public go with --format hub')
     if args.int8 and args.format != 'onnx' or args.labelled and not args.int8:

@@ -28,13 +28,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog='example: %(prog)s people.db --delete --older-than 30d',
     )
     parser.add_argument(
-        'index', metavar='INDEX', help='an SQLite file, or postgresql://USER@HOST/DATABASE'
+        'index', metavar='INDEX', help='SQLite file, or postgresql://USER@HOST/DATABASE'
     )
     action = parser.add_mutually_exclusive_group()
     action.add_argument('--rows', action='store_true', help='list every tracklet')
-    action.add_argument('--hnsw', action='store_true', help='on a server: for approximate search')
-    action.add_argument('--delete', action='store_true', help='remove them from the index')
-    parser.add_argument('--all', action='store_true', help='with --delete: every tracklet')
+    action.add_argument(
+        '--hnsw',
+        action='store_true',
+        help='make an HNSW index for approximate search (on a server)',
+    )
+    action.add_argument(
+        '--delete', action='store_true', help='delete these tracklets and their vectors'
+    )
+    parser.add_argument('--all', action='store_true', help='with --delete: delete every tracklet')
     add_where_flags(parser, 'which tracklets (all by default)')
     return parser.parse_args(argv)
 

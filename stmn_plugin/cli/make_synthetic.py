@@ -59,15 +59,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made = parser.add_mutually_exclusive_group(required=True)
-    made.add_argument('--root', help='data folder; writes <root>/synthetic/<name>')
-    made.add_argument('--footage', type=Path, metavar='FOLDER', help='videos and MOT files')
+    made.add_argument('--root', help='data folder; the dataset becomes <root>/synthetic/<name>')
+    made.add_argument(
+        '--footage', type=Path, metavar='FOLDER', help='folder for videos and MOT files'
+    )
     parser.add_argument('--preset', choices=PRESETS, default='default')
     for field in dataclasses.fields(SyntheticSpec):
         flag = '--' + field.name.replace('_', '-')
         parser.add_argument(flag, type=field.type, help=f'default preset: {field.default}')
     strangers = value_of(Whole(0, 1_000))
     parser.add_argument(
-        '--strangers', type=strangers, default=2, metavar='N', help='passers-by in each video (2)'
+        '--strangers',
+        type=strangers,
+        default=2,
+        metavar='N',
+        help='strangers who pass in each video (default: 2)',
     )
     parser.add_argument('--contact-sheet', metavar='FILE', help='also draw a PNG of some tracklets')
     workers = value_of(Whole(1, 1_024))

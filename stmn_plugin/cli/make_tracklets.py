@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--first-frame 1 --camera lobby --output people',
     )
     parser.add_argument(
-        'videos', nargs='+', type=Path, metavar='VIDEO', help='a file, or a folder of images'
+        'videos', nargs='+', type=Path, metavar='VIDEO', help='video file, or folder of images'
     )
     parser.add_argument(
         '--tracks',
@@ -51,18 +51,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         required=True,
         metavar='FILE',
-        help='of a tracker: a file, or a folder of them',
+        help="tracker's files or folders, one for each VIDEO in order, or one for all",
     )
-    parser.add_argument('--format', choices=FORMAT_NAMES, required=True, help='of the tracks')
+    parser.add_argument(
+        '--format', choices=FORMAT_NAMES, required=True, help='format of the tracks'
+    )
     parser.add_argument(
         '--camera',
         nargs='+',
         type=value_of(NAME),
         required=True,
         metavar='NAME',
-        help='of all videos, or of each',
+        help='camera of all videos, or one for each',
     )
-    parser.add_argument('--output', metavar='TREE', type=Path, required=True, help='a folder')
+    parser.add_argument(
+        '--output', metavar='TREE', type=Path, required=True, help='folder of the tree'
+    )
     parser.add_argument(
         '--start',
         nargs='+',
@@ -71,38 +75,57 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='when each VIDEO begins, with its offset from UTC: 2026-03-01T08:00:00+01:00',
     )
     add_fps_flag(parser)
-    parser.add_argument('--persons', type=Path, metavar='CSV', help='columns track,person[,video]')
     parser.add_argument(
-        '--split', choices=('train', 'query', 'gallery'), default='gallery', help='gallery'
+        '--persons', type=Path, metavar='CSV', help='CSV with the columns track,person[,video]'
     )
-    parser.add_argument('--replace', action='store_true', help='make tracklets of VIDEO anew')
+    parser.add_argument(
+        '--split',
+        choices=('train', 'query', 'gallery'),
+        default='gallery',
+        help='split of the dataset (default: gallery)',
+    )
+    parser.add_argument('--replace', action='store_true', help='make the tracklets of VIDEO again')
     parser.add_argument(
         '--skip-bad', action='store_true', help='leave out a VIDEO that cannot be decoded whole'
     )
     add_track_flags(parser)
     chosen = parser.add_argument_group('which boxes become crops')
-    chosen.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='names or numbers')
+    chosen.add_argument(
+        '--classes',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='names or numbers of the classes to take',
+    )
     chosen.add_argument('--min-confidence', type=value_of(Number(-1e6, 1e6)), metavar='P')
     chosen.add_argument('--min-height', type=value_of(COUNT), default=1, metavar='PIXELS')
     chosen.add_argument('--min-width', type=value_of(COUNT), default=1, metavar='PIXELS')
     chosen.add_argument(
-        '--min-frames', type=value_of(COUNT), default=1, metavar='N', help='fewest boxes of a track'
+        '--min-frames',
+        type=value_of(COUNT),
+        default=1,
+        metavar='N',
+        help='fewest boxes of a track to take',
     )
     chosen.add_argument(
-        '--every', type=value_of(COUNT), default=1, metavar='N', help='one of N boxes of a track'
+        '--every',
+        type=value_of(COUNT),
+        default=1,
+        metavar='N',
+        help='take one of N boxes of a track',
     )
     chosen.add_argument(
         '--max-frames',
         type=value_of(COUNT),
         metavar='N',
-        help='most of a tracklet, evenly spread over its track',
+        help='most crops of a tracklet, evenly spread over its track',
     )
     chosen.add_argument(
         '--margin',
         type=value_of(Number(0, 1)),
         default=0.0,
         metavar='SHARE',
-        help='of width and height, added on each side',
+        help='share of width and height to add on each side',
     )
     return parser.parse_args(argv)
 
@@ -140,7 +163,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
     if args.split == 'train' and args.persons is None:
         raise InputError('--split train: --persons CSV must name who is to be learned')
     if args.first_frame == 'names' and not all(video.is_dir() for video in videos):
-        raise InputError('--first-frame names: is for folders of images alone')
+        raise InputError('--first-frame names: only for folders of images')
     options = track_options(args)
     filters = Filters(
         classes=tuple(args.classes),

@@ -31,19 +31,23 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         epilog='example: %(prog)s --run log/stmn_mars --max-queries 200 '
         'data.root /data test.frames all',
     )
-    parser.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
+    parser.add_argument(
+        '--run', metavar='FOLDER', help='folder of a training run (its data.save_dir)'
+    )
     parser.add_config_flag('instead of --run: ' + CONFIG + ', with model.load_weights FILE')
     parser.add_key_flags('data.root')
-    parser.add_argument('--output', metavar='FILE', help='by default report.html of the run folder')
+    parser.add_argument(
+        '--output', metavar='FILE', help='file to write (default: report.html in the run folder)'
+    )
     many = value_of(Whole(1, 1_000_000))
     parser.add_argument(
-        '--top-k', type=many, default=10, metavar='K', help='tracklets shown for a query'
+        '--top-k', type=many, default=10, metavar='K', help='tracklets to show for a query'
     )
     parser.add_argument(
         '--max-queries',
         type=many,
         metavar='N',
-        help='show N of a dataset, evenly spread; scores are those of all',
+        help='show N queries of a dataset, evenly spread; scores are those of all',
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

@@ -47,44 +47,68 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog='example: %(prog)s --index people.db --tracklet gallery/unknown/lobby/lobby-17 '
         '--not-camera lobby --from 2026-03-01T08:00:00+01:00 --html answer.html',
     )
-    parser.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='of the model')
     parser.add_argument(
-        '--index', required=True, metavar='FILE', help='made by tools/embed.py, or a URL'
+        'checkpoint',
+        nargs='?',
+        metavar='CHECKPOINT',
+        help='checkpoint of the model that the index was made with',
     )
-    asked = parser.add_argument_group('who is searched for; all of these are one person')
+    parser.add_argument(
+        '--index',
+        required=True,
+        metavar='FILE',
+        help='index made by tools/embed.py: a file or a URL',
+    )
+    asked = parser.add_argument_group('query; all that it names are one person')
     asked.add_argument(
-        '--tracklet', nargs='+', default=[], metavar='NAME', help='folder in its tree, or number'
+        '--tracklet',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='tracklets of the index: folders in their tree, or numbers',
     )
     asked.add_argument('--person', metavar='NAME', help='all tracklets of this name')
     asked.add_argument(
-        '--crops', nargs='+', type=Path, default=[], metavar='FOLDER', help='of crops'
+        '--crops', nargs='+', type=Path, default=[], metavar='FOLDER', help='folders of crops'
     )
-    asked.add_argument('--video', type=Path, metavar='VIDEO', help='whose tracks are searched for')
-    asked.add_argument('--track', nargs='+', default=[], metavar='ID', help='of the video')
-    asked.add_argument('--tracks', type=Path, metavar='FILE', help='of a tracker')
-    asked.add_argument('--format', choices=FORMAT_NAMES, help='of the tracks')
+    asked.add_argument(
+        '--video', type=Path, metavar='VIDEO', help='video with tracks to search for'
+    )
+    asked.add_argument(
+        '--track', nargs='+', default=[], metavar='ID', help='ids of tracks in the video'
+    )
+    asked.add_argument('--tracks', type=Path, metavar='FILE', help="tracker's file or folder")
+    asked.add_argument('--format', choices=FORMAT_NAMES, help='format of the tracks')
     add_fps_flag(parser)
     add_track_flags(parser)
     parser.add_argument(
         '--queries',
         type=Path,
         metavar='CSV',
-        help='a batch: columns query, and tracklet, person or crops; equal queries are one person',
+        help='batch of queries: columns query and one of tracklet, person, crops; '
+        'equal queries are one person',
     )
     where = parser.add_argument_group('which tracklets are searched')
     add_camera_and_time_flags(where)
     shown = parser.add_argument_group('what is shown')
     shown.add_argument(
-        '--top', type=value_of(Whole(1, 10_000)), default=10, metavar='K', help='results: 10'
+        '--top',
+        type=value_of(Whole(1, 10_000)),
+        default=10,
+        metavar='K',
+        help='results of a query (default: 10)',
     )
     shown.add_argument(
-        '--max-distance', type=value_of(Number(0, 1e9)), metavar='D', help='largest of a result'
+        '--max-distance',
+        type=value_of(Number(0, 1e9)),
+        metavar='D',
+        help='largest distance of a result',
     )
     shown.add_argument(
         '--fuse',
         choices=('mean', 'nearest'),
         default='mean',
-        help='of the distances to several tracklets of a query: mean',
+        help='how the distances to several tracklets of a query become one (default: mean)',
     )
     shown.add_argument(
         '--rerank',
@@ -155,7 +179,7 @@ def check_args(args: argparse.Namespace) -> None:
     if args.video and not args.checkpoint:
         raise InputError('--video: CHECKPOINT must name the model that the index was made with')
     if not args.video and len(missing) < len(of_video):
-        raise InputError('--track, --tracks and --format are of a --video')
+        raise InputError('--track, --tracks and --format need --video')
     both = sorted(set(args.camera) & set(args.not_camera))
     if both:
         raise InputError(f'--camera {both[0]} is in --not-camera, too')

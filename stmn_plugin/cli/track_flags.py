@@ -57,9 +57,17 @@ def add_track_flags(parser: argparse.ArgumentParser) -> None:
         metavar='WxH',
         help='size of the picture that the boxes belong to, if it is not that of the video',
     )
-    files.add_argument('--frame-column', default='', metavar='NAME', help='of supervision')
     files.add_argument(
-        '--stream', default='', metavar='NAME', help='which video or stream of the file or folder'
+        '--frame-column',
+        default='',
+        metavar='NAME',
+        help='with --format supervision: column of the frame number',
+    )
+    files.add_argument(
+        '--stream',
+        default='',
+        metavar='NAME',
+        help='video or stream to take from the file or folder',
     )
 
 
@@ -68,7 +76,7 @@ def add_fps_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--fps',
         type=value_of(Number(0, 1_000_000, above=True)),
-        help='frames a second: of images, or in place of the times in a video',
+        help='frames a second of images, or in place of the times in a video',
     )
 
 

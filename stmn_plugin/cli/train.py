@@ -26,14 +26,18 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_config_flag(CONFIG)
     parser.add_key_flag(
-        'model.name', '-a', '--arch', metavar='NAME', help='model.name: stmn or any of the host'
+        'model.name',
+        '-a',
+        '--arch',
+        metavar='NAME',
+        help='model.name: stmn, or another of --list-archs',
     )
     parser.add_key_flags('data.root', 'data.sources', 'data.targets', 'data.transforms')
     parser.add_argument('--list-archs', action='store_true', help='list the architectures and stop')
     parser.add_argument(
         '--video',
         action='store_true',
-        help='with --list-archs: those for clips, described',
+        help='with --list-archs: video models only, each with a description',
     )
     args = parser.parse_args(argv)
     if args.video and not args.list_archs:

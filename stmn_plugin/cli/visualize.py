@@ -40,40 +40,51 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         'KEY VALUE words hold for both runs, for example data.root /data.',
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('--run', metavar='FOLDER', help='data.save_dir of a training run')
+    what.add_argument(
+        '--run', metavar='FOLDER', help='folder of a training run (its data.save_dir)'
+    )
     parser.add_config_flag(CONFIG + ', with model.load_weights', what, default=None)
     parser.add_argument(
         '--against',
         metavar='FOLDER',
-        help='a run for Figures 5 (no spread loss) and 10 (an MLP)',
+        help='second run for Figures 5 (no spread loss) and 10 (an MLP)',
     )
     parser.add_key_flags('data.root')
     figure = value_of(Whole(min(NUMBERS), max(NUMBERS)))
     parser.add_argument(
-        '--figures', nargs='+', type=figure, metavar='N', help='5 to 10; all by default'
+        '--figures',
+        nargs='+',
+        type=figure,
+        metavar='N',
+        help='figures to draw, 5 to 10 (default: all)',
     )
-    parser.add_argument('--output', metavar='FOLDER', help='by default RUN/figures')
+    parser.add_argument('--output', metavar='FOLDER', help='folder to write (default: RUN/figures)')
     parser.add_argument(
         '--format',
         nargs='+',
         type=value_of(OneOf(FORMATS)),
         default=list(FORMATS),
         metavar='NAME',
-        help='png svg',
+        help='formats of the figures (default: png svg)',
     )
     parser.add_argument(
         '--tracklets',
         nargs='+',
         default=[],
         metavar='NAME',
-        help='shown in Figures 7, 8 and 10: part of a path of a first frame, as 0033C1T0001',
+        help='tracklets to show in Figures 7, 8 and 10: part of the path of the '
+        'first frame, such as 0033C1T0001',
     )
     items = value_of(Whole(0, 65_536))
     parser.add_argument(
-        '--items', type=items, default=0, metavar='N', help='items in Figures 6 and 9 (0: all)'
+        '--items',
+        type=items,
+        default=0,
+        metavar='N',
+        help='items to show in Figures 6 and 9 (0: all)',
     )
     parser.add_argument(
-        '--seed', type=value_of(SEED), default=0, metavar='N', help='of all random choices'
+        '--seed', type=value_of(SEED), default=0, metavar='N', help='seed of all random choices'
     )
     return parser.parse_args(argv)
 

@@ -31,20 +31,20 @@ def add_where_flags(parser: argparse.ArgumentParser, title: str) -> None:
     """Add the flags; several words of a flag are alternatives, several flags must all hold."""
     group = parser.add_argument_group(title)
     add_camera_and_time_flags(group)
-    _add_names(group, '--person', 'with one of these names')
-    _add_names(group, '--source', 'from one of these videos')
-    _add_names(group, '--tracklet', 'folders, relative to their tree')
-    help = 'that ended longer ago: 30d, 12h'
+    _add_names(group, '--person', 'tracklets of persons with these names')
+    _add_names(group, '--source', 'tracklets from these videos')
+    _add_names(group, '--tracklet', 'these tracklets: folders in their tree')
+    help = 'tracklets that ended longer ago, such as 30d or 12h'
     group.add_argument('--older-than', type=value_of(_Age()), metavar='AGE', help=help)
 
 
 def add_camera_and_time_flags(group: 'argparse._ArgumentGroup') -> None:
     """Add the flags that a search shares; in a search the others name the query."""
-    _add_names(group, '--camera', 'of one of these cameras')
-    _add_names(group, '--not-camera', 'of none of these')
+    _add_names(group, '--camera', 'tracklets of these cameras')
+    _add_names(group, '--not-camera', 'tracklets of all cameras but these')
     for flag, name, help in (
-        ('--from', 'since', 'that end then or later: 2026-03-01T08:00:00+01:00'),
-        ('--to', 'until', 'that begin then or earlier'),
+        ('--from', 'since', 'tracklets that end then or later, such as 2026-03-01T08:00:00+01:00'),
+        ('--to', 'until', 'tracklets that begin then or earlier'),
     ):
         group.add_argument(flag, type=value_of(Moment()), metavar='TIME', dest=name, help=help)
 
