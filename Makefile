@@ -1,4 +1,4 @@
-# Each target sets everything up by itself from a bare clone.
+# Each target installs what it needs, from a fresh clone on.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

@@ -1,5 +1,6 @@
-"""What the documents say: commands, keys and values exist, links lead somewhere, examples run."""
+"""What the documents say: commands, keys, values, links and measured numbers hold, examples run."""
 
+import csv
 import re
 import shlex
 import subprocess
@@ -25,7 +26,7 @@ CONFIGURATION = REPOSITORY / 'docs' / 'configuration.md'
 COMMANDS = {
     name: import_module(f'stmn_plugin.cli.{name.replace("-", "_")}') for name in commands.commands()
 }
-DEPRECATED = {'test.visactmap'}
+SCORES = 'rank-1', 'mAP'
 
 
 def blocks(text, language):
@@ -252,3 +253,21 @@ def test_every_link_leads_to_a_file_and_a_heading():
 
 def test_the_readme_is_short():
     assert len((REPOSITORY / 'README.md').read_text(encoding='utf-8').splitlines()) <= 170
+
+
+@pytest.mark.parametrize('document', ['README.md', 'studies/table2/README.md'])
+def test_the_results_of_table_2_are_those_of_its_csv(document):
+    with open(REPOSITORY / 'studies' / 'table2' / 'table2.csv', encoding='utf-8') as file:
+        measured = {(row['method'], row['frames']): row for row in csv.DictReader(file)}
+    text = (REPOSITORY / document).read_text(encoding='utf-8')
+    [table] = re.findall(r'^\| method \|.*\n\|[-|]+\n((?:\|.*\n)+)', text, re.MULTILINE)
+    assert len(measured) == 2 * len(table.splitlines())
+    for line in table.splitlines():
+        method, *cells = (cell.strip() for cell in line.strip('|').split('|'))
+        rrs, every = (
+            measured[method.replace('MGH, 2 graphs', 'MGH of 2 graphs'), frames]
+            for frames in ('rrs', 'all')
+        )
+        means = [f'{float(row[f"{name} mean"]):.1f}' for row in (rrs, every) for name in SCORES]
+        size = f'{float(rrs["parameters"]) / 1e6:.2f}', f'{float(rrs["gflops_per_clip"]):.2f}'
+        assert [cell.split(' ')[0] for cell in cells[:6]] == [*means, *size], method
