@@ -129,6 +129,26 @@ def test_the_nearest_of_those_that_meet_the_condition(index, where):
         assert np.allclose(distances, [one for one, _ in wanted], atol=2e-3)
 
 
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+def test_many_queries_at_once_find_what_single_ones_find(url, metric, monkeypatch):
+    if url.startswith('postgresql'):
+        monkeypatch.setattr('stmn_plugin.cameras.index.postgres_store.ROWS_OF_A_READ', 7)
+    key = ModelKey('a' * 64, 'stmn', 64, 32, 4, 16, metric)
+    features, queries = make_features(40), make_features(20, seed=1)
+    with TrackletIndex.open(url, key) as index:
+        index.add(make_rows(40), features)
+        for where in (Where(), Where(not_cameras=['gate']), Where(cameras=['nowhere'])):
+            chosen = [i for i, row in enumerate(index.rows()) if holds(row, where)]
+            together = index.search(queries, 6, where)
+            for query, matches in zip(queries, together, strict=True):
+                wanted = slow_search(query, features, chosen, 6, metric)
+                assert [match.row.number - 1 for match in matches] == [i for _, i in wanted]
+                distances = [match.distance for match in matches]
+                assert np.allclose(distances, [one for one, _ in wanted], atol=1e-2)
+            [alone] = index.search(queries[3:4], 6, where)
+            assert [match.row for match in alone] == [match.row for match in together[3]]
+
+
 def test_rows_come_back_as_they_were_with_times_in_utc(index):
     for given, row in zip(make_rows(40), index.rows(), strict=True):
         assert row == IndexedTracklet(row.number, *list(vars(given).values())[1:])

@@ -20,6 +20,10 @@ from .records import COLUMNS, IndexedTracklet, Parameter, Where, condition, row_
 from .store import Vectors
 
 MAX_EF_SEARCH = 1000  # that pgvector allows
+# for more queries at once the vectors are read once and compared here: the server would read all of
+# them for each query
+FEW_QUERIES = 4
+ROWS_OF_A_READ = 8192
 CREATING = 0x73746D6E  # advisory lock of those that make the tables
 # of vectors of length 1 the negative product and 1 are the cosine distance; <-> is not squared
 OPERATORS = {'cosine': '<#>', 'euclidean': '<->'}
@@ -121,9 +125,7 @@ class PostgresStore:
         return dict(self._read(sql, *values))
 
     def rows(self, where: Where) -> list[IndexedTracklet]:
-        sql, values = condition(where, '%s', _one_of)
-        found = self._read(f'SELECT {COLUMNS} FROM tracklet WHERE {sql} ORDER BY number', *values)
-        return [row_of(one) for one in found]
+        return self._server.run(lambda db: _rows(db, where))
 
     def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
         read = f'SELECT number, feature FROM tracklet WHERE {_one_of("number")}'
@@ -133,6 +135,8 @@ class PostgresStore:
     def nearest(
         self, queries: Vectors, top: int, where: Where, metric: str, approximate: bool
     ) -> list[list[tuple[IndexedTracklet, float]]]:
+        if len(queries) > FEW_QUERIES and not approximate:
+            return self._server.run(lambda db: _compare_here(db, queries, top, where, metric))
         sql, values = condition(where, '%s', _one_of)
         distance = f'feature {OPERATORS[metric]} %b'
         # HNSW serves the bare operator; the sum is computed for every row
@@ -239,6 +243,57 @@ def _make_tables(db: Connection, name: str, settings: Mapping[str, str] | None, 
                 db.execute(statement)
             for pair in settings.items():
                 db.execute('INSERT INTO setting VALUES (%s, %s)', pair)
+
+
+def _rows(db: Connection, where: Where) -> list[IndexedTracklet]:
+    sql, values = condition(where, '%s', _one_of)
+    found = db.execute(f'SELECT {COLUMNS} FROM tracklet WHERE {sql} ORDER BY number', values)
+    return [row_of(one) for one in found]
+
+
+def _compare_here(
+    db: Connection, queries: Vectors, top: int, where: Where, metric: str
+) -> list[list[tuple[IndexedTracklet, float]]]:
+    """Rank as ``PostgresStore.nearest`` does, in one pass over the vectors.
+
+    Distances of equal vectors may differ by the rounding of a matrix product, which then orders
+    them.
+    """
+    import torch  # slow to import, and only searching needs it
+
+    from stmn_plugin.evaluation.search import top_k
+
+    sql, values = condition(where, '%s', _one_of)
+    numbers = np.empty((len(queries), 0), np.int64)  # (Q, at most top), as are the distances
+    distances = np.empty((len(queries), 0), np.float32)
+    with db.transaction():
+        # the rows that are read last are those whose vectors were compared
+        db.execute('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ')
+        with db.cursor('vectors', binary=True) as cursor:
+            cursor.execute(f'SELECT number, feature FROM tracklet WHERE {sql}', values)
+            while part := cursor.fetchmany(ROWS_OF_A_READ):
+                part.sort(key=lambda row: row[0])  # of equal distances the lower number is first
+                vectors = np.stack([feature.to_numpy() for _, feature in part]).astype(np.float16)
+                best = top_k(
+                    torch.from_numpy(queries),
+                    torch.from_numpy(vectors),
+                    min(top, len(part)),
+                    metric,
+                    'torch',
+                    unit=True,
+                )
+                own = np.array([number for number, _ in part])[best.indices.numpy()]
+                numbers = np.concatenate([numbers, own], axis=1)
+                distances = np.concatenate([distances, best.distances.numpy()], axis=1)
+                order = np.lexsort((numbers, distances), axis=1)[:, :top]
+                numbers = np.take_along_axis(numbers, order, axis=1)
+                distances = np.take_along_axis(distances, order, axis=1)
+        found = np.unique(numbers).tolist()
+        rows = {row.number: row for row in _rows(db, Where(numbers=found))} if found else {}
+    return [
+        [(rows[number], distance) for number, distance in zip(*pair, strict=True)]
+        for pair in zip(numbers.tolist(), distances.tolist(), strict=True)
+    ]
 
 
 def _enqueue(db: Connection, wanted: frozenset[Name]) -> None:
