@@ -174,7 +174,10 @@ def refinement_and_distractors(
     if energy.any():
         verdict = judge(values, REFINEMENT_CLAIMS, 'spatial memory', aimed)
     else:
-        verdict = 'The refinement changes nothing. The spatial memory does NOT do its job.', False
+        verdict = (
+            'The refinement changes nothing. The spatial memory does not work as intended.',
+            False,
+        )
     return Measure(REFINEMENT, values, counts, *verdict)
 
 

@@ -89,7 +89,7 @@ def judge(
         found = f'{claim.name} {estimate}'
         if side < 0:
             refuted = claim.refuted[0].upper() + claim.refuted[1:]
-            return f'{refuted} ({found}). The {part} does NOT do its job.', False
+            return f'{refuted} ({found}). The {part} does not work as intended.', False
         if side == 0:
             held = f'the {LEVEL:.0%} interval includes {claim.threshold:g}'
             return f'No evidence that {claim.statement} ({found}: {held}).', None
