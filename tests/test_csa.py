@@ -7,7 +7,7 @@ import pytest
 import references.csa as references
 import torch
 import torchvision
-from test_distributed import narrow_resnet
+from test_distributed_training import narrow_resnet
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 

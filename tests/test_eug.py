@@ -206,7 +206,7 @@ def test_a_single_clip_is_refused_since_the_head_normalises_a_batch(build):
 
 
 def test_two_processes_train_like_one(monkeypatch):
-    from test_distributed import CLASSES, CLIPS, L, assert_like_one_process, narrow_resnet
+    from test_distributed_training import CLASSES, CLIPS, L, assert_like_one_process, narrow_resnet
 
     monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
     torch.manual_seed(3)

@@ -372,7 +372,7 @@ def test_compilation_reaches_every_block_of_the_encoder(name, build, monkeypatch
 @slow
 @every_model
 def test_two_processes_train_like_one(name, build):
-    from test_distributed import L, assert_like_one_process
+    from test_distributed_training import L, assert_like_one_process
 
     model = scattered(build(name, L))
     for module in model.modules():  # each process has a generator of its own

@@ -16,8 +16,8 @@ import test_reranking
 import torch
 import torch.distributed as dist
 import torchvision
+from processes import reserved_port
 from references import stmn as references
-from test_distributed import reserved_port
 from test_every_model import NARROW, narrow_resnet
 from torch import nn
 from torch._subclasses.fake_tensor import (

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from test_distributed import on_processes
+from processes import on_processes
 from torch import nn
 
 from stmn_plugin import device, distributed

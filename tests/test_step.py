@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_distributed import on_processes
+from processes import on_processes
 from torch import nn
 
 from stmn_plugin import distributed

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import signalled
-from test_distributed import reserved_port
+from processes import reserved_port
 from test_resume import assert_same_end, results
 
 from stmn_plugin.cli import train

@@ -283,7 +283,7 @@ def test_activation_checkpoints_are_of_encoders(yaml, mars_root, small_run, caps
 @pytest.mark.parametrize('name', TOYS)
 def test_two_processes_train_a_toy_like_one(name, monkeypatch):
     import torchvision
-    from test_distributed import CLASSES, CLIPS, L, assert_like_one_process, narrow_resnet
+    from test_distributed_training import CLASSES, CLIPS, L, assert_like_one_process, narrow_resnet
 
     monkeypatch.setattr(torchvision.models, 'get_model', narrow_resnet)
     torch.manual_seed(3)
@@ -325,7 +325,7 @@ def batch_refused_on_each(kind, *words):
 
 def test_batch_norms_outside_the_backbone_see_the_clips_of_all_processes():
     """A BNNeck sees one value of each clip."""
-    from test_distributed import on_processes
+    from processes import on_processes
 
     words = ['model.name', 'toy_clipwise', 'data.type', 'video', 'train.batch_size']
     on_one = batch_refused_on_each(
