@@ -27,6 +27,16 @@ def test_every_page_is_in_the_navigation_of_the_site():
     assert sorted(listed) == sorted(page.as_posix() for page in pages), 'add the page to mkdocs.yml'
 
 
+def test_the_pages_of_the_systems_have_one_form():
+    pages = [path for path in (REPOSITORY / 'docs' / 'systems').glob('*.md') if path.stem.islower()]
+    assert len(pages) == 15
+    for path in pages:
+        text = path.read_text(encoding='utf-8')
+        headings = re.findall(r'^## (.*)', text, re.MULTILINE)
+        assert headings == ['Sources', 'Notes', 'Cost', 'Keys'], path.name
+        assert text.index('```mermaid') < text.index('## Sources'), path.name
+
+
 def test_every_dependency_is_explained():
     tomllib = pytest.importorskip('tomllib')
     project = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text(encoding='utf-8'))['project']
