@@ -1,4 +1,4 @@
-"""The families of encoders against torchvision's own networks, cut and strided by hand."""
+"""The families of encoders against torchvision's own networks, split by hand."""
 
 import copy
 from fnmatch import fnmatch

@@ -326,7 +326,7 @@ def test_every_file_that_is_no_frame_is_counted_by_suffix_and_named(copy, check)
     assert code == 1 and 'more/inner/9.jpg: cannot identify image' in error
 
 
-def test_a_folder_too_deep_to_be_looked_into_is_named(copy, check):
+def test_a_folder_too_deep_to_read_is_named(copy, check):
     root, folder = copy('mars')
     deep = folder / 'bbox_train/a/b/c/d/e/f'
     deep.mkdir(parents=True)

@@ -143,7 +143,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path):
     assert os.path.exists(target)
 
 
-def test_only_so_many_checkpoints_stay_and_the_best_beside_them(tmp_path):
+def test_the_newest_checkpoints_and_the_best_stay(tmp_path):
     for epoch in range(1, 6):
         save_checkpoint({'epoch': epoch}, str(tmp_path), epoch, keep_last=2, is_best=epoch == 2)
     assert sorted(saved_epochs(str(tmp_path))) == [4, 5]

@@ -83,7 +83,7 @@ def test_a_command_ends_when_the_process_that_runs_it_is_killed(tmp_path):
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_goes_on_to_the_command_which_ends_in_its_own_time(signum, tmp_path):
+def test_a_signal_is_passed_to_the_command_which_ends_in_its_own_time(signum, tmp_path):
     code = (
         'import signal, sys, time\n'
         'def save(signum, _):\n'

@@ -1,4 +1,4 @@
-"""A run is opened: what views hold, against the model's own features and loops."""
+"""An opened run: its views, against the model's own features and loops."""
 
 from pathlib import Path
 

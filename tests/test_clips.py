@@ -1,4 +1,4 @@
-"""Clips: resized and normalised by the book, randomness by (seed, epoch, position)."""
+"""Clips: resized and normalised as defined, randomness by (seed, epoch, position)."""
 
 import numpy as np
 import pytest

@@ -257,7 +257,7 @@ def test_a_bug_in_an_imported_file_is_a_traceback(tmp_path):
         train.parse_args(['--import', str(tmp_path / 'broken.py')])
 
 
-def test_a_section_that_nobody_knows_hints_at_import(capsys):
+def test_an_unknown_section_hints_at_import(capsys):
     with pytest.raises(SystemExit):
         train.parse_args(['nowhere.depth', '4'])
     assert '--import FILE.py' in capsys.readouterr().err

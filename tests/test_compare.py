@@ -191,7 +191,7 @@ def test_a_comparison_is_trained_once_and_a_failing_run_is_a_row(run, mars_root,
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_comparison_and_a_second_call_goes_on(
+def test_ctrl_c_stops_the_comparison_and_a_second_call_resumes(
     repository, run, small_run, mars_root, tmp_path
 ):
     tool, config = repository / 'tools' / 'compare.py', repository / 'configs' / 'stmn_mars.yaml'

@@ -11,7 +11,7 @@ ROWS = [
 ]
 
 
-def test_a_condition_stands_above_only_while_all_rows_have_it():
+def test_a_condition_is_a_line_above_only_if_all_rows_share_it():
     assert console_table(ROWS, ['same', 'name'], digits=2).splitlines() == [
         'same x',
         '',

@@ -1,4 +1,4 @@
-"""TensorBoard's files may fail: a run goes on without them."""
+"""TensorBoard's files may fail: a run continues without them."""
 
 import os
 

@@ -50,7 +50,7 @@ def test_no_dataset_is_fetched_unasked_and_nothing_is_left_behind(name, fetched,
 
 
 @pytest.mark.parametrize('name', HOSTS_OWN)
-def test_asked_for_it_is_fetched_by_https_only(name, fetched, tmp_path):
+def test_on_request_it_is_fetched_by_https_only(name, fetched, tmp_path):
     stmn_plugin.register(load_config(opts=['data.download', 'True']))
     with pytest.raises((OSError, InputError)) as caught:
         image_data(name, tmp_path)

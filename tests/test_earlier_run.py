@@ -1,4 +1,4 @@
-"""Nothing that an earlier run left in a folder is lost unless that was asked for."""
+"""No file of an earlier run is lost unless the user requests it."""
 
 import os
 

@@ -113,7 +113,7 @@ def test_a_gallery_that_has_the_queries_is_left_alone():
     assert apply_protocol(query, gallery, PROTOCOLS['torchreid'], True) is gallery
 
 
-def test_reranking_is_asked_for_by_name():
+def test_reranking_needs_its_name():
     query, gallery = tracklets(6, 3, 3, 0), tracklets(40, 3, 3, 1)
     plain = rank_tracklets(query, gallery, PROTOCOLS['official'], COSINE)
     options = TestOptions(dist_metric='cosine', rerank=True)

@@ -458,7 +458,7 @@ def test_a_bad_frame_is_raised_or_left_out_and_listed(damaged, tmp_path):
     torch.testing.assert_close(kept[number], found, rtol=1e-5, atol=1e-6)
 
 
-def test_a_clip_without_a_readable_frame_counts_nothing_beside_others(damaged):
+def test_a_clip_without_a_readable_frame_does_not_count_among_others(damaged):
     manager, number, path = damaged
     data, model = manager(skip_bad=True), TinyImageModel().eval()
     found = extract(data, model, ClipPlan(1, 'all')).features[number]  # a clip is one frame

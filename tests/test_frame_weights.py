@@ -1,4 +1,4 @@
-"""Weights of frames that are known: loops beside the rest, and the run's own ranking."""
+"""Weights of frames that are known: loops for the rest, and the run's own ranking."""
 
 import miniatures
 import numpy as np

@@ -327,7 +327,7 @@ class NoStream:
         return batch
 
 
-def test_batches_prepared_beside_the_step_are_the_same(device, make_engine, monkeypatch):
+def test_batches_prepared_during_the_step_are_the_same(device, make_engine, monkeypatch):
     if device == 'cpu':
         monkeypatch.setattr(batches_module, 'SideStream', NoStream)
     engine = make_engine(device, clips=4)
@@ -372,7 +372,7 @@ def test_a_batch_of_one_identity_is_named(device, make_engine):
         engine.forward_backward({**batch, 'pid': torch.zeros_like(batch['pid'])})
 
 
-def test_memory_that_does_not_suffice_is_one_line_and_training_goes_on(device, make_engine):
+def test_too_little_memory_is_one_line_and_training_continues(device, make_engine):
     engine = make_engine(device)
     engine.max_epoch, engine.epoch = 1, 0
     before = on_cpu(engine.model.named_parameters())

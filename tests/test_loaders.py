@@ -1,4 +1,4 @@
-"""Loaders whose workers cannot go on: one line, never a wait."""
+"""Loaders whose workers fail: one line, never a wait."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Where a memory loses its signal: planted cases, finite differences and loops beside the rest."""
+"""Where a memory loses its signal: planted cases, finite differences and loops for the rest."""
 
 import numpy as np
 import pytest

@@ -236,7 +236,7 @@ def test_the_released_config_says_how_the_best_epoch_was_chosen(run, folder):
     assert (last['frames'], last['flip']) == ('all (floor)', True)
 
 
-def test_resuming_goes_on_from_the_checkpoint(run, folder):
+def test_resuming_continues_from_the_checkpoint(run, folder):
     run(keys=['train.max_epoch', 2])
     path = folder / 'model' / 'model.pth.tar-2'
     code, out, _ = run(keys=['train.max_epoch', 3, 'model.resume', path])

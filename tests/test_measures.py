@@ -1,4 +1,4 @@
-"""Numbers about memories: planted cases with known answers, and loops or SciPy beside the rest."""
+"""Numbers about memories: planted cases with known answers, and loops or SciPy for the rest."""
 
 import json
 import math

@@ -148,7 +148,7 @@ def killed_command(words, allowed):
     os._exit(call(*words))
 
 
-def test_killed_at_any_moment_the_same_command_goes_on(whole, words, tmp_path):
+def test_killed_at_any_moment_the_same_command_resumes(whole, words, tmp_path):
     folder, codes = tmp_path / 'steps', []
     for allowed in (*KILLED_AFTER, 10_000):
         process = multiprocessing.get_context('fork').Process(
@@ -161,7 +161,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(whole, words, tmp_path):
 
 
 @pytest.mark.parametrize('place', ['in an epoch', 'before the choice', 'after it'])
-def test_interrupted_in_and_between_steps_it_goes_on(
+def test_interrupted_in_and_between_steps_it_resumes(
     place, copied, whole, words, monkeypatch, messages
 ):
     shutil.rmtree(copied / 'step-01')

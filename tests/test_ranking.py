@@ -266,7 +266,7 @@ def assert_same(actual, expected):
 @pytest.mark.parametrize('kind', KINDS)
 @settings(max_examples=100, deadline=None)
 @given(case=cases())
-def test_unmatched_queries_count_as_zero_when_asked_to(kind, case):
+def test_unmatched_queries_count_as_zero_on_request(kind, case):
     expected = references.rank_queries(*case, kind)
     if expected is None:
         with pytest.raises(InputError, match='no query has a match'):

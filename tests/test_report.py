@@ -95,7 +95,7 @@ def read_pictures(folder, pictures):
     return [(folder / (pictures['start'] + end)).read_bytes() for end in pictures['ends']]
 
 
-def test_pictures_lie_in_the_page_or_in_a_folder_beside_it(tmp_path):
+def test_pictures_are_in_the_page_or_in_a_folder_next_to_it(tmp_path):
     path = tmp_path / 'r.html'
     assert write(path).folder == ''
     assert os.listdir(tmp_path) == ['r.html']

@@ -118,7 +118,7 @@ def test_fewer_tracklets_than_neighbours(num_query, num_gallery):
 
 
 @pytest.mark.parametrize('k2', [1, 6])
-def test_copies_that_are_in_nobodys_list_equal_the_hosts(k2, monkeypatch):
+def test_copies_that_no_list_has_equal_the_hosts(k2, monkeypatch):
     """Of 30 copies the first 21 are the neighbours of all, so the other 9 have no encoding."""
     features = torch.ones(35, 16)
     features[30:, ::2] = -1

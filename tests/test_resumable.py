@@ -257,7 +257,7 @@ def test_another_optimizer_starts_without_moments(tmp_path, messages):
     optimizer.step()  # moments of Adam would end it here
 
 
-def test_the_host_goes_on_from_an_unfinished_epoch(tmp_path):
+def test_the_host_resumes_from_an_unfinished_epoch(tmp_path):
     path = save_unfinished(checkpoint(2, unfinished=LOG), str(tmp_path))
     model, optimizer, scheduler = parts()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -265,7 +265,7 @@ def test_the_host_goes_on_from_an_unfinished_epoch(tmp_path):
     assert done == 2 and torch.equal(model.weight, checkpoint()['state_dict']['weight'])
 
 
-def test_a_checkpoint_of_the_host_is_gone_on_from(tmp_path, messages):
+def test_a_run_resumes_from_a_checkpoint_of_the_host(tmp_path, messages):
     model, optimizer, scheduler = parts(steps=2)
     state = {
         'state_dict': {f'module.{key}': value for key, value in model.state_dict().items()},

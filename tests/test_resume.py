@@ -134,7 +134,7 @@ def test_two_epochs_and_two_are_four(train, tmp_path):
     'step, signum, workers',
     [(3, signal.SIGTERM, 0), (2 * BATCHES + 2, signal.SIGINT, 2), (2 * BATCHES, signal.SIGTERM, 0)],
 )
-def test_a_run_interrupted_in_an_epoch_goes_on_with_the_next_batch(
+def test_a_run_interrupted_in_an_epoch_resumes_with_the_next_batch(
     step, signum, workers, train, straight, tmp_path, capsys
 ):
     keys = ['data.workers', workers, 'train.save_freq', 3]
@@ -179,7 +179,7 @@ def contents_of(folder):
     return {path: path.read_bytes() for path in files}
 
 
-def test_going_back_is_asked_for_and_forgets_what_came_after(train, straight, tmp_path, capsys):
+def test_going_back_needs_a_request_and_forgets_what_came_after(train, straight, tmp_path, capsys):
     assert train(tmp_path, 'train.max_epoch', 3) == 0
     path, before = tmp_path / 'model' / 'model.pth.tar-2', contents_of(tmp_path)
     assert train(tmp_path, 'model.resume', path) == 2
@@ -324,7 +324,7 @@ def test_other_training_data_under_the_same_root_is_refused(train, tmp_path, cap
     assert saved[0]['trained_on'] != saved[1]['trained_on']
 
 
-def test_a_checkpoint_that_knows_no_training_data_goes_on(tmp_path):
+def test_a_checkpoint_without_its_training_data_resumes(tmp_path):
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -429,7 +429,7 @@ def test_a_position_beyond_the_end_of_an_epoch_is_no_epoch(train, straight, tmp_
     assert not (folder / 'metrics.jsonl').exists() and not (folder / 'config.yaml').exists()
 
 
-def test_a_run_is_overwritten_when_that_is_asked_for(train, straight, tmp_path):
+def test_a_run_is_overwritten_on_request(train, straight, tmp_path):
     assert train(tmp_path, 'train.max_epoch', 1, 'train.seed', 9) == 0
     (tmp_path / 'notes.txt').write_text('mine')
     counted = ['train.start_epoch', 1, 'train.max_epoch', 2]

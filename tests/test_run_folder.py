@@ -20,7 +20,7 @@ with run_folder(load_config('', ['data.save_dir', sys.argv[1]])):
 
 
 @pytest.mark.parametrize('evaluate', ['False', 'True'])
-def test_a_folder_that_another_process_works_in_is_refused_until_it_is_gone(evaluate, tmp_path):
+def test_a_folder_in_use_by_a_process_is_refused_until_it_ends(evaluate, tmp_path):
     cfg = load_config('', ['data.save_dir', str(tmp_path), 'test.evaluate', evaluate])
     other = subprocess.Popen(
         [sys.executable, '-c', HOLD, str(tmp_path)],

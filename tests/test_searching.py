@@ -1,4 +1,4 @@
-"""Searching an index: fusion, re-ranking and limits by slow loops; what is asked for; files."""
+"""Searching an index: fusion, re-ranking and limits by slow loops; requests; files."""
 
 import contextlib
 import csv

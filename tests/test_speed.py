@@ -259,7 +259,7 @@ def test_memories_learn_at_a_rate_of_their_own(staged, messages):
     assert not messages()
 
 
-def test_a_model_without_memories_says_so_and_trains_as_ever(messages):
+def test_a_model_without_memories_says_so_and_trains_as_before(messages):
     model = conv_net()
     words = ['train.memory_lr_mult', '20', 'train.lr', '0.01']
     optimizer, _ = build_optimizer(load_config('', words), model)

@@ -124,7 +124,7 @@ def test_one_of_many_batches_of_a_step_spoils_it():
         assert torch.equal(weight, before[key]), key
 
 
-def test_frozen_layers_have_no_gradient_to_be_looked_at():
+def test_frozen_layers_have_no_gradient_to_check():
     engine = make_engine()
     spoil(engine, 'hidden.weight', math.nan, batch=0)
     engine.train(fixbase_epoch=1, open_layers=['classifier'])

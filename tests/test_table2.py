@@ -1,4 +1,4 @@
-"""Table 2 on equal terms: which rows, what is published beside, and the figure."""
+"""Table 2 on equal terms: which rows, the published numbers in them, and the figure."""
 
 import csv
 import json

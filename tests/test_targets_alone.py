@@ -147,7 +147,7 @@ def test_a_csv_whose_training_images_are_gone(tmp_path, capsys):
         Tracklets(root=str(root), transform=len, verbose=False)
 
 
-def test_training_frames_beside_tested_ones_are_not_said_to_be_left_out(tmp_path, messages):
+def test_training_frames_among_tested_ones_are_not_reported_as_left_out(tmp_path, messages):
     for number in range(4):
         miniatures.save_frame(tmp_path / f'{number}.jpg', number, 0, 0)
     rows = [
@@ -214,7 +214,7 @@ def test_labelled_queries_without_a_match_are_still_refused(tmp_path):
         manager(root, targets='tracklets', test_only=True)
 
 
-def test_nobody_can_be_trained_on(tmp_path):
+def test_no_person_is_left_to_train_on(tmp_path):
     folder = tmp_path / 'tracklets/train/unknown/c/t'
     miniatures.save_frame(folder / '0.jpg', 0, 0, 0)
     with pytest.raises(InputError, match=f"{folder}: a tracklet of person 'unknown' cannot be"):

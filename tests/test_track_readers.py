@@ -150,7 +150,7 @@ def test_boxes_of_a_scaled_picture(read):
     assert rows(boxes) == [(0, '3', 20, 80, 80, 240)]
 
 
-def test_a_stride_counts_the_frames_that_were_looked_at(read):
+def test_a_stride_counts_the_frames_that_were_processed(read):
     text = '0,3,10,20,30,40\n2,3,10,20,30,40\n'
     assert read('mot', text, first_frame=0, stride=5).frames.tolist() == [0, 10]
 

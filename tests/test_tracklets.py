@@ -207,7 +207,7 @@ def test_what_is_left_out_is_one_line(anna, tmp_path, messages):
     )
 
 
-def test_beside_other_datasets_only_the_splits_are_looked_at(anna, tmp_path, capsys):
+def test_among_other_datasets_only_the_splits_are_read(anna, tmp_path, capsys):
     for split in ('train', 'query', 'gallery'):
         shutil.move(tmp_path / 'tracklets' / split, tmp_path / split)
     (tmp_path / 'tracklets').rmdir()
@@ -217,7 +217,7 @@ def test_beside_other_datasets_only_the_splits_are_looked_at(anna, tmp_path, cap
     assert capsys.readouterr().out == ''
 
 
-def test_beside_the_frames_of_a_csv_what_it_does_not_list_is_left_out(anna, tmp_path, messages):
+def test_files_that_a_csv_does_not_list_are_left_out(anna, tmp_path, messages):
     shutil.copytree(anna, tmp_path / 'flat')
     (tmp_path / 'flat/more').mkdir()
     rows = [('query', 'a', 'c1', 't', 'f1.jpg'), ('gallery', 'a', 'c2', 't', 'f2.jpg')]
@@ -229,9 +229,7 @@ def test_beside_the_frames_of_a_csv_what_it_does_not_list_is_left_out(anna, tmp_
     )
 
 
-def test_split_folders_beside_a_csv_that_names_none_of_their_frames_are_left_out(
-    anna, tmp_path, messages
-):
+def test_split_folders_without_a_frame_of_the_csv_are_left_out(anna, tmp_path, messages):
     frame = 'tracklets/query/anna/cam2/t1/f1.jpg'
     miniatures.write_csv(tmp_path / 'tracklets.csv', [('query', 'a', 'c1', 't', frame)])
     (tmp_path / 'train' / 'p1').mkdir(parents=True)
