@@ -118,7 +118,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='re-rank the N nearest by k-reciprocal encoding',
     )
     for name in ('csv', 'json', 'html'):
-        shown.add_argument(f'--{name}', type=Path, metavar='FILE', help=f'write the results as {name.upper()}')
+        help = f'write the results as {name.upper()}'
+        shown.add_argument(f'--{name}', type=Path, metavar='FILE', help=help)
     return parser.parse_args(argv)
 
 

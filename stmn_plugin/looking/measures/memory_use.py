@@ -29,8 +29,8 @@ READOUT = (
     'varying_share = var / (var + |mean|^2), var being the variance over positions summed over '
     'channels: 0 is the same vector everywhere, and the BN, which subtracts the mean, then removes '
     'what was read and leaves magnified differences. change = sqrt(mean |f^s - f^o|^2 / mean '
-    f'|f^o|^2). It works as intended when varying_share > {NEARLY_CONSTANT} (else nearly constant), '
-    f'then change > {NEGLIGIBLE_CHANGE}. {INTERVAL}'
+    f'|f^o|^2). It works as intended when varying_share > {NEARLY_CONSTANT} (else nearly '
+    f'constant), then change > {NEGLIGIBLE_CHANGE}. {INTERVAL}'
 )
 ATTENTION = (
     'Temporal attention a over the L frames of a clip. moved = mean over clips of sum_l '
