@@ -61,9 +61,9 @@ def test_own_data_from_python(folder, recipes, mars_root, monkeypatch):
     monkeypatch.chdir(folder)
     frames = sorted(Path(mars_root).rglob('bbox_test/**/*.jpg'))
     for number in range(6):
-        (folder / 'people' / f'person-{number}').mkdir(parents=True)
+        (folder / 'crops' / f'person-{number}').mkdir(parents=True)
         for frame in frames[3 * number : 3 * number + 3]:
-            shutil.copy(frame, folder / 'people' / f'person-{number}')
+            shutil.copy(frame, folder / 'crops' / f'person-{number}')
     [example] = recipes['python']
     names = {}
     exec(example, names)
