@@ -23,7 +23,7 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, messages):
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
     runs = existing_runs(paths, ['data.root', 'elsewhere'])
     assert [(run.title, run.seed) for run in runs] == [('mine', 1), ('mine', 2), ('other', 1)]
-    assert 'Passed over, no run folder (no config.yaml): ' + paths[2] in messages()
+    assert 'Skipped, no run folder (no config.yaml): ' + paths[2] in messages()
     again = existing_runs(paths, [], taken=['mine'])
     assert [run.title for run in again] == [paths[0], paths[0], 'other']
     (outcome,) = complete_runs(runs[2:], execute=None)

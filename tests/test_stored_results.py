@@ -171,7 +171,7 @@ def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path, capsys)
     capsys.readouterr()
     outcome, tests = complete()
     assert (len(outcome.evaluations), tests) == (2, [])
-    assert 'without a look at the data' not in capsys.readouterr().out
+    assert 'without checking their data' not in capsys.readouterr().out
     outcome, tests = complete('data.root', str(tmp_path / 'nothing'))
     assert tests == [] and str(tmp_path / 'nothing') in outcome.error
     shutil.rmtree(root)  # results of data that is gone stand as they are

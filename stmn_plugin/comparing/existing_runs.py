@@ -27,7 +27,7 @@ def existing_runs(
     """Plan runs that are tested but never trained; seeds of one experiment share a title.
 
     Args:
-        paths: run folders of any name; other folders and files are passed over with a printed
+        paths: run folders of any name; other folders and files are skipped with a printed
             line. A folder counts once, however its path is written.
         words: KEY VALUE words on top of their configs, no key of the recipe.
         taken: titles of other rows, which none of these gets.
@@ -72,7 +72,7 @@ def distinct_folders(paths: Sequence[str]) -> list[str]:
             raise InputError(f'--runs: no such folder: {path}')
     others = [printable(path) for path in paths if not is_run(path)]
     if others:
-        logger.info(f'Passed over, no run folder (no {CONFIG}): {", ".join(others)}')
+        logger.info(f'Skipped, no run folder (no {CONFIG}): {", ".join(others)}')
     folders: dict[str, str] = {}  # real path → as given
     for path in filter(is_run, paths):
         folders.setdefault(os.path.realpath(path), path.rstrip(os.sep))

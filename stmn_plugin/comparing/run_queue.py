@@ -33,7 +33,7 @@ Execute: TypeAlias = Callable[[list[str], str, Callable[[], object]], int]
 
 
 class Outcome(NamedTuple):
-    """What came of a planned run."""
+    """The outcome of a planned run."""
 
     title: str
     seed: int | None

@@ -43,7 +43,7 @@ def stored_evaluations(record: StoredRun, cfg: CfgNode) -> list[dict[str, Any]]:
         Plain dictionaries, one per target; [] unless every target was tested.
 
     Raises:
-        InputError: other data than the run's own is asked for and cannot be loaded.
+        InputError: requested data other than the run's own cannot be loaded.
     """
     final = record.final_evaluations(cfg.train.max_epoch)
     values = flatten(cfg)
@@ -77,14 +77,14 @@ def requested_digests(
     that it was tested on when it was trained.
 
     Raises:
-        InputError: other data is asked for and cannot be loaded.
+        InputError: requested data cannot be loaded.
     """
     try:
         return data_on_disk(cfg, lists)
     except InputError as error:
         if not same_folder(record.settings['data.root'], cfg.data.root):
             raise
-        _say_once(f'Results are shown without a look at the data they are of: {error}')
+        _say_once(f'Results are shown without checking their data: {error}')
         return {e['dataset']: _digests(e) for e in record.final_evaluations(cfg.train.max_epoch)}
 
 
