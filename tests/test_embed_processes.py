@@ -11,7 +11,7 @@ import torch
 from test_index import KEY, make_features, make_rows
 
 from stmn_plugin.cameras.index import TrackletIndex
-from stmn_plugin.cameras.index.embedding import embed_rows
+from stmn_plugin.cameras.index.embedding import CropsGoneError, embed_rows
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.features import TrackletFeatures
 
@@ -103,6 +103,31 @@ def test_killed_processes_leave_their_part_to_others(url, tmp_path):
     # of a batch that was embedded and not yet added when its process was killed
     times = collections.Counter(log.read_text().split())
     assert sum(times.values()) <= COUNT + 6 * 5
+
+
+def test_tracklets_without_crops_are_left_out_once_by_every_run(url, tmp_path, monkeypatch):
+    """Whole batches of them, too, while the others are added."""
+
+    def crops(row):
+        if 10 <= int(row.track) < 30 or row.track == '50':
+            raise CropsGoneError('deleted')
+        return [row.track]
+
+    monkeypatch.setattr('stmn_plugin.cameras.index.embedding.crops_of', crops)
+    assert embed(url, tmp_path / 'log') == (COUNT - 21, 0, 0, {'without crops': 21})
+    assert embed(url, tmp_path / 'log') == (0, 0, 0, {'without crops': 21})
+    monkeypatch.undo()
+    monkeypatch.setattr('stmn_plugin.cameras.index.embedding.crops_of', lambda row: [row.track])
+    assert embed(url, tmp_path / 'log') == (21, 0, 0, {})
+    check(url)
+
+
+def test_what_was_claimed_and_left_out_can_be_claimed_again(url):
+    rows = make_rows(20)
+    with TrackletIndex.open(url, KEY) as one, TrackletIndex.open(url, KEY) as other:
+        for index in (one, other, one):
+            with index.claim(rows, 20) as mine:
+                assert len(mine) == 20
 
 
 def test_what_is_claimed_is_one_processes_until_it_fails(url):

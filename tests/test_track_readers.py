@@ -429,6 +429,16 @@ def test_coco_of_other_videos(read):
         (coco(frame_key='number'), 'has no frame number: neither frame_index nor frame_id'),
         ({**coco(), 'annotations': [{'image_id': 10, 'track_id': 1}]}, 'annotation 1: bbox must'),
         ({**coco(), 'annotations': [{}]}, 'annotation 1 has no image_id'),
+        ({**coco(), 'categories': [{'id': {}}]}, 'category 1 has no id'),
+        (
+            {
+                **coco(),
+                'annotations': [
+                    {'image_id': 10, 'track_id': 1, 'bbox': [0, 0, 1, 1], 'category_id': []}
+                ],
+            },
+            'annotation 1 has no category_id',
+        ),
     ],
 )
 def test_what_is_no_coco_with_tracks(content, said, read):

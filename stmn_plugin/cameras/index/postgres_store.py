@@ -57,6 +57,11 @@ FINISH = """
 DELETE FROM work USING unnest(%s::text[], %s::text[]) AS done (tree, tracklet)
 WHERE work.tree = done.tree AND work.tracklet = done.tracklet
 """
+# of those that this connection has had, whether it has added them or left them out
+FORGET = """
+DELETE FROM wanted USING unnest(%s::text[], %s::text[]) AS had (tree, tracklet)
+WHERE wanted.tree = had.tree AND wanted.tracklet = had.tracklet
+"""
 ENQUEUE = """
 INSERT INTO work SELECT tree, tracklet FROM wanted
 WHERE (tree, tracklet) NOT IN (SELECT tree, tracklet FROM tracklet)
@@ -82,7 +87,7 @@ class PostgresStore:
         self._server = Server(url, with_pgvector=settings is not None)
         self._work = Server(url)  # whose transactions are open while tracklets are embedded
         # what a connection knows; the connection itself, as another may get its id()
-        self._wanted: tuple[Connection | None, frozenset[Name]] = (None, frozenset())
+        self._wanted: tuple[Connection | None, set[Name]] = (None, set())
         self.name = self._server.name
         self._server.run(lambda db: _make_tables(db, self.name, settings, dim))
 
@@ -191,7 +196,10 @@ class PostgresStore:
             if db is not None:
                 # if the connection is lost, they stay in the table and will be found done
                 with contextlib.suppress(psycopg.OperationalError):
-                    self._finish(db, names)
+                    self._take_out(db, names)
+                    db.execute(FORGET, _columns(names))
+                    db.execute('COMMIT')
+                    self._wanted[1].difference_update(names)
         except BaseException:
             if db is not None:  # what was taken is given back before this returns
                 with contextlib.suppress(psycopg.OperationalError):
@@ -204,19 +212,19 @@ class PostgresStore:
         connection, known = self._wanted
         if connection is not db or not wanted <= known:
             _enqueue(db, wanted)
-            self._wanted = db, wanted
+            self._wanted = db, set(wanted)
         while True:
             db.execute('BEGIN')
             names = [(tree, tracklet) for tree, tracklet in db.execute(TAKE, [limit])]
-            if not self._finish(db, names):
+            if not self._take_out(db, names):
                 return names
+            db.execute('COMMIT')
 
-    def _finish(self, db: Connection, names: Sequence[Name]) -> bool:
-        """End the transaction, if some of the names are in the index by now: take these out."""
+    def _take_out(self, db: Connection, names: Sequence[Name]) -> bool:
+        """Remove those of the names from the table that are in the index; return whether any is."""
         done = [(tree, tracklet) for tree, tracklet in db.execute(DONE, _columns(names))]
         if done:
             db.execute(FINISH, _columns(done))
-            db.execute('COMMIT')
         return bool(done)
 
     def _use_hnsw(self, db: Connection, top: int) -> None:

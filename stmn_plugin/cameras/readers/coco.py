@@ -40,7 +40,10 @@ def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
         for number, image in enumerate(images, 1)
         if str(image.get('video_id', '')) == video
     }
-    names = {category.get('id'): str(category.get('name', '')) for category in categories}
+    names = {
+        _key(category, 'id', f'{path}: category {number}'): str(category.get('name', ''))
+        for number, category in enumerate(categories, 1)
+    }
     rows = BoxRows()
     for number, annotation in enumerate(annotations, 1):
         where = f'{path}: annotation {number}'
@@ -57,13 +60,15 @@ def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
             raise InputError(f'{where}: bbox must be x, y, width, height, got {box!r:.60}')
         else:
             left, top, width, height = (real(side, 'bbox', where) for side in box)
-            score, category = annotation.get('score'), annotation.get('category_id')
+            score = annotation.get('score')
+            has_category = annotation.get('category_id') is not None
+            category = _key(annotation, 'category_id', where) if has_category else ''
             rows.add(
                 frame,
                 str(whole(track, 'the track', where)),
                 (left, top, left + width, top + height),
                 math.nan if score is None else real(score, 'score', where),
-                names.get(category) or ('' if category is None else str(category)),
+                names.get(category) or str(category),
             )
     return rows.boxes(path)
 
