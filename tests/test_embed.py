@@ -213,7 +213,7 @@ def test_names_that_are_no_text_end_it_before_the_model_is_loaded(tree, tmp_path
         run(tmp_path / 'no model', tree, '--index', tmp_path / 'people.db')
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count('\n') == 1
-    assert 'video-5: ' in said and 'is no text in UTF-8' in said
+    assert 'video-5: ' in said and 'is not UTF-8 text' in said
 
 
 def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, 
     with pytest.raises(SystemExit) as ended:
         index_command.main([path, '--delete'])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == 'error: --delete: say which tracklets, or --all\n'
+    assert capsys.readouterr().err == 'error: --delete: give a condition, or --all\n'
     index_command.main([path, '--delete', '--camera', 'gate', '--to', '2026-03-01T07:05:00Z'])
     assert capsys.readouterr().out == f'{path}: 2 tracklets deleted, 10 left\n'
     index_command.main([path, '--delete', '--older-than', '1d'])

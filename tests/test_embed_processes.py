@@ -169,16 +169,18 @@ def test_a_server_that_restarts_is_waited_for_and_one_that_stays_away_ends_it(
                     "WHERE pid != pg_backend_pid() AND backend_type = 'client backend'"
                 )
             assert index.add(mine, make_features(5)) == 5
-        assert 'is away, trying again: ' in messages()
+        assert 'cannot be reached, trying again: ' in messages()
         with index.claim(make_rows(10), 10) as rest:
             assert {row.track for row in [*mine, *rest]} == {str(i) for i in range(10)}
             assert len(rest) == 5
         monkeypatch.setattr(f'{server}.AWAY_SECONDS', 0.5)
         monkeypatch.setattr(f'{server}.psycopg.connect', refuse)
         index._store._server.close()
-        with pytest.raises(InputError, match='is away for 0 s, what was added before is kept: no'):
+        with pytest.raises(
+            InputError, match='cannot be reached for 0 s; what was added before is kept: no'
+        ):
             index.rows()
-        with pytest.raises(InputError, match='is away'):
+        with pytest.raises(InputError, match='cannot be reached'):
             TrackletIndex.open(postgres_url)
     monkeypatch.undo()
     with TrackletIndex.open(postgres_url) as index:
@@ -193,10 +195,10 @@ def refuse(*_, **__):
 
 def test_a_server_that_refuses_is_one_line_at_once(postgres_url, monkeypatch):
     server = 'stmn_plugin.cameras.index.postgres_server'
-    monkeypatch.setattr(f'{server}.time.sleep', None)  # as before one that is away is asked again
+    monkeypatch.setattr(f'{server}.time.sleep', None)  # as before another attempt
     for url, said in (
         (postgres_url.replace('/postgres?', '/nowhere?'), 'database "nowhere" does not exist'),
-        ('postgresql://u:secret@localhost:x/y', "'x' is no port"),
+        ('postgresql://u:secret@localhost:x/y', "'x' is not a port"),
         ('postgresql://u:secret@localhost/y?sslmode=maybe', 'sslmode'),
         ('postgresql://u:secret@[::1', 'the URL of the server cannot be read: .* IPv6'),
         ('postgresql://u:secret%zz@localhost/y', 'cannot be read: invalid percent-encoded'),

@@ -298,7 +298,7 @@ def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'file').touch()
     cases = [
-        ([path, '--format', 'torch', '--output', str(tmp_path / 'full')], 'is there already'),
+        ([path, '--format', 'torch', '--output', str(tmp_path / 'full')], 'already exists'),
         ([path, '--format', 'torch'], 'give CHECKPOINT'),
         ([path, '--format', 'torch', '--output', 'x', '--int8', 'y'], '--int8 goes with'),
         ([path, '--format', 'onnx', '--output', 'x', '--labelled', 'y'], '--labelled with --int8'),

@@ -135,7 +135,7 @@ def test_push_and_download(run, shared, tmp_path, monkeypatch, capsys):
 def test_bad_input_is_one_line(run, shared, tmp_path, monkeypatch):
     with pytest.raises(InputError, match='--terms'):
         hub.save_pretrained(run.checkpoint, tmp_path / 'new', '  ')
-    with pytest.raises(InputError, match='is there already'):
+    with pytest.raises(InputError, match='already exists'):
         hub.save_pretrained(run.checkpoint, shared, TERMS)
     with pytest.raises(InputError, match='no file .*model.safetensors'):
         stmn_plugin.from_pretrained(tmp_path)

@@ -171,12 +171,12 @@ def test_names_that_are_no_text_are_one_line(index):
         lambda: index.set_note('n', '\udcff'),
         lambda: index.add([replace(make_rows(1)[0], camera='\udcff')], make_features(1)),
     ):
-        with pytest.raises(InputError, match=r"'.*\\udcff' is no text in UTF-8"):
+        with pytest.raises(InputError, match=r"'.*\\udcff' is not UTF-8 text"):
             ask()
     try:
         assert index.rows(Where(cameras=['\udcff'])) == []
     except InputError as error:  # of a server, whose driver encodes it
-        assert 'is no text in UTF-8' in str(error)
+        assert 'is not UTF-8 text' in str(error)
 
 
 def test_a_tracklet_is_added_once(index):

@@ -167,13 +167,13 @@ def test_a_folder_of_images_is_in_natural_order(tmp_path):
     source = open_source(tmp_path, fps=2)
     frames = [(f.seconds, number_of(f.pixels())) for f in source.frames()]
     assert frames == [(0, 2), (0.5, 9), (1, 10)] and source.recording.images[0] == 'f2.png'
-    with pytest.raises(InputError, match='images have no times; --fps N says'):
+    with pytest.raises(InputError, match='images have no times; give --fps N'):
         open_source(tmp_path)
     Image.fromarray(painted(3)[:32]).save(tmp_path / 'f3.png')
     with pytest.raises(InputError, match='f3.png: has 96 x 32 pixels, the first image 96 x 64'):
         [f.pixels() for f in open_source(tmp_path, fps=2).frames()]
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(InputError, match='empty: no image in it'):
+    with pytest.raises(InputError, match='empty: contains no image'):
         open_source(tmp_path / 'empty', fps=1)
 
 
@@ -197,12 +197,12 @@ def test_what_is_no_video_is_one_line(video, tmp_path):
     (tmp_path / 'list.m3u8').write_text(f'#EXTM3U\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n')
     sound_alone(tmp_path / 'sound.mp4')
     for name, said in {
-        'no_index.mp4': 'cannot be read as a video; it is damaged, truncated or no video',
-        'text.mp4': 'damaged, truncated or no video',
-        'tracks.txt': 'is a text file, no video',  # FFmpeg draws its letters
-        'empty.mp4': 'damaged, truncated or no video',
-        'list.m3u8': 'damaged, truncated or no video',
-        'sound.mp4': 'there is no video in it',
+        'no_index.mp4': 'cannot be read as a video; it is damaged, truncated or not a video',
+        'text.mp4': 'damaged, truncated or not a video',
+        'tracks.txt': 'is a text file, not a video',  # FFmpeg draws its letters
+        'empty.mp4': 'damaged, truncated or not a video',
+        'list.m3u8': 'damaged, truncated or not a video',
+        'sound.mp4': 'contains no video',
         'none.mp4': 'cannot read .*none.mp4: No such file',
     }.items():
         with pytest.raises(InputError, match=said) as error:
@@ -284,7 +284,7 @@ def test_filters_say_what_they_left_out():
 def test_confidences_that_are_not_there_cannot_be_filtered():
     row = (0, 'a', 0, 0, 10, 20)
     assert kept(Filters(), row)[0] == [(0, 'a')]
-    with pytest.raises(InputError, match='holds no confidences, --min-confidence cannot be used'):
+    with pytest.raises(InputError, match='has no confidences, --min-confidence cannot be used'):
         kept(Filters(min_confidence=0.0), row)
 
 
@@ -366,7 +366,7 @@ def test_without_a_start_or_confidences_there_is_none(job):
 def test_a_tree_takes_more_videos_but_none_twice(job, tmp_path, video):
     make_tracklets(job(walk(1)))
     with pytest.raises(
-        InputError, match='has tracklets of lobby.mp4 at camera door already; --repl'
+        InputError, match='already has tracklets of lobby.mp4 at camera door; --repl'
     ):
         make_tracklets(job(walk(2)))
     make_tracklets(job(walk(2), camera='gate'))
@@ -379,7 +379,7 @@ def test_a_tree_takes_more_videos_but_none_twice(job, tmp_path, video):
     assert not (tmp_path / 'tree/gallery/unknown/door/lobby-1').exists()
     other = tmp_path / 'lobby.mkv'
     other.write_bytes(video.read_bytes())
-    with pytest.raises(InputError, match='lobby-3: is of lobby.mp4 already; rename lobby.mkv'):
+    with pytest.raises(InputError, match='lobby-3: belongs to lobby.mp4; rename lobby.mkv'):
         make_tracklets(job(walk(3), video=other))
 
 
@@ -464,14 +464,18 @@ def test_boxes_past_the_last_frame(job):
     with pytest.raises(InputError, match='4 of 80 boxes are past the last frame of lobby.mp4, which'
                        ' has 20; all by one: .* another number than --first-frame'):  # fmt: skip
         make_tracklets(job(people, camera='b'))
-    with pytest.raises(InputError, match='10 of 30 boxes .*; it is of another video, or the vid'):
+    with pytest.raises(
+        InputError, match='10 of 30 boxes .*; the file belongs to another video, or the vid'
+    ):
         make_tracklets(job(walk(1, range(30)), camera='c'))
     assert {entry.camera for entry in read_manifest(job([]).output)} == {'door', 'a'}
 
 
 def test_a_time_beyond_the_calendar_is_one_line(job):
     last = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.timezone.utc)
-    with pytest.raises(InputError, match='1.9 s after 9999-12-31 23:59:59.00:00 no calendar has'):
+    with pytest.raises(
+        InputError, match='1.9 s after 9999-12-31 23:59:59.00:00 is past the year 9999'
+    ):
         make_tracklets(job(walk(), start=last))
     assert not read_manifest(job([]).output)
 
@@ -501,7 +505,7 @@ def test_a_damaged_manifest_names_the_line(job):
             ({'end': time}, 'end must be a time with its offset')
             for time in (5, 'today', '2026-03-01T08:00:00', '9999-12-31T23:00:00-02:00')
         ),
-        ({'start': None}, 'start and end must be given both'),
+        ({'start': None}, 'start and end must both be given'),
         *(({name: []}, 'lists of one length') for name in ('frames', 'times', 'boxes')),
         ({'frames': None}, 'lists of one length'),
         ({'confidence': [0.5]}, 'lists of one length'),
@@ -509,17 +513,19 @@ def test_a_damaged_manifest_names_the_line(job):
         ({'colour': 'red'}, 'colour'),
     ):
         path.write_text(json.dumps({**entry, **change}) + '\n')
-        with pytest.raises(InputError, match=f'manifest.jsonl:1: no line of a manifest: .*{said}'):
+        with pytest.raises(
+            InputError, match=f'manifest.jsonl:1: not a line of a manifest: .*{said}'
+        ):
             read_manifest(path.parent)
     for line in ('{"tracklet": "a"}', '[1]', 'null', '', '[' * 100_000):
         path.write_text(f'{whole}{line}\n')
-        with pytest.raises(InputError, match='manifest.jsonl:2: no line of a manifest'):
+        with pytest.raises(InputError, match='manifest.jsonl:2: not a line of a manifest'):
             read_manifest(path.parent)
     path.write_text(whole + whole.replace('lobby-1"', 'lobby-1/"'))
-    with pytest.raises(InputError, match='manifest.jsonl:2: gallery.*lobby-1/ has a line already'):
+    with pytest.raises(InputError, match='manifest.jsonl:2: gallery.*lobby-1/ is listed twice'):
         read_manifest(path.parent)
     path.write_bytes(b'\xff\xfe')
-    with pytest.raises(InputError, match='manifest.jsonl: it is no text in UTF-8'):
+    with pytest.raises(InputError, match='manifest.jsonl: it is not UTF-8 text'):
         read_manifest(path.parent)
 
 
@@ -600,7 +606,7 @@ def test_persons_are_named_by_a_csv(video, tmp_path):
 @pytest.mark.parametrize(
     'more, said',
     [
-        ([], '--first-frame 0 or 1 must say how frames are counted'),
+        ([], '--first-frame must give the number of the first frame'),
         (['--first-frame', '-1'], '--first-frame'),
         (['--first-frame', 'names'], '--first-frame names: only for folders of images'),
         (['--first-frame', '0', '--start', '2026-03-01T08:00:00'], 'a time with its offset'),
@@ -609,9 +615,9 @@ def test_persons_are_named_by_a_csv(video, tmp_path):
         (['--first-frame', '0', '--picture-size', '12'], 'a size such as 1920x1080'),
         (
             ['--first-frame', '0', '--split', 'train'],
-            '--persons CSV must name who is to be learned',
+            '--persons CSV must name the persons',
         ),
-        (['--first-frame', '0', '--format', 'cvat'], 'no XML that can be read'),
+        (['--first-frame', '0', '--format', 'cvat'], 'not valid XML'),
         (['--first-frame', '0', '--start', *['2026-03-01T08:00:00Z'] * 2], '2 times for 1 videos'),
         (['--first-frame', '0', '--camera', 'a', 'b'], '--camera: 2 names for 1 videos'),
         (['--first-frame', '0', '--start', '0001-01-01T00:00:00+14:00'], 'a time with its offset'),
@@ -670,7 +676,7 @@ def test_several_videos_of_one_folder_of_tracks(video, tmp_path):
 
 def test_a_track_of_two_persons_is_refused(tmp_path):
     table = tmp_path / 'persons.csv'
-    for rows, said in (('1,a\n1,b', ':3: track 1 is a already'), ('1,../a', ':2: person must be')):
+    for rows, said in (('1,a\n1,b', ':3: track 1 is already a'), ('1,../a', ':2: person must be')):
         table.write_text(f'track,person\n{rows}\n')
         with pytest.raises(InputError, match=said):
             command.read_persons(table, 'lobby.mp4')

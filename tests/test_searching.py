@@ -191,7 +191,9 @@ def test_a_tracklet_is_named_by_its_folder_or_number(index, folder):
 def test_one_name_in_two_trees_must_be_said_by_number(tmp_path):
     with make_index(tmp_path) as index:
         index.add(some_rows(tmp_path / 'other')[:1], features_of(1))
-        with pytest.raises(InputError, match=r'several trees; give its number: 1 \(.*31 \('):
+        with pytest.raises(
+            InputError, match=r'several trees have this tracklet; give its number: 1 \(.*31 \('
+        ):
             ask_tracklet(index, 'gallery/Ann/camera0/x-0')
 
 

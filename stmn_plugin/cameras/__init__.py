@@ -1,8 +1,8 @@
-"""Recordings and what a tracker found in them → tracklets that can be embedded and searched.
+"""Cut what a tracker found in recordings into tracklets, embed them and search them.
 
-``readers/`` has a module a tracker format, each of which makes the arrays of ``boxes.py``;
-``numbering.py`` turns their frame numbers and pixels into those of the video, ``selection.py``
-chooses the crops. ``videos.py`` decodes a video once from begin to end, ``making.py`` cuts and
-saves, ``tree.py`` puts whole tracklets in place, and ``manifest.py`` keeps what is known of each.
+``readers/`` has a module per tracker format; each fills the arrays of ``boxes.py``.
+``numbering.py`` converts their frame numbers and pixels to those of the video, ``selection.py``
+chooses the crops. ``videos.py`` decodes a video once from start to end, ``making.py`` saves the
+crops, ``tree.py`` moves whole tracklets into place, and ``manifest.py`` records each.
 ``synthetic_footage.py`` draws videos with known tracks for demos and tests.
 """

@@ -1,4 +1,4 @@
-"""Answers of a search → film strips, attention and what else their page shows."""
+"""Draw the film strips and compute the attention that the page of a search shows."""
 
 import datetime
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from .index.embedding import crops_of
 
 
 class Pictures(NamedTuple):
-    """What the page of answers is made from."""
+    """The contents of the page of answers."""
 
     answers: list[ShownAnswer]
     strips: list[bytes]
@@ -37,7 +37,7 @@ def draw_answers(
 ) -> Pictures:
     """Draw film strips of all tracklets, each once, with the attention of a model if it is given.
 
-    Crops that are gone or damaged leave their tracklet without a strip.
+    A tracklet with missing or damaged crops has no strip.
 
     Args:
         answers: of a search.

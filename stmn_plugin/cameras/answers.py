@@ -1,4 +1,4 @@
-"""Answers of a search → a table, CSV and JSON."""
+"""Format the answers of a search as a table, CSV and JSON."""
 
 import csv
 import datetime
@@ -74,7 +74,7 @@ def answers_json(
     asked: str,
     zone: datetime.tzinfo | None = UTC,
 ) -> dict[str, Any]:
-    """Return plain values of all answers, and what their distances are of."""
+    """Return plain values of all answers, with the model and thresholds of their distances."""
     return {
         'asked': asked,
         'model': asdict(model),

@@ -1,4 +1,4 @@
-"""What a user asks for (a tracklet of the index, a person, crops, a track of a video) → queries."""
+"""Make queries of a tracklet of the index, a person, folders of crops or tracks of a video."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ def ask_tracklet(index: TrackletIndex, name: str) -> IndexedTracklet:
         name: its folder in the tree, or its number in the index.
 
     Raises:
-        InputError: there is none, or several trees have one of this name.
+        InputError: the index has no such tracklet, or several trees have one.
     """
     if name.isdecimal() and len(name) < 19:
         rows = index.rows(Where(numbers=[int(name)]))
@@ -51,7 +51,9 @@ def ask_tracklet(index: TrackletIndex, name: str) -> IndexedTracklet:
         raise InputError(f'--tracklet {name}: the index has no such tracklet')
     if len(rows) > 1:
         places = ', '.join(f'{row.number} ({row.tree})' for row in rows[:5])
-        raise InputError(f'--tracklet {name}: is in several trees; give its number: {places}')
+        raise InputError(
+            f'--tracklet {name}: several trees have this tracklet; give its number: {places}'
+        )
     return rows[0]
 
 
@@ -88,7 +90,7 @@ def ask_video(job: CroppingJob, tracks: Sequence[str]) -> list[IndexedTracklet]:
     """Return the tracks of a video, whose crops are saved in the output of the job.
 
     Args:
-        job: of the video; its filters are left alone but for the tracks.
+        job: of the video; only the tracks of its filters are replaced.
         tracks: ids, in the order of the result.
 
     Raises:
@@ -134,12 +136,12 @@ def make_queries(
     """Return queries with their features, from the index if it has them, else from the model.
 
     Args:
-        index: that is searched.
+        index: the index to search.
         asked: the queries as the user gave them.
-        embedder: makes one of the index's model; only called where it is needed.
+        embedder: returns one of the index's model; called only if a query is not in the index.
 
     Raises:
-        InputError: it is needed and there is none; crops that cannot be read.
+        InputError: a query needs a model and ``embedder`` is None; crops cannot be read.
     """
     outside = list(dict.fromkeys(row for query in asked for row in query.rows if not row.number))
     features = {}

@@ -1,4 +1,4 @@
-"""Rows of a tracker's file → arrays of boxes, in the file's own frame numbers and pixels."""
+"""Collect rows of a tracker's file as arrays of boxes, in its own frame numbers and pixels."""
 
 import math
 from array import array
@@ -17,7 +17,7 @@ LARGEST = 2**53  # whole numbers that a float holds exactly
 
 @dataclass
 class Boxes:
-    """N boxes of a tracker's file, and what was left out of it.
+    """N boxes of a tracker's file, and counts of the rows that were left out.
 
     Attributes:
         frames: (N,) as the file numbers them.
@@ -60,7 +60,7 @@ class Boxes:
 
 
 class BoxRows:
-    """Collects rows, about 60 bytes each, and makes :class:`Boxes` of them."""
+    """Collect rows, about 60 bytes each, and return them as :class:`Boxes`."""
 
     def __init__(self) -> None:
         self._frames, self._tracks, self._classes = array('q'), array('q'), array('q')
@@ -105,7 +105,7 @@ class BoxRows:
                 )
             if self.left_out:
                 raise InputError(f'{path}: no box is left: {reasons(self.left_out)}')
-            raise InputError(f'{path}: holds no box')
+            raise InputError(f'{path}: contains no box')
         frames, tracks, classes = (
             np.array(column, np.int64) for column in (self._frames, self._tracks, self._classes)
         )

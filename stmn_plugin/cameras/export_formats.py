@@ -1,4 +1,4 @@
-"""Traced program → file of a format, and a file → a function that runs it."""
+"""Write a traced program in a format, and open the file as a function that runs it."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ Run: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class ExportFormat(NamedTuple):
-    """How a part of a model is written and read back."""
+    """Functions that write a part of a model and read it back."""
 
     write: Callable[[ExportedProgram, Path, str, str, str], list[str]]
     """Program, folder, name of the part, of its input and output → names of the files."""

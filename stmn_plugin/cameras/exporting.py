@@ -1,4 +1,4 @@
-"""A trained model → files that run without this package, each compared with the model itself.
+"""Export a trained model to files that run without this package, and compare each with the model.
 
 A ``frame_once`` model becomes two files, frames → vectors and clips of vectors → features; any
 other one becomes one file, clips → features. Batch norms of encoders are folded. The number of rows
@@ -44,7 +44,7 @@ LENGTHS = (1, 3, 7)  # of their clips, where the length is open
 
 @dataclass(frozen=True)
 class Part:
-    """What becomes a file: a stage of the model, and the batch that it is traced with."""
+    """A stage of the model that becomes a file, and the batch that it is traced with."""
 
     name: str
     input: str
@@ -128,7 +128,7 @@ def export_model(
     Args:
         model: of ``load_model``, on the CPU.
         kind: a key of FORMATS.
-        folder: empty, or not there yet.
+        folder: empty, or missing.
         crops: with the format onnx: images below it calibrate the first part in int8.
         labelled: own tracklets with query and gallery, on which the mAP of int8 is measured.
 
@@ -141,7 +141,7 @@ def export_model(
             labelled data; ``labelled`` and a model that ranks by a score of pairs.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f'--output {folder} is there already: name a new folder')
+        raise InputError(f'--output {folder} already exists: name a new folder')
     model = model.eval().requires_grad_(False)
     batches = [] if crops is None else inputs_of(find_crops(crops), model)
     target = labelled_data(labelled) if labelled else None
@@ -254,7 +254,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 
 def description(model: VideoModel) -> dict[str, Any]:
-    """Return what is needed to run the files: the manifest without the parts."""
+    """Return the settings needed to run the files: the manifest without the parts."""
     spec = model.spec
     rule = spec.sample_method
     rule = f'rrs, {spec.rrs_chunks}' if rule == 'rrs' else rule

@@ -1,4 +1,4 @@
-"""A checkpoint → a folder to share with a model card; a folder or a hub's repository → the model.
+"""Share a checkpoint as a folder with a model card, and load a model from a folder or a hub.
 
 A folder holds ``model.safetensors``, which ``load_model`` reads, ``config.json`` and ``README.md``,
 the card: training data, protocol and numbers, terms of use. It is the folder of a repository of
@@ -35,7 +35,7 @@ def save_pretrained(checkpoint: str | Path, folder: Path, terms: str) -> list[di
 
     Args:
         checkpoint: one that ``load_model`` reads; ``metrics.json`` of its run has the numbers.
-        folder: empty, or not there yet.
+        folder: empty, or missing.
         terms: under which the weights may be used, and those of the training data.
 
     Returns:
@@ -47,7 +47,7 @@ def save_pretrained(checkpoint: str | Path, folder: Path, terms: str) -> list[di
     if not terms.strip():
         raise InputError('--terms: say under which terms the weights and their data may be used')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f'--output {folder} is there already: name a new folder')
+        raise InputError(f'--output {folder} already exists: name a new folder')
     model = load_model(checkpoint)
     spec = model.spec
     network = model.network if isinstance(model, FrameByFrame) else model
@@ -76,7 +76,7 @@ def from_pretrained(
 
     Args:
         name: a folder, or OWNER/NAME of a repository.
-        device: where the network is to be.
+        device: of the network.
         revision: a branch, tag or commit of the repository.
 
     Raises:
@@ -103,14 +103,14 @@ def push_to_hub(folder: Path, name: str, public: bool = False) -> str:
 
     Args:
         folder: with weights, config and card.
-        name: OWNER/NAME. Who may write there is known to huggingface_hub (``hf auth login``).
-        public: make a new repository one that everybody reads.
+        name: OWNER/NAME; huggingface_hub logs in (``hf auth login``).
+        public: make a new repository public.
 
     Returns:
         Link to the commit.
 
     Raises:
-        InputError: a name, login or network that will not do.
+        InputError: a wrong name, no right to write, or no network.
     """
     require('huggingface_hub')
     import huggingface_hub

@@ -1,4 +1,4 @@
-"""A video and its tracks → folders of crops in a tree, and lines of its manifest."""
+"""Cut the tracks of a video into folders of crops of a tree, and add them to its manifest."""
 
 import datetime
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ class CroppingJob:
 
     Attributes:
         video: a file, or a folder of images.
-        tracks: what the tracker wrote of it.
+        tracks: file or folder that the tracker wrote.
         format: of the tracks, a name of ``FORMATS``.
         camera: its name.
         output: the tree.
         start: when the video begins, with an offset.
         fps: frames a second, in place of the times in the file.
-        options, filters: see there.
+        options, filters: of the reader and of the selection.
         split: of the dataset ``tracklets`` that they belong to.
         persons: track → name.
         replace: remove earlier tracklets of this video and camera first.
@@ -60,7 +60,7 @@ class CroppingJob:
 
 @dataclass
 class Made:
-    """What became of a job."""
+    """The result of a job."""
 
     entries: list[ManifestEntry]
     selection: Selection
@@ -84,8 +84,8 @@ class Made:
 def make_tracklets(job: CroppingJob) -> Made:
     """Decode a video once, save the crops, and add the tracklets to the manifest.
 
-    The manifest is written last: an earlier end leaves no line of this video, and the
-    next call puts its folders in the place of those that were left.
+    The manifest is written last. A call that ends earlier leaves no line of this video, and the
+    next call replaces its folders.
 
     Raises:
         BadVideo: a frame cannot be decoded.
@@ -96,8 +96,8 @@ def make_tracklets(job: CroppingJob) -> Made:
     key = (job.camera, source.recording.name)
     if not job.replace and any(entry.video == key for entry in read_manifest(job.output)):
         raise InputError(
-            f'{job.output}: has tracklets of {key[1]} at camera {key[0]} already; --replace makes '
-            'them anew'
+            f'{job.output}: already has tracklets of {key[1]} at camera {key[0]}; --replace '
+            'replaces them'
         )
     boxes = read_tracks(job.tracks, job.format, source.recording, job.options)
     if job.split == 'train':
@@ -181,9 +181,9 @@ def _without_past(
             f'{job.tracks}: {missing:,} of {len(there):,} boxes are past the last frame of '
             f'{source.recording.name}, which has {decoded:,}; '
             + (
-                'all by one: the file counts from another number than --first-frame says'
+                'all by one: the first frame of the file has another number than --first-frame'
                 if one_past
-                else 'it is of another video, or the video is truncated'
+                else 'the file belongs to another video, or the video is truncated'
             )
         )
     return Selection(

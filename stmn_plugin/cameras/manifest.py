@@ -1,4 +1,4 @@
-"""``TREE/manifest.jsonl``: what is known of every tracklet, one JSON object a line."""
+"""Read and write ``TREE/manifest.jsonl``: a JSON object per tracklet, each on a line."""
 
 import datetime
 import json
@@ -47,7 +47,7 @@ class ManifestEntry:
 
     @property
     def video(self) -> tuple[str, str]:
-        """Camera and source: what is made in one go."""
+        """Camera and source; the tracklets of both are made together."""
         return self.camera, self.source
 
 
@@ -55,7 +55,7 @@ def read_manifest(tree: Path) -> list[ManifestEntry]:
     """Read the tracklets of a tree; [] without a manifest.
 
     Raises:
-        InputError: it cannot be read; names the line that is none of a manifest.
+        InputError: the file cannot be read, or a line is invalid; names the line.
     """
     path = tree / NAME
     if not path.exists():
@@ -67,18 +67,20 @@ def read_manifest(tree: Path) -> list[ManifestEntry]:
                 try:
                     entry = _parsed(line)
                 except (ValueError, TypeError, RecursionError) as error:
-                    raise InputError(f'{path}:{number}: no line of a manifest: {error}') from error
+                    raise InputError(
+                        f'{path}:{number}: not a line of a manifest: {error}'
+                    ) from error
                 if entries.setdefault(PurePosixPath(entry.tracklet), entry) is not entry:
-                    raise InputError(f'{path}:{number}: {entry.tracklet} has a line already')
+                    raise InputError(f'{path}:{number}: {entry.tracklet} is listed twice')
     except UnicodeDecodeError as error:
-        raise InputError(f'cannot read {path}: it is no text in UTF-8') from error
+        raise InputError(f'cannot read {path}: it is not UTF-8 text') from error
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror}') from error
     return list(entries.values())
 
 
 def _parsed(line: str) -> ManifestEntry:
-    """Parse a line; raise ValueError or TypeError, or RecursionError, for anything else."""
+    """Parse a line; raise ValueError, TypeError or RecursionError if it is invalid."""
     entry = ManifestEntry(**json.loads(line))
     for name in ('tracklet', 'camera', 'source', 'track', 'person'):
         if not isinstance(getattr(entry, name), str):
@@ -90,7 +92,7 @@ def _parsed(line: str) -> ManifestEntry:
         if time is not None and MOMENT.read(time) is None:
             raise ValueError(f'{name} must be {MOMENT}, got {time!r:.80}')
     if (entry.start is None) != (entry.end is None):
-        raise ValueError('start and end must be given both, or neither')
+        raise ValueError('start and end must both be given, or neither')
     lists = entry.frames, entry.times, entry.boxes, entry.confidence or entry.frames
     counts = {len(values) if isinstance(values, list) else 0 for values in lists}
     if 0 in counts or len(counts) > 1:
@@ -99,7 +101,7 @@ def _parsed(line: str) -> ManifestEntry:
 
 
 def write_manifest(tree: Path, entries: Iterable[ManifestEntry]) -> Path:
-    """Write the manifest, whole, and return its path."""
+    """Write the whole manifest and return its path."""
     path = tree / NAME
     with whole_file(path) as file:
         for entry in entries:
@@ -111,7 +113,7 @@ def clock_time(start: datetime.datetime | None, seconds: float) -> str | None:
     """Return the time of day of a moment in a video, ISO 8601; None if its start is unknown.
 
     Raises:
-        InputError: it is after the year 9999.
+        InputError: it is past the year 9999.
 
     >>> begin = datetime.datetime.fromisoformat('2026-03-01T08:00:00+01:00')
     >>> clock_time(begin, 2.25)
@@ -122,5 +124,5 @@ def clock_time(start: datetime.datetime | None, seconds: float) -> str | None:
     try:
         moment = start + datetime.timedelta(seconds=seconds)
     except OverflowError as error:
-        raise InputError(f'{seconds:g} s after {start} no calendar has a day') from error
+        raise InputError(f'{seconds:g} s after {start} is past the year 9999') from error
     return moment.isoformat(timespec='milliseconds')

@@ -1,4 +1,4 @@
-"""Boxes as a file numbers them → frames of the video from 0 and pixels of its upright picture."""
+"""Convert boxes of a file to frames of the video from 0 and pixels of its upright picture."""
 
 import re
 from dataclasses import replace
@@ -25,14 +25,14 @@ def read_tracks(path: Path, format: str, recording: Recording, options: TrackOpt
 
     Raises:
         InputError: ``first_frame`` is missing where the format does not fix it; a frame lies before
-            it; whatever the reader refuses.
+            it; the reader rejects the file.
     """
     known = FORMATS[format]
     first = known.first_frame if options.first_frame is None else options.first_frame
     if first is None and not options.by_name:
         raise InputError(
-            f'{path}: --first-frame 0 or 1 must say how frames are counted, tools that write '
-            f'{format} differ in it'
+            f'{path}: --first-frame must give the number of the first frame, 0 or 1; tools that '
+            f'write {format} differ'
         )
     boxes = known.read(path, recording, options)
     if options.by_name:
@@ -45,14 +45,14 @@ def read_tracks(path: Path, format: str, recording: Recording, options: TrackOpt
 def from_zero(
     path: Path, frames: NDArray[np.int64], first: int, stride: int = 1, last: bool = False
 ) -> NDArray[np.int64]:
-    """Frame numbers of a file (N,) → of the video, from 0.
+    """Convert frame numbers of a file (N,) to those of the video, from 0.
 
     Args:
         path: for the message.
         frames: numbers in the file.
         first: number of the first frame that the tracker processed.
-        stride: it processed one of so many.
-        last: of these at the last one.
+        stride: it processed one of this many frames.
+        last: it processed the last of these, not the first.
 
     >>> from_zero(Path('x'), np.array([1, 2, 3]), 1, stride=3, last=True)
     array([2, 5, 8])
@@ -66,17 +66,17 @@ def from_zero(
 
 
 def by_name(path: Path, frames: NDArray[np.int64], images: tuple[str, ...]) -> NDArray[np.int64]:
-    """Frame numbers that are the last number in the name of an image → places of the images."""
+    """Convert frame numbers, each the last number in the name of an image, to places of images."""
     places: dict[int, int] = {}
     for place, name in enumerate(images):
         digits = re.findall(r'\d+', PurePath(name).stem)
         if digits and places.setdefault(int(digits[-1]), place) != place:
             other = images[places[int(digits[-1])]]
-            raise InputError(f'{name}: has the number {int(digits[-1])}, as has {other}')
+            raise InputError(f'{name}: has the same number as {other}, {int(digits[-1])}')
     missing = sorted(set(frames.tolist()) - places.keys())
     if missing:
         raise InputError(
-            f'{path}: has boxes in {len(missing)} frames that no image is numbered as, '
+            f'{path}: has boxes in {len(missing)} frames of which there is no image, '
             f'first {missing[0]}'
         )
     return np.array([places[frame] for frame in frames.tolist()], np.int64)

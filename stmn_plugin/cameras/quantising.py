@@ -1,4 +1,4 @@
-"""The network of an ONNX export in int8: calibrated with crops, and what that costs.
+"""Quantise the network of an ONNX export to int8, calibrated with crops, and measure its cost.
 
 Static quantisation by onnxruntime: weights per channel, activations per tensor, whose ranges are
 those of the calibration crops. Only the part that sees pixels is quantised.
@@ -26,7 +26,7 @@ BATCH = 16  # crops
 
 
 class Cost(NamedTuple):
-    """What int8 changes of the outputs of a part, on crops that did not calibrate it."""
+    """Changes of the outputs of a part by int8, on crops that did not calibrate it."""
 
     mean_cosine: float
     least_cosine: float
@@ -46,7 +46,7 @@ def find_crops(folder: Path) -> list[Path]:
 
 
 def inputs_of(crops: Sequence[Path], model: VideoModel) -> list[Tensor]:
-    """Crops → batches as the part that sees pixels takes them.
+    """Read crops as batches for the part that sees pixels.
 
     Returns:
         Two or more of normalised frames (16, 3, H, W), or of clips (B, L, 3, H, W) of crops that
@@ -94,7 +94,7 @@ def quantise(file: Path, input: str, batches: Sequence[Tensor]) -> Cost:
 
 
 class ExportedModel(VideoModel):
-    """The ONNX files of a folder in place of the model that they were made from, for testing."""
+    """Run the ONNX files of a folder in place of their model, for testing."""
 
     def __init__(self, model: VideoModel, folder: Path, manifest: dict[str, Any]):
         super().__init__(model.num_classes, model.seq_len, None)

@@ -1,8 +1,8 @@
-"""Queries of one or several tracklets and an index → the nearest tracklets, fused, re-ranked.
+"""Find the nearest tracklets of queries of one or several tracklets: fused, re-ranked.
 
 Several tracklets of a query are one person. Their distances to a tracklet are fused: 'mean' is the
-mean of them, 'nearest' the smallest. Both are exact: of the mean it is known what a query by the
-mean vector is off by, and the nearest k are among the nearest k of each tracklet.
+mean of them, 'nearest' the smallest. Both are exact: the mean follows from the distance to the
+mean vector (:func:`mean_distances`), and the nearest k are among the nearest k of each tracklet.
 
 Letters: Q tracklets of a query, D numbers of a feature, N candidates.
 """
@@ -27,8 +27,8 @@ class Query:
     """A person to search for.
 
     Attributes:
-        name: as the answer is called.
-        rows: what is known of the tracklets; the number of one that is not in the index is 0.
+        name: of the answer.
+        rows: the tracklets; the number of one that is not in the index is 0.
         features: (Q, D).
     """
 
@@ -43,9 +43,9 @@ class Found:
 
     Attributes:
         rank: from 1.
-        row: what the index knows of it.
+        row: its record in the index.
         distance: fused.
-        reranked: k-reciprocal distance, by which it was ranked; None if that was not asked for.
+        reranked: k-reciprocal distance, by which it was ranked; None without re-ranking.
         verdict: see ``Thresholds``; None where no threshold holds.
     """
 
@@ -65,7 +65,7 @@ class SearchOptions:
         where: which tracklets are compared.
         max_distance: of a result; None for any.
         fusion: one of FUSIONS.
-        rerank: so many of the nearest are re-ranked; 0 for none.
+        rerank: number of the nearest tracklets to re-rank; 0 for none.
     """
 
     top: int = 10
@@ -116,7 +116,7 @@ def search(
 
 
 def mean_distances(index: TrackletIndex, features: Tensor, found: Sequence[float]) -> list[float]:
-    """Distances of the index to the mean vector of a query (Q, D) → means of the Q distances.
+    """Convert distances to the mean vector of a query (Q, D) to means of the Q distances.
 
     Of unit vectors q and g a distance is b - b q·g, b = 1 for the cosine and 2 for the squared
     Euclidean distance. The index brings the mean m to length 1, so its b - b (m/|m|)·g becomes the

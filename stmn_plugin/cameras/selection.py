@@ -1,4 +1,4 @@
-"""Boxes of a video → the crops to make: filters, sampling, and what was left out and why."""
+"""Choose the crops of a video: filters, sampling, and counts of what was left out and why."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,8 +18,11 @@ PAST_END = 'past the last frame'
 PAST_BY_ONE = 'past the last frame by one (see --first-frame)'
 NOT_SAMPLED = 'not sampled (--every, --max-frames)'
 NO_PERSON = 'no person given (--persons)'
-INSIDE = 0.5  # share of a box that the picture must hold
-FEW, FEW_SHARE = 3, 0.01  # boxes that may lie where no picture is: number, or share if more
+INSIDE = 0.5  # share of a box that must lie in the picture
+FEW, FEW_SHARE = (
+    3,
+    0.01,
+)  # boxes outside the pictures that are tolerated: number, or share if that is more
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ def select(path: object, boxes: Boxes, recording: Recording, filters: Filters) -
     if too_many(int((inside <= 0).sum()), len(boxes)):
         raise InputError(
             f'{path}: {int((inside <= 0).sum()):,} of {len(boxes):,} boxes lie outside the picture '
-            f'of {recording.name}, {recording.width} x {recording.height}; it is of another video, '
-            'or --picture-size must say which size the boxes belong to'
+            f'of {recording.name}, {recording.width} x {recording.height}; they '
+            'belong to another video, or --picture-size must give the size that they belong to'
         )
     boxes = boxes.only(inside > 0, OUTSIDE)
     boxes = boxes.only(inside[inside > 0] >= INSIDE, MOSTLY_OUTSIDE)
@@ -136,7 +139,7 @@ def too_many(wrong: int, total: int) -> bool:
 def crop_corners(
     corners: NDArray[np.float64], margin: float, recording: Recording
 ) -> NDArray[np.int64]:
-    """Whole pixels (N, 4) that hold the boxes (N, 4) and a margin, within the picture."""
+    """Return whole pixels (N, 4) that contain the boxes (N, 4) and a margin, within the picture."""
     grown = corners.copy()
     sides = corners[:, 2:] - corners[:, :2]
     grown[:, :2] -= margin * sides
@@ -186,5 +189,5 @@ def _confident(path: object, boxes: Boxes, least: float | None) -> Boxes:
     if least is None:
         return boxes
     if len(boxes) and np.isnan(boxes.confidence).all():
-        raise InputError(f'{path}: holds no confidences, --min-confidence cannot be used')
+        raise InputError(f'{path}: has no confidences, --min-confidence cannot be used')
     return boxes.only(boxes.confidence >= least, f'with a confidence below {least:g}')

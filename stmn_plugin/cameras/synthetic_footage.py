@@ -1,6 +1,6 @@
-"""Synthetic pedestrians → videos of several cameras, the tracks in MOT files, and who is who.
+"""Draw videos of synthetic pedestrians at several cameras, with MOT files and their persons.
 
-For demos and tests of the whole way from a video to an answer: no recording of real persons needed.
+For demos and tests of the whole chain from a video to an answer, without recordings of persons.
 """
 
 import csv
@@ -22,12 +22,12 @@ from stmn_plugin.extras import require
 from stmn_plugin.whole_files import atomic_path, write_text
 
 FPS = 10
-GAP = 8  # frames between two who enter
+GAP = 8  # frames between two entries
 TRUTH = 'truth.csv'
 
 
 class Footage(NamedTuple):
-    """What was written for a camera."""
+    """The files of a camera."""
 
     camera: str
     video: Path
@@ -39,16 +39,15 @@ def make_footage(
 ) -> list[Footage]:
     """Write ``camera<N>.mp4`` and ``camera<N>.txt`` for every camera, and ``truth.csv``.
 
-    All test persons of the spec pass every camera once, in another order and direction, and
-    strangers among them. Ids of tracks say nothing of the person. The truth is a CSV with the
-    columns video, track and person, as ``--persons`` of tools/make_tracklets.py takes it; strangers
-    are not in it.
+    All test persons of the spec and some strangers pass every camera once, each time in another
+    order and direction. Ids of tracks do not depend on the person. The truth is a CSV with the
+    columns video, track and person for ``--persons`` of tools/make_tracklets.py, without strangers.
 
     Args:
-        folder: of the files.
+        folder: receives the files.
         spec: persons, cameras, size of a person's box and seed.
-        strangers: at each camera.
-        frames_of_pass: in which a person crosses the picture.
+        strangers: number of strangers at each camera.
+        frames_of_pass: frames in which a person crosses the picture.
 
     Raises:
         InputError: av is not installed; a file cannot be written.
@@ -74,7 +73,7 @@ def make_footage(
 
 
 def plan_passes(spec: SyntheticSpec, number: int, strangers: int, frames: int) -> list[Pass]:
-    """Plan who walks when at a camera."""
+    """Draw the order, directions and track ids of the persons at a camera."""
     rng = spec.rng('query', number)
     first = spec.train_ids + 1
     pids = [*range(first, first + spec.test_ids), *[STRANGER] * strangers]

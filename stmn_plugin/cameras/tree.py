@@ -1,4 +1,4 @@
-"""A tree of tracklets: crops appear in it, and in its manifest, when they are whole."""
+"""Move tracklets into a tree and its manifest once they are whole."""
 
 import contextlib
 import secrets
@@ -18,7 +18,7 @@ LOCK = '.manifest.lock'
 
 @contextlib.contextmanager
 def staging_folder(tree: Path) -> Iterator[Path]:
-    """Yield a hidden folder of the tree that is removed at the end, also after a kill."""
+    """Yield a hidden folder of the tree, removed at the end, or after a kill by the next call."""
     target = tree / f'.crops-{secrets.token_hex(4)}'
     with write_errors(tree):
         with whole_folder(target) as folder:
@@ -43,7 +43,7 @@ def move_into_tree(
         for entry in entries:
             if entry.tracklet in taken:
                 raise InputError(
-                    f'{tree / entry.tracklet}: is of {taken[entry.tracklet].source} already; '
+                    f'{tree / entry.tracklet}: belongs to {taken[entry.tracklet].source}; '
                     f'rename {entry.source}'
                 )
         if len(known) > len(others):

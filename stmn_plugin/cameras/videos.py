@@ -1,7 +1,7 @@
-"""A video, or a folder of images → its frames in one forward pass: number, seconds, upright pixels.
+"""Read the frames of a video or a folder of images in one pass: number, seconds, upright pixels.
 
 Frames are numbered in the order in which they are decoded, as OpenCV numbers them, which most
-trackers read with; times are those of the file, so that a variable frame rate is kept.
+trackers read with; times are those of the file, which may have a variable frame rate.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from stmn_plugin.labels import natural_key
 from .readers.options import Recording
 
 Pixels: TypeAlias = NDArray[np.uint8]
-TEXT = 'tty'  # FFmpeg makes pictures of the letters of a text file
+TEXT = 'tty'  # FFmpeg draws the letters of a text file
 
 
 class BadVideo(InputError):
@@ -30,7 +30,7 @@ class BadVideo(InputError):
 
 
 class Frame(NamedTuple):
-    """A frame; its pixels are made only if they are asked for."""
+    """A frame; ``pixels()`` converts it."""
 
     number: int
     seconds: float  # since the first frame
@@ -41,12 +41,12 @@ class VideoFile:
     """A video that PyAV decodes.
 
     Args:
-        path: of the file; nothing that it names (playlists) is opened.
+        path: of the file; files that it names (playlists) are not opened.
         fps: frames a second, in place of the times in the file.
 
     Attributes:
         recording: name and upright size.
-        turned: degrees by which the file says that its picture is turned.
+        turned: rotation of the picture in degrees, as the file states it.
 
     Raises:
         BadVideo: no video, or a damaged one.
@@ -60,7 +60,7 @@ class VideoFile:
         _check_file(path)
         first = next(self._decoded(), None)
         if first is None:
-            raise BadVideo(f'{path}: no frame in it can be decoded')
+            raise BadVideo(f'{path}: none of its frames can be decoded')
         self.turned = first.rotation % 360
         height, width = _upright(first).shape[:2]
         self.recording = Recording(path.name, width, height)
@@ -104,9 +104,9 @@ class VideoFile:
                     av.open(f'file:{self.path}', options={'protocol_whitelist': 'file'})
                 )
             if container.format.name == TEXT:
-                raise BadVideo(f'{self.path}: is a text file, no video')
+                raise BadVideo(f'{self.path}: is a text file, not a video')
             if not container.streams.video:
-                raise BadVideo(f'{self.path}: there is no video in it')
+                raise BadVideo(f'{self.path}: contains no video')
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise InputError(f'{self.path}: this PyAV has no decoder of its codec')
@@ -125,7 +125,7 @@ class VideoFile:
 
     @contextlib.contextmanager
     def _errors(self, what: str, at_start: bool = False) -> Iterator[None]:
-        """Name the file; a recording may begin within a group of pictures that lacks its first."""
+        """Name the file in errors; a recording may begin within a group of pictures."""
         import av
 
         try:
@@ -138,7 +138,7 @@ class VideoFile:
 
     def _error(self, what: str, error: Exception) -> BadVideo:
         reason = getattr(error, 'strerror', None) or error
-        return BadVideo(f'{self.path}: {what}; it is damaged, truncated or no video ({reason})')
+        return BadVideo(f'{self.path}: {what}; it is damaged, truncated or not a video ({reason})')
 
 
 class ImageFolder:
@@ -159,12 +159,14 @@ class ImageFolder:
         from stmn_plugin.data.frames import IMAGE_SUFFIXES
 
         if fps is None:
-            raise InputError(f'{path}: images have no times; --fps N says how many are a second')
+            raise InputError(
+                f'{path}: images have no times; give --fps N, the number of images per second'
+            )
         self.path, self.fps = path, fps
         names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES)]
         self.images = tuple(sorted((n for n in names if n[0] != '.'), key=natural_key))
         if not self.images:
-            raise InputError(f'{path}: no image in it')
+            raise InputError(f'{path}: contains no image')
         height, width = self._pixels(self.images[0]).shape[:2]
         self.recording = Recording(path.resolve().name, width, height, self.images)
 
@@ -205,9 +207,9 @@ def _check_file(path: Path) -> None:
 
 
 def _upright(frame: Any) -> Pixels:
-    """RGB pixels (h, w, 3), turned counter-clockwise as the file says; mirroring is left alone.
+    """Return RGB pixels (h, w, 3), rotated counter-clockwise as the file states, not mirrored.
 
-    So does OpenCV, in whose pictures most trackers' boxes are.
+    OpenCV does the same; the boxes of most trackers refer to its pictures.
     """
     pixels: Pixels = frame.to_ndarray(format='rgb24')
     return np.rot90(pixels, round(frame.rotation / 90))

@@ -1,7 +1,7 @@
 """List the tracklets of an index, or delete some of them.
 
-Without an action it counts the tracklets of every camera. Deleting takes them and their vectors out
-of the index; the crops stay in their tree.
+Without an action it counts the tracklets of every camera. --delete removes them and their vectors
+from the index; the crops stay in their tree.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         where = where_of(args)
         if args.delete and where.selects_all and not args.all:
-            raise InputError('--delete: say which tracklets, or --all')
+            raise InputError('--delete: give a condition, or --all')
         with TrackletIndex.open(args.index) as index:
             if args.hnsw:
                 index.make_hnsw()

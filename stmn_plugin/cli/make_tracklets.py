@@ -1,7 +1,7 @@
 """Cut what a tracker found in videos into tracklets.
 
-VIDEO is a video file or a folder of images; --tracks names the tracker's file, one for each VIDEO
-in their order (one for all, if it holds several videos); --camera is one for all, or one for each.
+VIDEO is a video file or a folder of images; --tracks names the tracker's files, one for each VIDEO
+in order (or one file of several videos); --camera is one for all, or one for each.
 More videos can be added to the same --output; the tree is a data root of the dataset 'tracklets'.
 """
 
@@ -72,7 +72,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         type=value_of(Moment()),
         metavar='TIME',
-        help='when each VIDEO begins, with its offset from UTC: 2026-03-01T08:00:00+01:00',
+        help='start of each VIDEO, with its offset from UTC: 2026-03-01T08:00:00+01:00',
     )
     add_fps_flag(parser)
     parser.add_argument(
@@ -161,7 +161,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
     if hidden:
         raise InputError(f'VIDEO: {hidden[0]} would name hidden folders; rename it')
     if args.split == 'train' and args.persons is None:
-        raise InputError('--split train: --persons CSV must name who is to be learned')
+        raise InputError('--split train: --persons CSV must name the persons')
     if args.first_frame == 'names' and not all(video.is_dir() for video in videos):
         raise InputError('--first-frame names: only for folders of images')
     options = track_options(args)
@@ -215,7 +215,7 @@ def read_persons(path: Path | None, video: str) -> Mapping[str, str]:
         if NAME.read(person) is None:
             raise InputError(f'{path}:{line}: person must be {NAME}, got {person!r}')
         if persons.setdefault(track, person) != person:
-            raise InputError(f'{path}:{line}: track {track} is {persons[track]} already')
+            raise InputError(f'{path}:{line}: track {track} is already {persons[track]}')
     return persons
 
 

@@ -1,8 +1,8 @@
-"""Find where else a person was, among the tracklets of an index.
+"""Find the tracklets of a person in an index.
 
 A query is one or several tracklets of one person: of the index (--tracklet, --person), folders of
 crops (--crops), or tracks of a video (--video). CHECKPOINT, the model that the index was made with,
-is needed for what is not in the index, and for attention on the page.
+is needed for queries that are not in the index, and for attention on the page.
 """
 
 import argparse
@@ -88,9 +88,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='batch of queries: columns query and one of tracklet, person, crops; '
         'equal queries are one person',
     )
-    where = parser.add_argument_group('which tracklets are searched')
+    where = parser.add_argument_group('searched tracklets')
     add_camera_and_time_flags(where)
-    shown = parser.add_argument_group('what is shown')
+    shown = parser.add_argument_group('output')
     shown.add_argument(
         '--top',
         type=value_of(Whole(1, 10_000)),

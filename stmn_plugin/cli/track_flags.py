@@ -1,4 +1,4 @@
-"""Flags that say what a tracker's file means, for the commands that read one."""
+"""Flags for facts about a tracker's file, for the commands that read one."""
 
 import argparse
 import re
@@ -30,7 +30,7 @@ class Size(Rule):
 
 def add_track_flags(parser: argparse.ArgumentParser) -> None:
     """Add a group of flags, of which :func:`track_options` makes options."""
-    files = parser.add_argument_group('what the tracks mean, where their format leaves it open')
+    files = parser.add_argument_group('facts about the tracks that their format leaves open')
     files.add_argument(
         '--first-frame',
         type=value_of(FIRST_FRAME),

@@ -1,4 +1,4 @@
-"""The flags that say which tracklets of an index: shared by the commands that search and delete."""
+"""Flags for conditions on tracklets, shared by the commands that search and delete."""
 
 import argparse
 import datetime

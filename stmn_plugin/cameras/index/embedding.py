@@ -1,4 +1,4 @@
-"""A tree of tracklets → features in an index, by any number of processes that may be killed."""
+"""Embed a tree of tracklets into an index, by any number of processes that may be killed."""
 
 import contextlib
 import datetime
@@ -30,7 +30,7 @@ REPORT_SECONDS = 10.0
 NO_CROPS = 'without crops'  # reasons for which a tracklet is left out: they have been deleted,
 UNREADABLE = 'without a readable crop'  # or the embedder skips bad frames
 SHOWN = 10  # names in a warning
-POLL_SECONDS = 1.0  # between two looks at what other processes are still at
+POLL_SECONDS = 1.0  # between two checks of the work of other processes
 
 
 class CropsGoneError(InputError):
@@ -38,11 +38,11 @@ class CropsGoneError(InputError):
 
 
 class Embedded(NamedTuple):
-    """What :func:`embed_rows` did."""
+    """Counts of :func:`embed_rows`."""
 
     added: int  # by this process
     changed: int  # that this process deleted, to be embedded again
-    gone: int  # of the tree in the index, that its manifest no longer has
+    gone: int  # tracklets in the index that the manifest of their tree no longer lists
     left_out: Counter[str]  # reason → tracklets that are not in the index
 
 
@@ -50,11 +50,11 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     """Read the tracklets of a tree's manifest, with their revisions.
 
     Raises:
-        InputError: it has none, a line of it is wrong, or a name is no text.
+        InputError: the tree has no tracklets, a line is invalid, or a name is not text.
     """
     entries = read_manifest(tree)
     if not entries:
-        raise InputError(f'{tree / MANIFEST}: no tracklet; tools/make_tracklets.py writes them')
+        raise InputError(f'{tree / MANIFEST}: lists no tracklet; tools/make_tracklets.py adds them')
     tree = tree.resolve()
     rows = [
         replace(row_of_entry(tree, entry), revision=revision_of(tree, entry)) for entry in entries
@@ -99,12 +99,11 @@ def embed_rows(
         index: made with the model of the embedder.
         embedder: of ``index.model``.
         rows: of a tree.
-        at_once: tracklets that are embedded and added together; after a kill so many are embedded
-            again.
+        at_once: tracklets that are embedded and added together; a kill loses at most these.
 
     Raises:
-        InputError: a crop that cannot be read; what the database refuses. What was added before
-            stays.
+        InputError: a crop cannot be read, or the database rejects the rows. Tracklets added before
+            stay.
     """
     progress = _Progress(len(rows))
     changed = _delete_changed(index, rows)
@@ -217,7 +216,7 @@ def _missing(index: TrackletIndex, rows: Sequence[IndexedTracklet]) -> list[Inde
 
 
 class _Progress:
-    """Log a line now and then: how many, how fast, how long still."""
+    """Log every REPORT_SECONDS the number of tracklets, the rate and the time left."""
 
     def __init__(self, total: int):
         self.total = total

@@ -1,8 +1,8 @@
-"""``people.db-matrix``: the vectors of an SQLite index as one array that is mapped, not read.
+"""Keep the vectors of an SQLite index in ``people.db-matrix``, one array that is mapped, not read.
 
-It is derived: if it is missing or another database's, it is made from the rows. Row i holds the
-vector of number ``first + i``; where that number is deleted, zeros. The head of the file says which
-database it belongs to and up to which number it has the rows.
+The file is derived: if it is missing or belongs to another database, it is made from the rows. Row
+i holds the vector of number ``first + i``, zeros if that number is deleted. The head of the file
+identifies the database and has the number of the last row.
 """
 
 import os
@@ -24,7 +24,7 @@ from .store import Vectors
 HEAD_BYTES = 4096  # so that rows begin on a page
 HEAD = struct.Struct('<8s32sqqq')
 MAGIC = b'stmnmat1'
-ROWS_AT_ONCE = 4096  # copied; so many are done again after a kill
+ROWS_AT_ONCE = 4096  # copied; a kill loses at most these
 
 
 class Head(NamedTuple):
@@ -33,7 +33,7 @@ class Head(NamedTuple):
     database: bytes  # its setting 'id'
     dim: int
     first: int  # number of row 0
-    last: int  # rows up to this number are there
+    last: int  # number of the last row
 
 
 class Matrix:
@@ -81,7 +81,7 @@ class Matrix:
         return self._mapped[1]
 
     def unmap(self) -> None:
-        """Let go of the file, which counts as memory of the process where it was read."""
+        """Close the mapped file, whose pages count as memory of the process once read."""
         self._mapped = None
 
     def wipe(self, numbers: Sequence[int]) -> None:
@@ -116,7 +116,7 @@ class Matrix:
         """Return whether the file belongs to this database, and no backup has replaced it since.
 
         After that, numbers are given again: the newest vector that both have would differ. Files
-        that are too short, or begin with many rows that are deleted, are not worth keeping.
+        that are too short, or begin with many rows that are deleted, are not kept.
         """
         if (head.database, head.dim) != (database, dim):
             return False
@@ -136,11 +136,11 @@ class Matrix:
         return copied
 
     def _start(self, db: sqlite3.Connection, database: bytes, dim: int) -> Head:
-        """Put a file without rows in the place of what is there."""
+        """Replace the file by one without rows."""
         [oldest] = db.execute('SELECT min(number) FROM tracklet').fetchone()
         first = oldest or 1
         head = Head(database, dim, first, first - 1)
-        remove_file(self.path)  # not kept until the new one is whole: it may take all the space
+        remove_file(self.path)  # first, because both together may not fit on the disk
         with atomic_path(self.path) as temporary, open(temporary, 'wb') as file:
             file.write(_packed(head).ljust(HEAD_BYTES, b'\0'))
         return head
@@ -182,7 +182,7 @@ class Matrix:
 
 
 def _state(db: sqlite3.Connection) -> tuple[bytes, int]:
-    """Return the id of the database, and the number that was given last."""
+    """Return the id of the database and the number that it gave last."""
     [database] = db.execute("SELECT value FROM setting WHERE name = 'id'").fetchone()
     found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tracklet'").fetchone()
     return database.encode(), found[0] if found else 0

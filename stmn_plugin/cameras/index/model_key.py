@@ -1,4 +1,4 @@
-"""A model and how tracklets are tested with it → what decides whether features can be compared."""
+"""Identify a model and its test settings, which decide whether features can be compared."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # networks are slow to import, and a search among stored feat
 
 @dataclass(frozen=True)
 class ModelKey:
-    """What features depend on: those of two keys are never compared.
+    """Everything that features depend on; features of different keys are never compared.
 
     Attributes:
         weights: SHA-256 of the model's weights and buffers.
@@ -46,7 +46,7 @@ class ModelKey:
 
         Args:
             model: with its ``spec``.
-            **changes: attributes that shall be others, such as ``frames='all'``.
+            **changes: attributes to replace, such as ``frames='all'``.
 
         Raises:
             InputError: the model scores pairs itself, so there is no distance of features.

@@ -1,4 +1,4 @@
-"""A connection to a PostgreSQL server that is made again when it is lost."""
+"""Connect to a PostgreSQL server, and again when the connection is lost."""
 
 import logging
 import time
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 Connection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar('T')
 
-AWAY_SECONDS = 60.0  # that a server may be away before it is given up
+AWAY_SECONDS = 60.0  # of attempts to reach a server before giving up
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds between two attempts
 SCHEMA_NAME = 'tracklet_index'
-# of a server that refuses us, and of a URL that libpq cannot use: trying again changes nothing,
+# words of errors for which another attempt is useless: rejected logins, URLs that libpq cannot use,
 FINAL = ('FATAL', 'invalid')
-# unless it says one of these
+# unless they contain one of these
 SOON = ('starting up', 'shutting down', 'in recovery', 'too many', 'reserved for')
 OF_USERS = (  # errors whose cause is the server or its settings; the others are mistakes of ours
     psycopg.OperationalError,
@@ -41,7 +41,7 @@ class Server:
         with_pgvector: make the extension, if the database has none.
 
     Raises:
-        InputError: what is no such URL.
+        InputError: the URL is invalid.
     """
 
     def __init__(self, url: str, with_pgvector: bool = False):
@@ -54,7 +54,7 @@ class Server:
         """Run an action and return its result; run it again if the connection is lost.
 
         Raises:
-            InputError: the server is away for long, or refuses.
+            InputError: the server cannot be reached for AWAY_SECONDS, or rejects the action.
         """
         end, pause = time.monotonic() + AWAY_SECONDS, FIRST_PAUSE
         while True:
@@ -69,10 +69,10 @@ class Server:
                     raise InputError(f'{self.name}: {reason:.300}') from error
                 if time.monotonic() + pause > end:
                     raise InputError(
-                        f'{self.name} is away for {AWAY_SECONDS:.0f} s, what was added before is '
-                        f'kept: {reason:.300}'
+                        f'{self.name} cannot be reached for {AWAY_SECONDS:.0f} s; what was added '
+                        f'before is kept: {reason:.300}'
                     ) from error
-                logger.warning('%s is away, trying again: %.300s', self.name, reason)
+                logger.warning('%s cannot be reached, trying again: %.300s', self.name, reason)
             except UnicodeEncodeError as error:
                 raise no_text(self.name, error) from error
             except OF_USERS as error:
@@ -97,7 +97,7 @@ class Server:
             self._url,
             autocommit=True,
             connect_timeout=10,
-            keepalives_idle=30,  # a machine that vanished gives its work back soon
+            keepalives_idle=30,  # the server soon releases the work of a machine that vanished
             keepalives_interval=10,
             keepalives_count=3,
         )
@@ -129,8 +129,8 @@ def _without_password(url: str) -> str:
         reason = str(error).partition(': "')[0]  # behind it is what may be the password
         raise InputError(f'the URL of the server cannot be read: {reason}') from None
     for port in str(parts.get('port') or '5432').split(','):
-        if not port.isdecimal():  # the resolver of names would call it away
-            raise InputError(f'{port!r:.80} is no port of a PostgreSQL server')
+        if not port.isdecimal():  # else an error of name resolution, which is tried again
+            raise InputError(f'{port!r:.80} is not a port of a PostgreSQL server')
     user = f'{parts["user"]}@' if parts.get('user') else ''
     port = f':{parts["port"]}' if parts.get('port') else ''
     database = parts.get('dbname') or parts.get('user', '')

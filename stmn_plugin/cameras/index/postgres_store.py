@@ -1,8 +1,8 @@
-"""An index on a PostgreSQL server with pgvector: one for any number of machines.
+"""Store an index on a PostgreSQL server with pgvector, for any number of machines.
 
 Its tables lie in a schema of their own. Vectors are ``halfvec`` and compared exactly; an HNSW index
-is made and used on request only. Work is taken out of a table by ``FOR UPDATE SKIP LOCKED``: what a
-process has taken that dies, the server gives to the others.
+is made and used on request only. Work is claimed in a table by ``FOR UPDATE SKIP LOCKED``: if
+a process dies, the server releases its claims.
 """
 
 import contextlib
@@ -45,10 +45,10 @@ CREATE INDEX tracklet_time ON tracklet (starts, ends);
 CREATE INDEX tracklet_person ON tracklet (person)
 """
 TAKE = """
-SELECT tree, tracklet FROM work JOIN wanted USING (tree, tracklet)
+SELECT tree, tracklet FROM work JOIN requested USING (tree, tracklet)
 ORDER BY tree, tracklet LIMIT %s FOR UPDATE OF work SKIP LOCKED
 """
-# of those that were taken; they may have been done before they were put into the table
+# of the claimed names; they may have been done before they were put into the table
 DONE = """
 SELECT tree, tracklet FROM tracklet JOIN unnest(%s::text[], %s::text[]) AS taken (tree, tracklet)
 USING (tree, tracklet)
@@ -57,13 +57,13 @@ FINISH = """
 DELETE FROM work USING unnest(%s::text[], %s::text[]) AS done (tree, tracklet)
 WHERE work.tree = done.tree AND work.tracklet = done.tracklet
 """
-# of those that this connection has had, whether it has added them or left them out
+# what this connection has claimed, whether added or left out
 FORGET = """
-DELETE FROM wanted USING unnest(%s::text[], %s::text[]) AS had (tree, tracklet)
-WHERE wanted.tree = had.tree AND wanted.tracklet = had.tracklet
+DELETE FROM requested USING unnest(%s::text[], %s::text[]) AS had (tree, tracklet)
+WHERE requested.tree = had.tree AND requested.tracklet = had.tracklet
 """
 ENQUEUE = """
-INSERT INTO work SELECT tree, tracklet FROM wanted
+INSERT INTO work SELECT tree, tracklet FROM requested
 WHERE (tree, tracklet) NOT IN (SELECT tree, tracklet FROM tracklet)
 ON CONFLICT DO NOTHING
 """
@@ -76,18 +76,18 @@ class PostgresStore:
 
     Args:
         url: of the database.
-        settings: what a new index is made with; None: it must be there.
+        settings: of a new index; None: it must exist.
         dim: D of a new index.
 
     Raises:
-        InputError: the server is away, refuses us, has no pgvector, or no index.
+        InputError: the server cannot be reached, rejects the login, or has no pgvector or no index.
     """
 
     def __init__(self, url: str, settings: Mapping[str, str] | None, dim: int = 0):
         self._server = Server(url, with_pgvector=settings is not None)
         self._work = Server(url)  # whose transactions are open while tracklets are embedded
-        # what a connection knows; the connection itself, as another may get its id()
-        self._wanted: tuple[Connection | None, set[Name]] = (None, set())
+        # names in the temporary table of a connection; the object itself, as its id() may be reused
+        self._requested: tuple[Connection | None, set[Name]] = (None, set())
         self.name = self._server.name
         self._server.run(lambda db: _make_tables(db, self.name, settings, dim))
 
@@ -194,25 +194,25 @@ class PostgresStore:
         try:
             yield [by_name[name] for name in names]
             if db is not None:
-                # if the connection is lost, they stay in the table and will be found done
+                # if the connection is lost, they stay in the table until a later claim
                 with contextlib.suppress(psycopg.OperationalError):
                     self._take_out(db, names)
                     db.execute(FORGET, _columns(names))
                     db.execute('COMMIT')
-                    self._wanted[1].difference_update(names)
+                    self._requested[1].difference_update(names)
         except BaseException:
-            if db is not None:  # what was taken is given back before this returns
+            if db is not None:  # releases the claims before this returns
                 with contextlib.suppress(psycopg.OperationalError):
                     db.execute('ROLLBACK')
             self._work.close()
             raise
 
-    def _take(self, db: Connection, wanted: frozenset[Name], limit: int) -> list[Name]:
-        """Begin a transaction that holds at most ``limit`` of the wanted, none of them done."""
-        connection, known = self._wanted
-        if connection is not db or not wanted <= known:
-            _enqueue(db, wanted)
-            self._wanted = db, set(wanted)
+    def _take(self, db: Connection, requested: frozenset[Name], limit: int) -> list[Name]:
+        """Begin a transaction that claims at most ``limit`` of the requested that are not done."""
+        connection, known = self._requested
+        if connection is not db or not requested <= known:
+            _enqueue(db, requested)
+            self._requested = db, set(requested)
         while True:
             db.execute('BEGIN')
             names = [(tree, tracklet) for tree, tracklet in db.execute(TAKE, [limit])]
@@ -304,13 +304,13 @@ def _compare_here(
     ]
 
 
-def _enqueue(db: Connection, wanted: frozenset[Name]) -> None:
-    """Store the requested state for a connection, and the missing steps in the table."""
+def _enqueue(db: Connection, requested: frozenset[Name]) -> None:
+    """Fill the temporary table of a connection, and add what is not done to the table of work."""
     with db.transaction():
-        db.execute('DROP TABLE IF EXISTS wanted')
-        db.execute('CREATE TEMPORARY TABLE wanted (tree TEXT, tracklet TEXT)')
-        fill = 'INSERT INTO wanted SELECT * FROM unnest(%s::text[], %s::text[])'
-        db.execute(fill, _columns(sorted(wanted)))
+        db.execute('DROP TABLE IF EXISTS requested')
+        db.execute('CREATE TEMPORARY TABLE requested (tree TEXT, tracklet TEXT)')
+        fill = 'INSERT INTO requested SELECT * FROM unnest(%s::text[], %s::text[])'
+        db.execute(fill, _columns(sorted(requested)))
         db.execute(ENQUEUE)
 
 

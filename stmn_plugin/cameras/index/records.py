@@ -1,4 +1,4 @@
-"""What an index knows of a tracklet, what one can ask for, and both in the words of a database."""
+"""Define indexed tracklets and conditions on them, and convert both to values of a database."""
 
 import datetime
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class IndexedTracklet:
         start, end: of the first and last frame, with an offset; UTC when read from an index, None
             if unknown.
         num_frames: crops.
-        revision: of the crops and what the manifest says of them; '' if it is not known.
+        revision: digest of the crops and their manifest entry; '' if unknown.
     """
 
     number: int
@@ -42,13 +42,13 @@ class IndexedTracklet:
 
 @dataclass(frozen=True)
 class Where:
-    """Which tracklets: every field that is given must hold, and of its names one.
+    """A condition on tracklets: every given field must hold, by one of its values.
 
     Attributes:
-        cameras, persons, sources, tracklets, numbers: one of them.
-        not_cameras: none of them.
+        cameras, persons, sources, tracklets, numbers: accepted values.
+        not_cameras: rejected values.
         start, end: the tracklet overlaps [start, end]; one without times never does.
-        before: the tracklet had ended by then.
+        before: the tracklet ended before this time.
     """
 
     cameras: Sequence[str] = ()
@@ -63,7 +63,7 @@ class Where:
 
     @property
     def selects_all(self) -> bool:
-        """Whether every tracklet meets it; empty names are no condition."""
+        """Whether every tracklet meets the condition; empty fields are ignored."""
         return not any(vars(self).values())
 
 
@@ -135,12 +135,12 @@ def texts_of(row: IndexedTracklet) -> tuple[str, ...]:
     """Return the texts of a tracklet in the order of COLUMNS.
 
     Raises:
-        InputError: one that no database can hold, such as a file's name in another encoding.
+        InputError: a text that is not UTF-8, such as a file name in another encoding.
     """
     texts = (row.tree, row.tracklet, row.camera, row.source, row.track, row.person)
     for text in texts:
         if '\0' in text or any('\ud800' <= char <= '\udfff' for char in text):
-            raise InputError(f'{row.tree}, {row.tracklet}: {text!r:.80} is no text in UTF-8')
+            raise InputError(f'{row.tree}, {row.tracklet}: {text!r:.80} is not UTF-8 text')
     return texts
 
 
@@ -156,20 +156,20 @@ def values_of(row: IndexedTracklet) -> tuple[Parameter, ...]:
 
 
 def no_text(name: str, error: UnicodeEncodeError) -> InputError:
-    """Describe a bound value that is no text, such as a file's name in another encoding.
+    """Describe a bound value that is not UTF-8, such as a file name in another encoding.
 
     Args:
         name: of the database.
         error: of its driver.
     """
-    return InputError(f'{name}: {error.object!r:.200} is no text in UTF-8')
+    return InputError(f'{name}: {error.object!r:.200} is not UTF-8 text')
 
 
 def row_of(values: Sequence[Any]) -> IndexedTracklet:
     """Build a tracklet from a database's values for COLUMNS.
 
     Raises:
-        InputError: its times are none.
+        InputError: its times are damaged.
     """
     number, tree, tracklet, camera, source, track, person, starts, ends, *rest = values
     try:

@@ -1,4 +1,4 @@
-"""An index in one SQLite file: no server, exact search, and what is deleted is gone.
+"""Store an index in one SQLite file: no server, exact search, deleted content is overwritten.
 
 The rollback journal makes a lock for readers and writers of the file: while a search reads, no
 process commits, so rows, vectors and the matrix of the file belong together. Deleted content is
@@ -53,7 +53,7 @@ class SqliteStore:
 
     Args:
         path: of the file.
-        settings: what a new index is made with; None: it must be there.
+        settings: of a new index; None: it must exist.
 
     Raises:
         InputError: it is missing, damaged, or no database.
@@ -214,10 +214,10 @@ class SqliteStore:
     def _make_tables(self, settings: Mapping[str, str] | None) -> None:
         if self._read('SELECT 1 FROM sqlite_master LIMIT 1'):
             if self._read('PRAGMA application_id') != [(APPLICATION_ID,)]:
-                raise InputError(f'{self.name} is no index but a database of another program')
+                raise InputError(f'{self.name} is not an index but a database of another program')
             return
         if settings is None:
-            raise InputError(f'{self.name} is empty, no index: tools/embed.py makes one')
+            raise InputError(f'{self.name} is empty, not an index: tools/embed.py makes one')
         with self._writing():
             if not self._db.execute('SELECT 1 FROM sqlite_master LIMIT 1').fetchone():
                 for statement in TABLES.split(';'):

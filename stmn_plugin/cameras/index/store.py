@@ -1,4 +1,4 @@
-"""What a database must do for an index; it knows rows and float16 vectors, no model."""
+"""Define the interface of a database for an index: rows and float16 vectors, no model."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

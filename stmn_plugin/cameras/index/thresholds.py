@@ -1,4 +1,4 @@
-"""Thresholds that were measured with a model, kept with the index of its features."""
+"""Keep the thresholds that were measured with a model in the index of its features."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ NOTE = 'verification'
 
 
 def keep_thresholds(index: TrackletIndex, folder: Path) -> None:
-    """Copy what was measured with the weights of the index from their folder, if there is any."""
+    """Copy the thresholds that were measured with the index's weights from the folder, if any."""
     records = [one for one in read_thresholds(folder) if one.weights == index.model.weights]
     if records:
         index.set_note(NOTE, thresholds_text(records))
@@ -28,7 +28,7 @@ def index_thresholds(index: TrackletIndex) -> Thresholds | None:
     """Return the thresholds for the distances of an index; None if none were measured.
 
     Raises:
-        InputError: what is kept is damaged.
+        InputError: the record is damaged.
     """
     text = index.note(NOTE)
     if text is None:

@@ -1,4 +1,4 @@
-"""``TrackletIndex``: features of tracklets to add, search, list and delete; one API, any store."""
+"""Add, search, list and delete features of tracklets: one API for any store."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,13 +23,13 @@ SERVERS = ('postgresql://', 'postgres://')
 
 
 class TrackletIndex:
-    """Features of tracklets that one model made, and what is known of these tracklets.
+    """Features of tracklets, all of one model, and the records of these tracklets.
 
-    Features are kept as float16, of length 1 where nothing else counts for the distance. Queries
-    are rounded alike. One object serves one thread.
+    Features are stored as float16, with length 1 if the distance does not depend on it. Queries
+    are rounded in the same way. An object belongs to one thread.
 
     Attributes:
-        model: what the features depend on.
+        model: everything that the features depend on.
         name: of the file or server, without a password, for messages.
     """
 
@@ -45,11 +45,11 @@ class TrackletIndex:
 
         Args:
             url: a file, or ``postgresql://USER@HOST/DATABASE``.
-            model: whose features shall be added or searched; without it, the index must be there.
+            model: the model of the features; without it the index must exist.
 
         Raises:
-            InputError: it is missing, damaged, of another program or version of this one,
-                made with another model; the server is away.
+            InputError: the index is missing, damaged, of another program or version, or of another
+                model; the server cannot be reached.
         """
         settings = {'schema': str(SCHEMA), 'model': model.as_text()} if model else None
         store: Store
@@ -72,14 +72,14 @@ class TrackletIndex:
         """Add tracklets in one transaction; those of the same tree and folder stay as they are.
 
         Args:
-            rows: N of them; their numbers do not count.
+            rows: N of them; their numbers are ignored.
             features: of the model, (N, D) of any float type.
 
         Returns:
             How many were added.
 
         Raises:
-            InputError: features that float16 cannot hold; what the database refuses.
+            InputError: features exceed float16, or the database rejects the rows.
         """
         vectors = self._vectors(features)
         if len(rows) != len(vectors):
@@ -105,7 +105,7 @@ class TrackletIndex:
             For each query by ascending distance, then by number.
 
         Raises:
-            InputError: queries that float16 cannot hold; approximate search that there is not.
+            InputError: queries exceed float16, or there is no approximate search.
         """
         if top < 1:
             raise ValueError(f'top must be at least 1, got {top}')
@@ -116,7 +116,7 @@ class TrackletIndex:
         return [[Match(row, factor * distance) for row, distance in one] for one in found]
 
     def make_hnsw(self) -> None:
-        """Make the index of a server's approximate search; it follows what is added later."""
+        """Make the HNSW index of a server; rows that are added later are included."""
         self._store.make_hnsw(self._metric)
 
     def rows(self, where: Where = EVERYTHING) -> list[IndexedTracklet]:
@@ -216,7 +216,7 @@ def _agreed_model(store: Store, model: ModelKey | None) -> ModelKey:
     """Return the model of an index, or ``model`` if it is given."""
     schema = store.setting('schema')
     if schema is None or not schema.isdecimal():
-        raise InputError(f'{store.name} is no index of this program')
+        raise InputError(f'{store.name} is not an index of this program')
     if int(schema) != SCHEMA:
         age = 'a newer' if int(schema) > SCHEMA else 'an older'
         raise InputError(
@@ -226,10 +226,12 @@ def _agreed_model(store: Store, model: ModelKey | None) -> ModelKey:
     try:
         made_with = ModelKey.from_text(store.setting('model') or '')
     except (ValueError, TypeError) as error:
-        raise InputError(f'{store.name} is damaged: its model is no JSON object of one') from error
+        raise InputError(
+            f'{store.name} is damaged: its model is not a valid JSON object'
+        ) from error
     if model is not None and model != made_with:
         raise InputError(
-            f'{store.name} was made with another model, their features cannot be compared: '
+            f'{store.name} was made with another model, whose features cannot be compared: '
             f'{made_with.differences(model)}'
         )
     return made_with

@@ -23,14 +23,14 @@ CROWD = 'a crowd, no person (iscrowd)'
 def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
     """Read the boxes of one video of a JSON file.
 
-    Which one is told by its name, or it is the only one.
+    It is chosen by its name, or is the only one.
 
     Raises:
         InputError: another format, no such video, or one of another size.
     """
     content = json_of(path)
     if not isinstance(content, dict) or not {'images', 'annotations'} <= content.keys():
-        raise InputError(f'{path}: holds no images and annotations; results alone name no frames')
+        raise InputError(f'{path}: has no images and annotations; results alone name no frames')
     images, annotations, videos, categories = (
         _objects(path, content, key) for key in ('images', 'annotations', 'videos', 'categories')
     )
@@ -107,7 +107,7 @@ def _choose_video(
         return ids.pop()
     names = ', '.join(sorted(known or ids)[:5])
     raise InputError(
-        f'{path}: no video in it is called {stream or recording.name}; --stream NAME chooses '
+        f'{path}: has no video {stream or recording.name}; --stream NAME chooses '
         f'among {names or "none"}'
     )
 
@@ -119,7 +119,7 @@ def _frame(path: Path, image: dict[str, Any], recording: Recording, options: Tra
     if options.picture is None and None not in size and size != own:
         raise InputError(
             f'{where} has {size[0]} x {size[1]} pixels, {recording.name} has {own[0]} x {own[1]} '
-            '(--picture-size says that it was scaled)'
+            '(if it was scaled, give --picture-size)'
         )
     key = next((key for key in FRAME_KEYS if key in image), None)
     if key is None:

@@ -24,7 +24,7 @@ def read_cvat(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
     """Read the boxes of an XML file element by element; refuse entities.
 
     Raises:
-        InputError: no XML, another export of CVAT, or one of a video of another size.
+        InputError: invalid XML, another export of CVAT, or one of a video of another size.
     """
     require('defusedxml')
     from xml.etree.ElementTree import ParseError
@@ -47,7 +47,7 @@ def read_cvat(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
         raise InputError(f'cannot read {path}: {error.strerror or error}') from error
     except (ParseError, DefusedXmlException) as error:
         reason = ' '.join(str(error).split())
-        raise InputError(f'{path}: no XML that can be read ({reason:.200})') from error
+        raise InputError(f'{path}: not valid XML ({reason:.200})') from error
     return rows.boxes(path)
 
 
@@ -68,7 +68,7 @@ def _check_size(path: Path, element: Any, recording: Recording) -> None:
     if size != [recording.width, recording.height]:
         raise InputError(
             f'{path}: belongs to a video of {size[0]} x {size[1]} pixels, {recording.name} has '
-            f'{recording.width} x {recording.height} (--picture-size says that it was scaled)'
+            f'{recording.width} x {recording.height} (if it was scaled, give --picture-size)'
         )
 
 

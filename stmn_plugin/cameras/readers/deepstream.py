@@ -32,7 +32,7 @@ def read_deepstream(path: Path, recording: Recording, options: TrackOptions) -> 
     if options.picture is None:
         raise InputError(
             f"{path}: --picture-size WIDTHxHEIGHT must give the size of DeepStream's multiplexer "
-            '([streammux] width, height), in whose pixels the boxes are'
+            '([streammux] width, height), to which the boxes refer'
         )
     rows = BoxRows()
     for file, frame in frame_files(path, options.stream):
@@ -71,7 +71,7 @@ def frame_files(folder: Path, stream: str) -> list[tuple[Path, int]]:
     named = [(file, re.fullmatch(r'(\d+_(\d+))_(\d+)', file.stem)) for file in found]
     wrong = [file for file, match in named if match is None]
     if wrong:
-        raise InputError(f'{wrong[0]}: is not called <app>_<stream>_<frame>.txt')
+        raise InputError(f'{wrong[0]}: the name must be <app>_<stream>_<frame>.txt')
     streams: Counter[str] = Counter()
     files = []
     for file, match in named:
@@ -82,6 +82,6 @@ def frame_files(folder: Path, stream: str) -> list[tuple[Path, int]]:
     if not files or (not stream and len(streams) > 1):
         raise InputError(
             f'{folder}: --stream NAME must choose one of the streams {", ".join(sorted(streams))}'
-            + (f', there is no {stream}' if stream else '')
+            + (f', got {stream}' if stream else '')
         )
     return files

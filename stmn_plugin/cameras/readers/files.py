@@ -1,4 +1,4 @@
-"""Text, JSON and folders of a tracker → lines, values and names; what is wrong names the file."""
+"""Read text, JSON and folders of a tracker; errors name the file."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from stmn_plugin.labels import natural_key
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """``file:line`` and text of every line that is not blank."""
+    """Yield ``file:line`` and text of every line that is not blank."""
     try:
         with open_regular(path, encoding='utf-8-sig') as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f'{path}:{number}', line.strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, 'strerror', None) or 'it is no text in UTF-8'
+        reason = getattr(error, 'strerror', None) or 'it is not UTF-8 text'
         raise InputError(f'cannot read {path}: {reason}') from error
 
 
@@ -31,7 +31,7 @@ def json_of(path: Path) -> Any:
     except OSError as error:
         raise InputError(f'cannot read {path}: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f'{path}: is no JSON: {error}') from error
+        raise InputError(f'{path}: is not JSON: {error}') from error
 
 
 def text_files(folder: Path, what: str) -> list[Path]:
@@ -39,10 +39,10 @@ def text_files(folder: Path, what: str) -> list[Path]:
 
     Args:
         folder: the folder.
-        what: should lie in it, for the message.
+        what: its expected content, for the message.
 
     Raises:
-        InputError: it is no folder, cannot be read, or has no such file.
+        InputError: it is not a folder, cannot be read, or has no such file.
     """
     try:
         names = [name for name in os.listdir(folder) if name.lower().endswith('.txt')]
@@ -51,5 +51,5 @@ def text_files(folder: Path, what: str) -> list[Path]:
     except OSError as error:
         raise InputError(f'cannot read {folder}: {error.strerror}') from error
     if not names:
-        raise InputError(f'{folder}: no .txt file in it, expected {what}')
+        raise InputError(f'{folder}: contains no .txt file, expected {what}')
     return [folder / name for name in sorted(names, key=natural_key)]

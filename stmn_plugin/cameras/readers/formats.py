@@ -22,7 +22,7 @@ class TrackFormat:
         read: file or folder → boxes.
         first_frame: number of the first frame; None where tools differ.
         fractions: boxes are in fractions of the picture, not in pixels.
-        last_of_stride: of ``stride`` frames the tracker looks at the last, not the first.
+        last_of_stride: the tracker processes the last of ``stride`` frames, not the first.
         several: a file or folder of it may hold several videos.
     """
 

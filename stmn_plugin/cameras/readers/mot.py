@@ -61,5 +61,5 @@ def _advice(line: str, columns: int) -> str:
     if columns == ORIENTED:
         return ' are oriented boxes (BoxMOT), only upright ones can be cropped'
     if columns == 1 and len(line.split()) > 1:
-        return ', a MOT file has 6 to 10 separated by commas; is --format another?'
+        return ', a MOT file has 6 to 10 separated by commas; is it another --format?'
     return ', a MOT file has 6 to 10: frame,id,left,top,width,height,confidence,...'

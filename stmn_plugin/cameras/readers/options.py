@@ -1,4 +1,4 @@
-"""Options of a reader besides the file: its video, and facts that only the user knows."""
+"""Options of a reader: the video of the file, and facts that only the user knows."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -27,16 +27,16 @@ class Recording:
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """What the formats leave open.
+    """Settings that the formats leave open.
 
     Attributes:
-        first_frame: number that the file gives to the first frame; None where the format says it.
+        first_frame: number of the first frame in the file; None where the format fixes it.
         by_name: frame numbers are those in the names of the images.
-        stride: the tracker processed one of so many frames and numbered only those.
+        stride: the tracker processed, and numbered, one of this many frames.
         first_pixel: number of the leftmost column and topmost row, 0 or 1.
         picture: (width, height) that the pixels of the file belong to; None for the video's own.
         frame_column: name of the column with the frame number (supervision).
-        stream: which of several videos or streams the file or folder holds is meant.
+        stream: name of the video or stream, if the file or folder has several.
     """
 
     first_frame: int | None = None

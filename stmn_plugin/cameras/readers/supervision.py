@@ -28,7 +28,7 @@ def read_supervision(path: Path, recording: Recording, options: TrackOptions) ->
     """
     if not options.frame_column:
         raise InputError(
-            f'{path}: --frame-column NAME must say which column has the frame number; '
+            f'{path}: --frame-column must name the column with the frame number; '
             "supervision's sinks write none by themselves"
         )
     columns = (options.frame_column, *NEEDED)
@@ -62,11 +62,11 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
 def _json_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     content = json_of(path)
     if not isinstance(content, list):
-        raise InputError(f'{path}: is no list of boxes, as JSONSink writes it')
+        raise InputError(f'{path}: is not a list of boxes, as JSONSink writes it')
     for number, cells in enumerate(content, 1):
         where = f'{path}: box {number}'
         if not isinstance(cells, dict):
-            raise InputError(f'{where} is no object')
+            raise InputError(f'{where} is not an object')
         missing = [name for name in columns if name not in cells]
         if missing:
             raise InputError(f'{where} has no {", ".join(missing)}; it has {", ".join(cells)}')

@@ -61,7 +61,7 @@ def label_files(
     """Return the files of a video, and their frame numbers.
 
     Raises:
-        InputError: there is none; names the videos that there are files of.
+        InputError: there is none; names the videos of the files.
     """
     found = text_files(folder, '<video>_<frame>.txt, one a frame')
     if recording.images:
@@ -75,9 +75,7 @@ def label_files(
         others = Counter(f'{match[1]}_<frame>.txt' for _, match in named if match)
     if not own:
         names = ', '.join(name for name, _ in others.most_common(3)) or found[0].name
-        raise InputError(
-            f'{folder}: no file is called as a frame of {recording.name}; there are {names}'
-        )
+        raise InputError(f'{folder}: has no file of a frame of {recording.name}; it has {names}')
     return own
 
 
@@ -92,7 +90,7 @@ def has_confidence(folder: Path, lines: list[tuple[str, int, list[str]]]) -> boo
     if odd:
         raise InputError(
             f'{first[odd[0]]}: {odd[0]} columns, expected class xc yc w h [confidence] [id]; '
-            'segments, poses and oriented boxes are no boxes'
+            'segments, poses and oriented boxes are not supported'
         )
     if 7 in first and 5 in first:
         raise InputError(
