@@ -1,10 +1,10 @@
-"""Frames per second of tools/make_tracklets.py: decoded alone, and with the crops of its persons.
+"""Measure the frames per second of tools/make_tracklets.py, decoding alone and with crops.
 
     python benchmarks/decoding.py [--codecs libx264 libx265 libsvtav1] [--frames 480]
 
 A video of moving noise is encoded by each codec that this PyAV has; ten boxes of 40 % of its height
-walk through each frame. Decoding and cropping take turns; medians are printed, by wall clock and by
-CPU time.
+walk through each frame. Decoding and cropping take turns; medians of wall-clock and CPU time are
+printed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FPS, PEOPLE = 25, 10
 
 
 def write_video(path, codec, size, frames):
-    """A texture that drifts by a pixel a frame, with the noise of a sensor."""
+    """Draw a texture that drifts by a pixel per frame, with sensor noise."""
     width, height = size
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)

@@ -1,9 +1,9 @@
-"""Frames per second of exported files against eager and our folded path, in one run.
+"""Measure the frames per second of exported files, of eager and of our folded path, in one run.
 
     python benchmarks/export.py [--backbones resnet18 resnet50]
 
 STMN with random weights encodes the same frames of 256x128 by every engine, which take turns;
-medians are printed. int8 is calibrated with random frames: its speed counts here, not its features.
+medians are printed. int8 is calibrated with random frames: only its speed is meaningful.
 """
 
 import argparse

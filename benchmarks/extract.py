@@ -1,11 +1,11 @@
-"""Frames per second of testing, and its peak memory against the length of the longest tracklet.
+"""Measure frames per second of testing, and peak memory by the length of the longest tracklet.
 
     python benchmarks/extract.py             the reference path, each switch, all together
     python benchmarks/extract.py --memory    all-frames testing of up to 9,324 frames
 
-The reference path is float32, contiguous, with batch norms, the spatial memory written down
-straightforwardly and q^t pooled last. Candidates take turns on the same frames of 256x128; medians
-are printed. With --memory each row is a process of its own that tests one tracklet of F frames and
+The reference path is float32, contiguous, with batch norms, the straightforward spatial memory
+and q^t pooled last. Candidates take turns on the same frames of 256x128; medians
+are printed. With --memory each row is a separate process that tests one tracklet of F frames and
 many of two, as in DukeMTMC-VideoReID: peak memory should not grow with F. The last rows grow the
 batch instead.
 """
@@ -63,7 +63,7 @@ VARIANTS = {
 
 
 def pool_last(query, block, maps):
-    """GAP(q^t) as one writes it down."""
+    """Compute GAP(q^t) straightforwardly."""
     return encoder.global_average(encoder.query_block(query, block, maps))
 
 
@@ -134,7 +134,7 @@ def measure(args):
 
 
 def extract(num_frames, batch_size, folder):
-    """In a process of its own: make frames (one file, many names would do), extract, measure."""
+    """Make frames, extract features and measure, in a separate process."""
     import numpy as np
     from PIL import Image
 
@@ -179,8 +179,12 @@ def main():
     on_gpu = torch.cuda.is_available()
     parser = measuring.parser_of(__doc__, 20 if on_gpu else 7)
     parser.add_argument('--frames', type=int, default=192 if on_gpu else 24)
-    parser.add_argument('--only', nargs='*', default=[], help='candidates whose name contains one')
-    parser.add_argument('--without', nargs='*', default=[], help='none whose name contains one')
+    parser.add_argument(
+        '--only', nargs='*', default=[], help='candidates to run, by a part of the name'
+    )
+    parser.add_argument(
+        '--without', nargs='*', default=[], help='candidates to leave out, by a part of the name'
+    )
     parser.add_argument('--memory', action='store_true')
     parser.add_argument('--child', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()

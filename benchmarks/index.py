@@ -1,4 +1,4 @@
-"""Seconds of an index of tracklets: adding, opening, searching with and without a filter.
+"""Measure an index of tracklets: adding, opening, searching with and without a filter.
 
     python benchmarks/index.py                            100,000 tracklets in an SQLite file
     python benchmarks/index.py --count 1000000 --folder /data    a million: 9 GB of files
@@ -6,9 +6,9 @@
 
 Features of 2,048 numbers are drawn. The filter is one camera of ten and half of the time, so 5 % of
 the tracklets; the wide filter is nine cameras of ten. faiss, if it is installed, searches the same
-vectors in its flat float16 index, held in memory. Steps take turns; medians are printed, with the
-range. Peak memory is the resident set of the process while the index is searched, before faiss
-comes. The page cache is warm.
+vectors in its flat float16 index, held in memory. Steps take turns; medians and ranges are
+printed. Peak memory is the resident set of the process while the index is searched, before faiss
+is loaded. The page cache is warm.
 """
 
 import argparse
@@ -34,7 +34,7 @@ KEY = ModelKey('0' * 64, 'stmn', 256, 128, 8, DIM)
 
 
 def rows_from(first):
-    """AT_ONCE tracklets, one a second."""
+    """Return AT_ONCE tracklets, one per second."""
     return [
         IndexedTracklet(
             0,
@@ -57,7 +57,7 @@ def features_from(first, count=AT_ONCE):
 
 
 def fill(index, count):
-    """Seconds that the index took to add the tracklets; drawing them is not counted."""
+    """Add the tracklets and return the seconds, without those of drawing them."""
     seconds = 0.0
     for first in range(0, count, AT_ONCE):
         rows, features = rows_from(first), features_from(first)
@@ -68,7 +68,7 @@ def fill(index, count):
 
 
 def flat(count):
-    """faiss with the vectors as the index keeps them."""
+    """Return a faiss index with the vectors as the index stores them."""
     index = faiss.IndexScalarQuantizer(
         DIM, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
@@ -104,7 +104,7 @@ def main():
         print(f'opened in {time.perf_counter() - begin:.3f} s')
         begin = time.perf_counter()
         index.search(one, TOP, Where(numbers=[1]))
-        print(f'the first search brings the matrix up in {time.perf_counter() - begin:.1f} s')
+        print(f'the first search writes the matrix in {time.perf_counter() - begin:.1f} s')
         begin = time.perf_counter()
         with TrackletIndex.open(url) as again:
             again.search(one, TOP)
@@ -122,7 +122,7 @@ def main():
         if faiss is not None and not args.no_faiss:
             other = flat(args.count)
             unit = torch.nn.functional.normalize
-            chosen = np.array([int(row.track) for row in index.rows(narrow)])  # its place
+            chosen = np.array([int(row.track) for row in index.rows(narrow)])  # its number
             filtered = faiss.SearchParameters(sel=faiss.IDSelectorBatch(chosen))
             theirs = {
                 '1 query, faiss': lambda: other.search(unit(one).numpy(), TOP),

@@ -1,4 +1,4 @@
-"""What benchmarks share: candidates that take turns, the rates of the machine, the slow path."""
+"""Shared parts of benchmarks: candidates that take turns, rates of the machine, the slow path."""
 
 import argparse
 import contextlib
@@ -27,27 +27,29 @@ PARTS = (  # of the 15.83 GFLOP of a frame, forward, with ResNet-50 at 256x128
 
 
 def parser_of(doc, repeats):
-    """A parser with what every benchmark takes."""
+    """Return a parser with the flags of every benchmark."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--repeats', type=int, default=repeats)
-    parser.add_argument('--seconds', type=float, default=1e9, help='begin no round after so many')
-    parser.add_argument('--json', metavar='FILE', help='append the rows, a line each')
-    parser.add_argument('--profile', action='store_true', help='where the time of a step goes')
+    parser.add_argument('--seconds', type=float, default=1e9, help='start no round after this many')
+    parser.add_argument('--json', metavar='FILE', help='append the rows, one JSON line each')
     parser.add_argument(
-        '--small', action='store_true', help='ResNet-18 on 64x32, to try the command out'
+        '--profile', action='store_true', help='print the time of a step by kind of work'
+    )
+    parser.add_argument(
+        '--small', action='store_true', help='ResNet-18 on 64x32, to try the command'
     )
     return parser
 
 
 def network_of(args):
-    """Backbone, height and width."""
+    """Return backbone, height and width."""
     return ('resnet18', 64, 32) if args.small else ('resnet50', 256, 128)
 
 
 def chosen(variants, args, reference):
-    """The variants that ``--only`` and ``--without`` leave, the reference always."""
+    """Return the variants that ``--only`` and ``--without`` leave, always with the reference."""
     return {
         name: variant
         for name, variant in variants.items()
@@ -58,7 +60,7 @@ def chosen(variants, args, reference):
 
 
 def gflop_per_frame(backbone='resnet50', height=256, width=128):
-    """Of a forward of STMN in training, a multiply-add being two."""
+    """Return the FLOPs of a forward of STMN in training; a multiply-add counts as two."""
     with torch.device('meta'):
         model = STMN(2, 2, STMN.Config(backbone=backbone), pretrained=False).train()
         clips = torch.zeros(2, 2, 3, height, width)
@@ -68,13 +70,13 @@ def gflop_per_frame(backbone='resnet50', height=256, width=128):
 
 
 def show(rows, formats, args, **facts):
-    """Print rows as a table, and append them as they are to ``args.json``.
+    """Print rows as a table, and append them unformatted to ``args.json``.
 
     Args:
         rows (list): dictionaries.
-        formats (dict): column → how it is written, as in ``format``.
+        formats (dict): column → format of its values, as in ``format``.
         args: of :func:`parser_of`.
-        **facts: of all rows, for the file.
+        **facts: facts of all rows, for the file.
     """
     texts = [{k: format(v, formats.get(k, '')) for k, v in row.items()} for row in rows]
     print(tabulate(texts, headers='keys', disable_numparse=True))
@@ -84,7 +86,7 @@ def show(rows, formats, args, **facts):
 
 
 def reset_peak(device='cpu'):
-    """Start :func:`peak_gib` anew."""
+    """Reset :func:`peak_gib`."""
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
@@ -92,7 +94,7 @@ def reset_peak(device='cpu'):
 
 
 def peak_gib(device='cpu'):
-    """Most memory since :func:`reset_peak`: of the GPU, or the resident set of the process."""
+    """Return the peak memory since :func:`reset_peak`: GPU, or resident set of the process."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**30
     with open('/proc/self/status', encoding='ascii') as file:
@@ -113,13 +115,13 @@ def seconds_of(function):
 
 
 def in_turns(candidates, repeats, warm_up=1, limit=1e9):
-    """Seconds of every candidate, each run once per round, so that a busy machine slows all alike.
+    """Time every candidate once per round, so that a busy machine slows all equally.
 
     Args:
         candidates (dict): name → callable.
         repeats (int): rounds that count.
         warm_up (int): rounds before them that do not.
-        limit (float): no round that counts begins so many seconds after the first, but one.
+        limit (float): after this many seconds no further round starts; one always counts.
 
     Returns:
         dict: name → list of seconds.
@@ -137,7 +139,7 @@ def in_turns(candidates, repeats, warm_up=1, limit=1e9):
 
 
 def speed_ups(seconds, reference):
-    """Name → median over the rounds of seconds of the reference / seconds, and its range."""
+    """Return name → median over rounds of the speed relative to the reference, and its range."""
     ratios = {
         name: [r / s for r, s in zip(seconds[reference], own, strict=True)]
         for name, own in seconds.items()
@@ -146,9 +148,9 @@ def speed_ups(seconds, reference):
 
 
 def matrix_rate(dtype=torch.float32, device='cpu', size=None):
-    """FLOP per second of a large square matrix product, the best of ten.
+    """Measure the FLOP per second of a large square matrix product, the best of ten.
 
-    On a CPU also as a 1x1 convolution, which may be served by a faster library.
+    On a CPU also as a 1x1 convolution, for which torch may call a faster library.
     """
     size = size or (8192 if device == 'cuda' else 2048)
     a, b = torch.randn(2, size, size, device=device).to(dtype)
@@ -161,13 +163,13 @@ def matrix_rate(dtype=torch.float32, device='cpu', size=None):
 
 
 def read_rate(device='cpu'):
-    """Bytes per second of a large sum; the best of five."""
+    """Measure the bytes per second of a large sum, the best of five."""
     vector = torch.ones(1 << 27, device=device)  # half a GiB
     return 4 * len(vector) / min(seconds_of(vector.sum) for _ in range(5))
 
 
 def machine_line(device, size=None):
-    """The machine and its two rates, for the head of a table; ``size`` of the products."""
+    """Describe the machine and its two rates, for the head of a table; ``size`` of the products."""
     name = (
         torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} threads'
     )
@@ -179,9 +181,9 @@ def machine_line(device, size=None):
 
 
 class StraightforwardSpatialMemory(SpatialMemory):
-    """Eq. 1-3 as one writes them down: every position's read-out, normalised, subtracted, pooled.
+    """Eq. 1-3 straightforwardly: every position's read-out, normalised, subtracted, pooled.
 
-    A model gets it by ``model.spatial_memory.__class__ = StraightforwardSpatialMemory``.
+    Set it by ``model.spatial_memory.__class__ = StraightforwardSpatialMemory``.
     """
 
     def forward(self, frame_features, spatial_queries):
@@ -196,7 +198,7 @@ class StraightforwardSpatialMemory(SpatialMemory):
 
 
 def make_data(root, num_ids, num_frames):
-    """Own tracklets of JPEGs like those of MARS under ``root``: two per person and camera."""
+    """Write own tracklets of JPEGs like those of MARS under ``root``: two per person and camera."""
     os.makedirs(os.path.join(root, 'jpegs'))
     drawn = make_tracklets(os.path.join(root, 'jpegs'), 2 * num_ids + 2, num_frames)
     places = [f'train/{i // 2}/{i % 2}/t' for i in range(2 * num_ids)] + [
@@ -211,7 +213,7 @@ def make_data(root, num_ids, num_frames):
 
 
 def make_engine(root, *words, network=('resnet50', 256, 128)):
-    """The engine of configs/stmn_mars.yaml on :func:`make_data`, at its first batch."""
+    """Build the engine of configs/stmn_mars.yaml on :func:`make_data`, before its first batch."""
     file = os.path.join(os.path.dirname(__file__), '..', 'configs', 'stmn_mars.yaml')
     words = ['model.pretrained', 'False', *map(str, words), 'stmn.backbone', network[0]]
     words += ['data.height', str(network[1]), 'data.width', str(network[2])]
@@ -222,6 +224,6 @@ def make_engine(root, *words, network=('resnet50', 256, 128)):
 
 
 def endless(loader):
-    """Batches without end."""
+    """Yield batches without end."""
     while True:
         yield from loader

@@ -1,8 +1,7 @@
 """Run tests, benchmarks and the study's four rows within a time limit; started by on_gpu.sh.
 
-Every part is a process of its own with a budget. What it has found is appended to a file of JSON
-lines and the summary is written again after each, so that an end at any moment leaves what was
-measured before.
+Every part is a separate process with a budget. Its results are appended to a file of JSON lines,
+and the summary is rewritten after each part, so that an interruption keeps earlier measurements.
 """
 
 import importlib.util
@@ -64,7 +63,7 @@ class Results:
 
 
 def summary_of(rows, device, dry=DRY):
-    """A table a kind of row, in Markdown; of a dry run only what ran and how it ended."""
+    """Format a Markdown table per kind of row; for a dry run only commands and their ends."""
     head = WARNING if dry else GOALS
     lines = [f'# {"Dry run of" if dry else "Measured by"} benchmarks/on_gpu.sh', '', head, '']
     lines += [f'Machine: {device}', '']
@@ -87,7 +86,7 @@ def cell(value):
 
 
 def call(results, words, seconds, on_line=None, stop=signal.SIGTERM):
-    """Run a Python process for so long at most → 'ended', 'exit code N' or 'stopped after N s'."""
+    """Run a Python process with a time limit; return its end, such as 'exit code 1'."""
     environment = dict(os.environ)
     if DRY:
         environment['CUDA_VISIBLE_DEVICES'] = ''
@@ -118,7 +117,7 @@ def call(results, words, seconds, on_line=None, stop=signal.SIGTERM):
 
 
 def end_group(process, stop):
-    """End a process and the workers it has started."""
+    """Kill a process and its workers."""
     for signum in (stop, signal.SIGKILL):
         try:
             os.killpg(process.pid, signum)
@@ -175,7 +174,7 @@ def run_benchmarks(results, seconds):
 
 
 def small(words):
-    """Sizes of a dry run."""
+    """Return the sizes of a dry run."""
     more = ['--small', '--repeats', '1']
     if words[0] == 'train_step.py':
         more += ['--clips', '4', '--workers', '0']
@@ -187,7 +186,7 @@ def small(words):
 
 
 def draw(root, log):
-    """Start to draw the study's persons, as many as these cores have time for."""
+    """Start drawing the study's persons, as many as these cores have time for."""
     count = min(100, 6 * (os.cpu_count() or 1))
     words = ['--preset', 'tiny'] if DRY else ['--preset', 'study', '--train-ids', 2 * count]
     words += [] if DRY else ['--test-ids', count]
@@ -201,14 +200,14 @@ def draw(root, log):
 
 
 def run_study(results, seconds, root, drawing):
-    """The rows of Table 1 on drawn persons: equal epochs, as many as the time allows."""
+    """Train the rows of Table 1 on drawn persons: equal epochs, as many as the time allows."""
     until = time.monotonic() + seconds
     try:
         code = drawing.wait(seconds / 2)
     except subprocess.TimeoutExpired:
         code = 'not in time'
     if code != 0:
-        results.add('study', row='all', state=f'the persons are not drawn: {code}')
+        results.add('study', row='all', state=f'drawing the persons failed: {code}')
         return
     (folder,) = Path(root, 'synthetic').glob('*/mars')
     common = ['--root', folder.parent, 'model.pretrained', 'False', 'test.eval_freq', '-1']
@@ -258,7 +257,7 @@ def lines_of(path):
 
 
 def scores_of(path):
-    """Rank-1 and mAP of the last evaluation, in per cent."""
+    """Return Rank-1 and mAP of the last evaluation, in percent."""
     if not path.exists():
         return {}
     last = json.loads(path.read_text())['evaluations'][-1]
@@ -266,7 +265,7 @@ def scores_of(path):
 
 
 def check():
-    """Name of the device; a line that says what is missing and exit code 2."""
+    """Return the name of the device; end with a line and exit code 2 if something is missing."""
     missing = [name for name in NEEDED.split() if importlib.util.find_spec(name) is None]
     if missing:
         fail(f'{sys.executable} lacks {", ".join(missing)} (WHEELS=FOLDER installs wheels)')

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: kernels of a GPU, or operators of a CPU, by kind."""
+"""Divide the time of a step by kinds of kernels of a GPU or operators of a CPU."""
 
 import re
 import statistics
@@ -8,7 +8,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 PRODUCTS, IDLE = 'convolutions and products', 'idle'
-KINDS = (  # the first whose words are in the name of a kernel or operator
+KINDS = (  # the first kind with a word in the name of a kernel or operator
     ('between processes', r'nccl'),
     ('batch norm', r'batch_?norm|bn_[fb]w|bn_(fwd|bwd)|bnfw|bnbw'),
     ('optimizer and norms', r'multi_tensor|_?fused_(adam|sgd)|foreach|amp_'),
@@ -25,13 +25,13 @@ KINDS = (  # the first whose words are in the name of a kernel or operator
 
 
 def kind_of(name):
-    """Of a kernel or operator by its name."""
+    """Return the kind of a kernel or operator by its name."""
     found = (kind for kind, words in KINDS if re.search(words, name, re.IGNORECASE))
     return next(found, 'other')
 
 
 def union_length(intervals):
-    """Length of what intervals (start, end) cover together."""
+    """Return the length of the union of intervals (start, end)."""
     total, reached = 0.0, float('-inf')
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))
@@ -40,7 +40,7 @@ def union_length(intervals):
 
 
 def by_kind(named, steps):
-    """Kind → ms a step, the largest first; ``named`` are pairs of a name and its microseconds."""
+    """Return kind → ms per step, largest first; ``named`` are pairs of name and microseconds."""
     total = {}
     for name, microseconds in named:
         kind = kind_of(name)
@@ -49,19 +49,19 @@ def by_kind(named, steps):
 
 
 def profile_rows(run, device, floor, steps=3):
-    """Kinds of work in ``run()``, and how long the device did nothing.
+    """Profile ``run()`` by kind of work, with the idle time of the device.
 
-    The idle time is that of steps without the profiler, which slows the launching of kernels down:
-    their median less the time in which kernels ran.
+    The idle time is that of steps without the profiler, which slows the launch of kernels: their
+    median less the time in which kernels ran.
 
     Args:
         run: a step.
         device: 'cuda' or 'cpu'.
-        floor: seconds that the products of a step take at the rate of a large one.
-        steps: profiled, after as many to warm up.
+        floor: seconds of the products of a step at the rate of a large one.
+        steps: number of profiled steps, after as many to warm up.
 
     Returns:
-        list: dictionaries; 'lost' is what each takes beyond the floor of the products.
+        list: dictionaries; 'lost' is the time beyond the floor of the products.
     """
     for _ in range(steps):
         run()

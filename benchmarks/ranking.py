@@ -1,7 +1,7 @@
-"""Seconds and peak memory of ranking, re-ranking and search, with the floor of each.
+"""Measure time and peak memory of ranking, re-ranking and search, with the floor of each.
 
     python benchmarks/ranking.py                  MARS size, torchreid's Python ranking and ours
-    python benchmarks/ranking.py --host-rerank    and torchreid's re-ranking, half a minute a time
+    python benchmarks/ranking.py --host-rerank    and torchreid's re-ranking, half a minute per run
     python benchmarks/ranking.py --million        1,000 queries, a gallery of 1,000,000 in float16
     python benchmarks/ranking.py --million --mapped    the same in float32, in a file of 8.2 GB
 
@@ -9,7 +9,7 @@ Features are drawn: a centre for every identity, and noise. The floor is the tim
 for the multiply-adds at the rate of a large matrix product, or for reading the bytes once at the
 rate of a large sum, whichever is longer; both rates are measured first. Peak memory is the resident
 set of the whole process during a step (Linux), inputs included. Steps take turns, so that a busy
-machine slows all of them alike; medians are printed.
+machine slows all of them equally; medians are printed.
 """
 
 import argparse
@@ -43,11 +43,11 @@ class Step(NamedTuple):
     run: object  # callable without arguments
     multiply_adds: int = 0
     read: int = 0  # bytes
-    host: str = ''  # the step of torchreid that does the same
+    host: str = ''  # name of the equivalent step of torchreid
 
 
 def measure(steps, repeats):
-    """Runs every step ``repeats`` times, in turns, and prints the table."""
+    """Run every step ``repeats`` times, in turns, and print the table."""
     multiply_rate, read_rate = measuring.matrix_rate() / 2, measuring.read_rate()
     seconds, peaks = {step.name: [] for step in steps}, {}
     for _ in range(repeats):
@@ -78,7 +78,7 @@ def measure(steps, repeats):
 
 
 def draw_labels(num_query, num_gallery, num_distractors=0):
-    """Pids and camids as ``evaluate_ranking`` takes them; the distractors come last."""
+    """Return pids and camids for ``evaluate_ranking``; the distractors come last."""
     rng = np.random.default_rng(0)
     query_pids, gallery_pids = (rng.integers(1, NUM_PIDS + 1, n) for n in (num_query, num_gallery))
     gallery_pids[num_gallery - num_distractors :] = DISTRACTOR_PID
@@ -87,7 +87,7 @@ def draw_labels(num_query, num_gallery, num_distractors=0):
 
 
 def draw_features(pids, draw, out=None):
-    """Features (len(pids), D) of a NumPy type, a block at a time; distractors have no centre."""
+    """Yield blocks of features (len(pids), D) of a NumPy type; distractors have no centre."""
     centres = torch.randn(NUM_PIDS + 1, DIM, generator=torch.Generator().manual_seed(0))
     centres[DISTRACTOR_PID] = 0
     out = np.empty((len(pids), DIM), dtype=np.float32) if out is None else out
@@ -103,7 +103,7 @@ def draw_features(pids, draw, out=None):
 
 
 def mars_steps(metric, with_host_rerank):
-    """Our steps and torchreid's on drawn features of the size of MARS."""
+    """Compare our steps with torchreid's on random features of the size of MARS."""
     import torchreid  # after stmn_plugin, which silences the advice to compile its ranking
 
     case = draw_labels(NUM_QUERY, NUM_GALLERY)
@@ -195,7 +195,7 @@ def mars_steps(metric, with_host_rerank):
 
 
 def million_step(metric, mapped, distractors, folder):
-    """One ranking of a million: a gallery in float16 in memory, or in float32 in a file."""
+    """Rank a million tracklets: float16 in memory, or float32 in a file."""
     case = draw_labels(MILLION_QUERIES, MILLION, distractors)
     shape, path = (MILLION, DIM), os.path.join(folder, 'gallery')
     draw = torch.Generator().manual_seed(1)

@@ -1,16 +1,16 @@
-"""Frames per second of one reading process: the host's path and ours, on the same JPEG files.
+"""Measure frames per second of a reading process: the host's path and ours, on the same files.
 
     python benchmarks/reading.py
 
 The host decodes, converts and normalises frame by frame in the worker and sends floats. Ours
 decodes in the worker and sends bytes, a quarter of the size; whole batches are normalised in the
-main process. Both give the same clips, which is checked first.
+main process. A first check confirms that both give the same clips.
 
 Then the training transforms, by one worker: applied there to each clip, or drawn there and applied
-in the main process to whole batches (on the GPU when there is one). "Delivered" is what the loader
-alone gives, "finished" is augmented and normalised. Both give the same clips, which is checked too.
+in the main process to whole batches (on the GPU when there is one). "Delivered" is the output
+of the loader, "finished" is augmented and normalised. Both give the same clips, also checked.
 
-The candidates take turns, so that a busy machine slows all of them alike; medians are printed.
+The candidates take turns, so that a busy machine slows all of them equally; medians are printed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ EVERYTHING = ['random_flip', 'random_crop', 'color_jitter', 'random_erase']
 
 
 def make_tracklets(folder, num_tracklets, num_frames, seed=0):
-    """JPEG files of the size and quality of MARS (q90, about 9 kB): the host's 4-tuples."""
+    """Write JPEG files of the size and quality of MARS (q90, about 9 kB); return 4-tuples."""
     rng = np.random.default_rng(seed)
     tracklets = []
     for i in range(num_tracklets):
@@ -60,7 +60,7 @@ def make_tracklets(folder, num_tracklets, num_frames, seed=0):
 
 
 def host_dataset(tracklets, seq_len, size=SIZE):
-    """torchreid's own VideoDataset with its own test transform."""
+    """Return torchreid's VideoDataset with its test transform."""
     import torchreid  # after stmn_plugin, which silences the advice to compile its ranking
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -77,7 +77,7 @@ def host_dataset(tracklets, seq_len, size=SIZE):
 
 
 class AugmentedInWorker(ClipDataset):
-    """Clips that are augmented where they are read, and still travel as bytes."""
+    """Clips that are augmented in the worker and sent as bytes."""
 
     def __getitem__(self, key):
         item = super().__getitem__(key)
@@ -92,7 +92,7 @@ def our_dataset(tracklets, seq_len, names=(), as_uint8=True, kind=ClipDataset):
 
 
 def finish(dataset, batch):
-    """Augment what is left to augment, and normalise, on the GPU when there is one."""
+    """Apply the remaining augmentation and normalise, on the GPU if there is one."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     clips = batch['img'].to(device, non_blocking=True)
     if 'augmentation' in batch:
@@ -101,11 +101,11 @@ def finish(dataset, batch):
 
 
 def deliver(dataset, batch):
-    """Nothing more is done to it."""
+    """Return the batch unchanged."""
 
 
 def run(dataset, after, augmented, workers, batch_size):
-    """Seconds of one epoch; with a worker, from the first request to the last batch."""
+    """Time one epoch; with a worker, from the first request to the last batch."""
     loader = make_loader(dataset, augmented, workers, batch_size)
     begin = time.perf_counter()
     for batch in loader:
@@ -124,7 +124,7 @@ def make_loader(dataset, augmented, workers, batch_size):
 
 
 def compare(title, candidates, args, workers, augmented=False):
-    """A table: frames per second of each candidate, and the ratio to the first of them."""
+    """Print the frames per second of each candidate and the ratio to the first of them."""
     seconds = {name: [] for name in candidates}
     for repeat in range(args.repeats + 1):
         for name, (dataset, after) in candidates.items():

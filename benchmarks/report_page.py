@@ -1,12 +1,12 @@
-"""Seconds until the page of a run with as many queries as MARS shows its first query.
+"""Time the page of a run with as many queries as MARS until it shows its first query.
 
     python benchmarks/report_page.py
 
 Draws 1,980 queries with 10 found tracklets each, out of 9,330 with the pictures in a folder, and
 out of as many as fit into the page by default, and opens both pages in headless Chromium (Debian
 packages chromium, chromium-driver; pip: selenium). "queries" is the time from the start of loading
-until the list stands and the film strip of the first query is decoded, "next" that from a pressed
-key until the next query's is. Medians; nothing is warmed up but the disk.
+until the list is shown and the film strip of the first query is decoded, "next" that from a key
+press until the strip of the next query is decoded. Medians; only the disk is warm.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from stmn_plugin.looking.report import Browser, Overview, write_report
 from stmn_plugin.looking.report.film_strips import StripSize, film_strip
-from stmn_plugin.looking.report.page import EMBED_LIMIT
+from stmn_plugin.looking.report.html_file import EMBED_LIMIT
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tests'))
 from chromium import chromium, show  # noqa: E402
@@ -44,7 +44,7 @@ document.querySelector('#detail img').decode().then(() => done(performance.now()
 
 
 def draw_strips(folder, rng):
-    """Pictures of noise as smooth as photographs."""
+    """Draw pictures of noise as smooth as photographs."""
     strips = []
     for _ in range(DIFFERENT):
         paths = []
@@ -58,7 +58,7 @@ def draw_strips(folder, rng):
 
 
 def draw_browser(rng, num_gallery):
-    """What ``report.collect`` gives for a run on MARS, at random."""
+    """Return random data as ``report.collect`` gives for a run on MARS."""
     total = NUM_QUERY + num_gallery
     attention = rng.dirichlet(np.full(SEQ_LEN, 20), total).round(4)
     lengths = rng.integers(SEQ_LEN, 300, total)
@@ -113,7 +113,7 @@ def draw_browser(rng, num_gallery):
 
 
 def measure(path, repeats):
-    """Medians of milliseconds in a fresh Chromium each."""
+    """Return medians in milliseconds, each sample in a fresh Chromium."""
     loaded, queries, following = [], [], []
     for _ in range(repeats):
         with chromium() as driver:
@@ -131,7 +131,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--output', help='a folder to keep the pages in')
+    parser.add_argument('--output', help='folder for the pages')
     args = parser.parse_args()
     rng, rows = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,12 +1,12 @@
-"""Cost of STMN, its baseline and the systems of Table 2, each against STMN's.
+"""Measure the cost of STMN, its baseline and the systems of Table 2, relative to STMN.
 
     python benchmarks/systems.py                               ResNet-50, frames of 256x128
     python benchmarks/systems.py stmn.backbone resnet18 data.height 64 data.width 32 mgh.graphs 2
 
 A step is forward, losses, backward and Adam on random clips of two persons. The feature is that of
-clips in eval mode, a tracklet by RRS each. Rows take turns, so that a busy machine slows all alike;
-medians over the rounds, and the ratio to STMN's in the same round with its range. Parameters of
-classifiers are not counted. Weights are random and nothing is read from a disk.
+clips in eval mode, a tracklet by RRS each. Rows take turns, so that a busy machine slows all
+equally; printed are medians over the rounds, and the ratio to STMN in the same round with its
+range. Parameters of classifiers are not counted. Weights are random; no data are read.
 """
 
 import argparse
@@ -32,7 +32,7 @@ REFERENCE = 'STMN'
 
 
 class Row:
-    """A network of Table 2 with what it is trained with."""
+    """A network of Table 2 with its losses and optimizer."""
 
     def __init__(self, variant, config_file, words, clips, device):
         cfg = load_config(config_file, [*words, *as_words(variant.changes)])

@@ -1,9 +1,9 @@
-"""Seconds of a training step: the reference path, each switch on its own, all together.
+"""Time a training step: the reference path, each switch alone, all together.
 
     python benchmarks/train_step.py             4 clips of 6 frames on a CPU, 32 on a GPU
     python benchmarks/train_step.py --memory    memory and time of checkpointed steps
 
-The reference path is float32, contiguous, with the spatial memory written down straightforwardly,
+The reference path is float32, contiguous, with the straightforward spatial memory,
 torch's unfused Adam, and torchreid's reader and transforms in the workers. A step is the wait for
 the next batch, its way to the device, forward, losses, backward and optimizer. Candidates take
 turns on the same frames; medians are printed. The floor is three times the FLOPs of a forward at
@@ -37,7 +37,7 @@ SEQ_LEN = 6
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from our default path; the first is the reference."""
+    """Differences from our default path; the first is the reference."""
 
     straightforward: bool = False
     host_loader: bool = False
@@ -74,10 +74,10 @@ VARIANTS = {
 
 
 class Steps:
-    """Runs steps of any variant on shared loaders; variants share weights where they can."""
+    """Run steps of any variant on shared loaders; variants share weights where they can."""
 
     def __init__(self, root, clips, workers, separate=None, network=('resnet50', 256, 128)):
-        """``separate``: the only variant of this process, which sets all up as a run does."""
+        """``separate``: the only variant of this process, set up as in a run."""
         self.root, self.clips, self.workers, self.separate = root, clips, workers, bool(separate)
         self.network = network
         self.engines = {}
@@ -97,7 +97,7 @@ class Steps:
         self.batches = {False: measuring.endless(ours), True: measuring.endless(host)}
 
     def engine(self, variant):
-        # what is compiled for one precision is not for another
+        # a network compiled for one precision is not used for another
         key = (variant.channels_last, variant.fused, variant.compile, variant.compile * variant.amp)
         if key not in self.engines:
             names = ('train.channels_last', 'train.fused', 'train.compile')
@@ -130,7 +130,7 @@ class Steps:
 
 
 def of_this_machine(name, device):
-    """TF32 and fp16 are for GPUs."""
+    """Return whether a variant runs here: TF32 and fp16 need a GPU."""
     return device == 'cuda' or not ('tf32' in name or 'fp16' in name)
 
 
@@ -187,7 +187,7 @@ def measure(args, root):
 
 
 def peak(args, root, name):
-    """In a process of its own: peak memory of a few steps."""
+    """Measure the peak memory of a few steps in a separate process."""
     steps = Steps(root, args.clips, args.workers, separate=VARIANTS[name])
     before = measuring.peak_gib(steps.device)
     measuring.reset_peak(steps.device)
@@ -198,7 +198,7 @@ def peak(args, root, name):
 
 
 def memory_rows(args, root, rounds=2):
-    """Peak memory and seconds of plain and of checkpointed steps; processes take turns."""
+    """Measure memory and time of plain and checkpointed steps; processes take turns."""
     names = (REFERENCE, 'ours, default', 'ours, checkpoint_activations')
     found = {name: [] for name in names}
     for _ in range(rounds):
@@ -226,8 +226,12 @@ def main():
     parser = measuring.parser_of(__doc__, 20 if on_gpu else 5)
     parser.add_argument('--clips', type=int, default=32 if on_gpu else 4)
     parser.add_argument('--workers', type=int, default=16 if on_gpu else 1)
-    parser.add_argument('--only', nargs='*', default=[], help='candidates whose name contains one')
-    parser.add_argument('--without', nargs='*', default=[], help='none whose name contains one')
+    parser.add_argument(
+        '--only', nargs='*', default=[], help='candidates to run, by a part of the name'
+    )
+    parser.add_argument(
+        '--without', nargs='*', default=[], help='candidates to leave out, by a part of the name'
+    )
     parser.add_argument('--memory', action='store_true')
     parser.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -19,6 +20,12 @@ def modules(repository, monkeypatch):
     import profiling
 
     return on_gpu, profiling, measuring
+
+
+def test_every_benchmark_is_importable(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / 'benchmarks'))
+    for path in sorted((repository / 'benchmarks').glob('*.py')):
+        assert runpy.run_path(str(path), run_name=path.stem)['__doc__']
 
 
 def test_a_dry_summary_shows_no_number(modules):

@@ -324,7 +324,7 @@ def dying(*_):
 
 def test_a_worker_that_dies_or_cannot_be_started_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, '_draw', dying)
-    with pytest.raises(InputError, match='data: a process that draws died: .* are missing'):
+    with pytest.raises(InputError, match='data: a drawing process died: .* jobs are missing'):
         generate(tmp_path / 'data', TINY, workers=2)
 
     def refuse(_):

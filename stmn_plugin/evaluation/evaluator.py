@@ -36,7 +36,7 @@ class Searched(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates a model on targets.
+    """Evaluate a model on targets.
 
     Args:
         model: the model that computes the features.

@@ -1,8 +1,8 @@
 """Digest model, config and frames, to detect whether stored vectors are still valid.
 
-What counts is everything but what is known to be free: a key, an attribute of a model or a line of
-code that is new counts until someone says otherwise, so none can be forgotten. Keys that all
-architectures share are listed here; an architecture says it of its own (``in_vectors=False``).
+Everything counts except listed exceptions: a new key, attribute of a model or line of code counts
+until it is listed, so none can be forgotten. Keys that all architectures share are listed here; an
+architecture marks its own keys (``in_vectors=False``).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from stmn_plugin.config.settings import settings_of
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.models import FrameByFrame, VideoModel
 
-# keys of no architecture that change no vector beyond rounding, given the weights and the frames
+# shared keys that change no vector beyond rounding, given the weights and the frames
 FREE_KEYS = """
     use_gpu model.pretrained model.load_weights model.resume
     data.root data.sources data.targets data.workers data.split_id data.combineall data.transforms
@@ -53,10 +53,10 @@ FREE_KEYS = """
 """
 FREE_IN_VECTORS = frozenset(FREE_KEYS.split())
 FREE_ATTRIBUTES = {'training', 'checkpoint_activations', 'spread_reach', 'spec'}
-EMPTY = nn.Module()  # what it has is torch's own
+EMPTY = nn.Module()  # its attributes are torch's own
 PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device
 ARRAYS = torch.Tensor | np.ndarray | np.generic
-NAMED = nn.Module | nn.Parameter | type | types.ModuleType  # say no more than that
+NAMED = nn.Module | nn.Parameter | type | types.ModuleType  # only their names are digested
 PACKAGE = Path(__file__).parents[1]
 CODE = (
     'models',

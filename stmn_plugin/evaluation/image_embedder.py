@@ -16,12 +16,12 @@ from .features import TrackletFeatures
 
 
 class ImageEmbedder:
-    """Features of the images of the host's loaders, which read them.
+    """Compute features of the images of the host's loaders.
 
     Args:
         model: a model on the device; it is set to eval mode.
         loaders: name of a list of images, such as 'market1501-query' → its loader.
-        prepare: images → finished images on the device.
+        prepare: images → normalised images on the device.
         amp: precision of the model: 'off', 'bf16' or 'fp16'.
         flip: average with the mirrored images.
     """

@@ -1,7 +1,6 @@
 """List the nearest tracklets of every query, and score it.
 
 As in ``ranking.py``, junk and tracklets of the query's person from the query's camera are skipped.
-camera take no place.
 
 Letters: Q queries, G gallery tracklets, q rows of a chunk of queries.
 """

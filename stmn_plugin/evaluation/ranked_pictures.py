@@ -24,7 +24,7 @@ from .features import TrackletFeatures
 from .ranked_lists import rank_and_list
 
 FoundFrames: TypeAlias = tuple[Sequence[str], bool]
-"""Paths of a tracklet, or the one of an image, and whether the person is right."""
+"""Paths of a tracklet, or the path of an image, and whether it is a match."""
 
 UNSAFE = re.compile(r'[^\w.-]+')
 LONGEST, SUFFIX = 150, 10  # characters of a name; file systems allow 255

@@ -64,7 +64,7 @@ def places_of(distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int6
         return Places(*(np.empty(0, dtype=np.int64),) * 3)
     nth = nth_of_row(row)
     on_device = [torch.from_numpy(x).to(distances.device) for x in (row, column, nth)]
-    table = distances.new_zeros(len(distances), nth.max() + 1)  # what is asked for, row by row
+    table = distances.new_zeros(len(distances), nth.max() + 1)  # the chosen entries, row by row
     table[on_device[0], on_device[2]] = distances[on_device[0], on_device[1]]
     if distances.device.type == 'cpu':  # NumPy sorts numbers with vector instructions
         ordered = torch.from_numpy(np.sort(distances.numpy(), axis=1))

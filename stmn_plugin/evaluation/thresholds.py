@@ -78,13 +78,21 @@ class Thresholds:
 
     @property
     def meaning(self) -> str:
-        """Meaning of the words and data of the measurement, in two sentences."""
+        """Meaning of the words and data of the measurement, in two sentences.
+
+        >>> both = Thresholds('', 0.2, 0.5, 1e-3, 0.7, 0.05, 'mars', 'rrs', False, 'cosine', False,
+        ...     900, 90_000, 100)
+        >>> for part in both.meaning.partition('. ')[0].split('; '):
+        ...     print(part)
+        Likely: nearer than 0.2, as were 70.0% of the pairs of one person, at most 0.1% of two
+        unlikely: farther than 0.5, as were at most 5% of the pairs of one person
+        """
         flip = ' and their mirrored frames' if self.flip else ''
         return (
-            f'Likely: nearer than {self.likely_below:.4g}, as {self.true_positive_rate:.1%} of the '
-            f'pairs of one person were and {self.false_positive_rate:.3g} of those of two; '
-            f'unlikely: farther than {self.unlikely_above:.4g}, as at most {self.missed:.0%} of '
-            f'the pairs of one person were. Measured on {self.dataset}, {self.persons:,} persons, '
+            f'Likely: nearer than {self.likely_below:.4g}, as were {self.true_positive_rate:.1%} '
+            f'of the pairs of one person, at most {100 * self.false_positive_rate:.3g}% of two; '
+            f'unlikely: farther than {self.unlikely_above:.4g}, as were at most {self.missed:.0%} '
+            f'of the pairs of one person. Measured on {self.dataset}, {self.persons:,} persons, '
             f'{self.positive_pairs:,} pairs of one and {self.negative_pairs:,} of two, frames '
             f'{self.frames}{flip}; other cameras may differ.'
         )

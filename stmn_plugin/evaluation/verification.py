@@ -26,7 +26,7 @@ from .ranking import Labels, checked_labels
 
 REPORTED = (1e-2, 1e-3, 1e-4)  # false positive rates of a table
 ROC = tuple(m * 10.0**-e for e in (5, 4, 3, 2) for m in (1, 2, 5)) + (0.1,)
-HIGHEST = ROC[-1]  # beyond it no threshold is of use
+HIGHEST = ROC[-1]  # above it a threshold is useless
 MISSED = 0.05  # share of the positive pairs that are farther than the "unlikely" ones begin
 FEWEST = 20  # positive pairs of which one may be that share
 LEAST_GAIN = 10  # times more of the positive than of the negative pairs are "likely"
@@ -109,8 +109,8 @@ def threshold(pairs: PairDistances, rate: float) -> dict[str, Any] | None:
     The result is None if the rate cannot be measured, or if the nearest pairs are hardly more often
     of one person, so that no distance is evidence.
 
-    A pair nearer than ``likely_below`` is one person as far as so low a false positive rate tells.
-    Beyond ``unlikely_above`` lie few pairs of one person, and never a likely one.
+    Pairs nearer than ``likely_below`` are one person, up to the false positive rate. Few pairs of
+    one person lie beyond ``unlikely_above``, which is never below ``likely_below``.
     """
     likely, unlikely = pairs.at(rate), pairs.unlikely_above()
     if likely is None or unlikely is None or likely.true_positive_rate < LEAST_GAIN * rate:
@@ -160,7 +160,7 @@ def verification_lines(verification: Mapping[str, Any]) -> str:
 
 
 class PairCollector:
-    """Collects distances of pairs while a ranking reads them.
+    """Collect distances of pairs while a ranking reads them.
 
     Args:
         query_pids: identities of the queries, see ``evaluate_ranking``.

@@ -1,4 +1,4 @@
-"""A picture of generated data: identities, temporal and spatial distractors."""
+"""Draw a sheet of generated data: identities, temporal and spatial distractors."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def contact_sheet(
 ) -> Path:
     """Write a PNG with three parts.
 
-    1. Test identities (rows) at every camera, the best seen frame of each tracklet.
+    1. Test identities (rows) at every camera, the most visible frame of each tracklet.
     2. Temporal distractors: a film strip per pattern, a bar for the person's visibility.
     3. Spatial distractors: crops of several persons at each camera with the distractor mask tinted,
        then the mean of the camera's crops and of its masks.

@@ -43,16 +43,16 @@ def picture_size(camera: Camera) -> tuple[int, int]:
 def draw_footage(
     spec: SyntheticSpec, number: int, passes: Sequence[Pass], frames: int
 ) -> Iterator[FootageFrame]:
-    """Draw the picture of a camera, a function of the arguments only.
+    """Draw the pictures of a camera; they depend on the arguments only.
 
-    Boxes are aligned as the crops of the dataset are. Of two who meet the later of ``passes`` is
-    in front.
+    Boxes are aligned like the crops of the dataset. Where two persons meet, the later one of
+    ``passes`` is in front.
 
     Args:
         spec: persons and scenes.
         number: of the camera, from 1.
-        passes: who walks when.
-        frames: pictures to draw.
+        passes: paths of the persons.
+        frames: number of pictures.
     """
     camera = Camera(spec, number)
     walkers = [_Walker(spec, camera, number, one) for one in passes]
@@ -70,7 +70,7 @@ def draw_footage(
 
 
 class _Walker:
-    """Pastes a person, who takes the whole width in the frames of a pass."""
+    """Paste a person who crosses the whole width in the frames of a pass."""
 
     def __init__(self, spec: SyntheticSpec, camera: Camera, number: int, way: Pass):
         rng = spec.rng('test', way.pid, number, way.track)

@@ -1,4 +1,4 @@
-"""The appearance of a person: build, hair, clothes and bag, from a spec and an identity."""
+"""Define a person's appearance, from a spec and an identity: build, hair, clothes and bag."""
 
 import colorsys
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Temporal patterns as numbers: where crop and occluder are, relative to the person, per frame.
+"""Compute temporal patterns: position of crop and occluder relative to the person, per frame.
 
-The patterns are the temporal distractors of the paper's Fig. 1(b). Nothing is drawn here.
+The patterns are the temporal distractors of the paper's Fig. 1(b).
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Motion(NamedTuple):
     zoom: NDArray[np.float64]  # above 1 the crop is too tight, below 1 too wide
     occluder: NDArray[
         np.float64
-    ]  # its place: 0 in front of the person, +-1 just clear of it; nan: absent
+    ]  # its position: 0 in front of the person, +-1 just past the person; nan: absent
 
 
 def pick_pattern(rng: Generator, amount: float) -> str:
@@ -50,7 +50,7 @@ def plan_motion(
         rng: numpy Generator.
         pattern: one of ``PATTERNS``.
         frames: F, at least 1.
-        direction: -1..1, how much of the person's way goes across the picture, to the right.
+        direction: -1..1, share of the person's path across the picture, to the right.
         amount: 0..1, stronger disturbances last longer.
 
     Returns:

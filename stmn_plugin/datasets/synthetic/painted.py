@@ -1,4 +1,4 @@
-"""Synthetic data without its distractors: the input of a perfect spatial memory."""
+"""Remove the distractors of synthetic data: the input of a perfect spatial memory."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def ensure_preset(root: str | Path, preset: str, seed: int = 0, paint_out: bool 
     Args:
         root: data root.
         preset: one of PRESETS.
-        seed: another seed, other persons and other scenes.
+        seed: selects persons and scenes.
         paint_out: as :func:`ensure_painted`.
 
     Raises:
@@ -63,8 +63,8 @@ def ensure_preset(root: str | Path, preset: str, seed: int = 0, paint_out: bool 
 def ensure_painted(root: str | Path, spec: SyntheticSpec, workers: int | None = None) -> Path:
     """Return the folder of a spec's data without scene objects and occluders, made on first use.
 
-    Frames have the names, lists and truth of the data as drawn, which is made first if it is not
-    there.
+    Frames have the names, lists and truth of the original data, which is made first if it is
+    missing.
 
     Returns:
         ``<root>/synthetic/<fingerprint>-painted``, as :func:`~.writer.ensure`.

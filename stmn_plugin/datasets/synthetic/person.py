@@ -45,7 +45,7 @@ class PersonPainter:
         self.sin, self.cos = math.sin(math.radians(yaw)), math.cos(math.radians(yaw))
         self.canvas = Canvas(self.size, self.unit)
         legs, arms = self._joints(phase)
-        near = -1 if self.sin > 0 else 1  # the side that is nearer to the camera
+        near = -1 if self.sin > 0 else 1  # the side nearer to the camera
         sideways = abs(self.sin) > 0.45
         shadow = 0.72 if sideways else 0.92  # the far limbs are in the body's shadow
         if self.cos >= 0:
@@ -184,7 +184,9 @@ class PersonPainter:
         u, turn = self.unit, self.sin * 0.020
         hair = dim(look.skin, 0.95) if look.hair_cut == 'bald' else look.hair
         self.canvas.ellipse((x - turn * 0.5 * u, y - 0.004 * u), 0.056, 0.071, hair)
-        face = max(0.0, (self.cos + 0.75) / 1.75) ** 0.6  # share of the face that is turned to us
+        face = (
+            max(0.0, (self.cos + 0.75) / 1.75) ** 0.6
+        )  # share of the face that is turned to the camera
         if face > 0.15:
             self.canvas.ellipse((x + turn * u, y + 0.012 * u), 0.046 * face, 0.058, look.skin)
         if self.cos > 0.5:

@@ -1,6 +1,6 @@
-"""A camera: a fixed drawn scene, larger than a crop, and the camera's effect on colours.
+"""Draw the fixed scene of a camera, larger than a crop, and apply the camera to colours.
 
-People pass a camera at a few fixed spots, so its objects fall on the same places of many crops:
+Persons pass a camera at a few fixed spots, so its objects are at the same places of many crops:
 the spatial distractors of the paper's Fig. 1(a).
 """
 
@@ -19,7 +19,7 @@ SUPERSAMPLE = 2  # scenes and persons are drawn this many times larger than the 
 BODY = 0.84  # an average person's share of the crop's height
 FEET = 0.935  # height of the feet in an aligned crop
 _MARGIN, _PITCH, _SPOTS = 1.7, 1.5, 3  # in crop widths
-_ABOVE, _BELOW = 0.45, 0.30  # what the scene shows beyond an aligned crop, in crop heights
+_ABOVE, _BELOW = 0.45, 0.30  # extent of the scene beyond an aligned crop, in crop heights
 _SPOT_SHARES = (0.6, 0.25, 0.15)  # most people take the same path
 
 
@@ -77,10 +77,10 @@ class Camera:
 
     Attributes:
         scene: RGB image, ``SUPERSAMPLE`` times the resolution of the crops.
-        objects: L image of the same size, 255 where an object stands behind the people.
-        front: RGBA image of the same size: what stands between camera and people.
-        feet: row on which people walk. yaw: their usual direction, light: where
-            it comes from, see person.py.
+        objects: L image of the same size, 255 where an object stands behind the persons.
+        front: RGBA image of the same size: objects between camera and persons.
+        feet: row on which persons walk. yaw: their usual direction. light: its
+            direction, see person.py.
         body: height of an average person. All lengths are pixels of the scene.
     """
 
@@ -112,7 +112,7 @@ class Camera:
         width = self.crop_size[0]
         behind, front = ImageDraw.Draw(layer), ImageDraw.Draw(self.front)
         rise = self.theme.horizon * self.body
-        hallmark, *others = self.theme.behind  # the hallmark is at every spot
+        hallmark, *others = self.theme.behind  # the first object is at every spot
         for spot in self._spots:
             chosen = [prop for prop in others if rng.random() < 0.3 + 0.7 * amount]
             for prop, place, depth in sorted([hallmark, *chosen], key=lambda p: -p[2]):
@@ -126,14 +126,14 @@ class Camera:
                 PROPS[prop](front, x, nearer, self.body * scale, rng)
 
     def spot(self, rng: Generator) -> float:
-        """Draw where the next person walks, a column of the scene."""
+        """Draw the column of the scene at which the next person walks."""
         return float(self._spots[rng.choice(len(self._spots), p=_SPOT_SHARES)])
 
     def develop(self, crop: Image.Image, exposure: float, grain: int) -> Image.Image:
         """Apply the camera's resolution, colours and noise to a crop.
 
         Args:
-            crop: RGB image at the final size, also a picture of more than a crop.
+            crop: RGB image at the final size of a crop or of a larger picture.
             exposure: brightness factor of the tracklet, about 1.
             grain: integer, picks the noise.
         """

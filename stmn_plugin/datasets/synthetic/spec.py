@@ -1,4 +1,4 @@
-"""The checked, frozen specification of synthetic data, and its fingerprint."""
+"""Specify synthetic data: a checked, frozen dataclass and its fingerprint."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from stmn_plugin.errors import InputError
 # Part of every fingerprint: raise it whenever the same spec would give other files.
 GENERATOR_VERSION = 1
 
-# What a random stream is for; the numbers are part of the data, so never renumber them.
+# Purposes of random streams; the numbers are part of the data and must not change.
 STREAMS = {
     'train': 0,
     'test': 1,
@@ -27,7 +27,7 @@ STREAMS = {
 _LIMITS = {  # inclusive
     'train_ids': (1, 9998),
     'test_ids': (1, 9998),
-    'cameras': (1, 6),  # the MARS loader refuses more
+    'cameras': (1, 6),  # the limit of the MARS loader
     'tracklets_per_camera': (1, 9999),
     'min_frames': (1, 999),  # three digits in a file name
     'max_frames': (1, 999),
@@ -46,7 +46,7 @@ class SyntheticSpec:
 
     Attributes:
         train_ids, test_ids: disjoint persons for training and for testing.
-        cameras: 1 to 6. Everybody passes every camera.
+        cameras: 1 to 6. Every person passes every camera.
         tracklets_per_camera: tracklets of each person at each camera. With 1, every test tracklet
             is a query and the host's own protocol (queries not in the gallery) finds no match.
         min_frames, max_frames: inclusive bounds of a tracklet's length.
@@ -54,7 +54,7 @@ class SyntheticSpec:
         seed: another seed gives other persons, scenes and tracklets.
         spatial_distractors: 0 empty scenes .. 1 every crop is full of objects.
         temporal_distractors: 0 only clean tracklets .. 1 nine of ten are disturbed.
-        clothing_similarity: 0 all clothes differ .. 1 everybody is dressed nearly alike.
+        clothing_similarity: 0 all clothes differ .. 1 all clothes are nearly equal.
 
     Raises:
         InputError: a value is out of range; the message names field and value.

@@ -36,7 +36,7 @@ def empty_scene(
     Args:
         theme: names of ground and backdrop and the height of the horizon, see scene.py.
         size: (width, height) in pixels.
-        feet: row on which people walk.
+        feet: row on which persons walk.
         body: height of a person in pixels.
         rng: generator of the textures.
 
@@ -106,7 +106,7 @@ def _pavers(x: Floats, y: Floats, rng: Generator) -> Floats:
 def _grass(x: Floats, y: Floats, rng: Generator) -> Floats:
     fine = _hash(x * 40, y * 26, rng.random()) - 0.5
     coarse = np.sin(x * 3 + 2 * np.sin(y * 2)) * np.cos(y * 2.6)
-    path = np.abs(y - 1.6 * 0.62 - 0.35) < 0.20  # a trodden path behind the people
+    path = np.abs(y - 1.6 * 0.62 - 0.35) < 0.20  # a path behind the persons
     image = _paint((92, 122, 66), (fine, (46, 52, 34)), (coarse, (9, 12, 5)))
     return np.where(path[..., None], _paint((164, 148, 118), (fine, (26, 26, 24))), image)
 

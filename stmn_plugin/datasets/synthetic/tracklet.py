@@ -16,7 +16,7 @@ from .props import PROPS
 from .scene import FEET, SUPERSAMPLE, Camera
 from .spec import SyntheticSpec
 
-MASK_SHARE = 0.3  # of a cell; half would lose poles and bicycles
+MASK_SHARE = 0.3  # of a cell; a half would lose poles and bicycles
 MASK_REDUCTION = 4  # the distractor mask has a quarter of the crop's height and width
 
 
@@ -46,7 +46,7 @@ class Tracklet(NamedTuple):
 def draw_tracklet(
     spec: SyntheticSpec, camera: Camera, stream: str, pid: int, cam: int, number: int
 ) -> Tracklet:
-    """Draw one tracklet, a function of its arguments only.
+    """Draw one tracklet, which depends on the arguments only.
 
     Args:
         spec: the specification.
@@ -94,7 +94,7 @@ def draw_tracklet(
 class _View:
     """The part of a scene that one crop shows, at the scene's resolution.
 
-    ``x`` and ``feet`` say where the person stands in it, ``box`` is the exact crop.
+    ``x`` and ``feet`` are the position of the person in it, ``box`` is the exact crop.
     """
 
     def __init__(self, camera: Camera, spot: float, motion: Motion, i: int):
@@ -160,7 +160,7 @@ class _View:
 class _Occluder:
     """An object that passes between the camera and the person, if the pattern has one.
 
-    ``reach`` is the distance in pixels at which it just clears the person.
+    ``reach`` is the distance in pixels at which it no longer covers the person.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The truth about every drawn frame, stored with the data and read by measurements."""
+"""Store the truth about every drawn frame with the data, and read it."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Run a function over jobs in several processes, noticing the death of any of them."""
+"""Run a function over jobs in several processes, and detect the death of any of them."""
 
 import functools
 import multiprocessing
@@ -56,16 +56,14 @@ def run_jobs(
         try:
             numbers = {pool.submit(work, job): number for number, job in enumerate(jobs)}
         except OSError as error:
-            raise WorkerError(
-                f'a process that draws cannot be started ({error.strerror})'
-            ) from error
+            raise WorkerError(f'a drawing process cannot be started ({error.strerror})') from error
         for future in as_completed(numbers):
             yield numbers[future], future.result()
             done += 1
     except BrokenProcessPool as error:
         left = len(jobs) - done
         raise WorkerError(
-            f'a process that draws died: {left} of {len(jobs)} are missing'
+            f'a drawing process died: {left} of {len(jobs)} jobs are missing'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

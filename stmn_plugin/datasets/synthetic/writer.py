@@ -112,8 +112,8 @@ def generate(
 ) -> Path:
     """Write ``<folder>/mars`` unless it exists.
 
-    The bytes depend on the spec alone. The folder appears when everything is written; whatever
-    ends the process earlier leaves nothing of that name.
+    The bytes depend on the spec alone. The folder appears when everything is written; a
+    process that ends earlier leaves no such folder.
 
     Args:
         folder: absent, empty, or made by this function from the same spec.
@@ -142,7 +142,7 @@ def generate(
     except WorkerError as error:
         raise InputError(f'{folder}: {error}; fewer processes need less memory') from error
     if not is_generated_from(folder, spec):
-        raise InputError(f'{folder}: was replaced by something else while the data was made')
+        raise InputError(f'{folder}: was replaced while the data was made')
     return folder
 
 
