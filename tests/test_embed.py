@@ -113,11 +113,11 @@ def test_every_tracklet_is_embedded_with_what_the_manifest_says(tree, checkpoint
         assert {row.num_frames for row in rows} == {3}
         # what the model does, with the normalisation of ImageNet
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-        wanted = [(np.array(colour_of(i)) / 255 - mean) / std for i in range(12)]
+        expected = [(np.array(colour_of(i)) / 255 - mean) / std for i in range(12)]
         found = index.features([row.number for row in rows]).numpy()
         if index.model.has_unit_features:
-            wanted = [one / np.linalg.norm(one) for one in wanted]
-        assert np.allclose(found, wanted, atol=2e-3)
+            expected = [one / np.linalg.norm(one) for one in expected]
+        assert np.allclose(found, expected, atol=2e-3)
 
 
 def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys, monkeypatch):
@@ -161,8 +161,8 @@ def test_a_tracklet_that_has_changed_is_embedded_again(tree, checkpoint, tmp_pat
         assert after['0'].person == 'Karl' and after['4'] == before['4']
         new = index.features([after['2'].number])[0].numpy()
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    wanted = (np.array([200, 10, 90]) / 255 - mean) / std
-    assert np.allclose(new, wanted, atol=2e-3)
+    expected = (np.array([200, 10, 90]) / 255 - mean) / std
+    assert np.allclose(new, expected, atol=2e-3)
     assert old not in path.read_bytes()
     run(checkpoint, tree, '--index', path)
     said = capsys.readouterr().out

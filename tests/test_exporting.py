@@ -245,7 +245,7 @@ def test_models_of_openvino_leave_the_stack_for_signals_alone(checkpoint, tmp_pa
 
 @pytest.fixture
 def written_without_tracing(monkeypatch):
-    """Sets the function of the file that the format torch writes, as a format of its own."""
+    """Sets the function of the file that the format torch writes, as a separate format."""
 
     def compute(run):
         fake = FORMATS['torch']._replace(

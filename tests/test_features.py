@@ -67,11 +67,11 @@ def test_interleaved_clips_by_hand():
     assert interleaved_clip(3, 4, 0).tolist() == [0, 1, 2, 2]
 
 
-@given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9), wanted=st.integers(1, 12))
-def test_dealt_clips_lie_between_rrs_and_all_frames(num_frames, seq_len, wanted):
-    plan = ClipPlan(seq_len, 'rrs', wanted)
+@given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9), most=st.integers(1, 12))
+def test_dealt_clips_lie_between_rrs_and_all_frames(num_frames, seq_len, most):
+    plan = ClipPlan(seq_len, 'rrs', most)
     count = plan.count(num_frames)
-    assert count == min(wanted, math.ceil(num_frames / seq_len))
+    assert count == min(most, math.ceil(num_frames / seq_len))
     frames = sorted(i for c in range(count) for i in plan.clip(num_frames, c).tolist())
     assert frames == sample_rrs(num_frames, count * seq_len).tolist()
     if count == math.ceil(num_frames / seq_len):
@@ -290,7 +290,7 @@ def test_a_stale_store_is_refused_with_the_reason(data, tmp_path):
         assert part in str(caught.value) and store.path in str(caught.value)
 
 
-def test_a_store_without_mirrored_frames_is_refused_where_they_are_wanted(data, tmp_path):
+def test_a_store_without_mirrored_frames_is_refused_where_they_are_needed(data, tmp_path):
     store = store_for(data, TinyImageModel().eval(), tmp_path)
     fill(store, data, TinyImageModel().eval())
     with pytest.raises(InputError, match='gallery.npy was made from other test.flip'):
@@ -371,7 +371,7 @@ def test_vectors_of_an_earlier_version_and_a_lost_half(kept):
     with pytest.raises(InputError, match="it has no 'sha256', as those of an earlier version"):
         store.open()
     os.unlink(vectors)
-    assert not store.exists()  # and is made anew
+    assert not store.exists()  # and is made again
 
 
 @pytest.mark.parametrize(

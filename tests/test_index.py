@@ -123,10 +123,10 @@ def test_the_nearest_of_those_that_meet_the_condition(index, where):
     assert index.rows(where) == [rows[i] for i in chosen]
     queries = make_features(3, seed=1)
     for query, matches in zip(queries.numpy(), index.search(queries, 6, where), strict=True):
-        wanted = slow_search(query, features, chosen, 6)
-        assert [match.row for match in matches] == [rows[i] for _, i in wanted]
+        expected = slow_search(query, features, chosen, 6)
+        assert [match.row for match in matches] == [rows[i] for _, i in expected]
         distances = [match.distance for match in matches]
-        assert np.allclose(distances, [one for one, _ in wanted], atol=2e-3)
+        assert np.allclose(distances, [one for one, _ in expected], atol=2e-3)
 
 
 @pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
@@ -199,10 +199,10 @@ def test_euclidean_distances_of_normalised_features_are_squared(url):
     with TrackletIndex.open(url, key) as index:
         index.add(make_rows(40), 7 * features)
         for query, matches in zip(queries, index.search(queries, 5), strict=True):
-            wanted = slow_search(query, features, range(40), 5, 'euclidean')
-            assert [match.row.number - 1 for match in matches] == [i for _, i in wanted]
+            expected = slow_search(query, features, range(40), 5, 'euclidean')
+            assert [match.row.number - 1 for match in matches] == [i for _, i in expected]
             distances = [match.distance for match in matches]
-            assert np.allclose(distances, [one for one, _ in wanted], atol=2e-3)
+            assert np.allclose(distances, [one for one, _ in expected], atol=2e-3)
 
 
 def test_approximate_search_is_of_servers_and_finds_the_nearest_of_few(index, url):
@@ -225,10 +225,10 @@ def test_euclidean_distances_are_squared_and_of_features_as_they_are(url):
     with TrackletIndex.open(url, key) as index:
         index.add(make_rows(40), features)
         for query, matches in zip(queries, index.search(queries, 5), strict=True):
-            wanted = slow_search(query, features, range(40), 5, 'euclidean')
-            assert [match.row.number - 1 for match in matches] == [i for _, i in wanted]
+            expected = slow_search(query, features, range(40), 5, 'euclidean')
+            assert [match.row.number - 1 for match in matches] == [i for _, i in expected]
             distances = [match.distance for match in matches]
-            assert np.allclose(distances, [one for one, _ in wanted], rtol=2e-3)
+            assert np.allclose(distances, [one for one, _ in expected], rtol=2e-3)
         with pytest.raises(InputError, match='65,504'):
             index.add(make_rows(1, first=50), torch.full((1, 16), 1e5))
         assert len(index) == 40
@@ -262,8 +262,8 @@ def test_any_order_of_adding_and_deleting_gives_the_same_search(tmp_path, seed):
         if draw.integers(2):
             [matches] = index.search(query, 5)
             names = sorted(there)
-            wanted = slow_search(query[0], [there[name] for name in names], range(len(names)), 5)
-            assert [match.row.tracklet for match in matches] == [names[i] for _, i in wanted]
+            expected = slow_search(query[0], [there[name] for name in names], range(len(names)), 5)
+            assert [match.row.tracklet for match in matches] == [names[i] for _, i in expected]
     index.close()
 
 

@@ -138,7 +138,7 @@ def test_after_a_backup_was_put_back_the_search_is_that_of_its_rows(path):
         assert len(index) == 25
 
 
-def test_a_matrix_with_many_deleted_rows_at_its_begin_is_made_anew(path, monkeypatch):
+def test_a_matrix_with_many_deleted_rows_at_its_start_is_made_again(path, monkeypatch):
     monkeypatch.setattr('stmn_plugin.cameras.index.matrix.ROWS_AT_ONCE', 4)
     matrix = path.with_name('people.db-matrix')
     with TrackletIndex.open(path, KEY) as index:
@@ -329,9 +329,9 @@ def test_kill_9_while_adding_and_deleting_leaves_whole_batches(
             }
             vectors = [features[row.source, int(row.track)] for row in rows]
             query = make_features(1, seed=7)
-            wanted = slow_search(query[0], vectors, range(len(rows)), 4)
+            expected = slow_search(query[0], vectors, range(len(rows)), 4)
             [matches] = index.search(query, 4)
-            assert [match.row for match in matches] == [rows[i] for _, i in wanted]
+            assert [match.row for match in matches] == [rows[i] for _, i in expected]
             seen = max(seen, len(deleted))
         if backend == 'sqlite':
             left = bytes_of(path.parent)

@@ -37,7 +37,7 @@ ONE = 0x10000  # in the matrix of an MP4 file
 
 
 def painted(number):
-    """A picture (64, 96, 3) that tells its frame number: squares along the top, first bit left."""
+    """A picture (64, 96, 3) that encodes its number: squares along the top, first bit left."""
     pixels = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     for bit in range(LEVELS):
         pixels[:16, 12 * bit : 12 * bit + 12] = 255 * (number >> bit & 1)

@@ -377,7 +377,7 @@ def test_refinement_inside_the_mask_aims_and_outside_does_not(rng):
 
 
 def test_one_fixed_map_is_not_taken_for_a_memory(rng):
-    """Distractors stand at the border of crops; so does a map that only knows the border."""
+    """Distractors lie at the border of crops; so does a map that only knows the border."""
     border = np.array([[1.0, 0.1], [1, 0.1], [1, 0.1], [1, 0.1]])
     share = (rng.random(SHAPE) < 0.2 + 0.6 * (border == 1)).astype(np.float32)
     found = refinement(np.broadcast_to(border, SHAPE), share)

@@ -56,7 +56,7 @@ def test_a_process_beyond_its_budget_is_stopped_with_its_workers(modules, tmp_pa
     os.mkfifo(pipe)
 
     class Begun(subprocess.Popen):
-        """Its budget begins when its worker runs, of which the pipe tells until it ends."""
+        """Its budget begins when its worker runs; the pipe stays open until the worker ends."""
 
         def __init__(self, *words, **options):
             super().__init__(*words, **options)

@@ -442,7 +442,7 @@ def test_a_query_is_tied_where_another_person_is_as_far_as_a_match():
         ([7, -1, 1, 1, 7], [1, 1, 1, 1, 1], False),  # a match and junk
         ([7, 1, 1, 1, 7], [1, 1, 1, 1, 1], True),
         ([1, 1, 1, 7, 7], [0, 1, 1, 1, 1], True),
-        ([1, 1, 7, 1, 7], [0, 1, 0, 1, 1], False),  # the query's own camera and somebody else
+        ([1, 1, 7, 1, 7], [0, 1, 0, 1, 1], False),  # the query's own camera and another person
         ([1, 1, 1, 1, 7], [1, 1, 1, 1, 1], False),
         ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1], False),
     ):
@@ -452,7 +452,7 @@ def test_a_query_is_tied_where_another_person_is_as_far_as_a_match():
 
 def test_ties_take_little_more_time_than_none():
     num_query, num_gallery = 60, 4000
-    labels = random_case(num_query, num_gallery, 1, 22, lowest_pid=0)[1:]  # everybody is a match
+    labels = random_case(num_query, num_gallery, 1, 22, lowest_pid=0)[1:]  # everything is a match
     distances = np.random.default_rng(22).random((num_query, num_gallery)).astype(np.float32)
 
     def seconds(of):

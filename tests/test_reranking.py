@@ -109,7 +109,7 @@ def test_equals_the_host_on_three_hundred(metric, seed):
 
 @pytest.mark.parametrize(('num_query', 'num_gallery'), [(1, 1), (1, 4), (3, 2), (5, 16)])
 def test_fewer_tracklets_than_neighbours(num_query, num_gallery):
-    """k1 + 1 is 21: everything is everybody's neighbour. k2 is cut to what there is, too."""
+    """k1 + 1 is 21: all are neighbours of each other. k2 is limited to N, too."""
     features = clusters(num_query + num_gallery, groups=2)
     query, gallery = features[:num_query], features[num_query:]
     final = whole(query, gallery, 'euclidean')

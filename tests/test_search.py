@@ -311,14 +311,14 @@ def test_the_nearest_among_some_are_those_of_the_gallery_without_the_others(
     query, gallery = torch.randn(5, 8, generator=draw), torch.randn(100, 8, generator=draw)
     gallery[50] = gallery[20]
     among = np.flatnonzero(np.arange(100) % 3 != 1)
-    wanted = search.top_k(query, gallery[among], 60, metric, backend)
+    expected = search.top_k(query, gallery[among], 60, metric, backend)
     mapped = np.memmap(tmp_path / 'gallery', np.float32, 'w+', shape=(100, 8))
     mapped[:] = gallery.numpy()
     mapped.flush()
     mapped = np.memmap(tmp_path / 'gallery', np.float32, 'r', shape=(100, 8))
     for features in (gallery, mapped):
         found = search.top_k(query, features, 60, metric, backend, among)
-        assert torch.equal(found.indices, torch.from_numpy(among)[wanted.indices])
-        assert torch.equal(found.distances, wanted.distances)
+        assert torch.equal(found.indices, torch.from_numpy(among)[expected.indices])
+        assert torch.equal(found.distances, expected.distances)
     with pytest.raises(ValueError, match='between 1 and 67, got 68'):
         search.top_k(query, gallery, 68, metric, backend, among)

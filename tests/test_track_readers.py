@@ -167,7 +167,7 @@ def test_frames_by_the_numbers_in_the_names_of_images(read):
 
 
 def ultralytics_line(label, box, confidence=None, track=None):
-    """As ``Results.save_txt`` writes it: %g, the confidence if asked for, the id if there is."""
+    """As ``Results.save_txt`` writes it: %g, the confidence on request, the id if known."""
     line = [label, *box, *([] if confidence is None else [confidence])]
     line += [] if track is None else [track]
     return ('%g ' * len(line)).rstrip() % tuple(line) + '\n'

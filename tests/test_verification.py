@@ -163,7 +163,7 @@ def test_the_two_thresholds_never_cross():
     assert 0.15 < values['likely_below'] == values['unlikely_above']
     assert values['true_positive_rate'] == 1
     mixed = np.random.default_rng(0).random(same.shape).astype(np.float32)
-    assert collect(mixed, labels).as_dict(1e-2)['threshold'] is None  # it tells nobody apart
+    assert collect(mixed, labels).as_dict(1e-2)['threshold'] is None  # it separates no persons
     mixed[::3][same[::3]] *= 0.001
     values = collect(mixed, labels).as_dict(1e-2)['threshold']
     assert values['likely_below'] < 0.05 and 0.9 < values['unlikely_above'] < 1
