@@ -222,7 +222,7 @@ def test_a_search_names_the_right_persons_at_other_cameras(index, tree, truth, t
     assert np.shape(right) == (SPEC.test_ids, 2) and np.all(right, axis=0)[0], right
     assert np.mean(right) > 0.8
     page = (tmp_path / 'answers.html').read_text()
-    assert page.count('<li id="q') == 2 * SPEC.test_ids and 'are gone' not in page
+    assert page.count('<li id="q') == 2 * SPEC.test_ids and 'missing or damaged' not in page
     early = searched(tmp_path, *words, '--to', '2026-03-01T07:00:00Z')  # begun when it starts
     assert {one['start'][:19] for answer in early for one in answer['results']} <= {
         '2026-03-01T07:00:00'
@@ -323,4 +323,4 @@ def test_the_third_recipe_of_the_readme_puts_the_right_persons_on_top(
     assert verdicts[:2] == ['likely', 'likely'] and set(verdicts[2:]) == {'unlikely'}
     assert all(one['start'].startswith('2026-03-01T08:0') for one in answer['results'])
     page = (tmp_path / last[last.index('--html') + 1]).read_text()
-    assert page.count('<li id="q') == len(found) and 'are gone' not in page
+    assert page.count('<li id="q') == len(found) and 'missing or damaged' not in page

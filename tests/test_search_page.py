@@ -102,7 +102,7 @@ def test_it_says_what_was_found_in_the_words_of_the_user(page):
         said,
     )
     assert '2 ? unsure 0.25 yard' in said and '4 ✗ unlikely 0.75' in said
-    assert 'The crops of this tracklet are gone. gate time unknown' in said
+    assert 'The crops of this tracklet are missing or damaged. gate time unknown' in said
     assert 'unknown' not in said.replace('gallery/unknown', '').replace('time unknown', '')
     assert EVIL in page.texts and 'Nothing was found.' in page.texts
     assert any('re-ranked 0.6' in a.get('title', '') for _, a in page.tags)

@@ -291,7 +291,7 @@ def test_the_command_prints_and_writes(folder, tmp_path, capsys):
     assert len(files[0].read_text().splitlines()) == 5
     page = files[2].read_text()
     assert page.count('data:image/webp') == 3  # Ann's own
-    assert 'The crops of this tracklet are gone.' in page
+    assert 'The crops of this tracklet are missing or damaged.' in page
 
 
 @pytest.mark.parametrize(

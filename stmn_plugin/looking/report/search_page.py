@@ -28,7 +28,7 @@ class ShownTracklet:
         end: time of the last frame.
         num_frames: number of frames of the tracklet.
         frames: numbers of the frames in the strip, from 1.
-        strip: number of its picture; None if its crops are gone.
+        strip: number of its picture; None if its crops are missing or damaged.
         attention: attention for these frames, sum 1; None if not computed.
         rank: rank from 1; 0 for a query.
         distance: distance to the query.
