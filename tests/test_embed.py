@@ -303,6 +303,12 @@ def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, 
         index_command.main([path, '--delete'])
     assert ended.value.code == 2
     assert capsys.readouterr().err == 'error: --delete: give a condition, or --all\n'
+    for age in ('0d', '30', '100000w'):  # the last would end before the calendar begins
+        with pytest.raises(SystemExit):
+            index_command.main([path, '--delete', '--older-than', age])
+        assert 'takes a length of time such as 30d' in capsys.readouterr().err
+    index_command.main([path, '--rows', '--older-than', '99999w'])
+    assert capsys.readouterr().out == ''
     index_command.main([path, '--delete', '--camera', 'gate', '--to', '2026-03-01T07:05:00Z'])
     assert capsys.readouterr().out == f'{path}: 2 tracklets deleted, 10 left\n'
     index_command.main([path, '--delete', '--older-than', '1d'])
