@@ -103,6 +103,9 @@ def test_start_of_the_weights():
     norm = model.attention.bn
     for zeros in (bias, norm.weight, norm.bias, model.classifier.bias):
         assert not zeros.any()
+    config = GLTR.Config()
+    assert (config.frame_dim, config.dilations, config.neck) == (128, [1, 2, 3], 'bnneck')
+    assert config.frames_in_stack
 
 
 # --- short-term cues ---

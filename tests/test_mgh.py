@@ -141,6 +141,9 @@ def test_the_start():
         assert (classifier.bias == 0).all()
     for norm in (model.bn_global, model.bnneck, model.graphs[0].layers[1].bn):
         assert (norm.weight == 1).all() and (norm.bias == 0).all() and norm.eps == 1e-5
+    config = MGHConfig()
+    assert (config.neighbours, config.window, config.width) == (2, 3, 512)
+    assert (config.graphs, config.non_local) == (3, True)
 
 
 def test_half_precision_is_of_the_encoder_alone(network):

@@ -303,6 +303,11 @@ def test_start_of_the_streams():
     model = published()
     assert model.appearance.conv.kernel_size == (1, 1)
     assert model.parts.conv.kernel_size == (3, 3)
+    config = PartAligned.Config()
+    assert (config.appearance_dim, config.part_dim, config.sketch_dim) == (512, 128, 512)
+    assert (config.hash_seed, config.part_input, config.part_width) == (1, 'half', 1)
+    assert (config.pooling, config.metric_loss, config.margin) == ('mean', 'batch_hard', 0.2)
+    assert config.vgg_weights == config.pose_weights == ''
 
 
 def test_half_precision_is_of_the_convolutions_alone():

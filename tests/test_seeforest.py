@@ -300,6 +300,14 @@ def test_pairs_of_a_batch_share_the_statistics_of_their_norm():
 # --- the network ---
 
 
+def test_the_defaults():
+    config = SeeForestConfig()
+    assert (config.attention_channels, config.hidden_channels) == (256, 512)
+    assert (config.attention_steps, config.clip_feature) == ('frames', 'mean')
+    assert (config.reduced_channels, config.sweep_channels, config.pair_weight) == (256, 128, 1)
+    assert set(config.directions) == {'right', 'left', 'down', 'up', 'down-right', 'up-left'}
+
+
 def test_size_and_cost_with_a_resnet50():
     with torch.device('meta'):
         model = SeeForest(625, 6, SeeForestConfig(), pretrained=False)
