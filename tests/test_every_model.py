@@ -310,6 +310,21 @@ def test_half_precision_is_of_the_encoder_alone(name, build):
     assert half.dtype == torch.float32
     cosine = torch.cosine_similarity(half - half.mean(0), plain - plain.mean(0))
     assert (cosine > 0.5).all(), cosine
+    if model.frame_once:
+        with torch.no_grad():
+            vectors = model.encode_frames(clips.flatten(0, 1).float()).unflatten(0, (8, L))
+            plain = after_encoding(model, vectors)
+            with autocast('cpu', 'bf16'):
+                half = after_encoding(model, vectors)
+        assert all(torch.equal(*both) for both in zip(plain, half, strict=True))
+
+
+def after_encoding(model, vectors):
+    """Features of clips, and scores of pairs if the model has them, from vectors of frames."""
+    if model.score_pairs is None:
+        return [model.embed(vectors)]
+    pairs = model.pair_features(vectors)
+    return [model.embed(vectors), model.score_pairs(pairs, pairs)]
 
 
 @every_model

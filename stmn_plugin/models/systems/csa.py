@@ -292,15 +292,16 @@ class CSA(VideoModel):
 
         With co-attention the first clip asks: the score of two clips depends on their order.
         """
-        alpha, constant = self.matcher.as_weights()
-        if self.other_key is None:
-            return -constant - weighted_squares(query, gallery, alpha)
-        feature, asked = query[:, :DIM], query[:, DIM : 2 * DIM]
-        values, keys = gallery[:, 2 * DIM :].unflatten(1, (2, -1, DIM)).unbind(dim=1)
-        pooled = attentive_pooling(
-            values, keys, asked.unsqueeze(1), self.config.attention
-        )  # (P, G, d)
-        return -constant - (feature.unsqueeze(1) - pooled).square() @ alpha
+        with full_precision(query.device.type):
+            alpha, constant = self.matcher.as_weights()
+            if self.other_key is None:
+                return -constant - weighted_squares(query, gallery, alpha)
+            feature, asked = query[:, :DIM], query[:, DIM : 2 * DIM]
+            values, keys = gallery[:, 2 * DIM :].unflatten(1, (2, -1, DIM)).unbind(dim=1)
+            pooled = attentive_pooling(
+                values, keys, asked.unsqueeze(1), self.config.attention
+            )  # (P, G, d)
+            return -constant - (feature.unsqueeze(1) - pooled).square() @ alpha
 
     def join_scores(self, scores: Tensor) -> Tensor:
         """Log-odds of P(same) of pairs of clips (q, g, n, m) → those of tracklets (q, g)."""
