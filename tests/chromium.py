@@ -62,7 +62,7 @@ def show(driver, path, address=''):
 
 
 def requests(driver):
-    """Addresses asked for since the last call."""
+    """Addresses requested since the last call."""
     messages = (json.loads(entry['message'])['message'] for entry in driver.get_log('performance'))
     return [
         message['params']['request']['url']

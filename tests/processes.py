@@ -13,7 +13,7 @@ from stmn_plugin import distributed
 
 @contextlib.contextmanager
 def reserved_port():
-    """A port that is given to nobody else: it is bound, and who asks for it by number may listen.
+    """A port that no other program gets: it is bound, and a process that names it may listen.
 
     That is so on Linux if both allow it, as torch's store does.
     """

@@ -81,7 +81,7 @@ def test_erasing_boxes_keep_area_aspect_and_bounds():
 
 
 def test_each_step_draws_for_itself_in_its_turn():
-    """In the order flip, crop, patch, jitter, erase; a step that is not asked for draws nothing."""
+    """In the order flip, crop, patch, jitter, erase; a step left out draws nothing."""
     for names in ([], ['random_erase', 'random_flip'], STEPS, TRANSFORMS):
         for seed in range(20):
             rng, draws = np.random.default_rng(seed), np.random.default_rng(seed)

@@ -256,7 +256,7 @@ COMMANDS = {
 
 
 def lines_of(text):
-    """Words of every command, lines that go on joined."""
+    """Words of every command, continued lines joined."""
     joined = text.replace('\\\n', ' ').splitlines()
     return [words for words in (shlex.split(line, comments=True) for line in joined) if words]
 

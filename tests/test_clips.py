@@ -69,7 +69,7 @@ def test_testing_changes_nothing(frames):
     'names, as_uint8, left',
     [
         (['random_flip', 'color_jitter'], True, True),
-        (['random_flip', 'color_jitter'], False, False),  # finished floats are asked for
+        (['random_flip', 'color_jitter'], False, False),  # finished floats are requested
         (['random_patch', 'color_jitter'], True, False),  # the patches are in the worker
         ([], True, False),
     ],

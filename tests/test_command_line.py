@@ -281,7 +281,7 @@ def listed(words, capsys, monkeypatch):
 def test_help_config_lists_every_key_with_its_default(capsys, monkeypatch, model_file):
     lines = listed(['--help-config'], capsys, monkeypatch)
     assert lines[0] == ['key', 'default', 'takes', 'meaning']
-    # a help that goes on in the next line may begin with a key, too
+    # a help that continues in the next line may begin with a key, too
     found = {words[0]: words[1] for words in lines[:0:-1] if words[2:] and words[0] in RANGES}
     assert found.keys() == set(RANGES)
     expected = {

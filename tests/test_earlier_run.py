@@ -55,7 +55,7 @@ def test_any_result_or_checkpoint_is_reason_to_ask(name, tmp_path):
     message = refusal(fill(tmp_path, [name]))
     for part in (name, 'model.resume auto', 'train.overwrite True', 'another folder'):
         assert part in message
-    # so it is for a run that goes on from elsewhere
+    # the same holds for a run that resumes from elsewhere
     refusal(str(tmp_path), Start(3, str(tmp_path.parent / 'other' / 'model.pth.tar-3')))
 
 

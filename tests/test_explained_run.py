@@ -111,7 +111,7 @@ def test_figures_say_what_is_missing():
     no_memory = 'no model has a spatial memory (spatial_probs) or temporal memory (temporal_probs)'
     assert FIGURES[5].missing(plain, None) == FIGURES[5].missing(plain, plain) == no_memory
     assert FIGURES[5].missing(plain, spatial) == FIGURES[5].missing(spatial, plain) == ''
-    # the other run cannot stand in for what this one is asked for
+    # the other run cannot stand in for what this one lacks
     assert FIGURES[6].missing(plain, spatial) == 'the model has no spatial memory (spatial_probs)'
     assert FIGURES[6].missing(spatial, None) == ''
     assert (

@@ -249,7 +249,7 @@ def tracklet(name, pid=1, camid=0):
 
 
 GALLERY = [tracklet(f'0002C{c}T000{n}', 2, c) for c in range(4) for n in range(4)]
-QUERY = [tracklet('0002C5T0001', 2, 5), tracklet('0003C1T0001', 3, 1)]  # nobody matches the second
+QUERY = [tracklet('0002C5T0001', 2, 5), tracklet('0003C1T0001', 3, 1)]  # the second has no match
 
 
 def test_a_query_that_the_gallery_holds_is_there_once():

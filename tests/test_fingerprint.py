@@ -19,7 +19,7 @@ from stmn_plugin.models import STMN, FrameByFrame
 
 
 def test_every_key_counts_for_vectors_that_is_not_listed_as_free():
-    """A new key, too, until somebody lists it."""
+    """A new key, too, until it is listed."""
     model, defaults = TinyImageModel(), flatten(get_default_config())
     assert set(defaults) > FREE_IN_VECTORS
     base = fingerprint(model, [], defaults)

@@ -10,7 +10,7 @@ from stmn_plugin.looking.hidden_folders import without_folders
     [
         ('/home/anna/reid-data', '.../reid-data'),
         ('~/reid-data/', '.../reid-data'),
-        ('~anna', '~anna'),  # nobody's home here
+        ('~anna', '~anna'),  # no user of this name
         ('../../anna/x.pth', '.../x.pth'),
         ('log/../../anna/x.pth', '.../x.pth'),
         ('log/stmn', 'log/stmn'),

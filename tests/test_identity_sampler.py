@@ -38,7 +38,7 @@ def test_an_epoch_is_one_pass_over_the_identities(counts, num_ids, num_instances
             seen.append(pid)
             if counts[pid] >= num_instances:
                 assert len(set(group)) == num_instances  # without replacement where it can be
-    assert max(Counter(seen).values()) == 1  # nobody twice
+    assert max(Counter(seen).values()) == 1  # no identity twice
     assert batches == identity_batches(pids, num_ids, num_instances, seed, epoch)
 
 

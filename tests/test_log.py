@@ -1,4 +1,4 @@
-"""What a run says, in which order and how often; a library says nothing of its own accord."""
+"""What a run says, in which order and how often; as a library it prints nothing."""
 
 import contextlib
 import io

@@ -100,7 +100,7 @@ def test_published_numbers_are_those_of_their_sources():
 
 
 def test_the_quoted_tables_are_those_of_the_paper():
-    """Where the text of the paper lies in a folder beside the checkout."""
+    """Where the text of the paper is in a folder next to the checkout."""
     papers = sorted(Path(__file__).parents[2].glob('*/PAPER.md'))
     texts = [path.read_text(encoding='utf-8') for path in papers]
     texts = [text for text in texts if 'Spatial and Temporal Memory Networks' in text]

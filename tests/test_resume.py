@@ -407,7 +407,7 @@ def test_a_finished_run_has_nothing_to_do(train, straight, capsys):
     assert (straight / 'metrics.jsonl').read_text() == lines
     assert [e['epoch'] for e in results(straight)] == [2, 4]
     before = contents_of(straight)
-    # the same command once more loses nothing, and says how to go on; nor does another count
+    # the same command once more loses nothing, and says how to resume; nor does another count
     for words in ([], ['train.start_epoch', EPOCHS, 'train.max_epoch', EPOCHS + 1]):
         assert train(straight, *words) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

@@ -65,7 +65,7 @@ def test_a_run_on_two_processes_from_start_to_end(torchrun, mars_root, repositor
     assert done.returncode == 0, done.stderr
     assert 'Resumed from' in done.stdout and 'epoch: [1/2][3/5]' not in done.stdout
     assert_same_end(cut, straight, epoch=2)
-    # one process gets the same from the weights, and can go on
+    # one process gets the same from the weights, and can resume
     alone, path = tmp_path / 'alone', straight / 'model' / 'model.pth.tar-2'
     config = str(repository / 'configs' / 'stmn_mars.yaml')
     start = ['--config-file', config, '--root', mars_root, *RUN, 'data.save_dir', str(alone)]

@@ -51,14 +51,16 @@ def test_the_draw_is_a_function_of_the_seed():
     assert hold_out(given, 0.2, seed=3) == hold_out(given, 0.2, seed=3)
     draws = [tuple(t[1] for t in hold_out(given, 0.2, seed=s).gallery) for s in range(20)]
     assert len(set(draws)) > 15
-    assert {pid for draw in draws for pid in draw} == set(range(40))  # nobody is always spared
+    assert {pid for draw in draws for pid in draw} == set(
+        range(40)
+    )  # every person is held out by some draw
 
 
 def test_queries_are_drawn_from_those_with_a_match():
     given = tracklets((0, (0, 1, 1)), (1, (2, 2)), (2, (0, 3)), (3, (1, 1)), (9, (5, 6)))
     split = hold_out(given, 4, seed=0)
     matchable = [t for t in split.gallery if t[1] in (0, 2, 9)]
-    assert split.query == matchable  # fewer than asked for: all, in order
+    assert split.query == matchable  # fewer than requested: all, in order
     few = hold_out(given, 4, seed=0, num_queries=2)
     assert len(few.query) == 2 and set(few.query) < set(matchable)
     assert few.gallery == split.gallery

@@ -47,7 +47,7 @@ def test_devices_are_written_to_and_what_is_no_file_is_refused(tmp_path):
     assert stat.S_ISCHR(os.stat('/dev/null').st_mode)
     with pytest.raises(InputError, match='cannot write /dev/full: No space left'):
         write_text('/dev/full', 'text')
-    os.mkfifo(tmp_path / 'fifo')  # nobody reads: opening it would wait for ever
+    os.mkfifo(tmp_path / 'fifo')  # no process reads it: opening it would wait for ever
     os.mkdir(tmp_path / 'folder')
     os.symlink('loop', tmp_path / 'loop')
     for name in ('fifo', 'folder', 'loop'):
