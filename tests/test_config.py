@@ -440,7 +440,7 @@ def test_the_choices_are_those_of_the_code():
     choices = {key: rule.choices for key, rule in RANGES.items() if hasattr(rule, 'choices')}
     assert choices['video.sample_method'] == tuple(FRAME_SAMPLERS)
     assert choices['video.rrs_chunks'] == RRS_CHUNKS
-    assert choices['test.all_clips'] == ALL_CLIPS
+    assert choices['test.all_clips'] == tuple(ALL_CLIPS)
     assert choices['stmn.addressing'] == ADDRESSINGS
     assert choices['stmn.key_normalisation'] == KEY_NORMALISATIONS
     assert choices['loss.spread.reduction'] == REDUCTIONS

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from references.released import all_frames_clips
 
 import stmn_plugin
+from stmn_plugin.config import load_config
 from stmn_plugin.config.defaults import flatten, get_default_config
+from stmn_plugin.config.kwargs import plan_kwargs
 from stmn_plugin.data import VideoDataManager
 from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, Normalize
 from stmn_plugin.data.frame_samplers import ClipPlan, dealt_clip, interleaved_clip, sample_rrs
@@ -65,6 +67,26 @@ def test_interleaved_clips_by_hand():
     assert clips == [[0, 2, 2, 4, 6, 6], [1, 1, 3, 3, 5, 5]]
     assert interleaved_clip(2, 4, 0).tolist() == [0, 0, 1, 1]
     assert interleaved_clip(3, 4, 0).tolist() == [0, 1, 2, 2]
+
+
+def test_consecutive_clips_equal_the_loops():
+    """Adjacent frames; the last clip goes round its own frames until there are L."""
+    for num_frames, seq_len in itertools.product(range(1, 40), range(1, 9)):
+        plan = ClipPlan(seq_len, 'all', all_clips='consecutive')
+        expected, rest = [], list(range(num_frames))
+        while rest:
+            own, rest = rest[:seq_len], rest[seq_len:]
+            expected.append([own[i % len(own)] for i in range(seq_len)])
+        clips = [plan.clip(num_frames, index) for index in range(plan.count(num_frames))]
+        assert [clip.tolist() for clip in clips] == expected
+        assert clips[0].dtype == np.int64 and plan.title == 'all (consecutive)'
+
+
+@pytest.mark.parametrize('name', ['cosam', 'csa', 'gltr', 'm3d', 'mgh', 'stmp', 'tclnet'])
+def test_systems_of_adjacent_frames_are_tested_on_them_as_published(name):
+    plan = ClipPlan(**plan_kwargs(load_config(f'as_published/{name}_mars')))
+    assert plan.title == 'all (consecutive)'
+    assert plan.clip(2 * plan.seq_len, 1).tolist() == list(range(plan.seq_len, 2 * plan.seq_len))
 
 
 @given(num_frames=st.integers(1, 60), seq_len=st.integers(1, 9), most=st.integers(1, 12))

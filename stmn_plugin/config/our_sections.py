@@ -170,9 +170,9 @@ class Test(host.Test):
     )
     all_clips: str = setting(
         'ceil',
-        OneOf(('ceil', 'floor')),
-        'clips of test.frames all: ceil(F/L), so that every frame is in one; floor(F/L), without '
-        "the remainder (authors' code)",
+        OneOf(('ceil', 'floor', 'consecutive')),
+        'clips of test.frames all: ceil(F/L) interleaved ones, so that every frame is in one; '
+        "floor(F/L), without the remainder (authors' code); ceil(F/L) of adjacent frames",
     )
     features_dir: str = setting(
         '',

@@ -18,7 +18,6 @@ Indices: TypeAlias = NDArray[np.int64]
 """Frame indices."""
 
 RRS_CHUNKS = ('balanced', 'ceil')
-ALL_CLIPS = ('ceil', 'floor')
 
 
 def sample_rrs(
@@ -114,16 +113,16 @@ def count_clips(num_frames: int, seq_len: int, clips: str = 'ceil') -> int:
     Args:
         num_frames: F >= 1.
         seq_len: L >= 1.
-        clips: 'ceil': ceil(F / L) clips, which contain all frames; 'floor': max(floor(F / L), 1)
-            clips, without the remainder.
+        clips: 'ceil' and 'consecutive': ceil(F / L) clips, which contain all frames; 'floor':
+            max(floor(F / L), 1) clips, without the remainder.
 
     Raises:
         ValueError: num_frames or seq_len below 1, or an unknown ``clips``.
     """
     _check(num_frames, seq_len)
     if clips not in ALL_CLIPS:
-        raise ValueError(f'clips must be one of {ALL_CLIPS}, got {clips!r}')
-    return -(-num_frames // seq_len) if clips == 'ceil' else max(num_frames // seq_len, 1)
+        raise ValueError(f'clips must be one of {tuple(ALL_CLIPS)}, got {clips!r}')
+    return max(num_frames // seq_len, 1) if clips == 'floor' else -(-num_frames // seq_len)
 
 
 def interleaved_clip(num_frames: int, seq_len: int, index: int) -> Indices:
@@ -158,6 +157,19 @@ def dropping_clip(num_frames: int, seq_len: int, index: int) -> Indices:
     return np.where(frames < num_frames, frames, alternating)
 
 
+def consecutive_clip(num_frames: int, seq_len: int, index: int) -> Indices:
+    """Return clip ``index`` of the ceil(F / L) clips of adjacent frames.
+
+    The last clip repeats its own frames from its first on: F=6, L=4 gives 0 1 2 3 and 4 5 4 5. The
+    released codes of COSAM, MGH and TCLNet test these clips.
+
+    Returns:
+        Frame indices, shape (L,).
+    """
+    start = index * seq_len
+    return start + np.arange(seq_len, dtype=np.int64) % min(seq_len, num_frames - start)
+
+
 def dealt_clip(
     num_frames: int, seq_len: int, num_clips: int, index: int, chunks: str = 'balanced'
 ) -> Indices:
@@ -170,6 +182,12 @@ def dealt_clip(
     """
     return sample_rrs(num_frames, num_clips * seq_len, chunks=chunks)[index::num_clips]
 
+
+ALL_CLIPS: dict[str, Callable[[int, int, int], Indices]] = {
+    'ceil': interleaved_clip,
+    'floor': dropping_clip,
+    'consecutive': consecutive_clip,
+}
 
 FRAME_SAMPLERS: dict[str, Callable[..., Indices]] = {
     'rrs': sample_rrs,
@@ -187,7 +205,7 @@ class ClipPlan(NamedTuple):
     frames: str = 'rrs'  # 'all', 'in_order' (all of them), or a frame sampler that takes one clip
     clips_per_tracklet: int = 1  # maximum with 'rrs'
     rrs_chunks: str = 'balanced'
-    all_clips: str = 'ceil'  # number of clips with 'all', see ``count_clips``
+    all_clips: str = 'ceil'  # one of ALL_CLIPS: the clips with 'all'
 
     def count(self, num_frames: int) -> int:
         """Return the number of clips of a tracklet of F frames."""
@@ -198,10 +216,8 @@ class ClipPlan(NamedTuple):
 
     def clip(self, num_frames: int, index: int) -> Indices:
         """Return the frame indices of a clip, int64 (L,)."""
-        if self.drops_remainder:
-            return dropping_clip(num_frames, self.seq_len, index)
         if self.frames == 'all':
-            return interleaved_clip(num_frames, self.seq_len, index)
+            return ALL_CLIPS[self.all_clips](num_frames, self.seq_len, index)
         if self.frames == 'in_order':
             start = index * self.seq_len
             return np.minimum(np.arange(start, start + self.seq_len), num_frames - 1)
@@ -211,15 +227,10 @@ class ClipPlan(NamedTuple):
         return FRAME_SAMPLERS[self.frames](num_frames, self.seq_len)
 
     @property
-    def drops_remainder(self) -> bool:
-        """Whether frames of a tracklet are in no clip, as in the authors' all-frames test."""
-        return self.frames == 'all' and self.all_clips == 'floor'
-
-    @property
     def title(self) -> str:
-        """Name for tables: 'all', 'all (floor)', 'rrs', 'rrs x 4'."""
-        if self.drops_remainder:
-            return 'all (floor)'
+        """Name for tables: 'all', 'all (floor)', 'all (consecutive)', 'rrs', 'rrs x 4'."""
+        if self.frames == 'all' and self.all_clips != 'ceil':
+            return f'all ({self.all_clips})'
         many = self.frames == 'rrs' and self.clips_per_tracklet > 1
         return f'rrs x {self.clips_per_tracklet}' if many else self.frames
 
