@@ -13,6 +13,7 @@ from stmn_plugin.data import VideoDataManager
 from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.tracklets import Target
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation.distances import pairwise_distances
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.evaluator import Evaluator, Searched
 from stmn_plugin.evaluation.feature_store import FeatureFolder
@@ -24,7 +25,7 @@ from stmn_plugin.evaluation.features import (
     kept_clips,
     mean_over_clips,
 )
-from stmn_plugin.evaluation.pair_scores import joined_rows
+from stmn_plugin.evaluation.pair_scores import joined_rows, rescored_rows
 from stmn_plugin.evaluation.settings import TestOptions, TestSettings
 from stmn_plugin.models.base import VideoModel
 
@@ -208,3 +209,79 @@ def test_a_target_is_ranked_by_the_scores_of_clips(protocol, data):
     for option in ({'rerank': True}, {'normalize_feature': True}):
         with pytest.raises(InputError, match='Directed scores pairs of tracklets itself'):
             Evaluator(model, embedder(model, plan), {}, settings, TestOptions(**option))
+
+
+# --- the nearest are ordered anew ---
+
+
+class Rescoring(Directed):
+    """Adds how far the first frames of the mean clips are apart, in their order."""
+
+    score_pairs = join_scores = None
+    rescored = 3
+
+    def rescore(self, query, gallery):
+        assert query.shape == gallery.shape
+        return 5 * (query[:, 0] - 2 * gallery[:, 1])
+
+
+def slowly_rescored(row, own, others, model):
+    """A row of distances whose nearest have changed places, one pair at a time."""
+    nearest = sorted(range(len(row)), key=lambda place: row[place])[: model.rescored]
+    keys = {j: row[j] + float(model.rescore(own[None], others[j][None])) for j in nearest}
+    result = list(row)
+    for distance, j in zip(
+        sorted(row[j] for j in nearest), sorted(nearest, key=keys.get), strict=True
+    ):
+        result[j] = distance
+    return result
+
+
+@pytest.mark.parametrize('count', [1, 3, 6, 50])
+def test_the_nearest_exchange_their_distances(count):
+    model, generator = Rescoring(), torch.Generator().manual_seed(0)
+    model.rescored = count
+    rows, query, gallery = (
+        torch.randn(size, generator=generator) for size in ((7, 6), (7, 4), (6, 4))
+    )
+    chunks = list(rescored_rows(rows.split(4), query, gallery, model.rescore, count))
+    assert [len(chunk) for chunk in chunks] == [4, 3]
+    expected = [
+        slowly_rescored(*pair, gallery, model) for pair in zip(rows.tolist(), query, strict=True)
+    ]
+    found = torch.cat(chunks)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=0)
+    assert torch.equal(found, rows) == (count == 1)
+    assert torch.equal(found.sort(dim=1).values, rows.sort(dim=1).values)
+
+
+@pytest.mark.parametrize('frames', ['rrs', 'all'])
+def test_a_target_is_ranked_by_distances_whose_nearest_are_ordered_anew(frames, data):
+    model, plan = Rescoring().eval(), ClipPlan(L, frames)
+    lists = data.test_dataset['mars']
+    target = Target(lists['query'], lists['gallery'], gallery_needs_queries=True)
+    settings, options = TestSettings('official', plan), TestOptions('cosine')
+    evaluator = Evaluator(model, embedder(model, plan), {'mars': target}, settings, options)
+    searched = evaluator.features('mars')
+    every_clip = embedder(Directed().eval(), plan)(target.query).clips
+    means = torch.stack([one.mean(dim=0) for one in parts(every_clip)])
+    torch.testing.assert_close(searched.query.clips.features, means)  # of the clips of a tracklet
+    assert (searched.gallery.clips.counts == 1).all()
+    query, gallery = searched.query, searched.gallery
+    plain = pairwise_distances(query.features, gallery.features)
+    others = gallery.clips.features
+    expected = [
+        slowly_rescored(row.tolist(), own, others, model)
+        for row, own in zip(plain, query.clips.features, strict=True)
+    ]
+    found = torch.cat(list(evaluator.distances(searched)))
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)
+    assert not torch.allclose(found, plain, atol=1e-4)
+    assert evaluator.rank('mars', searched, 0.0).dist_metric == 'cosine, nearest 3 rescored'
+    refused = r'Rescoring orders the nearest 3 of each query anew'
+    for others in (
+        {'options': TestOptions(rerank=True)},
+        {'settings': TestSettings(verification=True)},
+    ):
+        with pytest.raises(InputError, match=refused):
+            Evaluator(model, embedder(model, plan), {}, **others)

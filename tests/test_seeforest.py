@@ -433,3 +433,42 @@ def test_explained_is_the_attention():
     check_explained(explained, 2, L)
     torch.testing.assert_close(explained['step_attention'].mean(dim=1), explained['attention'])
     torch.testing.assert_close(explained['clip_feature'], model(images).detach())
+
+
+# --- the nearest of a test, ordered anew by the sweeps ---
+
+
+def test_what_is_compared_in_a_test_is_what_was_compared_in_training():
+    torch.manual_seed(0)
+    model, images = network(srm_top=4, srm_weight=0.5).double(), clips(2).double()
+    torch.nn.init.normal_(model.attention.energy.weight, std=5)
+    torch.nn.init.normal_(model.classifier_pairs.score.weight)
+    model.train()(images)  # statistics that are not those of the start
+    plain = network().double()
+    plain.load_state_dict(model.state_dict())
+    assert (model.rescored, plain.rescored) == (4, 0)
+    with torch.no_grad():
+        model.eval(), plain.eval()
+        vectors = model.encode_frames(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        maps = model.encoder(images.flatten(0, 1)).frame_features.unflatten(0, images.shape[:2])
+        height, width = maps.shape[3:]
+        assert height != width and vectors.shape == (2, L, 512 + 5 * height * width + 1)
+        torch.testing.assert_close(model(images), plain(images))
+        torch.testing.assert_close(model(images[:, 0]), plain(images[:, 0]))  # of still clips
+        weights = model.explain(images)['attention']
+        assert weights.std() > 0.01
+        of_clips = sum(weights[:, i, None, None, None] * maps[:, i] for i in range(L))
+        described = model.classifier_pairs.describe(of_clips)  # as the forward in training has it
+        compared = model.pair_features(vectors)
+        torch.testing.assert_close(compared[:, :-1], described.flatten(1))
+        found = model.rescore(compared, compared.flip(0))
+        logits = plain.classifier_pairs(described, described.flip(0))
+        probs = logits.softmax(dim=1)
+        torch.testing.assert_close(found, -0.5 * (probs[:, 1] / probs[:, 0]).log())
+        assert found.abs().max() > 1e-3
+        # a mean over clips keeps the shape of the maps
+        mean = compared.mean(dim=0, keepdim=True)
+        alike = plain.classifier_pairs(described.mean(dim=0, keepdim=True), described[:1])
+        torch.testing.assert_close(
+            model.rescore(mean, compared[:1]), 0.5 * (alike[:, 0] - alike[:, 1])
+        )

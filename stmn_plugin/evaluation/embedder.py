@@ -37,7 +37,7 @@ class Embedder:
     A ``frame_once`` model encodes each frame once for all of its clips; any other model encodes
     clip by clip. A tracklet's feature is the mean over its clips, and over the mirrored ones, after
     ``model.finish``. For a model that joins scores of clips, the compared vectors of all clips are
-    returned, too.
+    returned, too; for one that rescores pairs, their mean for each tracklet.
 
     Args:
         model: a model on the device; it is set to eval mode.
@@ -128,7 +128,8 @@ class Embedder:
         self.model.eval()
         with torch.no_grad():
             clips = self._clips(own, name)
-            features = mean_over_clips(clips, own, self._finished) if own else None
+            averaged = self.model.rescored > 0
+            features = mean_over_clips(clips, own, self._finished, averaged) if own else None
         parts = [part for part in gather_objects(features) if part is not None]
         return join_tracklets(parts) if is_main() else None
 

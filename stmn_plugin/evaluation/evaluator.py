@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from stmn_plugin.data.tracklets import Target, Tracklet
 from stmn_plugin.device import peak_memory
 from stmn_plugin.distributed import broadcast
+from stmn_plugin.errors import InputError
 
 from .features import TrackletFeatures
 from .fingerprint import weights_digest
-from .pair_scores import joined_rows, refuse_pair_scores, scored_rows
+from .pair_scores import joined_rows, refuse_pair_scores, rescored_rows, scored_rows
 from .protocols import (
     PROTOCOLS,
     Evaluation,
@@ -48,8 +49,9 @@ class Evaluator:
         digests_of: name of a target → digests of config and data, for the evaluation.
 
     Raises:
-        InputError: options for distances of vectors with a model that scores pairs itself. The
-            metric is not such an option; it is ignored then, see :attr:`dist_metric`.
+        InputError: options for distances of vectors with a model that scores or rescores pairs
+            itself. The metric is not such an option; a model that scores pairs ignores it, see
+            :attr:`dist_metric`.
     """
 
     def __init__(
@@ -71,6 +73,15 @@ class Evaluator:
             refuse_pair_scores(model, 'test.rerank')
         if self.options.normalize_feature:
             refuse_pair_scores(model, 'test.normalize_feature')
+        for key, given in (
+            ('test.rerank', self.options.rerank),
+            ('test.verification', self.settings.verification),
+        ):
+            if given and self.rescored:
+                raise InputError(
+                    f'{key}: {type(model).__name__} orders the nearest {self.rescored} of each '
+                    'query anew, their distances are no longer those of the features'
+                )
 
     @property
     def protocol(self) -> Protocol:
@@ -85,7 +96,15 @@ class Evaluator:
     @property
     def dist_metric(self) -> str:
         """Metric of the ranking; 'score_pairs' if the model scores pairs itself."""
-        return 'score_pairs' if self.scores_pairs else self.options.dist_metric
+        if self.scores_pairs:
+            return 'score_pairs'
+        again = f', nearest {self.rescored} rescored' if self.rescored else ''
+        return self.options.dist_metric + again
+
+    @property
+    def rescored(self) -> int:
+        """How many of the nearest of each query the model orders anew."""
+        return int(getattr(self.model, 'rescored', 0))
 
     def can_score(self, name: str) -> bool:
         """Return whether a target has labels by which queries can be scored."""
@@ -142,11 +161,16 @@ class Evaluator:
     def distances(self, searched: Searched) -> Iterator[Tensor]:
         """Yield distances in chunks of queries (q, G), never the whole matrix."""
         query, gallery = searched
-        if not self.scores_pairs:
+        model: Any = self.model
+        if not self.scores_pairs and not self.rescored:
             rows: Iterator[Tensor] = distances_in_rows(query, gallery, self.options)
             return rows
-        model: Any = self.model
         device = next(model.parameters()).device.type
+        if self.rescored:
+            assert query.clips is not None and gallery.clips is not None  # means of tracklets
+            compared = query.clips.features, gallery.clips.features
+            rows = distances_in_rows(query, gallery, self.options)
+            return rescored_rows(rows, *compared, model.rescore, self.rescored, device)
         if query.clips is not None and gallery.clips is not None:
             joined = model.score_pairs, model.join_scores, device
             return joined_rows(query.clips, gallery.clips, *joined)

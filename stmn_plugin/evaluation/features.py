@@ -23,7 +23,10 @@ STAND_IN_WEIGHT = 1e-12
 
 
 class TrackletClips(NamedTuple):
-    """The vectors of clips that ``VideoModel.score_pairs`` compares, ordered by tracklet."""
+    """Vectors of ``VideoModel.pair_features``, ordered by tracklet.
+
+    ``score_pairs`` compares those of clips, ``rescore`` the mean of each tracklet.
+    """
 
     features: Tensor  # (N, D) on the CPU
     counts: NDArray[np.int64]  # (G,) clips of each tracklet, at least 1, N in all
@@ -35,7 +38,7 @@ class TrackletFeatures(NamedTuple):
     features: Tensor  # (G, D) on the CPU
     pids: NDArray[Any]  # (G,)
     camids: NDArray[Any]  # (G,)
-    clips: TrackletClips | None = None  # of a model that joins the scores of clips
+    clips: TrackletClips | None = None  # of a model that compares pairs itself
 
     def normalized(self) -> 'TrackletFeatures':
         """Return the features scaled to length 1."""
@@ -74,7 +77,7 @@ class ClipFeatures(NamedTuple):
     weights: Tensor  # (B,) float64, of the clip in the mean of its tracklet
     tracklets: Tensor  # (B,)
     stand_ins: Tensor  # (B,) bool
-    pairs: Tensor | None = None  # (B, D') compared by a model that joins scores of clips
+    pairs: Tensor | None = None  # (B, D') compared by a model that compares pairs itself
 
 
 def mean_over_views(views: Sequence[Tensor]) -> Tensor:
@@ -106,7 +109,7 @@ def clips_of_vectors(
         else:
             views = [model.embed(view[there]) for view in vectors]  # of (B, L, V)
         pairs = None
-        if model.join_scores is not None:
+        if model.join_scores is not None or model.rescored:
             pairs = mean_over_views([model.pair_features(view[there]) for view in vectors])
         yield ClipFeatures(mean_over_views(views), weights, tracklets, stand_ins, pairs)
 
@@ -115,6 +118,7 @@ def mean_over_clips(
     batches: Iterable[ClipFeatures],
     tracklets: Sequence[Tracklet],
     finish: Callable[[Tensor], Tensor] = lambda features: features,
+    average_pairs: bool = False,
 ) -> TrackletFeatures:
     """Average the clips of each tracklet with weights, apply ``finish``, and keep compared vectors.
 
@@ -122,23 +126,32 @@ def mean_over_clips(
         batches: batches of all clips.
         tracklets: G tracklets, the host's 4-tuples.
         finish: means (G, D) in float32 → features (G, D), see ``VideoModel.finish``.
+        average_pairs: average the compared vectors, too, in place of keeping those of every clip.
 
     Raises:
         InputError: a feature is not finite.
     """
-    sums, weights = torch.zeros(0), torch.zeros(len(tracklets), dtype=torch.float64)
+    sums, pair_sums = torch.zeros(0), torch.zeros(0)
+    weights = torch.zeros(len(tracklets), dtype=torch.float64)
     kept: list[ClipFeatures] = []
     for batch in batches:
         features, weight, owners, stand_ins, pairs = batch
-        if pairs is not None:
-            kept.append(batch._replace(pairs=pairs.float().cpu()))
         weight = torch.where(stand_ins, STAND_IN_WEIGHT * weight, weight)
+        if pairs is not None and average_pairs:
+            if not len(pair_sums):
+                pair_sums = torch.zeros(len(tracklets), pairs.shape[1])
+            pair_sums.index_add_(0, owners, pairs.float().cpu() * weight[:, None].float())
+        elif pairs is not None:
+            kept.append(batch._replace(pairs=pairs.float().cpu()))
         if not len(sums):
             sums = torch.zeros(len(tracklets), features.shape[1], dtype=torch.float64)
         sums.index_add_(0, owners, features.double().cpu() * weight[:, None])
         weights.index_add_(0, owners, weight)
     features = finish((sums / weights[:, None]).float())
     clips = kept_clips(kept, len(tracklets)) if kept else None
+    if len(pair_sums):
+        means = pair_sums.div_(weights[:, None].float())
+        clips = TrackletClips(means, np.ones(len(tracklets), dtype=np.int64))
     is_finite = torch.isfinite(features).all(dim=1)  # (G,)
     if clips is not None:
         rows = torch.isfinite(clips.features).all(dim=1).numpy()  # (N,)

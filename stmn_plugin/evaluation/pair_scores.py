@@ -1,10 +1,11 @@
 """Convert a model's own scores of pairs, ``VideoModel.score_pairs``, to rows of distances.
 
 Scores are of pairs of tracklets, or of pairs of clips that ``VideoModel.join_scores`` combines.
-They are not distances of vectors, so functions that need such distances reject them.
+They are not distances of vectors, so functions that need such distances reject them. A model may
+also order only the nearest of each query anew, by ``VideoModel.rescore``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from .features import TrackletClips
 PAIRS_LIMIT = 1 << 26  # bytes of the features of pairs scored together
 QUERIES_AT_ONCE = 64  # queries per copy of the gallery's clips to the device
 
+Rescore = Callable[[Tensor, Tensor], Tensor]
 ScorePairs = Callable[[Tensor, Tensor], Tensor]
 JoinScores = Callable[[Tensor], Tensor]
 
@@ -91,6 +93,45 @@ def joined_rows(
                 places = torch.from_numpy(queries - start)[:, None], torch.from_numpy(columns)
                 rows[places] = join_scores(by_tracklet).float().cpu()
         yield -rows
+
+
+@torch.no_grad()
+def rescored_rows(
+    rows: Iterable[Tensor],
+    query: Tensor,
+    gallery: Tensor,
+    rescore: Rescore,
+    count: int,
+    device: str | torch.device = 'cpu',
+) -> Iterator[Tensor]:
+    """Yield rows in which the nearest of each query have exchanged their distances.
+
+    They are ordered by distance plus ``rescore`` and get their own distances in ascending order, so
+    that all others stay behind them.
+
+    Args:
+        rows: distances in chunks of queries, (q, G).
+        query: vectors that are compared, (Q, D).
+        gallery: the same of the gallery, (G, D).
+        rescore: (P, D), (P, D) on the device → (P,).
+        count: of the nearest of each query.
+        device: of the model.
+
+    Yields:
+        (q, G) on the CPU.
+    """
+    start = 0
+    for chunk in rows:
+        chunk = chunk.cpu().clone()
+        nearest, places = chunk.topk(min(count, chunk.shape[1]), dim=1, largest=False)  # (q, N)
+        for one, own, row, theirs in zip(
+            chunk, query[start : start + len(chunk)], nearest, places, strict=True
+        ):
+            pairs = own.expand(len(theirs), -1).to(device), gallery[theirs].to(device)
+            order = (row + rescore(*pairs).float().cpu()).argsort(stable=True)
+            one[theirs[order]] = row
+        start += len(chunk)
+        yield chunk
 
 
 def _alike(

@@ -46,6 +46,10 @@ class VideoModel(nn.Module):
     """How far the gradient of a memory spread loss reaches, set by the trainer: 'all', or 'heads'
     to stop it before the trunk (``loss.spread.reach``)."""
 
+    rescored: int = 0
+    """How many of the nearest tracklets of a query a test orders anew by :meth:`rescore`; only
+    with :attr:`frame_once`."""
+
     spec: Any = None
     """The ``ModelSpec`` of a model that ``load_model`` returned."""
 
@@ -136,8 +140,8 @@ class VideoModel(nn.Module):
     def pair_features(self, vectors: Tensor) -> Tensor:
         """Map frame vectors to the clip features that :attr:`score_pairs` takes.
 
-        Called with ``frame_once`` and :attr:`join_scores`; for a model of whole clips
-        :attr:`score_pairs` takes the features.
+        Called with ``frame_once`` and :attr:`join_scores` or :attr:`rescored`; for a model of
+        whole clips :attr:`score_pairs` takes the features.
 
         Args:
             vectors: vectors of :meth:`encode_frames`, (B, L, V).
@@ -146,6 +150,15 @@ class VideoModel(nn.Module):
             (B, D); D may depend on L.
         """
         return self.embed(vectors)
+
+    def rescore(self, query: Tensor, gallery: Tensor) -> Tensor:
+        """Return what is added to the distances of P pairs of tracklets, (P,).
+
+        Args:
+            query: mean over the clips of a tracklet of :meth:`pair_features`, (P, D).
+            gallery: the same of the other tracklet, (P, D).
+        """
+        raise NotImplementedError
 
     def explain(self, clips: Tensor) -> dict[str, Tensor]:
         """Return named tensors that show how clips (B, L, 3, H, W) are processed, in eval mode.

@@ -59,15 +59,24 @@ def of_gltr(model, maps):
 
 
 def of_stmp(model, maps):
-    refined = model.rru(maps)
+    refined, vectors = model.rru(maps), vectors_of(maps)
+    state, states = vectors[:, 0], []
+    for frame in vectors.unbind(dim=1):
+        state = (state + frame) / 2
+        states.append(state)
     stages, maps = {}, refined.transpose(1, 2)  # (B, C, L, H, W)
     for number, layer in enumerate(model.stim):
         maps = layer(maps)
         if number in (2, 5):  # the ReLUs
             name = 'after 1x1x1' if number == 2 else 'after 3x3x3 (the row)'
             stages[name] = maps.mean(dim=(2, 3, 4))
-    last = refined[:, -1].mean(dim=(2, 3))
-    return {'refined maps': mean_of_frames(refined), 'the last of them': last, **stages}
+    return {
+        'first frame alone': vectors[:, 0],
+        'refined by gates of 1/2': torch.stack(states).mean(dim=0),
+        'refined maps': mean_of_frames(refined),
+        'the last of them': refined[:, -1].mean(dim=(2, 3)),
+        **stages,
+    }
 
 
 def of_csa(model, maps):

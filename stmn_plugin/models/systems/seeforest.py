@@ -10,7 +10,7 @@ directions, a softmax of two. Ours: sizes, the six directions, the equations bel
 a model in the manner of the paper.
 
 Letters: B clips, L frames, T = B*L, S steps of attention, D channels of a frame's vector x, A of
-the attention, U of a state h, H W positions.
+the attention, U of a state h, C of reduced maps M, H W positions, V numbers of a frame.
 """
 
 from collections.abc import Iterable
@@ -59,6 +59,17 @@ class SeeForestConfig(SharedEncoderConfig):
     )
     pair_weight: float = setting(
         1.0, WEIGHT, 'weight of the cross-entropy of pairs, same or different', in_vectors=False
+    )
+    srm_top: int = setting(
+        0,
+        Whole(0, 10_000),
+        'N, of the nearest tracklets of a query that a test orders anew by the sweeps',
+    )
+    srm_weight: float = setting(
+        0.1,
+        WEIGHT,
+        'lambda; these are ordered by distance - lambda * log-odds of the same person',
+        in_vectors=False,
     )
 
 
@@ -121,7 +132,7 @@ class SeeForestOutput(NamedTuple):
 class SeeForest(VideoModel):
     """SeeForest: attention in an LSTM, and recurrent sweeps over pairs (CVPR 2017).
 
-    The classifier of pairs is there in training alone.
+    The classifier of pairs is used in training, and in a test only with ``srm_top``.
 
     Args:
         num_classes: training identities.
@@ -157,6 +168,7 @@ class SeeForest(VideoModel):
         self.classifier_pairs = PairClassifier(
             dim, config.reduced_channels, config.sweep_channels, config.directions
         )
+        self.rescored = config.srm_top
 
     def forward(self, clips: Tensor) -> Tensor | SeeForestOutput:
         """Normalised clips (B, L, 3, H, W), or images (B, 3, H, W), as the protocol has it."""
@@ -188,14 +200,45 @@ class SeeForest(VideoModel):
         return (self.classifier_pairs.fuse_bn,)
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) → x of each frame, (T, D)."""
-        return global_average(self.encoder(frames).frame_features)
+        """(T, 3, H, W) → x of each frame, (T, D).
+
+        With ``srm_top`` the reduced map follows, and its width: (T, D + C*H*W + 1). The reduction
+        is linear, so that maps are weighted after it as well as before.
+        """
+        maps = self.encoder(frames).frame_features
+        vectors = global_average(maps)
+        if not self.rescored:
+            return vectors
+        reduced = self.classifier_pairs.reduce(maps)  # (T, C, H, W)
+        width = vectors.new_full((len(maps), 1), maps.shape[3])
+        return torch.cat([vectors, reduced.flatten(1), width], dim=1)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """Clips of :meth:`encode_frames`, (B, L, D) → the BNNeck of F, (B, U)."""
+        """Clips of :meth:`encode_frames`, (B, L, V) → the BNNeck of F, (B, U)."""
         with full_precision(vectors.device.type):
-            features: Tensor = self.bnneck(self.feature_of(self.attend(vectors)))
+            attended = self.attend(vectors[..., : self.encoder.dim])
+            features: Tensor = self.bnneck(self.feature_of(attended))
         return features
+
+    def pair_features(self, vectors: Tensor) -> Tensor:
+        """Clips of :meth:`encode_frames`, with ``srm_top`` → M and its width, (B, C*H*W + 1)."""
+        dim = self.encoder.dim
+        with full_precision(vectors.device.type):
+            weights = self.attend(vectors[..., :dim]).attention.mean(dim=1)  # (B, L)
+            reduced = torch.einsum('bl,blv->bv', weights, vectors[..., dim:-1])
+            maps = self.classifier_pairs.normalise(reduced.unflatten(1, self._map_shape(vectors)))
+        return torch.cat([maps.flatten(1), vectors[:, 0, -1:]], dim=1)
+
+    def rescore(self, query: Tensor, gallery: Tensor) -> Tensor:
+        """Return -lambda times the log-odds of the same person, (P,), of maps (P, C*H*W + 1)."""
+        maps = (one[:, :-1].unflatten(1, self._map_shape(one)) for one in (query, gallery))
+        different, same = self.classifier_pairs(*maps).unbind(dim=1)
+        penalty: Tensor = self.config.srm_weight * (different - same)
+        return penalty
+
+    def _map_shape(self, vectors: Tensor) -> tuple[int, int, int]:
+        """C, -1 and the width of maps, from vectors (..., V) that end with it."""
+        return self.config.reduced_channels, -1, round(vectors.flatten()[-1].item())
 
     def attend(self, vectors: Tensor) -> Attended:
         """(B, L, D) → the steps of the attention, as many as ``attention_steps`` says."""

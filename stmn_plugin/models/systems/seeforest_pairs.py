@@ -1,7 +1,7 @@
 """Maps of two clips of SeeForest → same person or different, by sweeps over their difference.
 
-For training alone. Letters: B clips, P pairs, D channels of the encoder's maps, C of those that are
-compared, U of a sweep, H W positions.
+For training, and for the nearest tracklets of a test (``seeforest.srm_top``). Letters: B clips, P
+pairs, D channels of the encoder's maps, C of those that are compared, U of a sweep, H W positions.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,11 @@ class PairClassifier(nn.Module):
 
     def describe(self, maps: Tensor) -> Tensor:
         """Map the maps of clips (B, D, H, W) to those that are compared, M (B, C, H, W)."""
-        return F.relu(self.reduce_bn(self.reduce(maps)))
+        return self.normalise(self.reduce(maps))
+
+    def normalise(self, reduced: Tensor) -> Tensor:
+        """Apply batch norm and ReLU to reduced maps (B, C, H, W)."""
+        return F.relu(self.reduce_bn(reduced))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """M of the clips of pairs, (P, C, H, W) each → logits (P, 2), symmetric."""
