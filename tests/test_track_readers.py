@@ -109,6 +109,8 @@ def test_mot_ids_below_zero_are_detections(read):
     [
         ('1,3' + ',10' * 11, r'tracks.txt:1: 13 columns are oriented boxes \(BoxMOT\)'),
         ('1 3 10 20 30 40 0.9', 'tracks.txt:1: 1 columns, a MOT file has 6 to 10 separated by com'),
+        ('1;3;10;20;30;40', 'has 6 to 10 separated by commas; is it another'),
+        ('1;3;10,5;20;30;40', '2 columns, a MOT file has 6 to 10 separated by commas'),
         ('0 .5 .5 .1 .1 3', 'is it another --format'),
         ('1,3,10,20', 'tracks.txt:1: 4 columns, a MOT file has 6 to 10: frame,id,left'),
         ('1,3,10,20,30,40\n1,x,1,2,3,4', "tracks.txt:2: the id must be a number, got 'x'"),

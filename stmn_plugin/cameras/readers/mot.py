@@ -8,6 +8,7 @@ that write the same columns, so it cannot be read off a file.
 """
 
 import math
+import re
 from pathlib import Path
 
 from stmn_plugin.errors import InputError
@@ -60,6 +61,6 @@ def read_mot(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
 def _advice(line: str, columns: int) -> str:
     if columns == ORIENTED:
         return ' are oriented boxes (BoxMOT), only upright ones can be cropped'
-    if columns == 1 and len(line.split()) > 1:
+    if columns < 3 and re.search(r'[;\s]', line):  # 2 of a line with decimal commas
         return ', a MOT file has 6 to 10 separated by commas; is it another --format?'
     return ', a MOT file has 6 to 10: frame,id,left,top,width,height,confidence,...'
