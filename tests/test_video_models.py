@@ -309,6 +309,22 @@ def test_a_clips_operations_counted_by_hand():
     assert facts['feature_dim'] == 5 and facts['seq_len'] == 6
 
 
+def test_what_follows_the_frames_is_counted_once_a_clip():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from stmn_plugin.config import load_config
+    from stmn_plugin.models.facts import model_facts
+    from stmn_plugin.models.systems.gltr import GLTR, GLTRConfig
+
+    words = 'data.type video model.name gltr gltr.backbone resnet18 video.seq_len 6'
+    cfg = load_config('', [*words.split(), 'data.height', '64', 'data.width', '32'])
+    model = GLTR(IDENTITIES, 6, GLTRConfig(backbone='resnet18'), pretrained=False)
+    facts = model_facts(cfg, model)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 6, 3, 64, 32))  # every frame, and the head, 8 MFLOP, once
+    assert 6 * facts['gflops_per_frame'] == pytest.approx(counter.get_total_flops() / 1e9, abs=6e-4)
+
+
 def batch_refused_on_each(kind, *words):
     from stmn_plugin.config import load_config
     from stmn_plugin.errors import InputError

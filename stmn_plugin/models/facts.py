@@ -20,8 +20,7 @@ def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """Return the model's name, size and cost at test time, for log, metrics.json and checkpoints.
 
     Parameters of classifiers are not counted. GFLOPs are those of convolutions and matrix products
-    per frame; a multiply-add counts as two. For a model of whole clips they are those of a clip
-    divided by its length.
+    per frame; a multiply-add counts as two. What runs once a clip is divided by its length.
 
     Raises:
         InputError: the model cannot process such frames, takes clips instead, or does not return
@@ -33,9 +32,8 @@ def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         if not any(part.startswith('classifier') for part in name.split('.'))
     )
     model.eval()
-    with FlopCounterMode(display=False) as counter:
-        feature = check_feature(cfg.model.name, _black_feature(cfg, model))
-    flops = counter.get_total_flops() / (cfg.video.seq_len if _is_clip_wise(model) else 1)
+    feature, flops = _black_feature(cfg, model)
+    feature = check_feature(cfg.model.name, feature)
     facts = {
         'arch': cfg.model.name,
         'parameters': size,
@@ -47,21 +45,27 @@ def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     return facts
 
 
-def _is_clip_wise(model: nn.Module) -> bool:
-    return isinstance(model, VideoModel) and not model.frame_once
-
-
 @torch.no_grad()
-def _black_feature(cfg: CfgNode, model: nn.Module) -> Any:
-    """Compute the feature of a clip of black frames, encoding its frame once if possible."""
-    size = cfg.data.height, cfg.data.width
+def _black_feature(cfg: CfgNode, model: nn.Module) -> tuple[Any, float]:
+    """Compute the feature of a clip of black frames, and the operations per frame.
+
+    The frame of the clip is encoded once if possible.
+    """
+    size, length = (cfg.data.height, cfg.data.width), cfg.video.seq_len
+    of_frame, of_clip = FlopCounterMode(display=False), FlopCounterMode(display=False)
     if not isinstance(model, VideoModel) or isinstance(model, FrameByFrame):
         network = model.network if isinstance(model, FrameByFrame) else model
-        return black_frame_feature(cfg.model.name, network, *size, cfg.video.seq_len)
-    if not model.frame_once:
-        return model(torch.zeros(1, cfg.video.seq_len, 3, *size))
-    vectors = model.encode_frames(torch.zeros(1, 3, *size))  # (1, V)
-    return model.embed(vectors.unsqueeze(1).expand(-1, cfg.video.seq_len, -1))
+        with of_frame:
+            feature = black_frame_feature(cfg.model.name, network, *size, length)
+    elif not model.frame_once:
+        with of_clip:
+            feature = model(torch.zeros(1, length, 3, *size))
+    else:
+        with of_frame:
+            vectors = model.encode_frames(torch.zeros(1, 3, *size))  # (1, V)
+        with of_clip:
+            feature = model.embed(vectors.unsqueeze(1).expand(-1, length, -1))
+    return feature, of_frame.get_total_flops() + of_clip.get_total_flops() / length
 
 
 def check_batch(cfg: CfgNode, model: nn.Module) -> None:
