@@ -121,6 +121,14 @@ def test_every_frame_comes_once_in_order(codec, tmp_path):
     assert frames == [(i, i / 10, i) for i in range(30)]
 
 
+def test_decoder_threads_never_wait_for_python(tmp_path):
+    """As they do for a message once torchvision 0.23 has turned messages on: then they hang."""
+    path = write_video(tmp_path / 'a.mp4', frames=2)
+    av.logging.set_level(av.logging.ERROR)
+    VideoFile(path)
+    assert av.logging.get_level() is None
+
+
 def test_a_variable_frame_rate_keeps_its_times(tmp_path):
     times = [0, 10, 15, 80, 81, 200]
     source = VideoFile(write_video(tmp_path / 'a.mp4', frames=6, times=times))

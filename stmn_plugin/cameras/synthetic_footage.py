@@ -21,6 +21,8 @@ from stmn_plugin.datasets.synthetic.footage import (
 from stmn_plugin.extras import require
 from stmn_plugin.whole_files import atomic_path, write_text
 
+from .videos import silent_av
+
 FPS = 10
 GAP = 8  # frames between two entries
 TRUTH = 'truth.csv'
@@ -97,8 +99,7 @@ def mot_lines(frames: Sequence[FootageFrame]) -> str:
 
 def write_video(path: Path, frames: Sequence[FootageFrame]) -> None:
     """Encode pictures, in H.264 where this PyAV can."""
-    import av
-
+    av = silent_av()
     codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
     with atomic_path(path) as temporary, av.open(temporary, 'w', format='mp4') as container:
         stream: Any = container.add_stream(codec, rate=FPS)

@@ -29,6 +29,18 @@ class BadVideo(InputError):
     """A video or folder of images of which a frame cannot be decoded; a job may skip it."""
 
 
+def silent_av() -> Any:
+    """Return PyAV with FFmpeg's messages off, as they are by default.
+
+    torchvision 0.23 turns them on. A decoder thread that logs then waits for Python's lock, and if
+    the decoder is freed meanwhile, the thread that holds the lock waits for it: a deadlock.
+    """
+    import av
+
+    av.logging.set_level(None)
+    return av
+
+
 class Frame(NamedTuple):
     """A frame; ``pixels()`` converts it."""
 
@@ -95,8 +107,7 @@ class VideoFile:
         return size if self.turned % 180 == 0 else size[::-1]
 
     def _decoded(self) -> Iterator[Any]:
-        import av
-
+        av = silent_av()
         number = 0
         with contextlib.ExitStack() as stack:
             with self._errors('cannot be read as a video'):
