@@ -412,7 +412,7 @@ def table_of(repository, heading):
 
 
 def test_the_document_says_what_works_with_which(repository):
-    rows = table_of(repository, 'What works with which')
+    rows = table_of(repository, 'Compatibility')
     families = {}
     assert rows.pop()[0] == '`timm:NAME`'  # see test_timm_networks.py
     for names, activation, query, folded in rows:
