@@ -53,7 +53,8 @@ def test_every_row_is_a_run_of_its_own_from_one_encoder(study, tmp_path):
 def test_the_table_compares_rows_with_the_first_and_its_oracles(ceilings):
     rng = np.random.default_rng(0)
     baseline = rng.uniform(0.2, 0.3, (SEEDS, QUERIES))
-    titles = {'Baseline': 0.0, '+ TM': 0.05, '+ SM': 0.0, 'painted': 0.4}
+    painted = f'Baseline{ceilings.PAINTED}'
+    titles = {'Baseline': 0.0, '+ TM': 0.05, '+ SM': 0.0, painted: 0.4}
     found = {
         title: {'own': baseline + gain + rng.normal(0, 1e-3, baseline.shape)}
         for title, gain in titles.items()
@@ -65,6 +66,11 @@ def test_the_table_compares_rows_with_the_first_and_its_oracles(ceilings):
     assert shares == {'+ TM': pytest.approx(0.5, abs=0.01), '+ SM': pytest.approx(0, abs=0.01)}
     assert measures['+ TM']['masks'].values['share'].value == pytest.approx(0.125, abs=0.01)
     assert [one['masks'].does_its_job for one in measures.values()] == [True, False]
+    found['+ SM']['own'] = found['+ SM']['own'][:1]  # on the seeds that both have
+    one = ceilings.compare(found, np.arange(QUERIES) // 2, ('masks',))['+ SM']['masks']
+    assert one.counts['seeds'] == 1
+    expected = np.mean(found['+ SM']['own'][0] - baseline[0])
+    assert one.values['difference'].value == pytest.approx(expected)
     alone = ceilings.compare({key: found[key] for key in ('Baseline', '+ TM')}, np.arange(40), ())
     assert alone == {'+ TM': {}}
 
@@ -84,6 +90,7 @@ def test_the_whole_study_on_tiny_data(ceilings, tiny_root, tmp_path, monkeypatch
     words = [*keys.split(), '']
     flags = ['--rows', 'Baseline', '+ TM, rate x 20', '--seeds', '1']
     flags += ['--output', str(tmp_path / 'runs'), '--json', str(tmp_path / 'ceilings.json')]
+    kept = str(tmp_path / 'kept.npz')
     monkeypatch.setattr(sys, 'argv', ['ceilings.py'])
     ceilings.main([*flags, *words], execute)
     out = capsys.readouterr().out
@@ -96,8 +103,19 @@ def test_the_whole_study_on_tiny_data(ceilings, tiny_root, tmp_path, monkeypatch
     # a second call reads what it has found, unless the weights are others
     with monkeypatch.context() as patched:
         patched.setitem(ceilings.main.__globals__, 'read_clip_frames', None)
-        ceilings.main([*flags, *words], execute)
+        ceilings.main([*flags, '--keep', kept, *words], execute)
     assert json.loads((tmp_path / 'ceilings.json').read_text()) == written
+    # and what it has kept says the same without the runs
+    ceilings.main(['--read', kept, '--json', str(tmp_path / 'again.json')], None)
+    again = json.loads((tmp_path / 'again.json').read_text())
+    for title, one in written['mAP'].items():
+        for weighting, means in one.items():
+            assert again['mAP'][title][weighting] == pytest.approx(means, abs=1e-7)
+    assert {*again['shares']['+ TM, rate x 20']} == {'masks', 'visibility'}
+    for bad, message in (([kept, 'no.npz'], 'no.npz'), ([kept, '--rows', 'Base'], "--rows 'Base'")):
+        with pytest.raises(SystemExit, match='2'):
+            ceilings.main(['--read', *bad], None)
+        assert message in capsys.readouterr().err
     # what a run's own test says
     (folder,) = (tmp_path / 'runs').glob('baseline-painted-*')
     tested = json.loads((folder / 'metrics.json').read_text())['evaluations'][-1]['mAP']

@@ -10,12 +10,16 @@ finished is used, what is not is trained. The average precisions of a run are ke
 visibility` trains nothing: a frame of the first row counts as the square of the person's true
 visibility in it, its features being as they are: what a perfect temporal memory could gain. Every
 other row is compared with the first, query by query and seed by seed; the table has its difference
-and its share of each ceiling.
+and its share of each ceiling. `--keep` keeps the average precisions in one file, from which
+`--read` computes the same table without any run:
+
+python studies/distractors/ceilings.py --read studies/distractors/precisions.npz
 """
 
 import argparse
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ORACLES = ('masks', 'visibility')
 VISIBILITY = 'visibility^2'
 PRECISIONS = 'precisions.npz'  # in the folder of a run
+PAINTED = ', distractors painted out'  # behind the title of a row
 
 
 def parse_args(argv=None):
@@ -46,7 +51,9 @@ def parse_args(argv=None):
     parser.add_argument('--oracle', nargs='+', choices=ORACLES, default=ORACLES)
     parser.add_argument('--seeds', type=int, default=3, metavar='N')
     parser.add_argument('--output', default=os.path.join('log', 'studies', 'distractors'))
-    parser.add_argument('--json', metavar='FILE', help='average precisions are not kept, means are')
+    parser.add_argument('--json', metavar='FILE', help='means and measures')
+    parser.add_argument('--keep', metavar='FILE', help='average precision of every query, .npz')
+    parser.add_argument('--read', nargs='+', metavar='FILE', help='kept files, instead of runs')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
     return parser.parse_intermixed_args(argv)
 
@@ -63,7 +70,7 @@ def chosen_rows(file, titles):
 def painted(row):
     """The same row on frames without their known distractors."""
     changes = {**row.changes, 'synthetic.paint_out': True}
-    return Variant(f'{row.title}, distractors painted out', f'{row.name}-painted', changes)
+    return Variant(row.title + PAINTED, f'{row.name}-painted', changes)
 
 
 def precisions_of(run, weightings):
@@ -114,28 +121,69 @@ def shown(precisions):
     return ', '.join(f'{name} {100 * np.nanmean(own):.1f}' for name, own in precisions.items())
 
 
+def keep(path, found, persons):
+    """Write what :func:`measure` returns, with 'title: weighting' as the name of an array."""
+    arrays = {
+        f'{title}: {name}': own.astype(np.float32)
+        for title, one in found.items()
+        for name, own in one.items()
+    }
+    with whole_file(Path(path)) as file:
+        np.savez_compressed(file, **arrays, persons=persons)
+
+
+def read_kept(paths, titles):
+    """What :func:`measure` returned, of several files; with ``titles``, of these rows only."""
+    found, persons = {}, None
+    for path in paths:
+        try:
+            with np.load(path) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            own = arrays.pop('persons')
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f'{path}: not a file of --keep ({error})') from error
+        if persons is not None and not np.array_equal(persons, own):
+            raise InputError(f'{path}: the queries are not those of {paths[0]}')
+        persons = own
+        for name, precisions in arrays.items():
+            title, weighting = name.rsplit(': ', 1)
+            found.setdefault(title, {})[weighting] = precisions.astype(np.float64)
+    titles = titles or [title for title in found if not title.endswith(PAINTED)]
+    if unknown := [title for title in titles if title not in found]:
+        raise InputError(f'--rows {unknown[0]!r}: {", ".join(paths)} have {", ".join(found)}')
+    painted_too = [title for title in found if title == titles[0] + PAINTED]
+    return {title: found[title] for title in [*titles, *painted_too]}, persons
+
+
 def compare(found, persons, oracles):
-    """The measure of every row against every ceiling: title → oracle → Measure."""
-    baseline, *others = found
+    """The measure of every row against every ceiling: title → oracle → Measure.
+
+    A row that has fewer seeds than the first is compared on those that it has.
+    """
+    baseline, *others = (title for title in found if not title.endswith(PAINTED))
     own = found[baseline][OWN]
     ceilings = {}
-    if 'masks' in oracles:
-        ceilings['masks'] = found[others.pop()][OWN]
+    if 'masks' in oracles and baseline + PAINTED in found:
+        ceilings['masks'] = found[baseline + PAINTED][OWN]
     if 'visibility' in oracles:
         ceilings['visibility'] = found[baseline][VISIBILITY]
-    return {
-        title: {
-            oracle: share_of_ceiling(found[title][OWN], own, ceiling, persons)
+    measures = {}
+    for title in others:
+        row = found[title][OWN]
+        seeds = min(len(row), *map(len, (own, *ceilings.values())))
+        measures[title] = {
+            oracle: share_of_ceiling(row[:seeds], own[:seeds], ceiling[:seeds], persons)
             for oracle, ceiling in ceilings.items()
         }
-        for title in others
-    }
+    return measures
 
 
 def main(argv=None, execute=child):
     args = parse_args(argv)
     with exit_on_input_error(debug=False):
-        found, persons = measure(args, execute)
+        found, persons = read_kept(args.read, args.rows) if args.read else measure(args, execute)
+        if args.keep:
+            keep(args.keep, found, persons)
         measures = compare(found, persons, args.oracle)
         if args.json:
             means = {
