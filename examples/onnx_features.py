@@ -26,6 +26,7 @@ def feature(exported, crops):
         'rrs, ceil': np.minimum(places * -(-count // len(places)), count - 1),
         'evenly': np.minimum(places * max(count // len(places), 1), count - 1),
         'consecutive': places % count,
+        'every_8th': places * next((n for n in (8, 4, 2) if places[-1] * n < count), 1) % count,
     }[manifest['sampling']['rule']]
     batch = np.stack([read_frame(paths[row], manifest['frame']) for row in rows])  # (L, 3, H, W)
     for part in manifest['parts']:

@@ -106,6 +106,7 @@ RULES = [
     ('rrs, ceil', {'video.rrs_chunks': 'ceil'}),
     ('evenly', {'video.sample_method': 'evenly'}),
     ('consecutive', {'video.sample_method': 'consecutive'}),
+    ('every_8th', {'video.sample_method': 'every_8th'}),
     ('random', {'video.sample_method': 'random'}),
 ]
 
@@ -132,7 +133,7 @@ def test_the_manifest_states_the_rule_of_the_model(rule, changes):
     assert rest == 'i from 0 to L - 1'
     known = {'floor': math.floor, 'ceil': math.ceil, 'numpy': np, 'sort': np.sort}
     rules = settings['video.sample_method'], 1, settings['video.rrs_chunks']
-    for count in (1, 2, 5, 7, 16, 61):
+    for count in (1, 2, 5, 7, 11, 16, 61):
         for length in (1, 4, 6):
             expected = ClipPlan(length, *rules).clip(count, 0).tolist()
             names = {**known, 'F': count, 'L': length}
@@ -141,7 +142,7 @@ def test_the_manifest_states_the_rule_of_the_model(rule, changes):
 
 
 @pytest.mark.parametrize('rule, changes', RULES[:-1])
-@pytest.mark.parametrize('count', [1, 5, 11])
+@pytest.mark.parametrize('count', [1, 5, 11, 25])
 def test_the_sample_takes_the_frames_of_the_rule(rule, changes, count, tmp_path, repository):
     """Its first part gets them; frame i is of the grey i."""
     method, chunks = rule.partition(',')[0], changes.get('video.rrs_chunks', 'balanced')

@@ -15,6 +15,7 @@ from stmn_plugin.data.frame_samplers import (
     sample_all,
     sample_consecutive,
     sample_evenly,
+    sample_every_8th,
     sample_random,
     sample_rrs,
 )
@@ -194,6 +195,69 @@ def test_consecutive_frames_of_a_short_tracklet_by_hand():
     assert sample_consecutive(9, 4, ExtremeGenerator(last=False)).tolist() == [0, 1, 2, 3]
 
 
+# --- every 8th ---
+
+
+@pytest.mark.parametrize('length', [1, 2, 4])
+@pytest.mark.parametrize('more', [0, 1, 5])
+def test_every_8th_frame_is_a_spread_window(length, more):
+    """Every window of the tracklet, each as often, and nothing else."""
+    f = 8 * length + more
+    allowed = references.every_8th(f, length)
+    assert len(allowed) == 8 + more and [clip[-1] for clip in allowed][-1] == f - 1
+    count = 400 * len(allowed)
+    rng = np.random.default_rng(f)
+    draws = [sample_every_8th(f, length, rng) for _ in range(count)]
+    assert all(one.dtype == np.int64 for one in draws)
+    counts = collections.Counter(tuple(one.tolist()) for one in draws)
+    assert sorted(counts) == sorted(map(tuple, allowed))
+    spread = (400 * (1 - 1 / len(allowed))) ** 0.5
+    assert all(abs(times - 400) <= 5 * spread for times in counts.values())
+
+
+@pytest.mark.parametrize('f', [1, 3, 4, 25, 31])
+def test_every_8th_frame_of_a_short_tracklet_is_drawn_from_all(f):
+    """In order, and alike often; a frame comes twice only where there are fewer than four."""
+    assert not references.every_8th(f, 4)
+    rng = np.random.default_rng(f)
+    draws = [sample_every_8th(f, 4, rng) for _ in range(6000)]
+    counts = np.zeros(f)
+    for one in draws:
+        assert one.dtype == np.int64 and one.shape == (4,) and (np.diff(one) >= (f >= 4)).all()
+        np.add.at(counts, one, 1)
+    expected = 6000 * 4 / f
+    assert abs(counts - expected).max() < 5 * expected**0.5
+
+
+@examples
+@given(num_frames_strategy, seq_len_strategy)
+def test_every_8th_frame_without_a_generator_starts_at_the_first(f, length):
+    assert sample_every_8th(f, length).tolist() == references.every_8th_test(f, length)
+
+
+@pytest.mark.parametrize(
+    ('f', 'expected'),
+    [
+        (100, [0, 8, 16, 24]),
+        (25, [0, 8, 16, 24]),
+        (24, [0, 4, 8, 12]),
+        (13, [0, 4, 8, 12]),
+        (12, [0, 2, 4, 6]),
+        (7, [0, 2, 4, 6]),
+        (6, [0, 1, 2, 3]),
+        (4, [0, 1, 2, 3]),
+        (3, [0, 1, 2, 0]),
+        (1, [0, 0, 0, 0]),
+    ],
+)
+def test_every_8th_frame_by_hand(f, expected):
+    assert sample_every_8th(f, 4).tolist() == expected
+    if f >= 32:
+        last, first = ExtremeGenerator(last=True), ExtremeGenerator(last=False)
+        assert sample_every_8th(f, 4, last).tolist() == [75, 83, 91, 99]
+        assert sample_every_8th(f, 4, first).tolist() == expected
+
+
 # --- the host's own ---
 
 
@@ -294,7 +358,8 @@ def test_every_sampler_quotes_an_impossible_count(name, f, length):
 
 @pytest.mark.parametrize('name', sorted(FRAME_SAMPLERS))
 def test_every_sampler_is_registered_under_its_name_and_stays_inside_the_tracklet(name):
-    assert sorted(FRAME_SAMPLERS) == ['all', 'consecutive', 'evenly', 'random', 'rrs']
+    names = ['all', 'consecutive', 'evenly', 'every_8th', 'random', 'rrs']
+    assert sorted(FRAME_SAMPLERS) == names
     assert FRAME_SAMPLERS[name].__name__ == f'sample_{name}'
     for f in (1, 5, 6, 7, 100):
         for rng in (None, np.random.default_rng(f)):

@@ -1,15 +1,19 @@
 """TCLNet against loops and against the numbers known of it."""
 
+import numpy as np
 import pytest
 import references.tclnet as slow_tclnet
 import torch
 import torch.nn.functional as F
 import torchvision
-from references.stmn import relative_error
+from references.stmn import every_8th, relative_error
 from test_every_model import narrow_resnet, scattered
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from stmn_plugin.config import load_config
+from stmn_plugin.config.kwargs import plan_kwargs
+from stmn_plugin.data.frame_samplers import FRAME_SAMPLERS, ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses.identification import cosine_triplet_loss
 from stmn_plugin.losses.recipe import Recipe
@@ -380,6 +384,19 @@ def test_the_start_of_the_weights():
     assert (config.triplet, config.cosine_margin, config.restart_statistics) == (
         'recipe', 0.4, False,
     )  # fmt: skip
+
+
+def test_as_published_frames_of_a_training_clip_are_8_apart():
+    """Those of a test are adjacent: the last clip goes round its own."""
+    cfg = load_config('as_published/tclnet_mars')
+    sample = FRAME_SAMPLERS[cfg.video.sample_method]
+    clips = [sample(40, cfg.video.seq_len, np.random.default_rng(s)).tolist() for s in range(20)]
+    assert all(one in every_8th(40, 4) for one in clips) and len(set(map(tuple, clips))) > 5
+    plan = ClipPlan(**plan_kwargs(cfg))
+    assert [plan.clip(6, index).tolist() for index in range(plan.count(6))] == [
+        [0, 1, 2, 3],
+        [4, 5, 4, 5],
+    ]
 
 
 def test_half_precision_is_of_the_encoder_alone(narrow):

@@ -36,6 +36,8 @@ SAMPLING = {  # the i-th frame of the clip of a tracklet of F frames, i from 0 t
     'rrs, ceil': 'min(i * ceil(F / L), F - 1)',
     'evenly': 'min(i * max(floor(F / L), 1), F - 1)',
     'consecutive': 'i mod F',
+    'every_8th': 'i * (8 if F > 8 * (L - 1) else 4 if F > 4 * (L - 1) else 2 if F > 2 * (L - 1) '
+    'else 1) mod F',
     'random': 'sort(numpy.random.default_rng(0).choice(F, L, replace=F < L))[i]',
 }
 TEST_KEYS = ('frames', 'clips_per_tracklet', 'flip', 'dist_metric', 'normalize_feature')

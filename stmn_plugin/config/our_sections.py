@@ -76,9 +76,10 @@ class Video(host.Video):
 
     sample_method: str = setting(
         'evenly',
-        OneOf(('rrs', 'consecutive', 'evenly', 'random', 'all')),
+        OneOf(('rrs', 'consecutive', 'every_8th', 'evenly', 'random', 'all')),
         'how frames of a clip are chosen; rrs: restricted random sampling (Sec. 4.1); consecutive: '
-        'from a random start, shorter tracklets looped',
+        'from a random start, shorter tracklets looped; every_8th: 8 apart from a random start, '
+        'random ones of tracklets with fewer than 8 L',
     )
     rrs_chunks: str = setting(
         'balanced',

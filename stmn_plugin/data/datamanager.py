@@ -46,8 +46,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
 
     Args:
         batch_size_train: clips per batch, over all processes.
-        sample_method: frame sampler, one of FRAME_SAMPLERS: 'rrs', 'consecutive' or one of
-            the host's.
+        sample_method: frame sampler, a name in FRAME_SAMPLERS.
         train_sampler: 'IdentityPassSampler' or one of the host's.
         seed: seed that, with the epoch, determines batches and clips.
         rrs_chunks: 'balanced' or 'ceil', see :func:`sample_rrs`.

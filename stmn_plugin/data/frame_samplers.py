@@ -2,9 +2,9 @@
 
 ``rrs`` is restricted random sampling (Sec. 4.1): the tracklet is divided into L chunks in order;
 training draws one frame of each chunk, testing takes the first frame of each.
-``consecutive`` is what several systems of Table 2 train on. ``evenly``, ``random`` and ``all`` are
-the host's. ``ClipPlan`` says which clips of a tracklet a test takes. F below is the number of
-frames, L is ``seq_len``.
+``consecutive`` is what several systems of Table 2 train on, ``every_8th`` what TCLNet trains on;
+the others are the host's. ``ClipPlan`` says which clips of a tracklet a test takes. F below is the
+number of frames, L is ``seq_len``.
 """
 
 from collections.abc import Callable
@@ -78,6 +78,34 @@ def sample_consecutive(num_frames: int, seq_len: int, rng: Generator | None = No
     last = max(num_frames - seq_len, 0)
     start = 0 if rng is None else rng.integers(0, last, endpoint=True)
     return (start + np.arange(seq_len, dtype=np.int64)) % num_frames
+
+
+def sample_every_8th(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
+    """Take L frames that are 8 apart from a uniformly random start, as TCLNet's released code does.
+
+    A tracklet with F < 8L gives L random frames instead, see :func:`sample_random`. In testing
+    (``rng=None``) the clip starts at the first frame, and frames are 8, 4 or 2 apart, whichever
+    fits first; if none does, the clip is that of :func:`sample_consecutive`.
+
+    Args:
+        num_frames: F >= 1.
+        seq_len: L >= 1.
+        rng: generator that draws the start, or the frames.
+
+    Returns:
+        Frame indices in temporal order (but for F < L in testing), shape (L,).
+
+    Raises:
+        ValueError: num_frames or seq_len below 1.
+    """
+    _check(num_frames, seq_len)
+    places = np.arange(seq_len, dtype=np.int64)
+    if rng is None:
+        step = next((step for step in (8, 4, 2) if step * (seq_len - 1) < num_frames), 1)
+        return step * places % num_frames
+    if num_frames < 8 * seq_len:
+        return sample_random(num_frames, seq_len, rng)
+    return rng.integers(0, num_frames - 8 * (seq_len - 1)) + 8 * places
 
 
 def sample_evenly(num_frames: int, seq_len: int, rng: Generator | None = None) -> Indices:
@@ -192,6 +220,7 @@ ALL_CLIPS: dict[str, Callable[[int, int, int], Indices]] = {
 FRAME_SAMPLERS: dict[str, Callable[..., Indices]] = {
     'rrs': sample_rrs,
     'consecutive': sample_consecutive,
+    'every_8th': sample_every_8th,
     'evenly': sample_evenly,
     'random': sample_random,
     'all': sample_all,

@@ -403,6 +403,26 @@ def windows(num_frames, seq_len):
     return [strip[start : start + seq_len] for start in strip if start + seq_len <= num_frames]
 
 
+def every_8th(num_frames, seq_len):
+    """Every clip of the sheet of TCLNet for training: spread over 8L - 7 adjacent frames.
+
+    Empty for a tracklet of fewer than 8L frames, of which frames are drawn.
+    """
+    strip = list(range(num_frames))
+    spread = [strip[start:][: 8 * seq_len - 7] for start in strip]
+    whole = [frames for frames in spread if len(frames) == 8 * seq_len - 7]
+    return [frames[::8] for frames in whole] if num_frames >= 8 * seq_len else []
+
+
+def every_8th_test(num_frames, seq_len):
+    """The clip of the sheet of TCLNet for its tests during training, from the first frame on."""
+    for step in (8, 4, 2, 1):
+        clip = list(range(num_frames))[::step][:seq_len]
+        if len(clip) == seq_len:
+            return clip
+    return windows(num_frames, seq_len)[0]
+
+
 def evenly(num_frames, seq_len):
     """The host's 'evenly': a constant step, the remainder dropped, short tracklets padded."""
     if num_frames < seq_len:
