@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -9,8 +10,10 @@ from test_compare import in_this_process, never, run  # noqa: F401, a fixture
 
 from stmn_plugin.comparing import table2
 from stmn_plugin.comparing.published import STATE_OF_THE_ART, published_scores
-from stmn_plugin.comparing.result_tables import Row, Score
+from stmn_plugin.comparing.result_tables import Row, Score, notes_for, rows_of
+from stmn_plugin.comparing.run_queue import Outcome
 from stmn_plugin.config import load_config
+from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VIDEO_MODELS
 from stmn_plugin.plugins import load_plugins
@@ -52,6 +55,39 @@ def test_published_numbers_stand_in_the_rows_of_what_they_report():
     assert published_scores('QAN', 'lsvid', 'rrs') == published_scores('QAN', 'drawn', 'rrs') == ''
     rows = [Row('STA', {}, 'mars', frames='all'), Row('STA', {}, 'synthetic', frames='all')]
     assert [row.published for row in table2.with_published(rows)] == ['86.3 / 80.8', '']
+
+
+def evaluation(frames, **changes):
+    """Of MARS, with what a table needs."""
+    plain = {'dataset': 'mars', 'protocol': 'official', 'reranked': False, 'flip': False}
+    plain |= {'dist_metric': 'cosine', 'normalize_feature': False, 'seconds': {'per_tracklet': 1.0}}
+    return {**plain, 'frames': frames, 'epoch': 1, **changes}
+
+
+@pytest.mark.parametrize(
+    'frames, changes, published',
+    [
+        (ClipPlan(4, 'rrs'), {}, '88.5 / 80.9 *'),
+        (ClipPlan(4, 'rrs'), {'flip': True}, '88.5 / 80.9 *'),
+        (ClipPlan(4, 'rrs'), {'amp': 'bf16'}, '88.5 / 80.9 *'),
+        (ClipPlan(4, 'rrs', 4), {}, ''),
+        (ClipPlan(4, 'evenly'), {}, ''),
+        (ClipPlan(4, 'every_8th'), {}, ''),
+        (ClipPlan(4, 'all'), {}, '89.1 / 83.4 *'),
+        (ClipPlan(4, 'all', all_clips='consecutive'), {}, '89.1 / 83.4 *'),
+        (ClipPlan(4, 'all', all_clips='floor'), {'flip': True}, '89.1 / 83.4 *'),
+        (ClipPlan(4, 'all', all_clips='floor'), {'flip': True, 'amp': 'fp16'}, '89.1 / 83.4 *'),
+    ],
+)
+def test_the_published_numbers_of_a_strategy_stand_in_every_row_of_it(frames, changes, published):
+    record = SimpleNamespace(metrics={}, training_seconds=1.0)
+    tested = (evaluation(frames.title, **changes),)
+    outcome = Outcome('TCLNet', 1, 'folder', record, tested)
+    [row] = table2.with_published(rows_of([outcome]))
+    assert row.published == published
+    said = [note for note in notes_for([row]) if note.startswith('Published: ')]
+    assert len(said) == bool(published)
+    assert all('under this strategy, RRS or all frames; empty where' in note for note in said)
 
 
 def test_the_figure_shows_what_is_known(tmp_path):

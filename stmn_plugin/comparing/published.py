@@ -1,11 +1,12 @@
 """Rank-1 and mAP that papers report, by dataset, to print with what is measured.
 
-Numbers in percent. ``RRS`` and ``all`` are the two strategies of the STMN paper, Sec. 4.3; where a
+Numbers in percent. ``rrs`` and ``all`` are the two strategies of the STMN paper, Sec. 4.3; where a
 source says neither, ``frames`` is empty. Every row names the page its numbers are from, and whether
 they could not be checked against it; what these pages print is kept in
 ``tests/data/published_sources.md``.
 """
 
+import re
 from typing import TypeAlias
 
 from .result_tables import Row, Score
@@ -60,20 +61,26 @@ STATE_OF_THE_ART: tuple[Entry, ...] = (
 def published_scores(method: str, dataset: str, frames: str) -> str:
     """'rank-1 / mAP' that Table 2 prints for a method under one strategy; '' for nothing.
 
+    All frames are one strategy, however they are divided into clips. Several clips by RRS are
+    neither of the two.
+
     >>> published_scores('STE-NVAN', 'lsvid', 'rrs')
     '72.1 / 56.6 *'
+    >>> published_scores('STA', 'mars', 'all (floor) + flip')
+    '86.3 / 80.8'
 
     Args:
         method: as the table names it.
         dataset: any; papers report on DATASETS.
-        frames: 'rrs' or 'all'.
+        frames: as tables name them (:attr:`.result_tables.Row.frames`).
     """
-    if dataset not in DATASETS:
+    strategy = re.fullmatch(r'(rrs|all)( \(\w+\))?( \+ flip)?(, \w+)?', frames)
+    if dataset not in DATASETS or not strategy:
         return ''
     number = DATASETS.index(dataset)
-    for name, strategy, *pairs, source in STATE_OF_THE_ART:
+    for name, listed_under, *pairs, source in STATE_OF_THE_ART:
         pair = pairs[number]
-        if (name, strategy) == (method, frames) and pair:
+        if (name, listed_under) == (method, strategy[1]) and pair:
             return f'{pair[0]} / {pair[1]}' + (' *' if source == RERUN else '')
     return ''
 

@@ -32,8 +32,9 @@ NOTES = (
 SHARED = ('dataset', 'protocol', 'frames', 'distance', 'seeds', 'L', 'feature')
 LEAST = ('rank-10', 'mINP', 'rank-5', 'feature', 'L', 'peak memory, GiB', 's/tracklet', 'training')
 NOTE_TABLE2 = (
-    'Published: rank-1 / mAP that Table 2 of the STMN paper prints, * those that its authors ran; '
-    'each under the training and the backbone of its own paper.'
+    'Published: rank-1 / mAP that Table 2 of the STMN paper prints for the method under this '
+    'strategy, RRS or all frames; empty where it prints none. * those that its authors ran; each '
+    'under the training, the backbone and the details of the test of its own paper.'
 )
 NOTE_PUBLISHED = 'Rows marked "published" are numbers of their papers, not measured here.'
 
