@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from processes import on_processes
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stmn_plugin import device, distributed
 from stmn_plugin.cli import train
@@ -15,7 +17,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.host.parts import build_model, build_optimizer
 from stmn_plugin.host.registration import model_registry
 from stmn_plugin.models import STMN
-from stmn_plugin.models.facts import check_batch, model_facts
+from stmn_plugin.models.facts import check_batch, flop_counter, model_facts
 
 
 def config(*words, arch='mine'):
@@ -198,3 +200,62 @@ def test_why_there_is_no_gpu(error, reason, monkeypatch):
     assert device.device_line(False).startswith('Device: CPU')
     monkeypatch.setattr(device, 'world_size', lambda: 4)
     assert device.device_line(True) == 'Device: 4 x NVIDIA H100'
+
+
+# --- operations ---
+
+
+def counted(network, *inputs):
+    with torch.no_grad(), flop_counter() as counter:
+        network(*inputs)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize('layers', [1, 2])
+@pytest.mark.parametrize('both_ways', [False, True])
+@pytest.mark.parametrize('kind, gates', [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_are_counted(kind, gates, both_ways, layers):
+    """As loops over steps: for each gate a product with the input and one with the state.
+
+    In float32 a CPU has one kernel for a layer of an LSTM, in float64 torch multiplies matrices.
+    """
+    network = kind(24, 16, layers, batch_first=True, bidirectional=both_ways)
+    expected = 0
+    for _step in range(3 * 5):  # of three sequences
+        for layer in range(layers):
+            of_input = 24 if layer == 0 else 16 * (1 + both_ways)
+            for _direction in range(1 + both_ways):
+                for _gate in range(gates):
+                    expected += 2 * 16 * of_input + 2 * 16 * 16
+    assert counted(network, torch.zeros(3, 5, 24)) == expected
+    assert counted(network.double(), torch.zeros(3, 5, 24, dtype=torch.float64)) == expected
+
+
+def test_attention_is_counted():
+    """2 x 3 heads: 5 queries with 7 keys of 8 numbers, then with 7 values of 6."""
+    query, key, value = (torch.zeros(2, 3, *shape) for shape in ((5, 8), (7, 8), (7, 8)))
+    expected = 2 * 3 * 5 * 7 * (2 * 8 + 2 * 8)
+    assert counted(F.scaled_dot_product_attention, query, key, value) == expected
+    assert counted(lambda q, k, v: (q @ k.mT).softmax(dim=-1) @ v, query, key, value) == expected
+
+
+@pytest.mark.parametrize(
+    'arch, recurrent', [('stmn', 4 * 512 * (512 + 512)), ('csa', 4 * 128 * (512 + 128))]
+)
+def test_the_lstm_of_a_model_is_part_of_its_cost(arch, recurrent):
+    """A multiply-add is two; one LSTM runs over the four frames of a clip."""
+    cfg = config('stmn.backbone', 'resnet18', arch=arch)
+    model = build_model(cfg, 3)
+    facts = model_facts(cfg, model)
+    plain = FlopCounterMode(display=False)
+    vectors = torch.zeros(1, 4, model.encode_frames(torch.zeros(1, 3, 64, 32)).shape[1])
+    with torch.no_grad(), plain:
+        model.encode_frames(torch.zeros(1, 3, 64, 32))
+    rest = FlopCounterMode(display=False)
+    with torch.no_grad(), rest:
+        model.double().embed(vectors.double())  # float64 has no kernel for a whole LSTM
+    total = plain.get_total_flops() + rest.get_total_flops() / 4
+    assert facts['gflops_per_frame'] == round(total / 1e9, 4)
+    with torch.no_grad(), FlopCounterMode(display=False) as short:
+        model.float().embed(vectors)
+    assert rest.get_total_flops() - short.get_total_flops() == 2 * 4 * recurrent

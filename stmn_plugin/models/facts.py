@@ -1,6 +1,8 @@
 """Determine a model's size and cost, and check that it can train on the configured batches."""
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from stmn_plugin.errors import InputError
 from .base import VideoModel
 from .frame_pooling import FrameByFrame
 from .image_models import black_frame_feature, check_feature
+
+Shape: TypeAlias = torch.Size
 
 
 def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
@@ -45,6 +49,31 @@ def model_facts(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     return facts
 
 
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter, which also counts what it does not know of the kernels of a CPU."""
+    aten = torch.ops.aten
+    fused: dict[Any, Callable[..., int]] = {
+        aten.mkldnn_rnn_layer: _rnn_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    }
+    return FlopCounterMode(display=False, custom_mapping=fused)
+
+
+def _rnn_flops(
+    inputs: Shape, of_inputs: Shape, of_state: Shape, *others: object, **named: object
+) -> int:
+    """Count a layer of an LSTM, one direction; a row of weights is that of a gate's channel."""
+    steps = math.prod(inputs[:-1])  # of all sequences
+    return 2 * steps * (math.prod(of_inputs) + math.prod(of_state))
+
+
+def _attention_flops(
+    query: Shape, key: Shape, value: Shape, *others: object, **named: object
+) -> int:
+    """Count the products with keys and with values, (..., L, D) each."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (key[-1] + value[-1])
+
+
 @torch.no_grad()
 def _black_feature(cfg: CfgNode, model: nn.Module) -> tuple[Any, float]:
     """Compute the feature of a clip of black frames, and the operations per frame.
@@ -52,7 +81,7 @@ def _black_feature(cfg: CfgNode, model: nn.Module) -> tuple[Any, float]:
     The frame of the clip is encoded once if possible.
     """
     size, length = (cfg.data.height, cfg.data.width), cfg.video.seq_len
-    of_frame, of_clip = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    of_frame, of_clip = flop_counter(), flop_counter()
     if not isinstance(model, VideoModel) or isinstance(model, FrameByFrame):
         network = model.network if isinstance(model, FrameByFrame) else model
         with of_frame:
