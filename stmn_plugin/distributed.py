@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import InputError
+from .numerals import is_digits
 
 # the others wait that long for the main process, which may draw data or re-rank a large gallery;
 # a process that dies is noticed at once, by its closed connections and by torchrun
@@ -69,7 +70,7 @@ def process_group(use_gpu: bool) -> Iterator[None]:
 def from_environment(name: str, default: int) -> int:
     """Read a number that torchrun sets for its processes; raise InputError if it is invalid."""
     value = os.environ.get(name, str(default))
-    if not value.isdecimal():
+    if not is_digits(value):
         raise InputError(f'the processes of the run cannot meet: {name} is {value!r}')
     return int(value)
 

@@ -554,7 +554,8 @@ def test_split_ids_that_are_none(dataset, split_id, tmp_path):
     assert f'data.split_id asks for {split_id}' in message_of(dataset, tmp_path, split_id=split_id)
 
 
-@pytest.mark.parametrize('name', ['9' * 10, '9' * 200])
+# digits of other scripts are numbers to Python
+@pytest.mark.parametrize('name', ['9' * 10, '9' * 200, '\u0662', '\uff12'])
 def test_duke_numbers_that_no_batch_holds(duke_root, tmp_path, name, messages):
     root = shutil.copytree(duke_root, tmp_path / 'copy')
     folder = root / 'dukemtmc-vidreid/DukeMTMC-VideoReID/train'

@@ -246,8 +246,9 @@ def test_refuses(lsvid_copy, case):
 
 @pytest.mark.parametrize(
     'name',
-    ['9_1_x_0001.jpg', '9_1_7.jpg', '9_1_0_0001.jpg', f'9_1_{"7" * 200}_1.jpg', '9_1_²_1.jpg'],
-)
+    ['9_1_x_0001.jpg', '9_1_7.jpg', '9_1_0_0001.jpg', f'9_1_{"7" * 200}_1.jpg', '9_1_²_1.jpg',
+     '9_1_\u0663_0001.jpg'],
+)  # fmt: skip
 def test_refuses_names_without_a_camera(lsvid_copy, name):
     folder = lsvid_copy / 'LS-VID/tracklet_train/0009'
     folder.mkdir()

@@ -39,9 +39,9 @@ def read(tmp_path):
         if isinstance(content, dict):
             path.mkdir(exist_ok=True)
             for file, text in content.items():
-                (path / file).write_text(text)
+                (path / file).write_text(text, encoding='utf-8')
         else:
-            path.write_text(content)
+            path.write_text(content, encoding='utf-8')
         return read_tracks(Path(path), format, recording, TrackOptions(**options))
 
     return reader
@@ -501,6 +501,61 @@ def test_deepstream_streams_are_chosen(read):
 def test_what_is_no_line_of_deepstream(line, read):
     with pytest.raises(InputError, match='00_000_000000.txt:1: expected label id 0.0 0 0.0 left'):
         read('deepstream', {'00_000_000000.txt': line}, **STREAMMUX)
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+NO_NUMBERS = ['1_0', '\u0661', '\uff11', '1\u0660', '0x1', '--1']
+
+
+@pytest.mark.parametrize('cell', NO_NUMBERS)
+@pytest.mark.parametrize(
+    'format, content, cells',
+    [
+        ('mot', '{},{},{},20,30,40,{},{}', ['1', '3', '10', '0.5', '1']),
+        ('ultralytics', '{} {} .5 .1 .1 {} {}', ['0', '.5', '0.5', '4']),
+        ('supervision', 'f,x_min,y_min,x_max,y_max,tracker_id,confidence\n{},{},2,3,4,{},{}',
+         ['1', '0', '3', '0.5']),
+        ('cvat', '<annotations><track id="{}"><box frame="{}" xtl="{}" ytl="2" xbr="3" ybr="4"'
+         ' rotation="{}"/></track></annotations>', ['0', '1', '0', '0.0']),
+        ('coco', json.dumps(
+            {'images': [{'id': 1, 'frame_index': 'A'}],
+             'annotations': [
+                 {'image_id': 1, 'track_id': 'B', 'score': 'C', 'bbox': ['D', 0, 9, 9]}
+             ]}
+        ).replace('{', '{{').replace('}', '}}').replace('"A"', '"{}"').replace('"B"', '"{}"')
+         .replace('"C"', '"{}"').replace('"D"', '"{}"'), ['1', '5', '0.5', '0']),
+        ('deepstream', kitti_line('{}', confidence=' {}').replace('96.000000', '{}'),
+         ['7', '96.0', '0.75']),
+    ],
+)  # fmt: skip
+def test_python_writes_numbers_that_no_file_holds(format, content, cells, cell, read):
+    """The file is read with each of its numbers, and not with text that Python takes for one."""
+    options = {'first_frame': 0, 'frame_column': 'f', 'picture': (640, 480)}
+    name = {'ultralytics': 'lobby_0.txt', 'deepstream': '00_000_000000.txt'}.get(format)
+
+    def read_with(values):
+        text = content.format(*values)
+        return read(format, {name: text} if name else text, **options)
+
+    assert len(read_with(cells)) == 1
+    for place in range(len(cells)):
+        with pytest.raises(InputError):
+            read_with([*cells[:place], cell, *cells[place + 1 :]])
+
+
+@pytest.mark.parametrize('digit', ['\u0661', '\uff11'])
+def test_names_of_files_are_numbered_by_ascii_digits(digit, read):
+    line = '0 .5 .5 .1 .1 4'
+    with pytest.raises(InputError, match='no file of a frame of lobby.mp4'):
+        read('ultralytics', {f'lobby_{digit}.txt': line}, name='a')
+    with pytest.raises(InputError, match='the sixth column is a confidence'):
+        read('ultralytics', {'lobby_1.txt': line[:-1] + digit}, name='b')
+    with pytest.raises(InputError, match='the name must be <app>_<stream>_<frame>.txt'):
+        read('deepstream', {f'00_000_{digit}.txt': kitti_line(1)}, name='c', **STREAMMUX)
+    images = Recording('frames', 640, 480, (f'{digit}.jpg', '2.jpg'))
+    with pytest.raises(InputError, match='of which there is no image, first 1'):
+        read('mot', '1,3,10,20,30,40', images, by_name=True)
 
 
 def test_every_format_is_tested_here():

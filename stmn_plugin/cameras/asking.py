@@ -12,6 +12,7 @@ import torch
 from stmn_plugin.datasets.csv_rows import csv_rows
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import UNKNOWN_PERSON
+from stmn_plugin.numerals import is_digits
 
 from .index import IndexedTracklet, TrackletIndex, Where
 from .index.embedding import crops_of, row_of_entry
@@ -43,7 +44,7 @@ def ask_tracklet(index: TrackletIndex, name: str) -> IndexedTracklet:
     Raises:
         InputError: the index has no such tracklet, or several trees have one.
     """
-    if name.isdecimal() and len(name) < 19:
+    if is_digits(name) and len(name) < 19:
         rows = index.rows(Where(numbers=[int(name)]))
     else:
         rows = index.rows(Where(tracklets=[name.rstrip('/')]))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.numerals import real_number
 
 NO_TRACK = 'no track id'  # reasons for which a row is left out
 NO_AREA = 'box without area'
@@ -145,15 +146,10 @@ def whole(text: object, what: str, where: str) -> int:
 
 def real(text: object, what: str, where: str) -> float:
     """Parse a number of at most LARGEST; raise InputError with its place."""
-    if isinstance(text, str | int | float) and not isinstance(text, bool):
-        try:
-            number = float(text)
-        except OverflowError:
-            number = math.inf
-        except ValueError:
-            number = math.nan
+    number = real_number(text) if isinstance(text, str) else text
+    if isinstance(number, int | float) and not isinstance(number, bool):
         if abs(number) > LARGEST:
             raise InputError(f'{where}: {what} is too large, got {text!r:.40}')
         if not math.isnan(number):
-            return number
+            return float(number)
     raise InputError(f'{where}: {what} must be a number, got {text!r:.40}')

@@ -69,7 +69,7 @@ def by_name(path: Path, frames: NDArray[np.int64], images: tuple[str, ...]) -> N
     """Convert frame numbers, each the last number in the name of an image, to places of images."""
     places: dict[int, int] = {}
     for place, name in enumerate(images):
-        digits = re.findall(r'\d+', PurePath(name).stem)
+        digits = re.findall('[0-9]+', PurePath(name).stem)
         if digits and places.setdefault(int(digits[-1]), place) != place:
             other = images[places[int(digits[-1])]]
             raise InputError(f'{name}: has the same number as {other}, {int(digits[-1])}')

@@ -21,7 +21,7 @@ class Size(Rule):
     """Width and height, such as 1920x1080."""
 
     def _read(self, text: str) -> tuple[int, int] | None:
-        match = re.fullmatch(r'([1-9]\d{0,4})[xX]([1-9]\d{0,4})', text)
+        match = re.fullmatch('([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})', text)
         return (int(match[1]), int(match[2])) if match else None
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ class _Age(Rule):
     """A length of time."""
 
     def _read(self, text: str) -> datetime.timedelta | None:
-        match = re.fullmatch(r'([1-9]\d{0,4})([smhdw])', text)
+        match = re.fullmatch('([1-9][0-9]{0,4})([smhdw])', text)
         return datetime.timedelta(seconds=int(match[1]) * _SECONDS[match[2]]) if match else None
 
     def __str__(self) -> str:

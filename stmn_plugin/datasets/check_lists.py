@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.labels import JUNK_PID, count_matchable
+from stmn_plugin.numerals import is_digits
 
 from .host_datasets import (
     DUKE_NAME,
@@ -92,7 +93,7 @@ def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None
         elif name == 'lsvid' and not label.endswith(' query'):  # those are in the split, too
             for paths, pid, *_ in tracklets:
                 person = osp.basename(osp.dirname(paths[0]))
-                if person.isdecimal() and int(person) != pid:
+                if is_digits(person) and int(person) != pid:
                     found.error('disagreement', f'{paths[0]}: listed in {label} as person {pid}')
 
 

@@ -38,7 +38,8 @@ __all__ = ['PRID2011', 'DukeMTMCVidReID', 'Mars', 'iLIDSVID']
 
 # new 0001_C6_F0099_X30823.jpg, old 0001C6F0099X30823.jpg; D instead of X marks a distractor
 DUKE_NAME = re.compile(
-    r'(?P<pid>\d{1,9})_?C(?P<camera>\d{1,9})_?F(?P<frame>\d+)_?[XD](?P<time>\d+)\.(?i:jpg)'
+    r'(?P<pid>\d{1,9})_?C(?P<camera>\d{1,9})_?F(?P<frame>\d+)_?[XD](?P<time>\d+)\.(?i:jpg)',
+    re.ASCII,
 )
 
 

@@ -15,6 +15,7 @@ from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.labels import natural_key
+from stmn_plugin.numerals import is_digits
 
 # files of browsers, archives and file systems: prefixes of names, whole names
 HIDDEN = ('.', '@eaDir', '__MACOSX', '$RECYCLE.BIN')
@@ -39,7 +40,7 @@ _scans: dict[str, list[tuple[str, bool]]] | None = (
 
 def id_number(text: str) -> int | None:
     """Convert an id in a name to a number; None if the host's batches cannot hold it."""
-    return int(text) if text.isdecimal() and len(text) <= 9 else None
+    return int(text) if is_digits(text) and len(text) <= 9 else None
 
 
 def data_root(root: str) -> str:

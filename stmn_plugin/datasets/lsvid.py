@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import natural_key, relabel
+from stmn_plugin.numerals import is_digits
 
 from .index_cache import parse_once
 from .listing import (
@@ -223,7 +224,7 @@ def _in_order(folder: str, names: list[str]) -> tuple[list[str], int]:
             raise InputError(f'{path}: a name has four fields, the third is a camera from 1 up')
         cameras.add(int(fields[2]))
         frame = fields[3].partition('.')[0]
-        frames.append((0, int(frame), name) if frame.isdecimal() else (1, natural_key(name), name))
+        frames.append((0, int(frame), name) if is_digits(frame) else (1, natural_key(name), name))
     if len(cameras) > 1:
         first = osp.join(folder, names[0])
         raise InputError(f'{first}: tracklet with several cameras {sorted(cameras)}')

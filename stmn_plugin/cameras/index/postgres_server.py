@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types import TypeInfo
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.numerals import is_digits
 
 from .records import no_text
 
@@ -129,7 +130,7 @@ def _without_password(url: str) -> str:
         reason = str(error).partition(': "')[0]  # behind it is what may be the password
         raise InputError(f'the URL of the server cannot be read: {reason}') from None
     for port in str(parts.get('port') or '5432').split(','):
-        if not port.isdecimal():  # else an error of name resolution, which is tried again
+        if not is_digits(port):  # else an error of name resolution, which is tried again
             raise InputError(f'{port!r:.80} is not a port of a PostgreSQL server')
     user = f'{parts["user"]}@' if parts.get('user') else ''
     port = f':{parts["port"]}' if parts.get('port') else ''

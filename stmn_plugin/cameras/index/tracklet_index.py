@@ -10,6 +10,7 @@ import numpy as np
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.extras import require
+from stmn_plugin.numerals import is_digits
 
 from .model_key import ModelKey
 from .records import EVERYTHING, IndexedTracklet, Match, Where
@@ -215,7 +216,7 @@ class TrackletIndex:
 def _agreed_model(store: Store, model: ModelKey | None) -> ModelKey:
     """Return the model of an index, or ``model`` if it is given."""
     schema = store.setting('schema')
-    if schema is None or not schema.isdecimal():
+    if schema is None or not is_digits(schema):
         raise InputError(f'{store.name} is not an index of this program')
     if int(schema) != SCHEMA:
         age = 'a newer' if int(schema) > SCHEMA else 'an older'

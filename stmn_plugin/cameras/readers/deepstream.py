@@ -19,7 +19,7 @@ from .options import Recording, TrackOptions
 UNTRACKED = str(2**64 - 1)
 NAMES = ('left', 'top', 'right', 'bottom')
 NUMBERS = (11, 12)  # after the three zeros: box, seven zeros, and the confidence
-_LINE = re.compile(r'(?P<label>.+?)\s+(?:(?P<track>\d+)\s+)?0\.0+\s+0\s+0\.0+\s+(?P<numbers>.*)')
+_LINE = re.compile(r'(?P<label>.+?)\s+(?:(?P<track>[0-9]+)\s+)?0\.0+\s+0\s+0\.0+\s+(?P<numbers>.*)')
 
 
 def read_deepstream(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
@@ -68,7 +68,7 @@ def frame_files(folder: Path, stream: str) -> list[tuple[Path, int]]:
         stream: such as ``00_001``, or the number of the stream; '' if there is only one.
     """
     found = text_files(folder, '<app>_<stream>_<frame>.txt')
-    named = [(file, re.fullmatch(r'(\d+_(\d+))_(\d+)', file.stem)) for file in found]
+    named = [(file, re.fullmatch('([0-9]+_([0-9]+))_([0-9]+)', file.stem)) for file in found]
     wrong = [file for file, match in named if match is None]
     if wrong:
         raise InputError(f'{wrong[0]}: the name must be <app>_<stream>_<frame>.txt')

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path, PurePath
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.numerals import is_digits
 
 from ..boxes import NO_TRACK, Boxes, BoxRows, real, whole
 from .files import lines_of, text_files
@@ -69,7 +70,7 @@ def label_files(
         own = [(file, places[file.stem] + first_frame) for file in found if file.stem in places]
         others: Counter[str] = Counter({f'such as {found[0].name}': 1})
     else:
-        named = [(file, re.fullmatch(r'(.*)_(\d+)', file.stem)) for file in found]
+        named = [(file, re.fullmatch('(.*)_([0-9]+)', file.stem)) for file in found]
         stem = stream or recording.stem
         own = [(file, int(match[2])) for file, match in named if match and match[1] == stem]
         others = Counter(f'{match[1]}_<frame>.txt' for _, match in named if match)
@@ -98,7 +99,7 @@ def has_confidence(folder: Path, lines: list[tuple[str, int, list[str]]]) -> boo
             'save_conf are mixed'
         )
     sixth = [cells[5] for _, _, cells in lines if len(cells) == 6]
-    if 7 not in first and sixth and not all(text.isdecimal() for text in sixth):
+    if 7 not in first and sixth and not all(map(is_digits, sixth)):
         raise InputError(
             f'{folder}: the sixth column is a confidence and no line has an id; write the files '
             'by track with save_txt=True'

@@ -1,0 +1,28 @@
+"""Read numbers in texts of files and in names, as tools write them: in ASCII, without underscores.
+
+``int`` and ``float`` take ``1_0`` for 10, and digits of every script, so that a damaged cell would
+be a number.
+"""
+
+
+def is_digits(text: str) -> bool:
+    """Return whether a text is a whole number without a sign.
+
+    >>> is_digits('007'), is_digits('٣'), is_digits('1_0'), is_digits('')
+    (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal()
+
+
+def real_number(text: str) -> float | None:
+    """Convert a text to a number; None if it is none.
+
+    >>> real_number(' 1e3'), real_number('1_0'), real_number('٣')
+    (1000.0, None, None)
+    """
+    if not text.isascii() or '_' in text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
