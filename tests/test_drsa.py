@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import references.csa as csa
 import references.drsa as references
 import references.stmn as common
 import torch
@@ -12,6 +13,8 @@ from test_every_model import narrow_resnet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from stmn_plugin.config import load_config
+from stmn_plugin.errors import InputError
 from stmn_plugin.losses.diversity import diversity_loss, diversity_penalty, overlaps
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models.systems.drsa import (
@@ -162,6 +165,34 @@ def test_the_network_puts_them_together(tiny):
         explained['part_maps'].flatten(3), log_maps.exp().unflatten(0, (2, L)), **close
     )
     assert explained['part_maps'].shape == (2, L, S, 8, 4)
+
+
+def test_a_last_layer_has_length_one_and_is_tested(tiny):
+    """As the sheet recalls the paper: concat, linear, length 1."""
+    model = tiny(last_layer=7)
+    scattered(model.last)
+    clips = clips_of(4)
+
+    def by_loops():
+        parts = model.encode_frames(clips.flatten(0, 1)).view(4, L, S, E)
+        features = []
+        for row in weighted_parts(model.temporal(parts), parts):
+            layer = zip(model.last.weight, model.last.bias, strict=True)
+            out = torch.stack([common.dot(weight, row) + bias for weight, bias in layer])
+            features.append(out / common.length(out))
+        return torch.stack(features)
+
+    outputs, expected = model.train()(clips), by_loops()
+    assert outputs.feature.shape == (4, 7) == (4, model.feature_dim)
+    torch.testing.assert_close(outputs.feature, expected, **close)
+    found, wanted = (
+        torch.autograd.grad((one * random(4, 7, seed=9)).sum(), list(model.last.parameters()))
+        for one in (outputs.feature, expected)
+    )
+    torch.testing.assert_close(found, wanted, **close)
+    model.eval()
+    torch.testing.assert_close(model(clips), model.bnneck(by_loops()), **close)
+    assert tiny().last is None and tiny().feature_dim == S * E
 
 
 # --- penalty ---
@@ -376,6 +407,34 @@ def test_three_terms_are_trained_and_two_numbers_watched(kind, tiny):
     assert 0 <= loss.terms['overlap'] <= 1 <= loss.terms['positions'] <= 32
 
 
+@pytest.mark.parametrize('last_layer', [0, 7])
+def test_oim_is_on_the_feature_at_length_one(last_layer, tiny):
+    model = tiny(oim=True, oim_weight=0.5, oim_scale=10.0, oim_momentum=0.2, last_layer=last_layer)
+    table = F.normalize(random(CLASSES, model.feature_dim, seed=4), dim=1)
+    model.train().classifier_oim.weight = table.clone()
+    outputs, pids = model(clips_of(4)), torch.tensor([0, 0, 3, 3])
+    terms = model.losses(outputs, pids, Recipe(cross_entropy_weight=0, triplet_weight=0))
+    assert terms.keys() == {'cross_entropy', 'triplet', 'diversity', 'oim'}
+    unit = torch.stack([row / common.length(row) for row in outputs.feature])
+    expected = 0.5 * csa.oim(unit, pids, table, 10.0)
+    torch.testing.assert_close(terms['oim'], expected, **close)
+    moved = csa.moved_table(table, unit.detach(), pids, 0.2)
+    torch.testing.assert_close(model.classifier_oim.weight, moved, **close)
+    (gradient,) = torch.autograd.grad(terms['oim'], model.project.weight)
+    assert gradient.abs().max() > 0
+    assert tiny().classifier_oim is None
+
+
+def test_as_published_oim_alone_tells_persons_apart():
+    cfg = load_config('as_published/drsa_mars')
+    assert (cfg.drsa.last_layer, cfg.drsa.oim) == (128, True)
+    assert cfg.loss.triplet.weight_x == cfg.loss.triplet.weight_t == 0
+    freeze = ['train.fixbase_epoch', '200', 'train.open_layers', '[spatial, last]']
+    load_config('as_published/drsa_mars', freeze)  # needs no classifier that is trained
+    with pytest.raises(InputError, match='weight_x are both 0: nothing to train'):
+        load_config('as_published/drsa_mars', ['drsa.oim', 'False'])
+
+
 def test_the_start_and_the_defaults():
     def close_to(layer, std):
         assert layer.weight.std().item() == pytest.approx(std, rel=0.1) and not layer.bias.any()
@@ -397,6 +456,10 @@ def test_the_start_and_the_defaults():
     assert (config.models, config.hidden, config.hidden_size) == (6, 'own', 256)
     assert (config.embedding, config.temporal_size) == (128, 64)
     assert (config.diversity, config.diversity_weight) == ('squared', 1.0)
+    assert (config.last_layer, config.oim) == (0, False)
+    assert (config.oim_weight, config.oim_scale, config.oim_momentum) == (1.0, 30.0, 0.5)
+    model = DRSA(CLASSES, L, DRSA.Config(backbone='resnet18', last_layer=64), pretrained=False)
+    close_to(model.last, 0.01)
 
 
 def test_half_precision_is_of_the_convolutions_alone(tiny):

@@ -27,11 +27,12 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError('loss.name stmn needs data.type video')
     if cfg.loss.name != 'softmax':
         no_recipe = cfg.loss.triplet.weight_t + cfg.loss.triplet.weight_x == 0
-        if no_recipe and not has_own_losses(cfg.model.name):
+        own_losses = has_own_losses(values)
+        if no_recipe and not own_losses:
             raise InputError('loss.triplet.weight_t and weight_x are both 0: nothing to train')
         if cfg.loss.triplet.weight_t > 0 and not cfg.test.evaluate:
             check_identities(cfg)
-        if cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch > 0:
+        if cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch > 0 and not own_losses:
             raise InputError(
                 'train.fixbase_epoch needs the classifier to be trained: set loss.triplet.weight_x'
             )

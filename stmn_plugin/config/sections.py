@@ -75,12 +75,16 @@ def is_of_another(key: str, arch: str) -> bool:
     return section != arch and is_video_model(section)
 
 
-def has_own_losses(name: str) -> bool:
-    """Return whether a ``model.name`` has losses that tell persons apart without ``loss``.
+def has_own_losses(values: Mapping[str, Any]) -> bool:
+    """Return whether a model has losses that tell persons apart without the section ``loss``.
 
-    The section of such an architecture has ``own_losses = True``, a ``ClassVar``.
+    The section of such an architecture has ``own_losses``, a ``ClassVar`` or a property.
+
+    Args:
+        values: full key → value of a config.
     """
-    return is_video_model(name) and getattr(SECTIONS[name], 'own_losses', False)
+    name = values['model.name']
+    return is_video_model(name) and getattr(section_from(values, name), 'own_losses', False)
 
 
 def general_key(key: str) -> str:

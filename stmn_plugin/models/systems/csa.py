@@ -23,22 +23,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.rules import DECAY, FLAG, WEIGHT, Number, OneOf
+from stmn_plugin.config.rules import FLAG, WEIGHT, Number, OneOf
 from stmn_plugin.config.settings import setting
 from stmn_plugin.errors import InputError
-from stmn_plugin.losses.oim import OIMTable, nth_of_identity
+from stmn_plugin.losses.oim import nth_of_identity
 from stmn_plugin.losses.recipe import Recipe
 
 from ..base import VideoModel, register_video_model
 from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
 from ..heads import BNNeck, bias_free_classifier, full_precision, global_average
+from ..oim_keys import OIMConfig
 from .csa_matching import Matcher, aggregate_logits, verification_loss, weighted_squares
 
 DIM = 128  # d
 
 
 @dataclass(frozen=True)
-class CSAConfig(SharedEncoderConfig):
+class CSAConfig(OIMConfig, SharedEncoderConfig):
     """The section ``csa``."""
 
     own_losses: ClassVar[bool] = True
@@ -62,16 +63,6 @@ class CSAConfig(SharedEncoderConfig):
         True, FLAG, "pool the gallery snippet by the probe's query (paper) instead of its own"
     )
     oim: bool = setting(True, FLAG, 'add the loss OIM (Online Instance Matching) on every frame')
-    oim_weight: float = setting(1.0, WEIGHT, 'weight of OIM', in_vectors=False)
-    oim_scale: float = setting(
-        30.0, Number(0, 1_000, above=True), 'scale of the inner products of OIM', in_vectors=False
-    )
-    oim_momentum: float = setting(
-        0.5,
-        DECAY,
-        'momentum of the table of OIM: share of a row that stays at an update',
-        in_vectors=False,
-    )
     verification_weight: float = setting(
         100.0,
         WEIGHT,
@@ -200,8 +191,7 @@ class CSA(VideoModel):
         self.matcher = Matcher(DIM)
         self.bnneck = BNNeck(DIM)
         self.classifier = bias_free_classifier(DIM, num_classes)
-        table = num_classes, DIM, config.oim_scale, config.oim_momentum
-        self.classifier_oim = OIMTable(*table) if config.oim else None
+        self.classifier_oim = config.table(num_classes, DIM) if config.oim else None
 
     def forward(self, clips: Tensor) -> Tensor | Snippets:
         """Normalised clips (B, L, 3, H, W), or images (B, 3, H, W), as the protocol has it.

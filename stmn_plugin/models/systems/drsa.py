@@ -4,10 +4,10 @@ Shuang Li, Slawomir Bak, Peter Carr, Xiaogang Wang; CVPR 2018, pages 369-378. It
 the spatial attention and its penalty alone.
 
 The paper's, as remembered: spatial models with a hidden layer of their own, the squared penalty, a
-weight of each frame for each part, the parts side by side. The code's: one linear layer and length
-1 in place of the paper's enhancement of a part; its hidden layer for all models and its penalty are
-keys. Ours: the layers of the temporal attention, no last layer of 128, the recipe's losses in place
-of OIM, end to end from ImageNet weights.
+weight of each frame for each part, the parts side by side; by key a last layer of 128 and OIM. The
+code's: one linear layer and length 1 in place of the paper's enhancement of a part; its hidden
+layer for all models and its penalty are keys. Ours: the layers of the temporal attention, no last
+layer, the recipe's losses in place of OIM, end to end from ImageNet weights.
 
 Letters: B clips, L frames, T = B*L, D channels, H W positions, K = H*W, S spatial models (K in the
 paper), E numbers of a part. e responses, a maps, x gated features, y parts, u temporal responses, t
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from stmn_plugin.config.rules import COUNT, WEIGHT, OneOf, Whole
+from stmn_plugin.config.rules import COUNT, FLAG, WEIGHT, OneOf, Whole
 from stmn_plugin.config.settings import setting
 from stmn_plugin.losses.diversity import PENALTIES, diversity_loss, diversity_penalty
 from stmn_plugin.losses.recipe import Recipe
@@ -30,10 +30,11 @@ from stmn_plugin.losses.recipe import Recipe
 from ..base import VideoModel, register_video_model
 from ..encoder import SharedEncoderConfig, shared_encoder
 from ..heads import BNNeck, bias_free_classifier, full_precision, global_average, wide
+from ..oim_keys import OIMConfig
 
 
 @dataclass(frozen=True)
-class DRSAConfig(SharedEncoderConfig):
+class DRSAConfig(OIMConfig, SharedEncoderConfig):
     """The section ``drsa``."""
 
     models: int = setting(6, Whole(1, 64), 'S, spatial attention models, each to find a part')
@@ -47,6 +48,11 @@ class DRSAConfig(SharedEncoderConfig):
     temporal_size: int = setting(
         64, COUNT, 'channels of the hidden layer of the temporal attention of a part'
     )
+    last_layer: int = setting(
+        0,
+        Whole(0, 65_536),
+        'size of a last linear layer, whose output has length 1 (paper, not checked: 128); 0: none',
+    )
     diversity: str = setting(
         'squared',
         OneOf(PENALTIES),
@@ -54,6 +60,12 @@ class DRSAConfig(SharedEncoderConfig):
         in_vectors=False,
     )
     diversity_weight: float = setting(1.0, WEIGHT, 'weight of the penalty', in_vectors=False)
+    oim: bool = setting(False, FLAG, 'add the loss OIM on F (paper, not checked: it alone)')
+
+    @property
+    def own_losses(self) -> bool:
+        """Whether persons are told apart without the section ``loss``."""
+        return self.oim
 
 
 class SpatialAttention(nn.Module):
@@ -143,7 +155,7 @@ def zero_biases(module: nn.Module) -> None:
 class DRSAOutput(NamedTuple):
     """Outputs that the losses need."""
 
-    feature: Tensor  # (B, S*E) F, before the BNNeck
+    feature: Tensor  # (B, feature_dim) F, before the BNNeck
     logits: Tensor  # (B, num_classes)
     penalties: Tensor  # (B, L) Q
     positions: Tensor  # (B, L) used by a map, mean over the models; without gradient
@@ -168,6 +180,7 @@ class DRSA(VideoModel):
     settings_in_shapes = {
         'drsa.models': {'temporal.layers.2.weight': 0},
         'drsa.embedding': {'project.weight': 0},
+        'drsa.last_layer': {'last.weight': 0},
     }
 
     def __init__(self, num_classes: int, seq_len: int, config: DRSAConfig, pretrained: bool = True):
@@ -180,8 +193,14 @@ class DRSA(VideoModel):
         nn.init.normal_(self.project.weight, std=0.01)
         zero_biases(self.project)
         self.temporal = TemporalAttention(models, embedding, config.temporal_size)
-        self.bnneck = BNNeck(models * embedding)
-        self.classifier = bias_free_classifier(models * embedding, num_classes)
+        self.feature_dim = config.last_layer or models * embedding
+        self.last = nn.Linear(models * embedding, self.feature_dim) if config.last_layer else None
+        if self.last is not None:
+            nn.init.normal_(self.last.weight, std=0.01)
+            zero_biases(self.last)
+        self.bnneck = BNNeck(self.feature_dim)
+        self.classifier = bias_free_classifier(self.feature_dim, num_classes)
+        self.classifier_oim = config.table(num_classes, self.feature_dim) if config.oim else None
 
     def forward(self, clips: Tensor) -> Tensor | DRSAOutput:
         """Normalised clips (B, L, 3, H, W), or images (B, 3, H, W), as the protocol has it."""
@@ -201,12 +220,17 @@ class DRSA(VideoModel):
             )
 
     def losses(self, outputs: DRSAOutput, pids: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-        diversity = diversity_loss(outputs.penalties, self.config.diversity)
-        return {
+        config: DRSAConfig = self.config
+        diversity = diversity_loss(outputs.penalties, config.diversity)
+        terms = {
             'cross_entropy': recipe.cross_entropy(outputs.logits, pids),
             'triplet': recipe.triplet(outputs.feature, pids),
-            'diversity': self.config.diversity_weight * diversity,
+            'diversity': config.diversity_weight * diversity,
         }
+        if self.classifier_oim is not None:
+            unit = F.normalize(outputs.feature, dim=1)
+            terms['oim'] = config.oim_weight * self.classifier_oim(unit, pids)
+        return terms
 
     def logged(self, outputs: DRSAOutput) -> dict[str, Tensor]:
         """Return the mean squared overlap of two maps, 0 to 1, and the positions a map uses."""
@@ -224,7 +248,7 @@ class DRSA(VideoModel):
         return self._frame_parts(frames)[2].flatten(1)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """Clips of :meth:`encode_frames`, (B, L, S*E) → F after the BNNeck, (B, S*E)."""
+        """Clips of :meth:`encode_frames`, (B, L, S*E) → F after the BNNeck, (B, feature_dim)."""
         with full_precision(vectors.device.type):
             features: Tensor = self.bnneck(self._pooled(vectors)[0])
         return features
@@ -257,7 +281,10 @@ class DRSA(VideoModel):
             return maps, log_maps, F.normalize(self.project(gated), dim=2)
 
     def _pooled(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute F (B, S*E) and t (B, L, S) from y as (B, L, S*E)."""
+        """Compute F (B, S*E or that of the last layer) and t (B, L, S) from y as (B, L, S*E)."""
         parts = vectors.unflatten(2, (self.config.models, -1))
         weights = self.temporal(parts)
-        return weighted_parts(weights, parts), weights
+        feature = weighted_parts(weights, parts)
+        if self.last is not None:
+            feature = F.normalize(self.last(feature), dim=1)
+        return feature, weights
