@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import references.qan as references
 import torch
@@ -127,6 +128,29 @@ def test_the_quality_unit_equals_loops_forward_and_backward(training):
     upstream = drawn(2)
     gradients = [torch.autograd.grad((one * upstream).sum(), leaves) for one in (scores, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
+
+
+@torch.no_grad()
+def test_more_quality_layers_equal_loops():
+    """Each is a convolution, its norm and ReLU; the first alone has stride 2."""
+    unit = QualityUnit(3, 4, layers=3).double().eval()
+    assert QualityUnit(3, 4).state_dict().keys() < unit.state_dict().keys()
+    for parameter in unit.parameters():
+        torch.nn.init.normal_(parameter)
+    maps = drawn(2, 3, 5, 4)
+    before, stride = maps, 2
+    for conv, norm in ((unit.conv, unit.bn), unit.more[:2], unit.more[3:5]):
+        padded = torch.nn.functional.pad(before, (1, 1, 1, 1))
+        rows, columns = (math.ceil(size / stride) for size in before.shape[2:])
+        after = torch.zeros(2, 4, rows, columns, dtype=torch.float64)
+        for t, c, i, j in np.ndindex(*after.shape):
+            y, x = stride * i, stride * j
+            window = padded[t, :, y : y + 3, x : x + 3]
+            normal = (conv.weight[c] * window).sum() / (1 + norm.eps) ** 0.5
+            after[t, c, i, j] = max(normal * norm.weight[c] + norm.bias[c], 0)
+        before, stride = after, 1
+    expected = before.mean(dim=(2, 3)) @ unit.linear.weight[0] + unit.linear.bias
+    torch.testing.assert_close(unit(maps), expected, rtol=1e-9, atol=1e-12)
 
 
 # --- the network ---
@@ -257,6 +281,26 @@ def test_a_frame_is_classified_by_its_own_feature_whatever_its_weight():
     assert gradient.abs().max() > 0  # qualities train the trunk that they share
 
 
+def test_a_frame_may_be_classified_by_an_embedding_of_it():
+    model, plain = network(frame_embedding=6).double().train(), network().double().train()
+    assert model.classifier_frame.weight.shape == (CLASSES, 6) and model.feature_dim == 512
+    images = clips().double()
+    outputs = model(images)
+    frames = model.encoder(images.flatten(0, 1)).frame_features.mean(dim=(2, 3))
+    embedded = frames @ model.classifier_embedding.weight.T
+    mean, variance = embedded.mean(dim=0), embedded.var(dim=0, correction=0)
+    normal = (embedded - mean) / (variance + 1e-5).sqrt() * model.bnneck_frame.weight
+    logits = (normal @ model.classifier_frame.weight.T).unflatten(0, (4, L))
+    torch.testing.assert_close(outputs.frame_logits, logits)
+    heads = 'bnneck_frame', 'classifier_frame'
+    own = {key: one for key, one in plain.state_dict().items() if not key.startswith(heads)}
+    model.load_state_dict(own, strict=False)
+    with torch.no_grad():  # no part of the feature
+        torch.testing.assert_close(model.eval()(images), plain.eval()(images))
+    total(model, model.train()(images)).backward()
+    assert all(one.grad.any() for one in model.parameters())
+
+
 def test_the_start_and_the_defaults():
     torch.manual_seed(0)
     unit = QualityUnit(16, 256)
@@ -266,6 +310,9 @@ def test_the_start_and_the_defaults():
     assert unit.linear.bias.item() == 0
     config = QANConfig()
     assert (config.quality_map, config.quality_channels) == ('conv4', 256)
+    assert (config.quality_layers, config.frame_embedding) == (1, 0)
+    unit = QualityUnit(16, 256, layers=2)
+    assert unit.more[0].weight.std().item() == pytest.approx(std, rel=0.02)
     assert (config.quality_weights, config.clip_weight, config.frame_weight) == ('l1', 1, 1)
 
 

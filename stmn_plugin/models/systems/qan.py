@@ -36,7 +36,10 @@ class QANConfig(SharedEncoderConfig):
     quality_map: str = setting(
         'conv4', OneOf(('conv3', 'conv4')), 'stage whose map gives the quality'
     )
-    quality_channels: int = setting(256, Whole(1, 4_096), 'channels of the quality convolution')
+    quality_channels: int = setting(256, Whole(1, 4_096), 'channels of the quality convolutions')
+    quality_layers: int = setting(
+        1, Whole(1, 8), 'quality convolutions (paper: not known); the first halves the map'
+    )
     quality_weights: str = setting(
         'l1',
         OneOf(('l1', 'softmax')),
@@ -50,6 +53,11 @@ class QANConfig(SharedEncoderConfig):
     )
     frame_weight: float = setting(
         1.0, WEIGHT, 'weight of the cross-entropy of every frame', in_vectors=False
+    )
+    frame_embedding: int = setting(
+        0,
+        Whole(0, 65_536),
+        'size of a linear layer between f and the classifier of frames (paper: not known); 0: none',
     )
 
 
@@ -82,20 +90,27 @@ class QualityUnit(nn.Module):
 
     Args:
         dim: C.
-        channels: of the convolution.
+        channels: of the convolutions.
+        layers: number of convolutions; the first has stride 2.
     """
 
-    def __init__(self, dim: int, channels: int):
+    def __init__(self, dim: int, channels: int, layers: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(dim, channels, 3, stride=2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
+        self.more = nn.Sequential()
+        for _ in range(layers - 1):
+            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            self.more.extend([conv, nn.BatchNorm2d(channels), nn.ReLU()])
         self.linear = nn.Linear(channels, 1)
-        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        maps = F.relu(self.bn(self.conv(maps)))  # (T, channels, H/2, W/2)
+        maps = self.more(F.relu(self.bn(self.conv(maps))))  # (T, channels, H/2, W/2)
         with full_precision(maps.device.type):
             scores: Tensor = self.linear(global_average(maps)).squeeze(1)
         return scores
@@ -134,18 +149,23 @@ class QAN(VideoModel):
     frame_once = True
     takes_any_length = True
 
-    settings_in_shapes = {'qan.quality_channels': {'quality.conv.weight': 0}}
+    settings_in_shapes = {
+        'qan.quality_channels': {'quality.conv.weight': 0},
+        'qan.frame_embedding': {'classifier_embedding.weight': 0},
+    }
 
     def __init__(self, num_classes: int, seq_len: int, config: QANConfig, pretrained: bool = True):
         super().__init__(num_classes, seq_len, config, pretrained)
         self.encoder = shared_encoder(config, 'qan', pretrained)
         channels = self.encoder.channels[config.quality_map][-1]
-        self.quality = QualityUnit(channels, config.quality_channels)
-        self.feature_dim = self.encoder.dim
-        self.bnneck_clip = BNNeck(self.feature_dim)
-        self.bnneck_frame = BNNeck(self.feature_dim)
-        self.classifier_clip = bias_free_classifier(self.feature_dim, num_classes)
-        self.classifier_frame = bias_free_classifier(self.feature_dim, num_classes)
+        self.quality = QualityUnit(channels, config.quality_channels, config.quality_layers)
+        self.feature_dim = dim = self.encoder.dim
+        embedded = config.frame_embedding
+        self.classifier_embedding = nn.Linear(dim, embedded, bias=False) if embedded else None
+        self.bnneck_clip = BNNeck(dim)
+        self.bnneck_frame = BNNeck(embedded or dim)
+        self.classifier_clip = bias_free_classifier(dim, num_classes)
+        self.classifier_frame = bias_free_classifier(embedded or dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor | QANOutput:
         """Normalised clips (B, L, 3, H, W), or images (B, 3, H, W), as the protocol has it.
@@ -159,7 +179,10 @@ class QAN(VideoModel):
         with full_precision(clips.device.type):
             weights = self.weights(parts.scores.unflatten(0, clips.shape[:2]))  # (B, L)
             feature = weighted_mean(parts.features.unflatten(0, clips.shape[:2]), weights)
-            frame_logits = self.classifier_frame(self.bnneck_frame(parts.features))
+            frames = parts.features
+            if self.classifier_embedding is not None:
+                frames = self.classifier_embedding(frames)
+            frame_logits = self.classifier_frame(self.bnneck_frame(frames))
             return QANOutput(
                 feature=feature,
                 logits=self.classifier_clip(self.bnneck_clip(feature)),
