@@ -224,6 +224,46 @@ def test_fused_steps_are_the_same_steps(name):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('dampening', [0.0, 0.5])
+@pytest.mark.parametrize('nesterov', [False, True])
+@pytest.mark.parametrize('name', ['adam', 'sgd'])
+def test_fused_steps_of_weights_that_train_later_are_the_same(name, nesterov, dampening):
+    """As after train.fixbase_epoch: the first layer has a gradient from the third step on."""
+    if nesterov and dampening:
+        pytest.skip('torch has none')
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    fused = copy.deepcopy(plain)
+    options = {'optim': name, 'lr': 0.1, 'weight_decay': 1e-3, 'momentum': 0.9}
+    options |= {'sgd_nesterov': nesterov, 'sgd_dampening': dampening}
+    one = torchreid.optim.build_optimizer(plain, **options)
+    other = speed.with_fused_steps(torchreid.optim.build_optimizer(fused, **options))
+    assert bool(other.param_groups[0].get('fused')) == (name == 'adam' or not dampening)
+    for step in range(5):
+        batch = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in ((plain, one), (fused, other)):
+            model[0].requires_grad_(step >= 2)
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_first_step_that_is_skipped_leaves_no_momentum():
+    """Of memory that torch has not written: a scale that overflows skips the first steps."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = speed.with_fused_steps(torch.optim.SGD([weight], lr=0.1, momentum=0.9))
+    optimizer.grad_scale, optimizer.found_inf = None, torch.ones(())
+    weight.grad = torch.full((3,), torch.inf)
+    optimizer.step()
+    assert optimizer.state[weight]['momentum_buffer'].tolist() == [0] * 3 and (weight == 1).all()
+    optimizer.found_inf = torch.zeros(())
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.9))
+
+
 class Remembering(VideoModel):
     """Two layers, the second a memory."""
 

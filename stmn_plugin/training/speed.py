@@ -81,13 +81,33 @@ def same_shapes() -> Iterator[None]:
 
 
 def with_fused_steps(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer with fused steps (one kernel for all weights) if torch has them."""
+    """Return the optimizer with fused steps (one kernel for all weights) if torch has them.
+
+    SGD with a dampened momentum keeps its own steps, whose first one is not dampened.
+    """
     if type(optimizer) not in (torch.optim.Adam, torch.optim.SGD):
         return optimizer  # the host's RAdam, and RMSprop, have none
+    if any(group.get('momentum') and group['dampening'] for group in optimizer.param_groups):
+        return optimizer
     for group in optimizer.param_groups:
         group.update(fused=True, foreach=False)
     kind: Callable[..., Optimizer] = type(optimizer)
-    return kind(optimizer.param_groups, fused=True)
+    fused = kind(optimizer.param_groups, fused=True)
+    if kind is torch.optim.SGD:
+        fused.register_step_pre_hook(_start_momentum)
+    return fused
+
+
+def _start_momentum(optimizer: Optimizer, *_: object) -> None:
+    """Give weights without a momentum one of zeros.
+
+    torch's kernel fails where only some weights have one, as after ``train.fixbase_epoch``. Where
+    none has, it takes uninitialised memory for it if the first step is skipped for an overflow.
+    """
+    for group in optimizer.param_groups:
+        for weight in group['params'] if group['momentum'] else ():
+            if weight.grad is not None and 'momentum_buffer' not in optimizer.state[weight]:
+                optimizer.state[weight]['momentum_buffer'] = torch.zeros_like(weight)
 
 
 def compile_in_place(model: nn.Module) -> None:
