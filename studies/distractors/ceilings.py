@@ -32,7 +32,13 @@ from stmn_plugin.comparing.variants import Variant, named_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.looking.explained_run import open_on_target
-from stmn_plugin.looking.frame_weights import OWN, WEIGHTINGS, rank_weighted, read_clip_frames
+from stmn_plugin.looking.frame_weights import (
+    EQUAL,
+    OWN,
+    WEIGHTINGS,
+    rank_weighted,
+    read_clip_frames,
+)
 from stmn_plugin.looking.measures.ceilings import share_of_ceiling
 from stmn_plugin.whole_files import whole_file, write_json
 
@@ -178,6 +184,32 @@ def compare(found, persons, oracles):
     return measures
 
 
+def table(found, measures):
+    """Markdown, in percent: mAP of every seed, by weighting, and the measures."""
+
+    def of_seeds(own):
+        return ', '.join(f'{100 * mean:.1f}' for mean in np.nanmean(own, axis=1))
+
+    def interval(estimate):
+        value, low, high = (100 * part for part in estimate)
+        return f'{value:.1f} [{low:.1f}, {high:.1f}]'
+
+    lines = []
+    for title, one in found.items():
+        line = {'row': title, 'mAP of each seed': of_seeds(one[OWN])}
+        for name, header in ((EQUAL, 'equal weights'), (VISIBILITY, 'true visibility')):
+            line[header] = of_seeds(one[name]) if name in one else ''
+        own = measures.get(title, {})
+        line['difference'] = next((interval(o.values['difference']) for o in own.values()), '')
+        for oracle in ORACLES:
+            share = interval(own[oracle].values['share']) if oracle in own else ''
+            line[f'share of {oracle}'] = share
+        verdicts = dict.fromkeys(o.verdict.split(' (')[0] for o in own.values())
+        line['verdict'] = '; '.join(verdicts)
+        lines.append(line)
+    return tabulate(lines, headers='keys', tablefmt='pipe', disable_numparse=True)
+
+
 def main(argv=None, execute=child):
     args = parse_args(argv)
     with exit_on_input_error(debug=False):
@@ -195,19 +227,7 @@ def main(argv=None, execute=child):
                 for title, one in measures.items()
             }
             write_json(args.json, {'mAP': means, 'shares': shares, 'words': sys.argv[1:]})
-        table = [
-            {
-                'row': title,
-                'oracle': oracle,
-                'difference': str(measure.values['difference']),
-                'ceiling': str(measure.values['ceiling']),
-                'share': str(measure.values['share']),
-                'verdict': measure.verdict.split(' (')[0],
-            }
-            for title, one in measures.items()
-            for oracle, measure in one.items()
-        ]
-        print(tabulate(table, headers='keys'))
+        print(table(found, measures))
 
 
 if __name__ == '__main__':
