@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from documents import blocks
 from PIL import Image
-from test_readme import blocks
 
 from stmn_plugin.cli import compare, train
 from stmn_plugin.config.sections import SECTIONS

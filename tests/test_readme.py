@@ -5,74 +5,49 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from documents import (
+    COMMANDS,
+    DOCUMENTS,
+    OF_TODAY,
+    REPOSITORY,
+    blocks,
+    fences,
+    lines_of,
+    parts_of,
+    recipe_of,
+)
 
-from stmn_plugin.cli import commands
 from stmn_plugin.config import RANGES, SECTIONS, load_config
 from stmn_plugin.config.sections import known_settings
 from stmn_plugin.config.table import with_table
 from stmn_plugin.errors import InputError
 
-REPOSITORY = Path(__file__).parent.parent
-DOCUMENTS = [*sorted(REPOSITORY.glob('*.md')), *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
-OF_TODAY = [
-    one for one in DOCUMENTS if one.name != 'CHANGELOG.md'
-]  # that tells of former keys, too
 CONFIGURATION = REPOSITORY / 'docs' / 'configuration.md'
-COMMANDS = {
-    name: import_module(f'stmn_plugin.cli.{name.replace("-", "_")}') for name in commands.commands()
-}
 SCORES = 'rank-1', 'mAP'
 
 
-def blocks(text, language):
-    return re.findall(rf'^```{language}\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
-
-
 def command_lines():
-    """(document, words) of every command line in a block or between backticks."""
+    """(document, words) of what does not run: marked lines, and commands between backticks."""
     for document in OF_TODAY:
         text = document.read_text(encoding='utf-8')
-        lines = '\n'.join(blocks(text, 'bash')).replace('\\\n', ' ').splitlines()
-        lines += re.findall(r'`(python (?:tools|benchmarks)/[^`]*)`', text)
-        for line in lines:
-            words = shlex.split(line, comments=True)
-            if words and '--import' not in words:  # test_extending.py runs those
-                yield f'{document.name}: {line.strip()}', words
-
-
-def parts_of(words):
-    """The command or script that a line runs and the words behind it; None of other programs."""
-    words = [word for word in words if not re.match(r'[A-Z_]+=', word)]  # of the environment
-    for number, word in enumerate(words):
-        if word.startswith('stmn_plugin.'):
-            return f'{word.replace(".", "/")}.py', words[number + 1 :]
-        if word.startswith('stmn-'):
-            return word.removeprefix('stmn-'), words[number + 1 :]
-        if word == 'stmn_plugin':
-            return words[number + 1], words[number + 2 :]
-        if word.startswith('tools/'):
-            name = Path(word).stem.replace('_', '-')
-            return 'train' if name == 'main' else name, words[number + 1 :]
-        if word.endswith(('.py', '.sh')):
-            return word, words[number + 1 :]
-    return None, words
+        lines = sum(map(lines_of, blocks(text, 'bash')), [])
+        found = [line.words for line in lines if line.needs]
+        found += map(shlex.split, re.findall(r'`(python (?:tools|benchmarks)/[^`]*)`', text))
+        for words in found:
+            yield f'{document.name}: {shlex.join(words)}', words
 
 
 @pytest.mark.parametrize('words', [pytest.param(w, id=line) for line, w in command_lines()])
 def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
     script, words = parts_of(words)
     if script is None:
-        assert words[0] in ('make', 'pip', 'source', 'unzip'), words
+        assert words[0] in ('make', 'pip', 'unzip', 'trackers', 'boxmot'), words
         if words[0] == 'make':
-            targets = (REPOSITORY / 'Makefile').read_text(encoding='utf-8')
-            assert re.search(rf'^{words[1]}:', targets, re.MULTILINE), words[1]
-        return
-    if script == '--help':
+            assert all(recipe_of(target) for target in words[1:])
         return
     if script not in COMMANDS:
         flags = [word for word in words if word.startswith('--')]
@@ -83,20 +58,20 @@ def test_every_command_line_is_taken(words, tmp_path, monkeypatch):
     (tmp_path / 'configs').symlink_to(REPOSITORY / 'configs')
     (tmp_path / 'studies').symlink_to(REPOSITORY / 'studies')
     monkeypatch.chdir(tmp_path)
-    if '...' in words:  # stands for a config
-        place = words.index('...')
-        words[place : place + 1] = ['--config-file', 'configs/stmn_mars.yaml']
     for word in words:
         if word.endswith('.pth.tar'):
             (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / word).touch()
-    if '--help-config' in words:  # prints and stops
-        with pytest.raises(SystemExit, match='0'):
-            COMMANDS[script].parse_args(words)
-        return
     args = COMMANDS[script].parse_args(words)
     if hasattr(args, 'opts'):
         load_config(getattr(args, 'config_file', '') or 'configs/stmn_mars.yaml', args.opts)
+
+
+def test_commands_are_in_blocks_of_bash():
+    for document in OF_TODAY:
+        for language, block in fences(document.read_text(encoding='utf-8')):
+            if language != 'bash':
+                assert not re.search(r'^(python|pip|make|stmn-\w+) ', block, re.M), document.name
 
 
 def mentions():
