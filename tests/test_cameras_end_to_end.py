@@ -3,8 +3,6 @@
 import csv
 import glob
 import json
-import re
-import shlex
 import shutil
 from dataclasses import dataclass, replace
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import toy_models
+from documents import blocks, lines_of, recipe_of
 from torch import nn
 from torch.nn import functional
 
@@ -255,12 +254,6 @@ COMMANDS = {
 }
 
 
-def lines_of(text):
-    """Words of every command, continued lines joined."""
-    joined = text.replace('\\\n', ' ').splitlines()
-    return [words for words in (shlex.split(line, comments=True) for line in joined) if words]
-
-
 def run_line(words):
     """Run ``python tools/NAME.py ...`` here, as a shell would."""
     assert words[0].endswith('python') and words[1].startswith('tools/'), words
@@ -273,10 +266,7 @@ def make_demo(request, repository, footage, checkpoint):
     """What ``make cameras-demo`` does; with ``--whole-demo`` its model, else one fitted above."""
 
     def make(folder):
-        recipe = re.search(
-            r'^cameras-demo:.*\n((?:\t.*\n)+)', (repository / 'Makefile').read_text(), re.MULTILINE
-        )
-        drawing, training, testing = lines_of(recipe[1])
+        drawing, training, testing = recipe_of('cameras-demo')
         model = folder / 'log' / 'cameras_demo' / 'model' / 'model-best.pth.tar'
         if request.config.getoption('whole_demo'):
             for line in (drawing, training, testing):
@@ -304,11 +294,11 @@ def test_the_third_recipe_of_the_readme_puts_the_right_persons_on_top(
 ):
     """Its commands as they are written, in a folder that has nothing but the configs."""
     text = (repository / 'README.md').read_text(encoding='utf-8')
-    [block] = re.findall(r'^```bash\n(make cameras-demo\n.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    [block] = [one for one in blocks(text, 'bash') if one.startswith('make cameras-demo\n')]
     assert block.count('\n') <= 8
     (tmp_path / 'configs').symlink_to(repository / 'configs')
     monkeypatch.chdir(tmp_path)
-    first, *others, last = lines_of(block)
+    first, *others, last = [line.words for line in lines_of(block)]
     assert first == ['make', 'cameras-demo']
     make_demo(tmp_path)
     for words in others:
