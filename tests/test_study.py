@@ -71,8 +71,28 @@ def test_the_table_compares_rows_with_the_first_and_its_oracles(ceilings):
     assert one.counts['seeds'] == 1
     expected = np.mean(found['+ SM']['own'][0] - baseline[0])
     assert one.values['difference'].value == pytest.approx(expected)
+    found[painted]['own'] = found[painted]['own'][:1]  # an oracle of one seed of two
+    measures = ceilings.compare(found, np.arange(QUERIES) // 2, ('masks', 'visibility'))
+    line = next(one for one in ceilings.table(found, measures).splitlines() if '+ TM' in one)
+    expected = 100 * np.mean(found['+ TM']['own'] - baseline)  # of both seeds
+    assert f'| {expected:.1f} [' in line and 'It helps' in line
     alone = ceilings.compare({key: found[key] for key in ('Baseline', '+ TM')}, np.arange(40), ())
     assert alone == {'+ TM': {}}
+
+
+def test_the_table_of_the_page_is_that_of_the_kept_precisions(ceilings, study, capsys):
+    ceilings.main(['--read', str(study / 'precisions.npz')], None)
+    printed = capsys.readouterr().out.strip().splitlines()
+    page = (study / 'README.md').read_text(encoding='utf-8').splitlines()
+    at = page.index(printed[0])
+    assert page[at : at + len(printed)] == printed
+    # means by hand
+    with np.load(study / 'precisions.npz') as kept:
+        for line in printed[2:]:
+            title, means = (cell.strip() for cell in line.split('|')[1:3])
+            queries = [[one for one in seed if one == one] for seed in kept[f'{title}: own']]
+            by_hand = [f'{100 * sum(map(float, one)) / len(one):.1f}' for one in queries]
+            assert means == ', '.join(by_hand)
 
 
 @pytest.mark.slow

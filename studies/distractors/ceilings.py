@@ -164,7 +164,7 @@ def read_kept(paths, titles):
 def compare(found, persons, oracles):
     """The measure of every row against every ceiling: title → oracle → Measure.
 
-    A row that has fewer seeds than the first is compared on those that it has.
+    A row is compared on the seeds that it, the first one and the oracle have.
     """
     baseline, *others = (title for title in found if not title.endswith(PAINTED))
     own = found[baseline][OWN]
@@ -175,12 +175,12 @@ def compare(found, persons, oracles):
         ceilings['visibility'] = found[baseline][VISIBILITY]
     measures = {}
     for title in others:
-        row = found[title][OWN]
-        seeds = min(len(row), *map(len, (own, *ceilings.values())))
-        measures[title] = {
-            oracle: share_of_ceiling(row[:seeds], own[:seeds], ceiling[:seeds], persons)
-            for oracle, ceiling in ceilings.items()
-        }
+        row, measures[title] = found[title][OWN], {}
+        for oracle, ceiling in ceilings.items():
+            seeds = min(map(len, (row, own, ceiling)))
+            measures[title][oracle] = share_of_ceiling(
+                row[:seeds], own[:seeds], ceiling[:seeds], persons
+            )
     return measures
 
 
@@ -200,12 +200,13 @@ def table(found, measures):
         for name, header in ((EQUAL, 'equal weights'), (VISIBILITY, 'true visibility')):
             line[header] = of_seeds(one[name]) if name in one else ''
         own = measures.get(title, {})
-        line['difference'] = next((interval(o.values['difference']) for o in own.values()), '')
+        most = max((one.counts['seeds'] for one in own.values()), default=0)
+        judged = [one for one in own.values() if one.counts['seeds'] == most]
+        line['difference'] = interval(judged[0].values['difference']) if judged else ''
         for oracle in ORACLES:
             share = interval(own[oracle].values['share']) if oracle in own else ''
             line[f'share of {oracle}'] = share
-        verdicts = dict.fromkeys(o.verdict.split(' (')[0] for o in own.values())
-        line['verdict'] = '; '.join(verdicts)
+        line['verdict'] = '; '.join(dict.fromkeys(one.verdict.split(' (')[0] for one in judged))
         lines.append(line)
     return tabulate(lines, headers='keys', tablefmt='pipe', disable_numparse=True)
 
