@@ -339,53 +339,6 @@ def test_weights_are_saved_whole(name, build):
 
 @slow
 @every_model
-def test_compilation_reaches_every_block_of_the_encoder(name, build, monkeypatch):
-    from stmn_plugin.training import speed
-
-    done = []  # how many convolutions each call of compiled code had
-
-    def counted(graph, inputs):
-        calls = [node for node in graph.graph.nodes if node.op == 'call_function']
-        convolutions = sum('conv2d' in str(node.target) for node in calls)
-        return lambda *args: done.append(convolutions) or graph.forward(*args)
-
-    monkeypatch.setattr(speed, '_inductor_or_eager', counted)
-    torch._dynamo.reset()
-    plain, model = (scattered(build(name)) for _ in range(2))
-    for module in (*plain.modules(), *model.modules()):
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    speed.compile_in_place(model)
-    wanted = []  # of each block that runs; M3D takes the first of a stage apart
-
-    def note(block, *_):
-        wanted.append(sum(isinstance(x, nn.Conv2d) for x in block.modules()))
-
-    for encoder in plain.modules():
-        if isinstance(encoder, Encoder):
-            for stage in (encoder.conv2, encoder.conv3, encoder.conv4, encoder.conv5):
-                for block in stage:
-                    block.register_forward_hook(note)
-    clips, _ = clips_of(4)
-    outputs = []
-    for each in (plain, model):
-        torch.manual_seed(3)  # STA draws frames
-        outputs.append(each(clips))
-    for one, other in zip(*outputs, strict=True):
-        assert one is other is None or torch.allclose(one, other, 1e-9, 1e-9)
-    assert sum(done) >= sum(wanted) > 0
-    done.clear()
-    wanted.clear()
-    with torch.no_grad():
-        tested = InferenceModel(model.eval(), 'cpu', compiled=True)
-        close(tested.encode_clips(clips), plain.eval()(clips))
-    assert sum(done) >= sum(wanted) > 0
-    assert model.state_dict().keys() == plain.state_dict().keys()
-    torch._dynamo.reset()
-
-
-@slow
-@every_model
 def test_two_processes_train_like_one(name, build):
     from test_distributed_training import L, assert_like_one_process
 
@@ -528,3 +481,51 @@ def test_other_datasets_and_switches(name, data, miniature_roots, small_run, rep
     words += ['--root', miniature_roots[data], '-s', data, '-t', data, *small_run]
     words += NARROW.get(name, '').split()
     assert command(train, *words, *switches[data].split()) == 0
+
+
+# Last, as autograd cannot be used in forks of a process that has compiled code.
+@slow
+@every_model
+def test_compilation_reaches_every_block_of_the_encoder(name, build, monkeypatch):
+    from stmn_plugin.training import speed
+
+    done = []  # how many convolutions each call of compiled code had
+
+    def counted(graph, inputs):
+        calls = [node for node in graph.graph.nodes if node.op == 'call_function']
+        convolutions = sum('conv2d' in str(node.target) for node in calls)
+        return lambda *args: done.append(convolutions) or graph.forward(*args)
+
+    monkeypatch.setattr(speed, '_inductor_or_eager', counted)
+    torch._dynamo.reset()
+    plain, model = (scattered(build(name)) for _ in range(2))
+    for module in (*plain.modules(), *model.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    speed.compile_in_place(model)
+    wanted = []  # of each block that runs; M3D takes the first of a stage apart
+
+    def note(block, *_):
+        wanted.append(sum(isinstance(x, nn.Conv2d) for x in block.modules()))
+
+    for encoder in plain.modules():
+        if isinstance(encoder, Encoder):
+            for stage in (encoder.conv2, encoder.conv3, encoder.conv4, encoder.conv5):
+                for block in stage:
+                    block.register_forward_hook(note)
+    clips, _ = clips_of(4)
+    outputs = []
+    for each in (plain, model):
+        torch.manual_seed(3)  # STA draws frames
+        outputs.append(each(clips))
+    for one, other in zip(*outputs, strict=True):
+        assert one is other is None or torch.allclose(one, other, 1e-9, 1e-9)
+    assert sum(done) >= sum(wanted) > 0
+    done.clear()
+    wanted.clear()
+    with torch.no_grad():
+        tested = InferenceModel(model.eval(), 'cpu', compiled=True)
+        close(tested.encode_clips(clips), plain.eval()(clips))
+    assert sum(done) >= sum(wanted) > 0
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    torch._dynamo.reset()
