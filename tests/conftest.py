@@ -19,6 +19,9 @@ REPOSITORY = Path(__file__).parent.parent
 hypothesis.settings.load_profile('ci')  # the same examples every time, however long they take
 os.environ[NO_CACHE] = '1'  # lists that are read slowly are kept among the user's own
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
+# At its first backward pass autograd settles whether forks may differentiate: not if it sees a GPU,
+# and torch.compile registers a fake one where there is none. So this pass comes before it.
+torch.zeros(1, requires_grad=True).backward()
 os.environ['COLUMNS'] = '100'  # of every console here and in child processes; pytest-xdist sets 80
 
 

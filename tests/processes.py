@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import socket
 
-import pytest
 import torch
 
 from stmn_plugin import distributed
@@ -27,11 +26,8 @@ def reserved_port():
 def on_processes(function, *args, count=2):
     """What ``function(*args)`` returns on each process of one group, in rank order.
 
-    They are forked: that takes no time, and arguments need not be pickled. Skips the test where
-    torch allows no autograd in a fork: compiled code has run before in this process.
+    They are forked: that takes no time, and arguments need not be pickled.
     """
-    if not autograd_survives_a_fork():
-        pytest.skip('compiled code has run in this process: run the file of this test alone')
     context = multiprocessing.get_context('fork')
     pipes, processes = [], []
     with reserved_port() as port:
@@ -49,18 +45,6 @@ def on_processes(function, *args, count=2):
             for process in processes:
                 process.kill()
                 process.join()
-
-
-def autograd_survives_a_fork():
-    """Whether a child may differentiate; some machines' torch refuses it after a compilation."""
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.ones(1, requires_grad=True).sum().backward()
-        except RuntimeError:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == 0
 
 
 def received(pipe):

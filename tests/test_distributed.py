@@ -46,6 +46,18 @@ def test_gathered_rows_and_their_gradients():
         torch.testing.assert_close(gradient, part, rtol=0, atol=1e-14)
 
 
+def slope():
+    point = torch.ones(1, requires_grad=True)
+    (3 * point).backward()
+    return point.grad
+
+
+def test_processes_differentiate_after_a_compilation():
+    torch.compile(nn.Linear(2, 1), backend='eager')(torch.ones(1, 2)).sum().backward()
+    torch._dynamo.reset()
+    assert on_processes(slope) == [torch.tensor([3.0])] * 2
+
+
 def test_a_single_process_passes_through():
     rows = torch.ones(2, requires_grad=True)
     with distributed.process_group(use_gpu=False), distributed.main_first():

@@ -483,7 +483,6 @@ def test_other_datasets_and_switches(name, data, miniature_roots, small_run, rep
     assert command(train, *words, *switches[data].split()) == 0
 
 
-# Last, as autograd cannot be used in forks of a process that has compiled code.
 @slow
 @every_model
 def test_compilation_reaches_every_block_of_the_encoder(name, build, monkeypatch):
