@@ -17,6 +17,9 @@ from unittest import mock
 from test_compare import in_this_process
 
 from stmn_plugin.cli import commands
+from stmn_plugin.config.sections import SECTIONS
+from stmn_plugin.host.registration import dataset_registry, model_registry, register
+from stmn_plugin.models.base import VIDEO_MODELS
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = [*sorted(REPOSITORY.glob('*.md')), *sorted(REPOSITORY.glob('[ds]*/**/*.md'))]
@@ -87,6 +90,20 @@ def parts_of(words):
         if word.endswith(('.py', '.sh')):
             return word, words[number + 1 :]
     return None, words
+
+
+@contextlib.contextmanager
+def nothing_stays():
+    """What a page registers is known to no other test."""
+    register()
+    tables = (VIDEO_MODELS, SECTIONS, model_registry(), dataset_registry())
+    before = [dict(table) for table in tables]
+    yield
+    for name in [name for name in sys.modules if name.startswith('stmn_plugin_import_')]:
+        del sys.modules[name]
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
 
 
 def run_document(document):

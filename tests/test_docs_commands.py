@@ -1,18 +1,16 @@
 """Every command and example of the documents runs as written, on miniatures."""
 
-import contextlib
 import functools
 import itertools
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from documents import OF_TODAY, REPOSITORY, fences, name_of, run_document
+from documents import OF_TODAY, REPOSITORY, fences, name_of, nothing_stays, run_document
 from miniatures import save_frame
 from narrow_networks import NARROW_NETWORKS
 from PIL import Image
@@ -20,10 +18,8 @@ from references.released_network import ReleasedNetwork
 from test_every_model import narrow_resnet
 
 from stmn_plugin.cameras.synthetic_footage import make_footage
-from stmn_plugin.config.sections import SECTIONS
 from stmn_plugin.datasets.synthetic import PRESETS
-from stmn_plugin.host.registration import dataset_registry, model_registry, register
-from stmn_plugin.models.base import VIDEO_MODELS
+from stmn_plugin.host.registration import model_registry
 
 WITH_COMMANDS = [
     name_of(one)
@@ -112,20 +108,6 @@ def ran(home, tmp_path_factory):
             return folder, run_document(REPOSITORY / name)
 
     return run
-
-
-@contextlib.contextmanager
-def nothing_stays():
-    """What a page registers is known to no other test."""
-    register()
-    tables = (VIDEO_MODELS, SECTIONS, model_registry(), dataset_registry())
-    before = [dict(table) for table in tables]
-    yield
-    for name in [name for name in sys.modules if name.startswith('stmn_plugin_import_')]:
-        del sys.modules[name]
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
 
 
 @pytest.mark.slow

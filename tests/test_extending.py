@@ -10,17 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from documents import blocks
+from documents import REPOSITORY, blocks, nothing_stays
 from PIL import Image
 
 from stmn_plugin.cli import compare, train
-from stmn_plugin.config.sections import SECTIONS
 from stmn_plugin.errors import InputError
-from stmn_plugin.host.registration import dataset_registry, model_registry, register
 from stmn_plugin.models.base import VIDEO_MODELS
 from stmn_plugin.plugins import load_plugins
 
-REPOSITORY = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 SMALL = """
     synthetic.preset tiny model.pretrained False stmn.backbone resnet18
@@ -30,19 +27,12 @@ SMALL = """
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(monkeypatch, tmp_path):
-    """What a page registers is known to no other test."""
-    register()
-    tables = (VIDEO_MODELS, SECTIONS, model_registry(), dataset_registry())
-    before = [dict(table) for table in tables]
+def as_a_reader(monkeypatch, tmp_path):
+    """In a folder with the configs; what a page registers is known to no other test."""
     (tmp_path / 'configs').symlink_to(REPOSITORY / 'configs')
     monkeypatch.chdir(tmp_path)
-    yield
-    for name in [name for name in sys.modules if name.startswith('stmn_plugin_import_')]:
-        del sys.modules[name]
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+    with nothing_stays():
+        yield
 
 
 @pytest.fixture

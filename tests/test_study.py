@@ -73,9 +73,13 @@ def test_the_table_compares_rows_with_the_first_and_its_oracles(ceilings):
     assert one.values['difference'].value == pytest.approx(expected)
     found[painted]['own'] = found[painted]['own'][:1]  # an oracle of one seed of two
     measures = ceilings.compare(found, np.arange(QUERIES) // 2, ('masks', 'visibility'))
-    line = next(one for one in ceilings.table(found, measures).splitlines() if '+ TM' in one)
+    head, _, _, *lines = ceilings.table(found, measures).splitlines()
+    line = next(one for one in lines if '+ TM' in one)
     expected = 100 * np.mean(found['+ TM']['own'] - baseline)  # of both seeds
     assert f'| {expected:.1f} [' in line and 'It helps' in line
+    shares = [[cell.strip() for cell in one.split('|')[6:8]] for one in (head, *lines[:2])]
+    assert shares[0] == ['share of masks', 'share of visibility']  # each of its own memory
+    assert shares[1][0] == '' != shares[1][1] and shares[2][1] == '' != shares[2][0]
     alone = ceilings.compare({key: found[key] for key in ('Baseline', '+ TM')}, np.arange(40), ())
     assert alone == {'+ TM': {}}
 

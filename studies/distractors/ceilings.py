@@ -10,8 +10,8 @@ finished is used, what is not is trained. The average precisions of a run are ke
 visibility` trains nothing: a frame of the first row counts as the square of the person's true
 visibility in it, its features being as they are: what a perfect temporal memory could gain. Every
 other row is compared with the first, query by query and seed by seed; the table has its difference
-and its share of each ceiling. `--keep` keeps the average precisions in one file, from which
-`--read` computes the same table without any run:
+and its share of the ceilings of its memories, of every ceiling if its title names none. `--keep`
+keeps the average precisions in one file, from which `--read` computes the same table:
 
 python studies/distractors/ceilings.py --read studies/distractors/precisions.npz
 """
@@ -43,7 +43,7 @@ from stmn_plugin.looking.measures.ceilings import share_of_ceiling
 from stmn_plugin.whole_files import whole_file, write_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ORACLES = ('masks', 'visibility')
+ORACLES = {'masks': 'SM', 'visibility': 'TM'}  # each is the ceiling of a memory, as titles name it
 VISIBILITY = 'visibility^2'
 PRECISIONS = 'precisions.npz'  # in the folder of a run
 PAINTED = ', distractors painted out'  # behind the title of a row
@@ -199,7 +199,8 @@ def table(found, measures):
         line = {'row': title, 'mAP of each seed': of_seeds(one[OWN])}
         for name, header in ((EQUAL, 'equal weights'), (VISIBILITY, 'true visibility')):
             line[header] = of_seeds(one[name]) if name in one else ''
-        own = measures.get(title, {})
+        every = measures.get(title, {})
+        own = {name: one for name, one in every.items() if ORACLES[name] in title} or every
         most = max((one.counts['seeds'] for one in own.values()), default=0)
         judged = [one for one in own.values() if one.counts['seeds'] == most]
         line['difference'] = interval(judged[0].values['difference']) if judged else ''
