@@ -21,6 +21,7 @@ from stmn_plugin.cli import embed as command
 from stmn_plugin.cli import index as index_command
 from stmn_plugin.cli import search
 from stmn_plugin.config import flatten, load_config
+from stmn_plugin.errors import InputError
 from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec, build_video_model
 from stmn_plugin.models.loading import load_model
@@ -214,6 +215,14 @@ def test_names_that_are_no_text_end_it_before_the_model_is_loaded(tree, tmp_path
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count('\n') == 1
     assert 'video-5: ' in said and 'is not UTF-8 text' in said
+
+
+def test_a_tree_that_is_missing_or_empty_is_named(tmp_path):
+    with pytest.raises(InputError, match=r'missing/manifest\.jsonl: not found; tools/make_tr'):
+        tree_rows(tmp_path / 'missing')
+    (tmp_path / 'manifest.jsonl').touch()
+    with pytest.raises(InputError, match=r'/manifest\.jsonl: lists no tracklet; tools/make_tr'):
+        tree_rows(tmp_path)
 
 
 def test_what_another_process_has_embedded_again_is_kept(tree, checkpoint, tmp_path, monkeypatch):

@@ -143,6 +143,7 @@ def test_parsed_once_until_a_frame_is_added(tmp_path):
 
 def test_folders_refused(tmp_path):
     assert 'no tracklets in it; give tracklets.csv' in message_of(tmp_path)
+    assert f'{tmp_path / "missing"}: not found; give' in message_of(tmp_path / 'missing')
     folder = miniatures.make_tracklets(tmp_path) / 'tracklets'
     build(tmp_path)
 

@@ -86,7 +86,8 @@ def find_source(root: str) -> str:
             both = f'{first} and {others[0]}'
             raise InputError(f'{both}: both hold tracklets; rename one, or move it elsewhere')
         return first
-    raise InputError(f'{root}: no tracklets in it; {ADVICE}')
+    problem = 'no tracklets in it' if osp.exists(root) else 'not found'
+    raise InputError(f'{root}: {problem}; {ADVICE}')
 
 
 def split_folders(folder: str) -> list[str]:

@@ -50,11 +50,12 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     """Read the tracklets of a tree's manifest, with their revisions.
 
     Raises:
-        InputError: the tree has no tracklets, a line is invalid, or a name is not text.
+        InputError: the tree is missing or has no tracklets, a line is invalid, or a name is not text.
     """
     entries = read_manifest(tree)
     if not entries:
-        raise InputError(f'{tree / MANIFEST}: lists no tracklet; tools/make_tracklets.py adds them')
+        problem = 'lists no tracklet' if (tree / MANIFEST).exists() else 'not found'
+        raise InputError(f'{tree / MANIFEST}: {problem}; tools/make_tracklets.py adds tracklets')
     tree = tree.resolve()
     rows = [
         replace(row_of_entry(tree, entry), revision=revision_of(tree, entry)) for entry in entries
