@@ -6,9 +6,11 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -18,6 +20,9 @@ from stmn_plugin.config.rules import WEIGHT, Flag, OneOf, Text
 from stmn_plugin.config.sections import flatten
 from stmn_plugin.config.settings import settings_of
 from stmn_plugin.config.table import with_table
+from stmn_plugin.data.clips import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from stmn_plugin.data.frame_samplers import ClipPlan
+from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.fingerprint import structure_digest
 from stmn_plugin.losses.recipe import Recipe
 from stmn_plugin.models import VIDEO_MODELS, ModelSpec, build_video_model
@@ -254,6 +259,37 @@ def test_clips_are_put_together_from_vectors_of_frames(name, build):
         vectors = model.encode_frames(clips.flatten(0, 1))
         assert vectors.dim() == 2
         close(model.embed(vectors.unflatten(0, (2, L))), model(clips))
+
+
+# number of frames of a tracklet → clips of an all-frames test, L = 4
+CLIPS = {
+    'ceil': {1: ['0000'], 3: ['0122'], 4: ['0123'], 5: ['0244', '1133'], 6: ['0244', '1355']},
+    'consecutive': {
+        1: ['0000'], 3: ['0120'], 4: ['0123'], 5: ['0123', '4444'], 6: ['0123', '4545'],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', CLIPS)
+@every_model
+def test_short_and_uneven_tracklets_are_the_mean_of_their_clips(name, kind, build, tmp_path):
+    model = scattered(build(name)).float().eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    paths = [str(tmp_path / f'{number}.png') for number in range(6)]
+    for path, frame in zip(paths, pixels, strict=True):
+        Image.fromarray(frame).save(path)
+    frames = Normalize(IMAGENET_MEAN, IMAGENET_STD)(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    means = []
+    with torch.no_grad():
+        for count, clips in CLIPS[kind].items():
+            if model.weighs_frames:  # every frame once
+                clips = [''.join(map(str, range(count)))]
+            rows = [[int(index) for index in clip] for clip in clips]
+            means.append(sum(model(frames[row][None]) for row in rows) / len(rows))
+        expected = model.finish(torch.cat(means))
+    embed = Embedder(model, ClipPlan(L, 'all', all_clips=kind), batch_size=3)
+    found = embed([paths[:count] for count in CLIPS[kind]]).features
+    close(found, expected, 1e-4)
 
 
 @every_model

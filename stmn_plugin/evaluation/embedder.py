@@ -143,7 +143,9 @@ class Embedder:
             vectors = self._vectors(model, tracklets, self.plan, name)
         else:
             vectors = self._stored_vectors(self.store, model, tracklets, name)
-        every_frame = self.plan.frames == 'all' and self.model.weighs_frames
+        # 'floor' leaves frames out and repeats others as the released code does
+        all_frames = self.plan.frames == 'all' and self.plan.all_clips != 'floor'
+        every_frame = all_frames and self.model.weighs_frames
         yield from clips_of_vectors(vectors, self.model, every_frame)
 
     def _vectors(

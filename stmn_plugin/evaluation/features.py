@@ -100,8 +100,8 @@ def clips_of_vectors(
         there = rows.to(vectors.device)
         weights = torch.ones(len(rows), dtype=torch.float64)
         if every_frame:
-            distinct = torch.ones_like(rows, dtype=torch.float64)
-            distinct[:, 1:] = (rows[:, 1:] != rows[:, :-1]).double()  # repeats stand together
+            repeats = (rows.unsqueeze(2) == rows.unsqueeze(1)).tril(-1).any(dim=2)  # (B, L)
+            distinct = (~repeats).double()
             weights = distinct.sum(dim=1)  # (B,)
             share = (distinct / weights[:, None]).to(vectors)  # (B, L)
             means = (torch.einsum('bl,blv->bv', share, view[there]) for view in vectors)

@@ -30,7 +30,7 @@ class VideoModel(nn.Module):
 
     weighs_frames: ClassVar[bool] = False
     """Whether :meth:`embed` is affine in the mean of the frames' vectors. An all-frames test then
-    counts every frame once, however often clips repeat it."""
+    counts every frame once, however often clips repeat it, except with ``test.all_clips floor``."""
 
     size_in_weights: ClassVar[bool] = False
     """Whether shapes of weights depend on the frame size. ``__init__`` then takes the keyword
