@@ -274,6 +274,17 @@ def test_the_feature_is_the_mean_of_what_the_second_module_gives():
             close(explained[f'{name}_feature'], x.mean(dim=(1, 3, 4)))
 
 
+@pytest.mark.parametrize(
+    ('seq_len', 'size'),
+    [(L + 1, (H, W)), (L, (1, H * W)), (2, (H, (L - 1) * W))],
+    ids=['length', 'another size', 'as many correlations'],
+)
+def test_the_module_refuses_another_length_or_size(seq_len, size):
+    wanted = rf'maps of shape \(B, {L}, C, {H}, {W}\), got \({B}, {seq_len}, '
+    with pytest.raises(ValueError, match=wanted):
+        module_of()(maps_of(seq_len=seq_len, size=size))
+
+
 def test_another_length_or_size_is_refused(tmp_path):
     model = model_of().eval()
     with pytest.raises(ValueError, match=r'clips of 3 frames \(video.seq_len\), got 4'):

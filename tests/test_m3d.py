@@ -382,6 +382,11 @@ def test_every_length(length):
             model(clips(2, L))
 
 
+def test_residual_attention_refuses_another_number_of_frames():
+    with pytest.raises(ValueError, match=r'shape \(B, C, 4, H, W\), got \(1, 32, 3, 2, 2\)'):
+        ResidualAttention(32, 4)(torch.zeros(1, 32, 3, 2, 2))
+
+
 @pytest.mark.usefixtures('narrow')
 @pytest.mark.parametrize('head', ['bnneck', 'released'])
 def test_two_streams_and_their_losses(head):

@@ -317,6 +317,13 @@ def test_what_it_explains():
     assert (explained['change_norms'][:, 0] == 0).all() and explained['change_norms'].max() > 0
 
 
+@pytest.mark.parametrize('size', [(2 * H, 2 * W), (W, H), (H + 1, W)])
+def test_the_unit_refuses_another_size(size):
+    # a clip alone broadcast, and several of twice the size passed for more clips
+    with pytest.raises(ValueError, match=rf'maps of shape \(B, L, C, {H}, {W}\), got \(1, 3, 3, '):
+        unit_of()(maps_of(clips=1, size=size))
+
+
 def test_another_size_is_refused(tmp_path):
     model = model_of().eval()
     with pytest.raises(ValueError, match=r'frames of 64x32 pixels .* got 32x64'):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .backbones import Block
 from .encoder import Encoder
 from .heads import full_precision, global_average
+from .map_shapes import check_sizes
 
 
 def over_time(maps: Tensor, frames: int) -> Tensor:
@@ -112,6 +113,7 @@ class ResidualAttention(nn.Module):
 
     def __init__(self, channels: int, frames: int, released: bool = False):
         super().__init__()
+        self.frames = frames
         hidden = max(channels // 16, 1)
         first = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
         last = nn.Conv2d(1, 1, 1, bias=False)
@@ -130,7 +132,12 @@ class ResidualAttention(nn.Module):
                 before.data.abs_()
 
     def forward(self, x: Tensor) -> Branches:
-        """Compute the factors of x (B, C, T, H, W), at least in float32."""
+        """Compute the factors of x (B, C, T, H, W), at least in float32.
+
+        Raises:
+            ValueError: another T.
+        """
+        check_sizes(x, 'BCTHW', T=self.frames)
         precise = torch.promote_types(x.dtype, torch.float32)
         with full_precision(x.device.type):
             of_positions = x.mean(dim=2, dtype=precise)  # (B, C, H, W)

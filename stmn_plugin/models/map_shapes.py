@@ -1,4 +1,4 @@
-"""Shapes of the maps of a network, found on the meta device: nothing is computed."""
+"""Shapes of maps: those of a network, found on the meta device, and those that weights take."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -49,3 +49,27 @@ def on_meta(module: nn.Module) -> dict[str, Tensor]:
 def named_parts(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return a module's parameters, then its buffers, by name."""
     return [*module.named_parameters(), *module.named_buffers()]
+
+
+def check_sizes(maps: Tensor, letters: str, **sizes: int) -> None:
+    """Refuse maps of other sizes than those that a module's weights were built for.
+
+    Args:
+        maps: the input of the module.
+        letters: a letter for each dimension, such as 'BLCHW'.
+        sizes: letter → size.
+
+    Raises:
+        ValueError: another number of dimensions, or another size.
+
+    >>> check_sizes(torch.zeros(2, 6, 512, 8, 8), 'BLCHW', H=16, W=8)
+    Traceback (most recent call last):
+    ...
+    ValueError: expected maps of shape (B, L, C, 16, 8), got (2, 6, 512, 8, 8)
+    """
+    shape = tuple(maps.shape)
+    fits = len(shape) == len(letters)
+    if fits and all(shape[letters.index(letter)] == size for letter, size in sizes.items()):
+        return
+    expected = ', '.join(str(sizes.get(letter, letter)) for letter in letters)
+    raise ValueError(f'expected maps of shape ({expected}), got {shape}')

@@ -27,6 +27,7 @@ from stmn_plugin.losses.recipe import Recipe
 from ..base import VideoModel, register_video_model
 from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
 from ..heads import BNNeck, bias_free_classifier, full_precision, wide
+from ..map_shapes import check_sizes
 
 HIDDEN = 64  # channels between the two convolutions of a mask
 
@@ -115,6 +116,7 @@ class CoSegmentation(nn.Module):
     ):
         super().__init__()
         self.gate_adds = gate_adds
+        self.sizes = {'L': seq_len, 'H': map_size[0], 'W': map_size[1]}
         correlated = (seq_len - 1) * map_size[0] * map_size[1]
         self.reduce = nn.Sequential(
             nn.Conv2d(channels, reduced, 1), nn.BatchNorm2d(reduced), nn.ReLU()
@@ -130,7 +132,12 @@ class CoSegmentation(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> CoSegmented:
-        """Mask and gate maps x (B, L, C, H, W); the shape stays the same."""
+        """Mask and gate maps x (B, L, C, H, W); the shape stays the same.
+
+        Raises:
+            ValueError: maps of another L, H or W.
+        """
+        check_sizes(maps, 'BLCHW', **self.sizes)
         masks = self.masks(maps)
         masked = maps * masks.unsqueeze(2)  # y (B, L, C, H, W)
         gates = self.gate(masked.mean(dim=(3, 4))).mean(dim=1)  # g (B, C)

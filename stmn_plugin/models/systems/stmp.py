@@ -29,6 +29,7 @@ from stmn_plugin.losses.recipe import Recipe
 from ..base import VideoModel, register_video_model
 from ..encoder import Encoder, SharedEncoderConfig, shared_encoder
 from ..heads import full_precision, wide
+from ..map_shapes import check_sizes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class RefiningUnit(nn.Module):
         self, channels: int, map_size: tuple[int, int], reduced: int = 256, hidden: int = 128
     ):
         super().__init__()
+        self.map_size = map_size
         self.reduce = nn.Conv2d(2 * channels, reduced, 1, bias=False)
         self.norm = nn.BatchNorm2d(reduced, eps=1e-3)
         self.spatial = nn.Sequential(
@@ -85,7 +87,12 @@ class RefiningUnit(nn.Module):
         return torch.stack([state for state, _ in self.steps(maps)], dim=1)
 
     def steps(self, maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield h_t and z_t, (B, C, H, W), of maps (B, L, C, H, W), frame by frame."""
+        """Yield h_t and z_t, (B, C, H, W), of maps (B, L, C, H, W), frame by frame.
+
+        Raises:
+            ValueError: maps of another size.
+        """
+        check_sizes(maps, 'BLCHW', H=self.map_size[0], W=self.map_size[1])
         appearance, motion = self.reduce.weight.split(maps.shape[2], dim=1)
         moved = torch.cat([torch.zeros_like(maps[:, :1]), maps.diff(dim=1)], dim=1)  # m
         # its half of W for all frames at once: only the other half needs the state
