@@ -127,8 +127,8 @@ class ResidualAttention(nn.Module):
             if released or branch is self.spatial:
                 nn.init.zeros_(after)
             if not released:
-                # x is not negative: weights of both signs would make the ReLU of S (one channel)
-                # 0 for every input in about half of all initialisations
+                # x is not negative: with weights of both signs all channels behind a ReLU can be 0
+                # for every input (S, with one, in half of all starts), and m has no gradient then
                 before.data.abs_()
 
     def forward(self, x: Tensor) -> Branches:
