@@ -50,7 +50,7 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     """Read the tracklets of a tree's manifest, with their revisions.
 
     Raises:
-        InputError: the tree is missing or has no tracklets, a line is invalid, or a name is not text.
+        InputError: no tracklets, an invalid line, or a name that is not text.
     """
     entries = read_manifest(tree)
     if not entries:
