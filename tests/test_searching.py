@@ -294,6 +294,13 @@ def test_the_command_prints_and_writes(folder, tmp_path, capsys):
     assert 'The crops of this tracklet are missing or damaged.' in page
 
 
+def test_a_tracklet_given_by_its_number_is_called_by_its_name(index, folder, tmp_path, capsys):
+    file = tmp_path / 'answer.json'
+    run(capsys, '--index', folder / 'people.db', '--tracklet', 3, '--json', file)
+    [row] = [row for row in index.rows() if row.number == 3]
+    assert json.loads(file.read_text())['answers'][0]['query'] == row.tracklet
+
+
 @pytest.mark.parametrize(
     'words, said',
     [

@@ -211,7 +211,7 @@ def ask(
         yield from read_queries(index, args.queries)
         return
     rows = [ask_tracklet(index, name) for name in args.tracklet]
-    names = [*args.tracklet]
+    names = [row.tracklet for row in rows]  # also of one given by its number
     if args.person:
         rows += ask_person(index, args.person)
         names.append(args.person)
