@@ -16,15 +16,22 @@ from torch import nn
 
 from stmn_plugin.cameras.index import ModelKey, TrackletIndex, embedding
 from stmn_plugin.cameras.index.embedding import crops_of, embed_rows, tree_rows
+from stmn_plugin.cameras.index.thresholds import thresholds_for
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest, write_manifest
 from stmn_plugin.cli import embed as command
 from stmn_plugin.cli import index as index_command
 from stmn_plugin.cli import search
 from stmn_plugin.config import flatten, load_config
 from stmn_plugin.errors import InputError
+from stmn_plugin.evaluation import Embedder
+from stmn_plugin.evaluation.thresholds import Thresholds
 from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec, build_video_model
 from stmn_plugin.models.loading import load_model
+
+MEASURED = Thresholds(
+    'w', 0.4, 0.9, 1e-3, 0.75, 0.05, 'mars', 'rrs', False, 'cosine', False, 900, 90_000, 100
+)
 
 
 class MeanColours(VideoModel):
@@ -119,6 +126,52 @@ def test_every_tracklet_is_embedded_with_what_the_manifest_says(tree, checkpoint
         if index.model.has_unit_features:
             expected = [one / np.linalg.norm(one) for one in expected]
         assert np.allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'chosen', 'mirrored'),
+    [
+        ({}, [0, 2, 4, 6, 6, 6], False),
+        ({'frames': 'rrs'}, [0, 2, 4, 6, 6, 6], False),
+        ({'frames': 'all'}, [0, 1, 2, 3, 4, 5], True),
+    ],
+    ids=['default', 'rrs', 'all'],
+)
+def test_an_index_has_the_features_of_the_released_codes_test(
+    changes, chosen, mirrored, tmp_path, monkeypatch
+):
+    """Seven frames: ceil(7/6) in a chunk, floor(7/6) clips, mirrored only where all are tested."""
+    monkeypatch.setattr(MeanColours, 'forward', mean_of_left_half)
+    words = 'model.name mean_colours data.height 32 data.width 16'
+    config = flatten(load_config('stmn_mars_released', words.split()))
+    spec = ModelSpec.from_config(config)
+    model = build_video_model(spec, 2, pretrained=False)
+    model.spec = spec
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 32, 16, 3), dtype=np.uint8)
+    paths = [str(tmp_path / f'{i}.png') for i in range(7)]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    colours = (pictures / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    views = [colours, colours[:, :, ::-1]] if mirrored else [colours]
+    expected = np.mean([view[chosen, :, :8] for view in views], axis=(0, 1, 2, 3))
+
+    key = ModelKey.of(model, **changes)
+    embedders = [key.embedder(model)]
+    if not changes:
+        embedders.append(Embedder(model))
+    with TrackletIndex.open(tmp_path / 'people.db', key) as index:  # a search, by the same rule
+        torch.save({'state_dict': model.state_dict(), 'config': config}, tmp_path / 'ours.pth')
+        embedders.append(search.embedder_of(str(tmp_path / 'ours.pth'), index))
+    for embed in embedders:
+        assert np.allclose(embed([paths]).features, expected, atol=1e-5)
+    record = replace(MEASURED, weights=key.weights, flip=mirrored)
+    record = replace(record, frames='all (floor)' if mirrored else 'rrs')
+    assert thresholds_for(key, [record]) == record
+
+
+def mean_of_left_half(self, clips):
+    """What the mirrored clip has of other pixels."""
+    return self.as_clips(clips)[..., : clips.shape[-1] // 2].mean(dim=(1, 3, 4)) * self.scale
 
 
 def test_what_is_there_is_not_embedded_again(tree, checkpoint, tmp_path, capsys, monkeypatch):

@@ -594,13 +594,16 @@ def test_a_store_is_made_once_and_follows_no_other_weights(data, tmp_path):
     torch.testing.assert_close(again(tracklets).features, first)
 
 
-def test_a_checkpoint_and_lists_of_paths_are_all_that_is_needed(data, tmp_path):
+@pytest.mark.parametrize('method', ['rrs', 'evenly'])
+def test_a_checkpoint_and_lists_of_paths_are_all_that_is_needed(method, data, tmp_path):
     model = stmn()
     config = {**flatten(get_default_config()), 'data.height': 32, 'data.width': 16}
     config |= {'model.name': 'stmn', 'data.type': 'video', 'loss.name': 'stmn'}
     config |= {'stmn.backbone': 'resnet18', 'video.seq_len': LENGTH}
+    config |= {'video.sample_method': method, 'video.rrs_chunks': 'ceil'}
     state = {'state_dict': model.state_dict(), 'epoch': 1, 'config': config}
     loaded = stmn_plugin.load_model(save_checkpoint(state, str(tmp_path), 1))
     tracklets = data.test_dataset['mars']['gallery']
     found = Embedder(loaded)([paths for paths, *_ in tracklets]).features
-    torch.testing.assert_close(found, extract(data, model, ClipPlan(LENGTH, 'rrs')).features)
+    plan = ClipPlan(LENGTH, method, rrs_chunks='ceil')
+    torch.testing.assert_close(found, extract(data, model, plan).features)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from stmn_plugin.data.clips import ClipTransform, Normalize
-from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.data.frames import IMAGE_SUFFIXES, read_frame
 from stmn_plugin.data.tracklets import Target
 from stmn_plugin.errors import InputError
@@ -138,7 +137,5 @@ def mean_ap(model: VideoModel, target: Target) -> float:
     """Compute mAP of one clip a tracklet, by Euclidean distance, with the official protocol."""
     from stmn_plugin.evaluation.evaluator import Evaluator  # imports scipy
 
-    spec = model.spec
-    plan = ClipPlan(spec.seq_len, spec.sample_method, rrs_chunks=spec.rrs_chunks)
-    evaluator = Evaluator(model, Embedder(model, plan), {'labelled': target})
+    evaluator = Evaluator(model, Embedder(model), {'labelled': target})
     return float(evaluator.evaluate('labelled').ranking.mean_ap)

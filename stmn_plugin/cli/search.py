@@ -254,8 +254,8 @@ def embedder_of(checkpoint: str, index: 'TrackletIndex') -> 'Embedder':
     device = 'cuda' if usable_gpu(True) else 'cpu'
     model = load_model(checkpoint, device)
     made_with = index.model
-    plan = {name: getattr(made_with, name) for name in ('frames', 'clips_per_tracklet', 'flip')}
-    key = ModelKey.of(model, **plan)
+    chosen = ('frames', 'clips_per_tracklet', 'all_clips', 'flip')
+    key = ModelKey.of(model, **{name: getattr(made_with, name) for name in chosen})
     if key != made_with:
         raise InputError(
             f'{checkpoint}: the index was made with another model: {made_with.differences(key)}'

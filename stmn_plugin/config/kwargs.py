@@ -139,11 +139,16 @@ def training_kwargs(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
+def is_mirrored(flip: bool | str, frames: str) -> bool:
+    """Return whether ``test.flip`` averages with the mirrored clips in a test of these frames."""
+    return frames == 'all' if flip == 'all' else bool(flip)
+
+
 def testing_kwargs(cfg: CfgNode) -> dict[str, Any]:
     """Return arguments of ``evaluation.settings.TestSettings``, without the plan."""
     return {
         'protocol': cfg.test.protocol,
-        'flip': cfg.test.frames == 'all' if cfg.test.flip == 'all' else cfg.test.flip,
+        'flip': is_mirrored(cfg.test.flip, cfg.test.frames),
         'batch_size': cfg.test.batch_size,
         'features_dir': cfg.test.features_dir,
         'amp': cfg.test.amp,

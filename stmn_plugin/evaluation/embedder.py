@@ -41,13 +41,15 @@ class Embedder:
 
     Args:
         model: a model on the device; it is set to eval mode.
-        plan: rule of division of tracklets into clips; one clip by RRS by default.
+        plan: rule of division of tracklets into clips; ``model.spec.plan`` by default, or, without
+            a spec, one clip by RRS.
         device: 'cuda' or 'cpu'.
         amp: precision of encoding: 'off', 'bf16' or 'fp16'.
         flip: average with the mirrored clips.
         batch_size: clips per batch.
         store: folder in which vectors of frames are stored.
-        height: height of a frame in pixels; ``model.spec`` has the defaults of four arguments.
+        height: height of a frame in pixels; ``model.spec`` has the defaults of this and the
+            next three.
         width: width of a frame in pixels.
         mean: mean of the colours, for values from 0 to 1.
         std: standard deviations of the colours.
@@ -86,7 +88,7 @@ class Embedder:
             )
         spec = getattr(model, 'spec', None)
         self.model = model.eval()
-        self.plan = plan or ClipPlan(model.seq_len)
+        self.plan = plan or (spec.plan if spec else ClipPlan(model.seq_len))
         self.device = device
         self.amp = amp
         self.flip = flip

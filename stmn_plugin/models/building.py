@@ -7,6 +7,7 @@ from typing import Any
 from stmn_plugin.config.checks import check_ranges
 from stmn_plugin.config.defaults import recorded_settings
 from stmn_plugin.config.sections import section_from
+from stmn_plugin.data.frame_samplers import ClipPlan
 
 from .base import VIDEO_MODELS, VideoModel
 from .frame_pooling import FrameByFrame, FramePooling, ImageModelConfig
@@ -26,6 +27,11 @@ class ModelSpec:
     sample_method: str  # how the frames of a clip were sampled in training
     rrs_chunks: str
     config: Mapping[str, Any] = field(repr=False)  # full key → value, all settings of the training
+
+    @property
+    def plan(self) -> ClipPlan:
+        """One clip of each tracklet, by the sampling of the training."""
+        return ClipPlan(self.seq_len, self.sample_method, rrs_chunks=self.rrs_chunks)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> 'ModelSpec':

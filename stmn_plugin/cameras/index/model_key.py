@@ -23,7 +23,7 @@ class ModelKey:
         dim: numbers D of a feature.
         metric: 'cosine' or 'euclidean' (squared), what the model was tested with.
         normalized: features have length 1.
-        frames, clips_per_tracklet, rrs_chunks: the ``ClipPlan``.
+        frames, clips_per_tracklet, rrs_chunks, all_clips: the ``ClipPlan``.
         flip: averaged with the mirrored clips.
     """
 
@@ -39,6 +39,7 @@ class ModelKey:
     clips_per_tracklet: int = 1
     rrs_chunks: str = 'balanced'
     flip: bool = False
+    all_clips: str = 'ceil'  # counts with frames 'all' only
 
     @classmethod
     def of(cls, model: 'VideoModel', **changes: Any) -> 'ModelKey':
@@ -51,12 +52,15 @@ class ModelKey:
         Raises:
             InputError: the model scores pairs itself, so there is no distance of features.
         """
+        from stmn_plugin.config.kwargs import is_mirrored
         from stmn_plugin.evaluation.fingerprint import digest_of
         from stmn_plugin.evaluation.pair_scores import refuse_pair_scores
 
         spec = model.spec
         refuse_pair_scores(model, spec.arch)
         config = spec.config
+        frames = 'all' if config['test.frames'] == 'all' else spec.sample_method
+        frames = changes.get('frames', frames)
         key: dict[str, Any] = {
             'weights': digest_of(model),
             'arch': spec.arch,
@@ -66,11 +70,13 @@ class ModelKey:
             'dim': _dim(model, spec.height, spec.width),
             'metric': config['test.dist_metric'],
             'normalized': config['test.normalize_feature'],
-            'frames': 'all' if config['test.frames'] == 'all' else spec.sample_method,
+            'frames': frames,
             'clips_per_tracklet': config['test.clips_per_tracklet'],
             'rrs_chunks': spec.rrs_chunks,
-            'flip': config['test.flip'],
+            'flip': is_mirrored(config['test.flip'], frames),
         }
+        if frames == 'all':
+            key['all_clips'] = config['test.all_clips']
         return cls(**key | changes)
 
     @property
@@ -78,14 +84,20 @@ class ModelKey:
         """Whether features are kept with length 1: nothing else counts for the distance."""
         return self.normalized or self.metric == 'cosine'
 
+    @property
+    def plan(self) -> ClipPlan:
+        """The rule by which tracklets are divided into clips."""
+        return ClipPlan(
+            self.seq_len, self.frames, self.clips_per_tracklet, self.rrs_chunks, self.all_clips
+        )
+
     def embedder(self, model: 'VideoModel', device: str = 'cpu', **options: Any) -> 'Embedder':
         """Return the embedder of this key; ``options`` do not change features."""
         from stmn_plugin.evaluation.embedder import Embedder
 
-        plan = ClipPlan(self.seq_len, self.frames, self.clips_per_tracklet, self.rrs_chunks)
         return Embedder(
             model,
-            plan,
+            self.plan,
             device,
             flip=self.flip,
             height=self.height,

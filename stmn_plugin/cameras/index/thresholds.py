@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.evaluation.thresholds import (
     Thresholds,
     read_thresholds,
@@ -38,7 +37,6 @@ def index_thresholds(index: TrackletIndex) -> Thresholds | None:
 
 def thresholds_for(model: ModelKey, records: list[Thresholds]) -> Thresholds | None:
     """Return the record of a model and of the frames of its features."""
-    plan = ClipPlan(model.seq_len, model.frames, model.clips_per_tracklet)
     return select_thresholds(
-        records, model.weights, model.metric, model.normalized, plan.title, model.flip
+        records, model.weights, model.metric, model.normalized, model.plan.title, model.flip
     )
