@@ -12,12 +12,13 @@ from references.stmn import batch_hard_triplet, cross_entropy, relative_error
 
 import stmn_plugin
 from stmn_plugin.cli import convert_authors
-from stmn_plugin.config import load_config
+from stmn_plugin.config import flatten, load_config
 from stmn_plugin.config.kwargs import recipe_kwargs
 from stmn_plugin.config.shipped import config_path
 from stmn_plugin.errors import InputError
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models.authors_weights import converted, read_authors_weights
+from stmn_plugin.models.building import ModelSpec, build_video_model
 
 CLASSES, M, N, L = 6, 4, 5, 3
 RELEASED = 'stmn_mars_released'
@@ -174,9 +175,16 @@ def broken(state, change):
         ({'cls_s.weight': torch.zeros(7, 512)}, 'cls_s.weight has shape (7, 512), the config says'),
         ({'bn_t.weight': torch.full((512,), float('nan'))}, 'not finite, first bn_t.weight'),
         (
-            {'bn_t.weight': torch.zeros(512), 'bn_t.bias': torch.ones(512)},
-            'bn_t.bias is not 0 where bn_t.weight is',
+            {'smem.key': torch.full((4, 512), 1e300, dtype=torch.float64)},
+            'not finite, first smem.key',
         ),
+        ({'smem.key': torch.ones(4, 512).long()}, 'smem.key is of type torch.int64, not torch.flo'),
+        ({'smem.val': torch.ones(4, 512).cfloat()}, 'smem.val is of type torch.complex64, not tor'),
+        ({'smem.key': torch.zeros(0, 512)}, 'smem.key is empty'),
+        ({'cls_t.weight': torch.zeros(())}, 'cls_t.weight is no matrix'),
+        ({'bn_t.weight': torch.zeros(())}, 'bn_t.weight is no vector'),
+        ({'bn_t.bias': torch.ones(3)}, 'bn_t.bias has shape (3,), the config says (512,)'),
+        ({'bn_t.running_var': None, 'bn_t.bias': torch.ones(512)}, 'it has no'),
     ],
     ids=lambda value: '' if isinstance(value, str) else '+'.join(value),
 )
@@ -191,6 +199,59 @@ def test_what_cannot_be_read_is_one_line(change, said, tmp_path, config, capsys)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and said in error and error.count('\n') == 1
     assert not (tmp_path / 'ours.pth').exists()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'bias': torch.full((512,), 3e38)},
+        {'bias': torch.ones(512), 'weight': torch.zeros(512)},
+        {'bias': torch.ones(512), 'running_var': -torch.ones(512)},
+    ],
+    ids='+'.join,
+)
+def test_a_bias_that_cannot_be_folded_is_one_line(change, config):
+    changed = {f'bn_s.{name}': value for name, value in change.items()}
+    model = our_network(config)
+    with pytest.raises(InputError, match=r'^x: bn_s.bias cannot be folded into its mean'):
+        converted({**small_network().state_dict(), **changed}, model, 'x')
+
+
+def our_network(config, *words):
+    """Without weights."""
+    sizes = f'stmn.spatial_items {M} stmn.temporal_items {N} video.seq_len {L}'.split()
+    spec = ModelSpec.from_config(flatten(load_config(config, [*sizes, *words])))
+    with torch.device('meta'):
+        return build_video_model(spec, CLASSES, pretrained=False)
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.float8_e4m3fn], ids=str)
+def test_numbers_of_less_precision_are_read_as_they_are(dtype, config, tmp_path):
+    state = {name: value.to(dtype) for name, value in small_network().state_dict().items()}
+    torch.save(state, tmp_path / 'theirs.pth')  # counters are rounded, too
+    tensors = read_authors_weights(str(tmp_path / 'theirs.pth'))
+    weights = converted(tensors, our_network(config), 'x')
+    assert weights['bnneck_clip.num_batches_tracked'].dtype == torch.int64
+    ours, theirs = weights['temporal_memory.values'], state['tmem.val']
+    assert ours.dtype == torch.float32 and torch.equal(ours, theirs.float())
+
+
+def test_another_network_than_theirs_is_one_line(config):
+    model = our_network(config, 'stmn.temporal_mode', 'mlp')
+    with pytest.raises(InputError, match=r'has temporal_memory\.hidden\.weight, the authors'):
+        converted(small_network().state_dict(), model, 'x')
+
+
+def test_an_output_that_exists_is_left_as_it_is(tmp_path, config, capsys):
+    """In particular the checkpoint itself."""
+    path = tmp_path / 'theirs.pth'
+    path.write_bytes(b'precious')
+    for output in (path, tmp_path):
+        with pytest.raises(SystemExit) as ended:
+            convert_authors.main([str(path), str(output), '--config', config])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count('\n') == 1
+        assert str(output) in error and path.read_bytes() == b'precious'
 
 
 def test_another_backbone_than_the_configs_is_one_line(tmp_path):

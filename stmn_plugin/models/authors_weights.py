@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stmn_plugin.errors import InputError
 
 from .weight_files import named_tensors, read_weight_file
-from .weights import check_finite, is_dense, without_wrappers
+from .weights import check_finite, fits, is_dense, without_wrappers
 
 # our names → theirs: full names of weights, or prefixes of names
 NAMES = {
@@ -46,16 +46,18 @@ def read_authors_weights(path: str) -> dict[str, Tensor]:
     """Read the authors' checkpoint, without DataParallel's ``module.`` and with one item per row.
 
     Raises:
-        InputError: the file is missing or damaged, was written by other code, or holds numbers
-            that are not finite; or a memory's shape does not tell rows from columns.
+        InputError: the file is missing or damaged, or was written by other code; or a memory's
+            shape does not tell rows from columns.
     """
     tensors = without_wrappers(named_tensors(read_weight_file(path), path), path)
     for name in ('bn_t.weight', 'bn_t.running_mean', *MEMORIES, 'cls_t.weight'):
         _check_known(name in tensors, path, f'it has no {name}')
     for name, tensor in tensors.items():
         _check_known(is_dense(tensor), path, f'{name} is no dense tensor')
-    check_finite(tensors, path)
-    dim = tensors['bn_t.weight'].numel()
+        _check_known(tensor.numel() > 0, path, f'{name} is empty')
+    _check_known(tensors['bn_t.weight'].dim() == 1, path, 'bn_t.weight is no vector')
+    _check_known(tensors['cls_t.weight'].dim() == 2, path, 'cls_t.weight is no matrix')
+    dim = len(tensors['bn_t.weight'])
     for name in ('smem.key', 'smem.val', 'tmem.key'):
         tensors[name] = _turned(tensors[name], 1, dim, f'{path}: {name}')
     num_items = len(tensors['tmem.key'])
@@ -82,29 +84,39 @@ def converted(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> dic
         path: path of the checkpoint, for errors.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape, or a BNNeck has a bias that
-            cannot be folded.
+        InputError: a tensor is missing, unknown, not finite, or of another shape or type, or a
+            BNNeck has a bias that cannot be folded; or ``model`` has other parts than theirs.
     """
-    tensors = dict(tensors)
-    for neck in NECKS:
-        _fold_bias(tensors, neck, path)
-    own = model.state_dict()
-    theirs = {_their_name(name): name for name in own}
+    own = {_their_name(name): tensor for name, tensor in model.state_dict().items()}
+    # our BNNecks have no bias
+    expected = own | {f'{neck}.bias': own[f'{neck}.weight'] for neck in NECKS}
+    weights = {}
     for name, tensor in tensors.items():
-        _check_known(name in theirs or name.endswith(COUNTER), path, f'unknown tensor {name}')
-        if name in theirs and tensor.shape != own[theirs[name]].shape:
-            expected, found = tuple(own[theirs[name]].shape), tuple(tensor.shape)
-            raise InputError(f'{path}: {name} has shape {found}, the config says {expected}')
-    for name in theirs:
-        _check_known(name in tensors or name.endswith(COUNTER), path, f'it has no {name}')
-    return {
-        ours: tensors.get(name, torch.zeros(())).to(own[ours].dtype)  # counters may be missing
-        for name, ours in theirs.items()
-    }
+        if name.endswith(COUNTER):  # without effect; half-precision files round them
+            continue
+        _check_known(name in expected, path, f'unknown tensor {name}')
+        like = expected[name]
+        if tensor.shape != like.shape:
+            shapes = f'{tuple(tensor.shape)}, the config says {tuple(like.shape)}'
+            raise InputError(f'{path}: {name} has shape {shapes}')
+        if not fits(tensor, like):
+            raise InputError(f'{path}: {name} is of type {tensor.dtype}, not {like.dtype}')
+        weights[name] = tensor.to(like.dtype)
+    check_finite(weights, path)
+    for name in own:
+        if name.endswith(COUNTER):
+            fitting = name in tensors and fits(tensors[name], own[name])
+            weights[name] = tensors[name] if fitting else torch.zeros((), dtype=torch.long)
+        _check_known(name in weights, path, f'it has no {name}')
+    for neck in NECKS:
+        _fold_bias(weights, neck, path)
+    return {name: weights[_their_name(name)] for name in model.state_dict()}
 
 
 def _their_name(name: str) -> str:
-    start = next(start for start in NAMES if name.startswith(start))
+    start = next((start for start in NAMES if name.startswith(start)), None)
+    if start is None:
+        raise InputError(f"the config's network has {name}, the authors' released code has none")
     return NAMES[start] + name.removeprefix(start)
 
 
@@ -122,18 +134,19 @@ def _turned(tensor: Tensor, dimension: int, size: int, name: str) -> Tensor:
     )
 
 
-def _fold_bias(tensors: dict[str, Tensor], neck: str, path: str) -> None:
+def _fold_bias(weights: dict[str, Tensor], neck: str, path: str) -> None:
     """Fold the bias of a BNNeck into its running mean: ours has no bias, theirs is not trained."""
-    bias = tensors.pop(f'{neck}.bias', torch.zeros(1)).double()
-    if not bias.any():
+    bias = weights.pop(f'{neck}.bias', None)
+    if bias is None or not bias.any():
         return
     weight, mean, var = (
-        tensors[f'{neck}.{name}'].double() for name in ('weight', 'running_mean', 'running_var')
+        weights[f'{neck}.{name}'].double() for name in ('weight', 'running_mean', 'running_var')
     )
-    if (weight[bias != 0] == 0).any():
-        raise InputError(f'{path}: {neck}.bias is not 0 where {neck}.weight is: ours has no bias')
-    shift = bias * (var + nn.BatchNorm1d(1).eps).sqrt() / weight.where(bias != 0, 1)
-    tensors[f'{neck}.running_mean'] = mean - shift
+    shift = bias * (var + nn.BatchNorm1d(1).eps).sqrt() / weight
+    folded = mean.where(bias == 0, mean - shift).to(bias.dtype)
+    if not folded.isfinite().all():
+        raise InputError(f'{path}: {neck}.bias cannot be folded into its mean: ours has no bias')
+    weights[f'{neck}.running_mean'] = folded
 
 
 def _check_known(known: bool, path: str, reason: str) -> None:

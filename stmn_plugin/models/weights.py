@@ -35,7 +35,7 @@ def fitted_weights(
     own = model.state_dict()
     given = own_names(tensors, own, path)
     _check_settings(model, given, own, path)
-    fitting = {key: given[key] for key in own if key in given and _fits(given[key], own[key])}
+    fitting = {key: given[key] for key in own if key in given and fits(given[key], own[key])}
     # counters of batches have no effect; old files lack them and half-precision files round them
     skipped = re.compile(rf'{skip or NOTHING}|.*\bnum_batches_tracked$')
     mismatched = [key for key in {**own, **given} if key not in fitting and not skipped.match(key)]
@@ -112,7 +112,7 @@ def _check_settings(
                     )
 
 
-def _fits(tensor: Tensor, like: Tensor) -> bool:
+def fits(tensor: Tensor, like: Tensor) -> bool:
     """Return whether a tensor can replace another: same shape, same kind of number."""
     return is_dense(tensor) and tensor.shape == like.shape and _kind(tensor) == _kind(like)
 
