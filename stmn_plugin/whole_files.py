@@ -58,11 +58,19 @@ def atomic_path(path: Name) -> Iterator[str]:
             _sync_folder(target.parent)
 
 
-def check_writable(path: Name) -> None:
+def check_writable(path: Name, *read: Name | None) -> None:
     """Raise InputError for a path that cannot be written, before work whose result goes there.
 
     Its folder must be there.
+
+    Args:
+        path: the path.
+        *read: files that the work reads; ``path`` may be none of them.
     """
+    for source in [name for name in read if name]:
+        with contextlib.suppress(OSError):  # one of them is not there
+            if os.path.samefile(path, source):
+                raise InputError(f'{os.fspath(path)} is read by this command: name another file')
     with write_errors(path):
         target, status = _target(path)
         if status is None or stat.S_ISREG(status.st_mode):

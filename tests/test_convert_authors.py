@@ -242,8 +242,7 @@ def test_another_network_than_theirs_is_one_line(config):
         converted(small_network().state_dict(), model, 'x')
 
 
-def test_an_output_that_exists_is_left_as_it_is(tmp_path, config, capsys):
-    """In particular the checkpoint itself."""
+def test_the_checkpoint_is_not_overwritten(tmp_path, config, capsys):
     path = tmp_path / 'theirs.pth'
     path.write_bytes(b'precious')
     for output in (path, tmp_path):

@@ -332,6 +332,21 @@ def test_bad_words_are_one_line(words, said, folder, capsys):
     assert said in err
 
 
+def test_no_answer_is_written_over_what_is_read(folder, tmp_path, capsys):
+    index, batch = tmp_path / 'people.db', tmp_path / 'batch.csv'
+    index.write_bytes((folder / 'people.db').read_bytes())
+    batch.write_text('query,tracklet\nx,3\n')
+    for file in (index, batch):
+        before = file.read_bytes()
+        for flag in ('--csv', '--json', '--html'):
+            with pytest.raises(SystemExit) as ended:
+                command.main(['--index', str(index), '--queries', str(batch), flag, str(file)])
+            assert capsys.readouterr().err == (
+                f'error: {file} is read by this command: name another file\n'
+            )
+            assert ended.value.code == 2 and file.read_bytes() == before
+
+
 def test_an_index_that_is_missing_is_one_line(tmp_path, capsys):
     out, err = run(capsys, '--index', tmp_path / 'none.db', '--tracklet', 3)
     assert err.startswith('error: ') and 'none.db' in err

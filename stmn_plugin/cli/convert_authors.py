@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from stmn_plugin.config import load_config
 from stmn_plugin.console import run_tool
-from stmn_plugin.errors import InputError, exit_on_input_error, printable
+from stmn_plugin.errors import exit_on_input_error, printable
 from stmn_plugin.whole_files import check_writable, whole_file
 
 from .command_line import CONFIG, CommandLine
@@ -40,7 +40,7 @@ def convert(checkpoint: str, output: str, config: str = RELEASED) -> dict[str, i
 
     Raises:
         InputError: the checkpoint is missing, damaged or of another code, or not of the network
-            that the config describes; ``output`` exists or cannot be written.
+            that the config describes; ``output`` is the checkpoint, or cannot be written.
     """
     import torch
 
@@ -53,10 +53,9 @@ def convert(checkpoint: str, output: str, config: str = RELEASED) -> dict[str, i
     from stmn_plugin.models.building import ModelSpec, build_video_model
     from stmn_plugin.models.weight_files import write_safetensors
 
-    check_writable(output)
-    if os.path.isfile(output):
-        raise InputError(f'{output} already exists: name a new file')
-    tensors = read_authors_weights(os.path.expanduser(checkpoint))
+    checkpoint = os.path.expanduser(checkpoint)
+    check_writable(output, checkpoint)
+    tensors = read_authors_weights(checkpoint)
     found = settings_in_authors_weights(tensors)
     cfg = load_config(config, overrides={'model.name': 'stmn', **found})
     with torch.device('meta'):

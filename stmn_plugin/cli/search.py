@@ -187,7 +187,7 @@ def check_args(args: argparse.Namespace) -> None:
     if args.since and args.until and args.since > args.until:
         raise InputError('--from is after --to')
     for path in filter(None, (args.csv, args.json, args.html)):
-        check_writable(path)
+        check_writable(path, args.index, args.queries, args.checkpoint, args.tracks, args.video)
     if args.html:
         require('jinja2')
 
