@@ -271,7 +271,7 @@ def test_names_that_are_no_text_end_it_before_the_model_is_loaded(tree, tmp_path
 
 
 def test_a_tree_that_is_missing_or_empty_is_named(tmp_path):
-    with pytest.raises(InputError, match=r'missing/manifest\.jsonl: not found; tools/make_tr'):
+    with pytest.raises(InputError, match=r'missing/manifest\.jsonl: not found, so no tracklet'):
         tree_rows(tmp_path / 'missing')
     (tmp_path / 'manifest.jsonl').touch()
     with pytest.raises(InputError, match=r'/manifest\.jsonl: lists no tracklet; tools/make_tr'):

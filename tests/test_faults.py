@@ -187,9 +187,13 @@ def kill_worker(root, results):
         os.kill(worker.pid, signal.SIGKILL)
         for _ in range(100):
             next(iterator)
-        results.send('it went on')
+        said = 'it went on'
     except RuntimeError as error:
-        results.send(f'{type(error).__name__}: {error}')
+        said = f'{type(error).__name__}: {error}'
+    while results:
+        with contextlib.suppress(RuntimeError):  # torch may notice the end a second time, here
+            results.send(said)
+            results = None
     os._exit(0)
 
 

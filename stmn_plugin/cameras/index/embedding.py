@@ -54,7 +54,7 @@ def tree_rows(tree: Path) -> list[IndexedTracklet]:
     """
     entries = read_manifest(tree)
     if not entries:
-        problem = 'lists no tracklet' if (tree / MANIFEST).exists() else 'not found'
+        problem = 'lists no tracklet' if (tree / MANIFEST).exists() else 'not found, so no tracklet'
         raise InputError(f'{tree / MANIFEST}: {problem}; tools/make_tracklets.py adds tracklets')
     tree = tree.resolve()
     rows = [
