@@ -19,9 +19,6 @@ REPOSITORY = Path(__file__).parent.parent
 hypothesis.settings.load_profile('ci')  # the same examples every time, however long they take
 os.environ[NO_CACHE] = '1'  # lists that are read slowly are kept among the user's own
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
-# At its first backward pass autograd settles whether forks may differentiate: not if it sees a GPU,
-# and torch.compile registers a fake one where there is none. So this pass comes before it.
-torch.zeros(1, requires_grad=True).backward()
 os.environ['COLUMNS'] = '100'  # of every console here and in child processes; pytest-xdist sets 80
 
 
@@ -30,6 +27,15 @@ def pytest_addoption(parser):
         '--whole-demo', action='store_true', help="train the model of the README's third recipe"
     )
     parser.addoption('--kills', type=int, default=8, help='times a writer of an index is killed')
+
+
+def pytest_configure(config):
+    """Only ``-m gpu`` sees a GPU: every other run is the same on all machines."""
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    # At its first backward pass autograd settles whether forks may differentiate: not if it sees a
+    # GPU, and torch.compile registers a fake one where there is none. So this pass comes before.
+    torch.zeros(1, requires_grad=True).backward()
 
 
 @pytest.hookimpl(tryfirst=True)

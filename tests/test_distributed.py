@@ -58,6 +58,10 @@ def test_processes_differentiate_after_a_compilation():
     assert on_processes(slope) == [torch.tensor([3.0])] * 2
 
 
+def test_only_the_tests_of_a_gpu_see_one():
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == ''
+
+
 def test_a_single_process_passes_through():
     rows = torch.ones(2, requires_grad=True)
     with distributed.process_group(use_gpu=False), distributed.main_first():
