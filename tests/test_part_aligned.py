@@ -401,6 +401,17 @@ def narrow(monkeypatch):
     monkeypatch.setattr(pose_maps, 'STAGES', stages)
 
 
+def test_a_pose_model_needs_the_frames_it_can_undo(tmp_path):
+    path = tmp_path / 'pose.pth'
+    path.touch()
+    words = ['data.type', 'video', 'model.name', 'part_aligned', 'data.norm_mean', '[0.5,0.5,0.5]']
+    load_config(opts=words)
+    words += ['part_aligned.pose_weights', str(path)]
+    with pytest.raises(InputError, match=r'^data.norm_mean must be .*0\.485.* got \[0\.5'):
+        load_config(opts=words)
+    load_config(opts=[*words, 'data.norm_mean', '[0.485,0.456,0.406]'])
+
+
 def test_weights_of_a_pose_model(narrow, tmp_path, messages):
     torch.manual_seed(0)
     pose, other, path = PoseMaps(), PoseMaps(), str(tmp_path / 'pose.pth')

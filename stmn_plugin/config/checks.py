@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from stmn_plugin.errors import InputError
 
-from .defaults import flatten
+from .defaults import flatten, get_default_config
 from .rules import AUTO, TRANSFORMS
 from .sections import RANGES, has_own_losses, is_video_model
 
@@ -74,6 +74,14 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError(
             'test.clips_per_tracklet needs test.frames rrs and video.sample_method rrs'
         )
+    if cfg.model.name == 'part_aligned' and cfg.part_aligned.pose_weights:
+        defaults = flatten(get_default_config())
+        for key in ('data.norm_mean', 'data.norm_std'):  # undone before the pose network
+            if values[key] != defaults[key]:
+                raise InputError(
+                    f'{key} must be {defaults[key]} with part_aligned.pose_weights, '
+                    f'got {values[key]}'
+                )
     for key in ('model.load_weights', 'model.resume'):
         if key == 'model.resume' and values[key] == AUTO:
             continue
