@@ -81,6 +81,98 @@ def test_deleted_vectors_and_names_are_in_no_file(path, dim):
         assert all(piece in left for piece in kept)
 
 
+@pytest.mark.parametrize('dim, seed', [(8, 0), (64, 1)])
+def test_copies_of_moved_rows_are_gone_too(path, dim, seed):
+    """SQLite leaves them in pages when it balances its trees, out of the reach of secure_delete."""
+    draw, gone = np.random.default_rng(seed), []
+
+    def name():
+        return draw.bytes(int(draw.integers(9, 30))).hex()
+
+    with TrackletIndex.open(path, replace(KEY, dim=dim)) as index:
+        for step in range(30):
+            count = int(draw.integers(2, 120))
+            rows = [
+                replace(
+                    row, person=name(), track=name(), tracklet=name(), camera=name(), source=name()
+                )
+                for row in make_rows(count)
+            ]
+            index.add(rows, make_features(count, step, dim))
+            rows = index.rows()
+            count, first = draw.integers(len(rows) // 2) + 1, draw.integers(len(rows))
+            doomed = rows[first : first + count]  # neighbours, or here and there
+            if step % 2:
+                doomed = [rows[i] for i in draw.permutation(len(rows))[:count]]
+            gone += pieces_of(index, doomed)
+            gone += [row.tracklet.encode() for row in doomed]
+            index.delete(Where(numbers=[row.number for row in doomed]))
+        left = bytes_of(path.parent)
+        assert len(gone) > 100 and not [piece for piece in gone if piece in left]
+        assert all(row.person.encode() in left for row in index.rows())
+
+
+def test_an_index_opened_by_a_link_has_one_matrix(path, tmp_path):
+    """A second one, next to the link, would keep what is deleted by the name of the file."""
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+        piece = index.features([5]).half().numpy().tobytes()
+    link = tmp_path / 'link.db'
+    link.symlink_to(path)
+    with TrackletIndex.open(link) as index:
+        index.search(make_features(1), 1)
+        with index.claim(make_rows(3, first=50), 3) as claimed:
+            assert len(claimed) == 3
+    assert piece in path.with_name('people.db-matrix').read_bytes()
+    with TrackletIndex.open(path) as index:
+        index.delete(Where(numbers=[5]))
+    assert piece not in bytes_of(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ['index', 'link.db']
+
+
+def test_a_write_ahead_log_keeps_nothing_that_is_deleted(path, monkeypatch):
+    """Other programs switch it on, for good; its copies outlive a deletion."""
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+    other = sqlite3.connect(path)
+    assert other.execute('PRAGMA journal_mode = WAL').fetchone() == ('wal',)
+    assert other.execute('SELECT count(*) FROM tracklet').fetchone() == (20,)
+    monkeypatch.setattr('stmn_plugin.cameras.index.sqlite_store.WAIT_SECONDS', 0.1)
+    with pytest.raises(InputError, match=r'people\.db: .* write-ahead log.*: close that program'):
+        TrackletIndex.open(path)
+    other.close()
+    with TrackletIndex.open(path) as index:
+        index.add(make_rows(5, first=20), make_features(5, seed=1))
+        pieces = [index.features([number]).half().numpy().tobytes() for number in (5, 21)]
+        index.delete(Where(numbers=[5, 21]))
+        assert sorted(os.listdir(path.parent)) == ['people.db', 'people.db-matrix.lock']
+        left = bytes_of(path.parent)
+    assert not [piece for piece in pieces if piece in left]
+
+
+def test_a_deletion_that_cannot_write_the_file_anew_says_so_and_is_completed(path, monkeypatch):
+    """Another process reads the file for longer than it is waited for; so with a full disk."""
+    monkeypatch.setattr('stmn_plugin.cameras.index.sqlite_store.WAIT_SECONDS', 0.1)
+    with TrackletIndex.open(path, KEY) as index, contextlib.closing(sqlite3.connect(path)) as other:
+        index.add(make_rows(20), make_features(20))
+        reader = other.cursor()
+
+        def begin_to_read(*_):
+            reader.execute('SELECT * FROM tracklet').fetchone()
+
+        monkeypatch.setattr('stmn_plugin.cameras.index.matrix.Matrix.wipe', begin_to_read)
+        with pytest.raises(
+            InputError, match=r'people\.db: tracklets are deleted, but .*tries again'
+        ):
+            index.delete(Where(numbers=[5]))
+        reader.close()
+        assert index._store._read('SELECT * FROM erased') == [(5,)]
+    monkeypatch.undo()
+    with TrackletIndex.open(path) as index:
+        assert len(index) == 19
+        assert index._store._read('SELECT * FROM erased') == []
+
+
 @pytest.mark.parametrize(
     'where',
     [

@@ -2,7 +2,9 @@
 
 The rollback journal makes a lock for readers and writers of the file: while a search reads, no
 process commits, so rows, vectors and the matrix of the file belong together. Deleted content is
-overwritten (``secure_delete``), in the file at the commit and in the matrix right after it.
+overwritten (``secure_delete``) in the file at the commit and in the matrix right after it. Then the
+file is written anew (``VACUUM``): where SQLite has moved rows between pages it leaves copies of
+them in the unused parts of pages, which ``secure_delete`` does not find.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ from .matrix import Matrix
 from .records import COLUMNS, IndexedTracklet, Where, condition, no_text, row_of, values_of
 from .store import Vectors
 
-WAIT_SECONDS = 60.0  # for other processes that write
+WAIT_SECONDS = 300.0  # for other processes that write; a deletion writes the whole file
 SHARES = 64  # of the tracklets to embed; a process takes one or several at a time
 APPLICATION_ID = 0x73746D6E  # in the head of the file
 TABLES = f"""
@@ -61,8 +63,9 @@ class SqliteStore:
 
     def __init__(self, path: Path, settings: Mapping[str, str] | None):
         self.name = str(path)
-        self.path = path
-        self._matrix = Matrix(path.with_name(f'{path.name}-matrix'))
+        # of a link the file's own: two matrices of one database, and a deletion would miss one
+        self.path = Path(os.path.realpath(path))
+        self._matrix = Matrix(self.path.with_name(f'{self.path.name}-matrix'))
         if settings is None and not path.exists():
             raise InputError(f'no index {path}: tools/embed.py makes one')
         if path.is_dir():
@@ -78,7 +81,9 @@ class SqliteStore:
         try:
             with self._errors():
                 self._db.execute('PRAGMA secure_delete = ON')
-                self._db.execute('PRAGMA journal_mode')  # reads the file
+                [(mode,)] = self._db.execute('PRAGMA journal_mode')  # reads the file
+            if mode == 'wal':
+                self._leave_wal()
             self._make_tables(settings)
         except BaseException:
             self._db.close()
@@ -175,6 +180,13 @@ class SqliteStore:
         erased = [number for (number,) in self._read('SELECT number FROM erased')]
         if erased:
             self._matrix.wipe(erased)
+            try:
+                self._db.execute('VACUUM')
+            except sqlite3.OperationalError as error:
+                raise InputError(
+                    f'{self.name}: tracklets are deleted, but the file may still have copies of '
+                    f'them ({error}); the next command that opens it tries again to remove these'
+                ) from error
             with self._writing():
                 self._db.execute(
                     f'DELETE FROM erased WHERE {_one_of("number")}', [json.dumps(erased)]
@@ -210,6 +222,20 @@ class SqliteStore:
                     own = [x for x in own if x[1].tree != tree or x[1].tracklet not in done]
                 claimed += own[: limit - len(claimed)]
             yield [row for _, row in sorted(claimed, key=lambda one: one[0])]
+
+    def _leave_wal(self) -> None:
+        """Go back to the rollback journal, if another program has changed the file.
+
+        A write-ahead log has copies of deleted content, and lets a process commit while others
+        read.
+        """
+        try:
+            self._db.execute('PRAGMA journal_mode = DELETE')
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f'{self.name}: another program has given it a write-ahead log, which keeps what is '
+                f'deleted, and it cannot be changed back ({error}): close that program'
+            ) from error
 
     def _make_tables(self, settings: Mapping[str, str] | None) -> None:
         if self._read('SELECT 1 FROM sqlite_master LIMIT 1'):
