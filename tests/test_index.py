@@ -61,6 +61,13 @@ def test_everything_is_deleted_on_request_only(url):
         assert index.delete(everything=True) == 4 and len(index) == 0
 
 
+@pytest.mark.parametrize('name', ['cameras', 'not_cameras', 'persons', 'tracklets', 'start'])
+def test_a_text_is_no_list_of_names(name):
+    """It would be one of letters, so that 'gate' excludes no camera."""
+    with pytest.raises(ValueError, match=f"{name} of a condition cannot be a text, got 'gate'"):
+        Where(**{name: 'gate'})
+
+
 @pytest.fixture
 def index(url):
     with TrackletIndex.open(url, KEY) as opened:

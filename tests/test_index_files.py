@@ -289,6 +289,42 @@ def test_a_vector_of_another_length_is_damage(path):
         index.search(make_features(1), 3)
 
 
+@pytest.mark.parametrize('value', ["x'00'", "x'0000'", "'text'", '5'])
+def test_a_damaged_vector_is_one_line(path, value):
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(f'UPDATE tracklet SET feature = {value} WHERE number = 7')
+    with TrackletIndex.open(path) as index:
+        for numbers in ([7], [6, 7]):
+            with pytest.raises(
+                InputError, match=r'people\.db: the vector of tracklet 7 is damaged'
+            ):
+                index.features(numbers)
+        with pytest.raises(InputError, match='7 in the database is damaged'):
+            index.search(make_features(1), 3)
+        assert index.search(index.features([])) == []
+
+
+def test_damaged_settings_are_one_line(path):
+    with TrackletIndex.open(path, KEY) as index:
+        index.add(make_rows(20), make_features(20))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM setting WHERE name = 'id'")
+    with (
+        TrackletIndex.open(path) as index,
+        pytest.raises(
+            InputError, match=r'people\.db-matrix .* the database has lost its setting id'
+        ),
+    ):
+        index.search(make_features(1), 3)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        text = KEY.as_text().replace('"dim": 16', '"dim": "16"')
+        db.execute("UPDATE setting SET value = ? WHERE name = 'model'", [text])
+    with pytest.raises(InputError, match=r'people\.db is damaged: its model is not'):
+        TrackletIndex.open(path)
+
+
 @pytest.mark.parametrize('time', ["'noon'", '9000000000000000000', '-70000000000000000'])
 def test_times_that_are_none_are_damage(path, time):
     with TrackletIndex.open(path, KEY) as index:

@@ -60,7 +60,7 @@ class Matrix:
         Raises:
             InputError: the file cannot be written; a vector of the database is damaged.
         """
-        database, seq = _state(db)
+        database, seq = _state(db, self.path)
         head = self._head()
         if head is None or head.last != seq or not self._belongs(head, db, database, dim):
             with write_errors(self.path), FileLock(f'{self.path}.lock'):
@@ -153,7 +153,7 @@ class Matrix:
         with open(self.path, 'rb+') as file:
             while rows := found.fetchmany(ROWS_AT_ONCE):
                 for number, feature in rows:
-                    if len(feature) != size:
+                    if not is_vector(feature, head.dim):
                         raise InputError(
                             f'{self.path} cannot be made: the vector of tracklet {number} in the '
                             'database is damaged'
@@ -181,11 +181,22 @@ class Matrix:
         return head
 
 
-def _state(db: sqlite3.Connection) -> tuple[bytes, int]:
-    """Return the id of the database and the number that it gave last."""
-    [database] = db.execute("SELECT value FROM setting WHERE name = 'id'").fetchone()
+def is_vector(feature: object, dim: int) -> bool:
+    """Return whether a value of the database has the type and length of a vector."""
+    return isinstance(feature, bytes) and len(feature) == 2 * dim
+
+
+def _state(db: sqlite3.Connection, path: Path) -> tuple[bytes, int]:
+    """Return the id of the database and the number that it gave last.
+
+    Raises:
+        InputError: it has no id.
+    """
+    database = db.execute("SELECT value FROM setting WHERE name = 'id'").fetchone()
+    if database is None:
+        raise InputError(f'{path} cannot be made: the database has lost its setting id')
     found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tracklet'").fetchone()
-    return database.encode(), found[0] if found else 0
+    return database[0].encode(), found[0] if found else 0
 
 
 def _packed(head: Head) -> bytes:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from stmn_plugin.data.frame_samplers import ClipPlan
+from stmn_plugin.plain_values import is_like
 
 if TYPE_CHECKING:  # networks are slow to import, and a search among stored features needs none
     from stmn_plugin.evaluation.embedder import Embedder
@@ -111,7 +112,11 @@ class ModelKey:
     @classmethod
     def from_text(cls, text: str) -> 'ModelKey':
         """Parse a text of :meth:`as_text`; raise ValueError or TypeError for anything else."""
-        return cls(**json.loads(text))
+        key = cls(**json.loads(text))
+        for name, like in vars(cls('', '', 0, 0, 0, 0)).items():
+            if not is_like(getattr(key, name), like):
+                raise ValueError(f'{name} is {getattr(key, name)!r:.60}')
+        return key
 
     def differences(self, other: 'ModelKey') -> str:
         """Describe what differs, for a message, this one's value first."""

@@ -132,7 +132,7 @@ class PostgresStore:
     def rows(self, where: Where) -> list[IndexedTracklet]:
         return self._server.run(lambda db: _rows(db, where))
 
-    def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
+    def vectors(self, numbers: Sequence[int], dim: int) -> dict[int, Vectors]:
         read = f'SELECT number, feature FROM tracklet WHERE {_one_of("number")}'
         found = self._read(read, list(numbers))
         return {number: feature.to_numpy().astype(np.float16) for number, feature in found}

@@ -49,6 +49,9 @@ class Where:
         not_cameras: rejected values.
         start, end: the tracklet overlaps [start, end]; one without times never does.
         before: the tracklet ended before this time.
+
+    Raises:
+        ValueError: a text in place of a list of values or of a time.
     """
 
     cameras: Sequence[str] = ()
@@ -60,6 +63,11 @@ class Where:
     tracklets: Sequence[str] = ()
     numbers: Sequence[int] = ()
     before: datetime.datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, str):  # else a list of its letters
+                raise ValueError(f'{name} of a condition cannot be a text, got {value!r:.80}')
 
     @property
     def selects_all(self) -> bool:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import write_errors
 
-from .matrix import Matrix
+from .matrix import Matrix, is_vector
 from .records import COLUMNS, IndexedTracklet, Where, condition, no_text, row_of, values_of
 from .store import Vectors
 
@@ -126,9 +126,12 @@ class SqliteStore:
         found = self._read(f'SELECT {COLUMNS} FROM tracklet WHERE {sql} ORDER BY number', *values)
         return [row_of(one) for one in found]
 
-    def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
+    def vectors(self, numbers: Sequence[int], dim: int) -> dict[int, Vectors]:
         sql, values = _condition(Where(numbers=numbers))
         found = self._read(f'SELECT number, feature FROM tracklet WHERE {sql}', *values)
+        for number, feature in found:
+            if not is_vector(feature, dim):
+                raise InputError(f'{self.name}: the vector of tracklet {number} is damaged')
         return {number: np.frombuffer(feature, np.float16) for number, feature in found}
 
     def nearest(

@@ -39,7 +39,7 @@ class Store(Protocol):
     def rows(self, where: Where) -> list[IndexedTracklet]:
         """Return the tracklets that meet a condition, by number."""
 
-    def vectors(self, numbers: Sequence[int]) -> dict[int, Vectors]:
+    def vectors(self, numbers: Sequence[int], dim: int) -> dict[int, Vectors]:
         """Return the vectors (D,) of existing tracklets by number."""
 
     def nearest(

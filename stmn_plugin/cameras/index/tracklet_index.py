@@ -111,6 +111,8 @@ class TrackletIndex:
         if top < 1:
             raise ValueError(f'top must be at least 1, got {top}')
         vectors = self._vectors(queries)
+        if not len(vectors):
+            return []
         found = self._store.nearest(vectors, top, where, self._metric, approximate)
         # |a - b|^2 = 2 (1 - ab) of vectors with length 1
         factor = 2 if self._metric != self.model.metric else 1
@@ -128,13 +130,13 @@ class TrackletIndex:
         """Return the features of tracklets in the order of the numbers, float32 (N, D).
 
         Raises:
-            InputError: a number that is not in the index.
+            InputError: a number that is not in the index, or its vector is damaged.
         """
         import torch
 
         if not numbers:
             return torch.empty(0, self.model.dim)
-        found = self._store.vectors(numbers)
+        found = self._store.vectors(numbers, self.model.dim)
         missing = [number for number in numbers if number not in found]
         if missing:
             raise InputError(f'{self._store.name}: no tracklet {missing[0]}')
