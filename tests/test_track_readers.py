@@ -47,6 +47,32 @@ def read(tmp_path):
     return reader
 
 
+@pytest.mark.parametrize('track', [2**53, 2**53 + 1])
+def test_a_number_that_a_float_would_round_is_too_large(track, read):
+    """Else two tracks become one."""
+    assert read('mot', f'1,{2**53 - 1},1,1,9,9\n', first_frame=1).track_ids == [str(2**53 - 1)]
+    with pytest.raises(InputError, match='tracks.txt:1: the id is too large'):
+        read('mot', f'1,{track},1,1,9,9\n', first_frame=1)
+
+
+@pytest.mark.parametrize(
+    'format, file, line, more',
+    [
+        ('ultralytics', f'lobby_{10**19}.txt', '0 .5 .5 .4 .4 7', {}),
+        (
+            'deepstream',
+            f'00_000_{10**19}.txt',
+            'person 1 0.0 0 0.0 1 1 9 9 0 0 0 0 0 0 0',
+            {'picture': (640, 480)},
+        ),
+    ],
+)
+def test_a_frame_number_in_a_name_may_be_too_large(format, file, line, more, read):
+    """Such as the time of a recording."""
+    with pytest.raises(InputError, match=f'{file}: the frame is too large'):
+        read(format, {file: line}, name='labels', **more)
+
+
 # --- MOT -------------------------------------------------------------------------------------
 
 
@@ -217,6 +243,12 @@ def test_ultralytics_files_of_images_are_called_as_the_images(read):
     assert boxes.frames.tolist() == [1, 2]
     with pytest.raises(InputError, match='has no file of a frame of lobby.mp4; it has'):
         read('ultralytics', {'000007.txt': line})
+
+
+def test_ultralytics_images_that_would_have_one_file(read):
+    images = Recording('img1', 640, 480, ('1.jpg', '1.png', '2.jpg'))
+    with pytest.raises(InputError, match=r'labels: 1\.jpg and 1\.png would have one file'):
+        read('ultralytics', {'1.txt': '0 .5 .5 .4 .4 7'}, images, name='labels')
 
 
 def test_ultralytics_files_of_another_video(read):
@@ -407,6 +439,34 @@ def test_coco_takes_the_video_by_its_name(keys, videos, read):
     assert boxes.left_out == {'a crowd, no person (iscrowd)': 1, 'no track id': 1}
     yard = read('coco', content, Recording('yard.mp4', 640, 480), first_frame=0)
     assert rows(yard) == [(1, '5', 1, 1, 2, 2)]
+
+
+def test_coco_videos_that_end_alike_are_told_by_their_folders_or_ids(read):
+    content = coco(videos=('cam1/lobby.mp4', 'cam2/lobby.mp4'))
+    for stream in ('', 'lobby.mp4'):
+        said = r'lobby\.mp4: cam1/lobby\.mp4 \(id 1\), cam2/lobby\.mp4 \(id 2\); --stream takes'
+        with pytest.raises(InputError, match=f'several videos are called {said}'):
+            read('coco', json.dumps(content), first_frame=0, stream=stream)
+    for stream, count in {'cam1/lobby.mp4': 2, '1': 2, 'cam2/lobby.mp4': 1, '2': 1}.items():
+        assert len(read('coco', json.dumps(content), first_frame=0, stream=stream)) == count
+
+
+@pytest.mark.parametrize('key, one', [('images', 'image'), ('categories', 'category')])
+def test_coco_ids_are_given_once(key, one, read):
+    """Files put together give them twice, and boxes would go to the wrong frame."""
+    content = coco()
+    content[key].append(dict(content[key][0]))
+    assert len(read('coco', json.dumps(content), first_frame=0)) == 2
+    content[key][-1] |= {'frame_index': 7, 'name': 'car'}
+    with pytest.raises(InputError, match=f'{one} {len(content[key])} has the id of another, 1'):
+        read('coco', json.dumps(content), first_frame=0)
+
+
+def test_coco_annotations_of_images_that_are_not_listed_are_counted(read):
+    content = coco()
+    content['annotations'].append({'image_id': '10', 'track_id': 8, 'bbox': [1, 1, 9, 9]})
+    boxes = read('coco', json.dumps(content), first_frame=0)
+    assert boxes.left_out['of an image that the file does not list'] == 1
 
 
 def test_coco_needs_the_base_of_its_frames_said(read):

@@ -13,7 +13,7 @@ from stmn_plugin.numerals import real_number
 
 NO_TRACK = 'no track id'  # reasons for which a row is left out
 NO_AREA = 'box without area'
-LARGEST = 2**53  # whole numbers that a float holds exactly
+LARGEST = 2**53 - 1  # a float holds each of these, and rounds no other whole number to one
 
 
 @dataclass

@@ -82,9 +82,9 @@ class VideoFile:
 
         Raises:
             BadVideo: a frame cannot be decoded.
-            InputError: a frame has no time, or another size; names it.
+            InputError: a frame has no time, one before the last frame's, or another size; names it.
         """
-        begin = None
+        begin, seconds = None, 0.0
         for number, frame in enumerate(self._decoded()):
             if (frame.width, frame.height) != self._size:
                 raise InputError(
@@ -97,7 +97,13 @@ class VideoFile:
                 raise InputError(f'{self.path}: frame {number} has no time; --fps gives one')
             else:
                 begin = frame.time if begin is None else begin
-                seconds = float(frame.time - begin)
+                earlier, seconds = seconds, float(frame.time - begin)
+                if seconds < earlier:
+                    raise InputError(
+                        f'{self.path}: the time of frame {number}, {seconds:g} s, is before that '
+                        f'of the frame before it, {earlier:g} s, as in recordings that were joined '
+                        'without new times; --fps replaces the times'
+                    )
             yield Frame(number, seconds, partial(_upright, frame))
 
     @property

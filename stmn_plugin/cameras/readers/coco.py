@@ -18,15 +18,16 @@ from .options import Recording, TrackOptions
 FRAME_KEYS = ('frame_index', 'frame_id')
 TRACK_KEYS = ('track_id', 'instance_id')
 CROWD = 'a crowd, no person (iscrowd)'
+NO_IMAGE = 'of an image that the file does not list'
 
 
 def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
     """Read the boxes of one video of a JSON file.
 
-    It is chosen by its name, or is the only one.
+    It is chosen by its name, with folders or without, or by its id, or is the only one.
 
     Raises:
-        InputError: another format, no such video, or one of another size.
+        InputError: another format, no such video, several, or one of another size.
     """
     content = json_of(path)
     if not isinstance(content, dict) or not {'images', 'annotations'} <= content.keys():
@@ -35,19 +36,24 @@ def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
         _objects(path, content, key) for key in ('images', 'annotations', 'videos', 'categories')
     )
     video = _choose_video(path, images, videos, options.stream, recording)
+    image_of = _by_id(images, f'{path}: image')
     frames = {
-        _key(image, 'id', f'{path}: image {number}'): _frame(path, image, recording, options)
-        for number, image in enumerate(images, 1)
+        key: _frame(path, image, recording, options)
+        for key, image in image_of.items()
         if str(image.get('video_id', '')) == video
     }
     names = {
-        _key(category, 'id', f'{path}: category {number}'): str(category.get('name', ''))
-        for number, category in enumerate(categories, 1)
+        key: str(category.get('name', ''))
+        for key, category in _by_id(categories, f'{path}: category').items()
     }
     rows = BoxRows()
     for number, annotation in enumerate(annotations, 1):
         where = f'{path}: annotation {number}'
-        frame = frames.get(_key(annotation, 'image_id', where))
+        image_id = _key(annotation, 'image_id', where)
+        if image_id not in image_of:
+            rows.left_out[NO_IMAGE] += 1
+            continue
+        frame = frames.get(image_id)
         if frame is None:  # of another video
             continue
         track = next((annotation[key] for key in TRACK_KEYS if key in annotation), None)
@@ -73,6 +79,16 @@ def read_coco(path: Path, recording: Recording, options: TrackOptions) -> Boxes:
     return rows.boxes(path)
 
 
+def _by_id(items: list[dict[str, Any]], what: str) -> dict[int | str, dict[str, Any]]:
+    """Return objects by their ids; raise InputError if two have one, as in files put together."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for number, item in enumerate(items, 1):
+        key = _key(item, 'id', f'{what} {number}')
+        if found.setdefault(key, item) != item:
+            raise InputError(f'{what} {number} has the id of another, {key}')
+    return found
+
+
 def _objects(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = content.get(key) or []
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
@@ -96,16 +112,27 @@ def _choose_video(
 ) -> str:
     """Return the video_id, as text, of the images of a recording."""
     ids = {str(image.get('video_id', '')) for image in images}
-    known = {
-        PurePath(str(v.get('name') or v.get('file_name') or '')).name: str(v.get('id', ''))
-        for v in videos
-    }
+    known = [(str(v.get('name') or v.get('file_name') or ''), str(v.get('id', ''))) for v in videos]
     for name in [stream] if stream else [recording.name, recording.stem]:
-        if known.get(name, '') in ids - {''} or name in ids:
-            return known.get(name, name)
+        for called in (
+            {key for path_of, key in known if path_of == name},
+            {key for path_of, key in known if PurePath(path_of).name == name},
+            {name},
+        ):
+            fitting = called & ids - {''}
+            if len(fitting) > 1:
+                same = ', '.join(
+                    sorted(f'{one} (id {key})' for one, key in known if key in fitting)
+                )
+                raise InputError(
+                    f'{path}: several videos are called {name}: {same}; --stream takes a whole '
+                    'name or an id'
+                )
+            if fitting:
+                return fitting.pop()
     if len(ids) == 1 and not stream and not known:
         return ids.pop()
-    names = ', '.join(sorted(known or ids)[:5])
+    names = ', '.join(sorted({one for one, _ in known} or ids)[:5])
     raise InputError(
         f'{path}: has no video {stream or recording.name}; --stream NAME chooses '
         f'among {names or "none"}'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stmn_plugin.errors import InputError
 
-from ..boxes import NO_TRACK, Boxes, BoxRows, real
+from ..boxes import NO_TRACK, Boxes, BoxRows, real, whole
 from .files import lines_of, text_files
 from .options import Recording, TrackOptions
 
@@ -78,7 +78,7 @@ def frame_files(folder: Path, stream: str) -> list[tuple[Path, int]]:
         assert match is not None
         streams[match[1]] += 1
         if not stream or stream in (match[1], match[2], str(int(match[2]))):
-            files.append((file, int(match[3])))
+            files.append((file, whole(match[3], 'the frame', str(file))))
     if not files or (not stream and len(streams) > 1):
         raise InputError(
             f'{folder}: --stream NAME must choose one of the streams {", ".join(sorted(streams))}'

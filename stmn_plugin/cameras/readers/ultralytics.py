@@ -66,13 +66,21 @@ def label_files(
     """
     found = text_files(folder, '<video>_<frame>.txt, one a frame')
     if recording.images:
-        places = {PurePath(name).stem: i for i, name in enumerate(recording.images)}
+        places: dict[str, int] = {}
+        for place, name in enumerate(recording.images):
+            other = recording.images[places.setdefault(PurePath(name).stem, place)]
+            if other != name:
+                raise InputError(f'{folder}: {other} and {name} would have one file of boxes')
         own = [(file, places[file.stem] + first_frame) for file in found if file.stem in places]
         others: Counter[str] = Counter({f'such as {found[0].name}': 1})
     else:
         named = [(file, re.fullmatch('(.*)_([0-9]+)', file.stem)) for file in found]
         stem = stream or recording.stem
-        own = [(file, int(match[2])) for file, match in named if match and match[1] == stem]
+        own = [
+            (file, whole(match[2], 'the frame', str(file)))
+            for file, match in named
+            if match and match[1] == stem
+        ]
         others = Counter(f'{match[1]}_<frame>.txt' for _, match in named if match)
     if not own:
         names = ', '.join(name for name, _ in others.most_common(3)) or found[0].name
