@@ -365,6 +365,13 @@ def test_the_command_index_counts_lists_and_deletes(tree, checkpoint, tmp_path, 
         index_command.main([path, '--delete'])
     assert ended.value.code == 2
     assert capsys.readouterr().err == 'error: --delete: give a condition, or --all\n'
+    for action in ([], ['--delete']):
+        with pytest.raises(SystemExit) as ended:
+            index_command.main([path, *action, '--not-camera', 'gat'])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == (
+            'error: --not-camera gat: the index has no such camera; it has gate, lobby\n'
+        )
     for age in ('0d', '30', '100000w'):  # the last would end before the calendar begins
         with pytest.raises(SystemExit):
             index_command.main([path, '--delete', '--older-than', age])

@@ -157,6 +157,15 @@ def test_times_begin_with_the_first_frame(tmp_path):
     assert [round(f.seconds, 3) for f in VideoFile(path).frames()] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
+def test_times_that_go_back_are_refused(tmp_path):
+    """Joined transport streams begin again: a tracklet would end before it starts."""
+    path = write_video(tmp_path / 'a.ts', frames=5)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(InputError, match=r'a\.ts: the time of frame 5, 0 s, is before .* 0\.4 s'):
+        list(VideoFile(path).frames())
+    assert [f.seconds for f in VideoFile(path, fps=10).frames()] == [i / 10 for i in range(10)]
+
+
 @pytest.mark.parametrize('quarters', [0, 1, 2, 3])
 def test_a_turned_video_is_made_upright_as_opencv_does(quarters, tmp_path):
     source = VideoFile(turn(write_video(tmp_path / 'a.mp4', frames=2), quarters))
@@ -623,6 +632,15 @@ def test_persons_are_named_by_a_csv(video, tmp_path):
     assert [e.person for e in read_manifest(tmp_path / 'a')] == ['Anna B.', 'unknown']
     command.main(words(video, tracks, tmp_path / 'b', *more, '--split', 'train'))
     assert [e.tracklet for e in read_manifest(tmp_path / 'b')] == ['train/Anna B./door/lobby-1']
+
+
+def test_names_of_persons_that_no_tracklet_has_are_said(video, tmp_path, capsys):
+    tracks = mot(tmp_path / 't.txt', walk(1, range(4)) + walk(2, range(4)))
+    table = tmp_path / 'persons.csv'
+    table.write_text('track,person\n01,Anna\n2.0,Ben\n2,Cem\n')
+    command.main(words(video, tracks, tmp_path / 'a', '--first-frame', 0, '--persons', table))
+    said = f'  {table}: 1 tracklets named; no tracklet has the track 01, 2.0\n'
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

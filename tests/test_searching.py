@@ -5,6 +5,7 @@ import csv
 import datetime
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from stmn_plugin.cameras import answers as answers_module
 from stmn_plugin.cameras.answers import Answer, answer_table, answers_csv, answers_json
 from stmn_plugin.cameras.asking import Asked, ask_crops, ask_tracklet, make_queries, read_queries
 from stmn_plugin.cameras.index import IndexedTracklet, ModelKey, TrackletIndex, Where
+from stmn_plugin.cameras.index.embedding import crops_of
 from stmn_plugin.cameras.index.thresholds import NOTE, index_thresholds
 from stmn_plugin.cameras.searching import Query, SearchOptions, search
 from stmn_plugin.cli import search as command
@@ -345,6 +347,26 @@ def test_no_answer_is_written_over_what_is_read(folder, tmp_path, capsys):
                 f'error: {file} is read by this command: name another file\n'
             )
             assert ended.value.code == 2 and file.read_bytes() == before
+
+
+def test_two_answers_in_one_file_are_refused(folder, tmp_path, capsys):
+    index, file = folder / 'people.db', tmp_path / 'answers'
+    (tmp_path / 'link').symlink_to(file)
+    for other in (file, tmp_path / 'link', tmp_path / '..' / tmp_path.name / 'answers'):
+        out, err = run(capsys, '--index', index, '--tracklet', 3, '--csv', file, '--json', other)
+        assert err == 'error: --csv, --json and --html: two name the same file\n'
+        assert not file.exists()
+    run(capsys, '--index', index, '--tracklet', 3, '--csv', os.devnull, '--json', os.devnull)
+    assert capsys.readouterr().err == ''
+
+
+def test_crops_are_in_natural_order(tmp_path):
+    """As the dataset has them, so that a model sees the same clip."""
+    names = ['1.jpg', '2.jpg', '10.jpg', '20.jpg']
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    row = IndexedTracklet(0, str(tmp_path), '.', '', '', '', '', None, None, 4)
+    assert crops_of(row) == [str(tmp_path / name) for name in names]
 
 
 def test_an_index_that_is_missing_is_one_line(tmp_path, capsys):

@@ -14,7 +14,7 @@ from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 
 from .command_line import CommandLine
-from .where_flags import add_where_flags, where_of
+from .where_flags import add_where_flags, check_cameras, where_of
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.index.records import IndexedTracklet
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.hnsw:
                 index.make_hnsw()
                 return
+            check_cameras(index, '--not-camera', args.not_camera)  # a wrong one would keep nothing
             if args.delete:
                 deleted = index.delete(where, everything=args.all)
                 print(

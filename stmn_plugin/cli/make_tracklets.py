@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from stmn_plugin.config.rules import Moment, Number
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
+from stmn_plugin.labels import natural_key
 
 from .command_line import CommandLine, value_of
 from .track_flags import (
@@ -29,7 +30,7 @@ from .track_flags import (
 )
 
 if TYPE_CHECKING:
-    from stmn_plugin.cameras.making import CroppingJob
+    from stmn_plugin.cameras.making import CroppingJob, Made
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +220,17 @@ def read_persons(path: Path | None, video: str) -> Mapping[str, str]:
     return persons
 
 
+def named(made: 'Made', persons: Mapping[str, str]) -> str:
+    """Describe how many tracklets have a name, and which tracks with a name have none."""
+    tracks = {entry.track for entry in made.entries}
+    other = sorted(persons.keys() - tracks, key=natural_key)
+    line = f'{len(tracks & persons.keys()):,} tracklets named'
+    if other:
+        line += f'; no tracklet has the track {", ".join(other[:10])}'
+        line += f' or {len(other) - 10:,} more' * (len(other) > 10)
+    return line
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
@@ -240,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             seconds = time.perf_counter() - begin
             print(*map(printable, made.lines()), sep='\n')
+            if args.persons is not None:
+                print(printable(f'  {args.persons}: {named(made, job.persons)}'))
             print(
                 f'  {made.frames:,} frames in {seconds:.1f} s, {made.frames / seconds:.0f} a second'
             )

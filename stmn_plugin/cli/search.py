@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import functools
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from stmn_plugin.whole_files import check_writable, write_json, write_text
 
 from .command_line import CommandLine, value_of
 from .track_flags import FORMAT_NAMES, add_fps_flag, add_track_flags, track_options
-from .where_flags import add_camera_and_time_flags
+from .where_flags import add_camera_and_time_flags, check_cameras
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.answers import Answer
@@ -186,7 +187,11 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError(f'--camera {both[0]} is in --not-camera, too')
     if args.since and args.until and args.since > args.until:
         raise InputError('--from is after --to')
-    for path in filter(None, (args.csv, args.json, args.html)):
+    outputs = [path for path in (args.csv, args.json, args.html) if path]
+    files = [os.path.realpath(path) for path in outputs if path.is_file() or not path.exists()]
+    if len(set(files)) < len(files):
+        raise InputError('--csv, --json and --html: two name the same file')
+    for path in outputs:
         check_writable(path, args.index, args.queries, args.checkpoint, args.tracks, args.video)
     if args.html:
         require('jinja2')
@@ -206,7 +211,8 @@ def ask(
     )
     from stmn_plugin.cameras.making import CroppingJob
 
-    check_cameras(args, index)
+    check_cameras(index, '--camera', args.camera)
+    check_cameras(index, '--not-camera', args.not_camera)
     if args.queries:
         yield from read_queries(index, args.queries)
         return
@@ -227,18 +233,6 @@ def ask(
         rows += ask_video(job, args.track)
         names.append(f'{args.video.name}, track {" ".join(args.track)}')
     yield Asked(', '.join(names), list(dict.fromkeys(rows)))
-
-
-def check_cameras(args: argparse.Namespace, index: 'TrackletIndex') -> None:
-    """Raise InputError for a camera that the index does not have: a misspelt name."""
-    from stmn_plugin.cameras.index import Where
-
-    for flag, names in (('--camera', args.camera), ('--not-camera', args.not_camera)):
-        for name in names:
-            if not index.rows(Where(cameras=[name])):
-                known = sorted({row.camera for row in index.rows()})
-                shown = ', '.join(known[:10]) + (', ...' if len(known) > 10 else '')
-                raise InputError(f'{flag} {name}: the index has no such camera; it has {shown}')
 
 
 def embedder_of(checkpoint: str, index: 'TrackletIndex') -> 'Embedder':

@@ -3,13 +3,16 @@
 import argparse
 import datetime
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stmn_plugin.config.rules import Moment, Rule, Text
+from stmn_plugin.errors import InputError
 
 from .command_line import value_of
 
 if TYPE_CHECKING:
+    from stmn_plugin.cameras.index import TrackletIndex
     from stmn_plugin.cameras.index.records import Where
 
 NAME = Text('a name')
@@ -51,6 +54,17 @@ def add_camera_and_time_flags(group: 'argparse._ArgumentGroup') -> None:
 
 def _add_names(group: 'argparse._ArgumentGroup', flag: str, help: str) -> None:
     group.add_argument(flag, nargs='+', type=value_of(NAME), default=[], metavar='NAME', help=help)
+
+
+def check_cameras(index: 'TrackletIndex', flag: str, names: Sequence[str]) -> None:
+    """Raise InputError for a camera that the index does not have: a misspelt name."""
+    from stmn_plugin.cameras.index.records import Where
+
+    for name in names:
+        if not index.rows(Where(cameras=[name])):
+            known = sorted({row.camera for row in index.rows()})
+            shown = ', '.join(known[:10]) + (', ...' if len(known) > 10 else '')
+            raise InputError(f'{flag} {name}: the index has no such camera; it has {shown}')
 
 
 def where_of(args: argparse.Namespace) -> 'Where':

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stmn_plugin.cameras.manifest import NAME as MANIFEST
 from stmn_plugin.cameras.manifest import ManifestEntry, read_manifest
 from stmn_plugin.errors import InputError, printable
+from stmn_plugin.labels import natural_key
 
 from .records import IndexedTracklet, Where, texts_of
 from .tracklet_index import TrackletIndex
@@ -140,7 +141,7 @@ def embed_rows(
 
 
 def crops_of(row: IndexedTracklet) -> list[str]:
-    """Return the paths of the crops of a tracklet in the order of time.
+    """Return the paths of the crops of a tracklet in natural order, as the dataset does.
 
     Raises:
         CropsGoneError: the folder is missing or empty.
@@ -148,13 +149,13 @@ def crops_of(row: IndexedTracklet) -> list[str]:
     """
     folder = Path(row.tree, row.tracklet)
     try:
-        paths = sorted(str(path) for path in folder.iterdir() if not path.name.startswith('.'))
+        names = [path.name for path in folder.iterdir() if not path.name.startswith('.')]
     except OSError as error:
         kind = CropsGoneError if isinstance(error, FileNotFoundError) else InputError
         raise kind(f'cannot read {folder}: {error.strerror}') from error
-    if not paths:
+    if not names:
         raise CropsGoneError(f'{folder} has no crops')
-    return paths
+    return [str(folder / name) for name in sorted(names, key=natural_key)]
 
 
 def row_of_entry(tree: Path, entry: ManifestEntry) -> IndexedTracklet:
