@@ -306,6 +306,13 @@ def test_a_damaged_vector_is_one_line(path, value):
         assert index.search(index.features([])) == []
 
 
+def test_a_path_that_cannot_be_looked_up_is_one_line(tmp_path):
+    """As in a folder that the user may not enter."""
+    for model in (None, KEY):
+        with pytest.raises(InputError, match=r'cannot read .*/n+/people\.db: File name too long'):
+            TrackletIndex.open(tmp_path / ('n' * 300) / 'people.db', model)
+
+
 def test_damaged_settings_are_one_line(path):
     with TrackletIndex.open(path, KEY) as index:
         index.add(make_rows(20), make_features(20))

@@ -157,6 +157,21 @@ def test_times_begin_with_the_first_frame(tmp_path):
     assert [round(f.seconds, 3) for f in VideoFile(path).frames()] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
+def test_paths_that_cannot_be_looked_up_are_one_line(tmp_path, monkeypatch):
+    """As below a folder that the user may not enter, or in one that may not be listed."""
+    path = tmp_path / ('n' * 300) / 'x'
+    for read in (open_source, read_manifest):
+        with pytest.raises(InputError, match='cannot read .*: File name too long'):
+            read(path)
+
+    def refused(path):
+        raise PermissionError(13, 'Permission denied', path)
+
+    monkeypatch.setattr('stmn_plugin.cameras.videos.os.listdir', refused)
+    with pytest.raises(InputError, match=f'cannot read {tmp_path}: Permission denied'):
+        open_source(tmp_path, fps=1)
+
+
 def test_times_that_go_back_are_refused(tmp_path):
     """Joined transport streams begin again: a tracklet would end before it starts."""
     path = write_video(tmp_path / 'a.ts', frames=5)

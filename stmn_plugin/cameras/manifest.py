@@ -58,8 +58,6 @@ def read_manifest(tree: Path) -> list[ManifestEntry]:
         InputError: the file cannot be read, or a line is invalid; names the line.
     """
     path = tree / NAME
-    if not path.exists():
-        return []
     entries: dict[PurePosixPath, ManifestEntry] = {}
     try:
         with open_regular(path, encoding='utf-8') as file:
@@ -72,6 +70,8 @@ def read_manifest(tree: Path) -> list[ManifestEntry]:
                     ) from error
                 if entries.setdefault(PurePosixPath(entry.tracklet), entry) is not entry:
                     raise InputError(f'{path}:{number}: {entry.tracklet} is listed twice')
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except UnicodeDecodeError as error:
         raise InputError(f'cannot read {path}: it is not UTF-8 text') from error
     except OSError as error:

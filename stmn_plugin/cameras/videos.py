@@ -167,7 +167,7 @@ class ImageFolder:
 
     Raises:
         BadVideo: the first image cannot be read.
-        InputError: no image in it, or ``fps`` is missing.
+        InputError: it cannot be read, has no image, or ``fps`` is missing.
     """
 
     turned = 0
@@ -180,7 +180,10 @@ class ImageFolder:
                 f'{path}: images have no times; give --fps N, the number of images per second'
             )
         self.path, self.fps = path, fps
-        names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES)]
+        try:
+            names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES)]
+        except OSError as error:
+            raise InputError(f'cannot read {path}: {error.strerror}') from error
         self.images = tuple(sorted((n for n in names if n[0] != '.'), key=natural_key))
         if not self.images:
             raise InputError(f'{path}: contains no image')
@@ -213,7 +216,7 @@ class ImageFolder:
 
 def open_source(path: Path, fps: float | None = None) -> VideoFile | ImageFolder:
     """Open a video file, or a folder of images."""
-    return ImageFolder(path, fps) if path.is_dir() else VideoFile(path, fps)
+    return ImageFolder(path, fps) if os.path.isdir(path) else VideoFile(path, fps)
 
 
 def _check_file(path: Path) -> None:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,7 +164,7 @@ def jobs_of(args: argparse.Namespace) -> list['CroppingJob']:
         raise InputError(f'VIDEO: {hidden[0]} would name hidden folders; rename it')
     if args.split == 'train' and args.persons is None:
         raise InputError('--split train: --persons CSV must name the persons')
-    if args.first_frame == 'names' and not all(video.is_dir() for video in videos):
+    if args.first_frame == 'names' and not all(map(os.path.isdir, videos)):
         raise InputError('--first-frame names: only for folders of images')
     options = track_options(args)
     filters = Filters(

@@ -188,7 +188,11 @@ def check_args(args: argparse.Namespace) -> None:
     if args.since and args.until and args.since > args.until:
         raise InputError('--from is after --to')
     outputs = [path for path in (args.csv, args.json, args.html) if path]
-    files = [os.path.realpath(path) for path in outputs if path.is_file() or not path.exists()]
+    files = [
+        os.path.realpath(path)
+        for path in outputs
+        if os.path.isfile(path) or not os.path.exists(path)
+    ]
     if len(set(files)) < len(files):
         raise InputError('--csv, --json and --html: two name the same file')
     for path in outputs:

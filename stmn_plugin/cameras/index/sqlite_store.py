@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import sqlite3
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,14 @@ class SqliteStore:
         # of a link the file's own: two matrices of one database, and a deletion would miss one
         self.path = Path(os.path.realpath(path))
         self._matrix = Matrix(self.path.with_name(f'{self.path.name}-matrix'))
-        if settings is None and not path.exists():
-            raise InputError(f'no index {path}: tools/embed.py makes one')
-        if path.is_dir():
-            raise InputError(f'{path} is a folder, an index is a file')
+        try:
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise InputError(f'{path} is a folder, an index is a file')
+        except FileNotFoundError as error:
+            if settings is None:
+                raise InputError(f'no index {path}: tools/embed.py makes one') from error
+        except OSError as error:
+            raise InputError(f'cannot read {path}: {error.strerror}') from error
         with self._errors():
             mode = 'rw' if settings is None else 'rwc'
             self._db = sqlite3.connect(
