@@ -13,7 +13,14 @@ import pytest
 import scipy.io
 import torchreid
 
-from stmn_plugin.datasets.host_datasets import PRID2011, DukeMTMCVidReID, Mars, iLIDSVID, read_duke
+from stmn_plugin.datasets.host_datasets import (
+    PRID2011,
+    DukeMTMCVidReID,
+    Mars,
+    iLIDSVID,
+    read_duke,
+    read_mars_tracklets,
+)
 from stmn_plugin.errors import InputError
 
 HOST = torchreid.data.datasets.video
@@ -167,6 +174,18 @@ def swap_names(folder):
     path.write_text('\n'.join(names[:1] + names[-1:] + names[2:]))
 
 
+def change_line(split, line, other):
+    """Overwrite a line of the names by another of them, both from 1."""
+
+    def change(folder):
+        path = folder / 'info' / f'{split}_name.txt'
+        names = path.read_text().split()
+        names[line - 1] = names[other - 1]
+        path.write_text('\n'.join(names))
+
+    return change
+
+
 def save_mat(name, **variables):
     return lambda folder: scipy.io.savemat(folder / 'info' / name, variables)
 
@@ -247,6 +266,11 @@ MARS_DAMAGE = {
     'no name': (change_table('train', 4, 2, -2), 'tracks_train_info.mat', 'holds -2 in row 5'),
     'list too short': (drop_last_name, 'tracks_test_info.mat', 'outside the'),
     'list shuffled': (swap_names, 'tracks_train_info.mat', "line 2 of"),
+    'frame twice': (
+        change_line('test', 34, 33),
+        'tracks_test_info.mat',
+        "test_name.txt are the same frame, '",
+    ),
     'start after end': (
         change_table('train', 3, 0, 500),
         'tracks_train_info.mat',
@@ -277,6 +301,40 @@ def test_missing_folders_are_named_and_nothing_is_made(tmp_path):
         message = message_of(dataset, tmp_path)
         assert str(tmp_path / name) in message and advice in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mars_frames_that_do_not_ascend_are_named_and_kept(mars_copy, recwarn):
+    listed = build(Mars, mars_copy)
+    assert not [w for w in recwarn if 'ascend' in str(w.message)]
+    path = mars_copy / 'mars' / 'info' / 'test_name.txt'
+    names = path.read_text().split()
+    places = [names.index(miniatures.mars_name(6, 2, 1, frame)) for frame in (13, 15)]
+    names[places[0]], names[places[1]] = names[places[1]], names[places[0]]
+    path.write_text('\n'.join(names))
+    with pytest.warns(
+        UserWarning, match='frames of 1 rows of track_test_info do not ascend'
+    ) as all_:
+        changed = build(Mars, mars_copy)
+    [message] = [str(w.message) for w in all_ if 'ascend' in str(w.message)]
+    row = 1 + [row[:4] for row in miniatures.MARS_TEST].index((6, 2, 1, 13))
+    assert f'row {row}, line {places[0] + 2}' in message
+    differing = [
+        (one[0], other[0])
+        for one, other in zip(listed.query, changed.query, strict=True)
+        if one != other
+    ]
+    [(before, after)] = differing
+    assert after == (before[2], before[1], before[0], *before[3:])
+
+
+def test_mars_frames_beyond_999_ascend(tmp_path, recwarn):
+    names = [miniatures.mars_name(1, 1, 1, frame) for frame in range(998, 1003)]
+    (tmp_path / 'names.txt').write_text('\n'.join(names))
+    scipy.io.savemat(tmp_path / 'table.mat', {'t': np.array([[1, 5, 1, 1]], dtype=np.int32)})
+    [(paths, *_)] = read_mars_tracklets(
+        str(tmp_path), str(tmp_path / 'names.txt'), str(tmp_path / 'table.mat'), 't'
+    )
+    assert [Path(path).name for path in paths] == names and not recwarn
 
 
 def test_mars_of_full_size_in_a_fraction_of_the_hosts_time(tmp_path):

@@ -15,7 +15,7 @@ import torchreid
 
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
-from stmn_plugin.labels import JUNK_PID, relabel
+from stmn_plugin.labels import JUNK_PID, natural_key, relabel
 
 from .index_cache import parse_once
 from .listing import (
@@ -173,18 +173,37 @@ def read_mars_tracklets(
     # the first six letters of every name against those that its row requires, except for junk
     kept = np.flatnonzero((pid != JUNK_PID) & usable)
     length = (end - start + 1)[kept]
-    frame = np.arange(length.sum()) + np.repeat(
-        start[kept] - 1 - (length.cumsum() - length), length
-    )
+    begin = np.repeat(start[kept] - 1, length)
+    frame = np.arange(length.sum()) + begin - np.repeat(length.cumsum() - length, length)
+    row_of = np.repeat(kept, length)
+    listed = np.array(names, dtype='U')
     heads = [f'{p:04d}C{c}' for p, c in zip(pid[kept].tolist(), camera[kept].tolist(), strict=True)]
     expected = np.repeat(np.array(heads, dtype='U'), length)
-    differs = np.flatnonzero(np.array(names, dtype='U6')[frame] != expected)
-    rows, firsts = np.unique(np.repeat(kept, length)[differs], return_index=True)
+    differs = np.flatnonzero(listed.astype('U6')[frame] != expected)
+    rows, firsts = np.unique(row_of[differs], return_index=True)
     for row, first in zip(rows.tolist(), differs[firsts].tolist(), strict=True):
         refuse(
             row,
             f'line {frame[first] + 1} of {names_path} is {names[frame[first]]!r}, '
             f'expected {str(expected[first])!r}...',
+        )
+
+    # frames of a row that do not come after their predecessors
+    backward = np.concatenate([[False], listed[1:] <= listed[:-1]])[frame] & (frame > begin)
+    disordered: dict[int, int] = {}  # row → line of the first such frame
+    for place in np.flatnonzero(backward).tolist():
+        row, line = int(row_of[place]), int(frame[place]) + 1
+        one, other = names[line - 2 : line]
+        if one == other and usable[row]:
+            refuse(row, f'lines {line - 1} and {line} of {names_path} are the same frame, {one!r}')
+        elif natural_key(one) > natural_key(other):
+            disordered.setdefault(row, line)
+    if disordered:
+        row, line = next(iter(disordered.items()))
+        warnings.warn(
+            f'{names_path}: the frames of {len(disordered)} rows of {variable} do not ascend, '
+            f'the first in row {row + 1}, line {line}; they are taken in the order of the list',
+            stacklevel=2,
         )
 
     tracklets: list[Tracklet | None] = [None] * len(table)
