@@ -141,12 +141,27 @@ def test_words_for_testing_are_for_the_tests(tmp_path):
         assert tested.rerank and tested.evaluate and tested.flip
 
 
-def test_two_rows_of_one_title_and_a_row_with_a_seed_are_refused(tmp_path):
+def test_two_rows_of_one_title_are_refused(tmp_path):
     rows = [Variant('Baseline', 'ablation-1', {}), Variant('Baseline', 'baseline', {})]
     with pytest.raises(InputError, match="two rows are called 'Baseline'"):
         plan_runs(rows, 1, '', VIDEO, str(tmp_path))
-    rows = [Variant('mine', 'mine', {'train.seed': 5})]
-    with pytest.raises(InputError, match="row 'mine': train.seed is set by --seeds"):
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'setter'),
+    [
+        ('train.seed', 5, '--seeds'),
+        ('data.save_dir', 'log/mine', '--output'),
+        ('test.frames', 'all', 'the comparison'),
+        ('test.evaluate', True, 'the comparison'),
+        ('test.visrank', True, 'the comparison'),
+        ('test.features_dir', 'vectors', 'the comparison'),
+        ('model.resume', 'auto', 'the comparison'),
+    ],
+)
+def test_a_key_that_a_row_would_set_in_vain_is_refused(key, value, setter, tmp_path):
+    rows = [Variant('mine', 'mine', {key: value})]
+    with pytest.raises(InputError, match=f"row 'mine': {key} is set by {setter}, not by a row"):
         plan_runs(rows, 1, '', VIDEO, str(tmp_path))
 
 

@@ -36,6 +36,14 @@ TESTING = {
     'model.resume': '',
     'model.pretrained': False,  # the checkpoint holds every weight
 }
+NOT_OF_A_ROW = {  # key → what sets it for every row
+    'train.seed': '--seeds',
+    'data.save_dir': '--output',
+    **dict.fromkeys(
+        ['model.resume', 'test.frames', *(key for key in TESTING if key in TRAINING)],
+        'the comparison',
+    ),
+}
 LONGEST_NAME = 80  # characters of a variant in the name of a folder
 
 
@@ -119,11 +127,13 @@ def training_config(config_file: str, words: Sequence[str]) -> CfgNode:
 
 
 def check_titles(variants: Sequence[Variant]) -> None:
-    """Raise InputError where two rows of a table cannot be told apart, or a row sets the seeds."""
+    """Raise InputError if two rows of a table have one title, or a row sets NOT_OF_A_ROW."""
     titles = [variant.title for variant in variants]
     twice = sorted({title for title in titles if titles.count(title) > 1})
     if twice:
         raise InputError(f'two rows are called {twice[0]!r}: give one of them another title')
     for variant in variants:
-        if 'train.seed' in variant.changes:
-            raise InputError(f'row {variant.title!r}: train.seed is set by --seeds, not by a row')
+        for key in variant.changes.keys() & NOT_OF_A_ROW.keys():
+            raise InputError(
+                f'row {variant.title!r}: {key} is set by {NOT_OF_A_ROW[key]}, not by a row'
+            )
