@@ -270,6 +270,8 @@ def test_flags_that_cannot_go_together_and_mistyped_ones(run):
     assert code == 2 and '--grid cannot be combined with' in err
     code, _, err = run('--archs', 'osnet_x0_26', execute=never)
     assert code == 2 and "the nearest is 'osnet_x0_25'" in err
+    code, _, err = run('--published', 'mras', execute=never)
+    assert code == 2 and '--published takes one of mars, ' in err and "got 'mras'" in err
     code, _, err = run('--seeds', '0', execute=never)
     assert code == 2 and '--seeds: takes a whole number from 1' in err
     code, _, err = run('--grid', keys=['model.name', 'resnet18'], execute=never)

@@ -233,7 +233,9 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
 
         words, archs, runs = args.opts, args.archs, args.runs
         if args.published and args.published not in DATASETS:
-            raise InputError(f'--published takes one of {", ".join(DATASETS)}')
+            raise InputError(
+                f'--published takes one of {", ".join(DATASETS)}, got {args.published!r}'
+            )
         others = ('archs', 'runs', 'ablation', 'table2', 'variants', 'published')
         if args.grid and (given := [name for name in others if getattr(args, name)]):
             raise InputError(f'--grid cannot be combined with --{given[0]}')
@@ -250,7 +252,7 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
             print('Stopped; the same command continues from there', file=sys.stderr)
             raise
     if failed:
-        print(f'{failed} runs have failed', file=sys.stderr)
+        print(f'{failed} {"run has" if failed == 1 else "runs have"} failed', file=sys.stderr)
         raise SystemExit(1)
 
 
