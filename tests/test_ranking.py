@@ -489,6 +489,15 @@ def test_distances_of_another_shape_are_quoted(shape):
         evaluate_ranking(np.zeros(shape), [7], [7, 7], [0], [1, 1])
 
 
+def test_transposed_distances_rank_without_a_warning(recwarn):
+    distances = np.random.default_rng(0).normal(size=(7, 4))
+    labels = [0, 1, 0, 1], [0, 1, 0, 1, 2, 0, 1], [0] * 4, [1] * 7
+    expected = evaluate_ranking(distances.T.copy(), *labels)
+    for transposed in (distances.T, torch.from_numpy(distances).T):
+        assert evaluate_ranking(transposed, *labels).mean_ap == expected.mean_ap
+    assert not recwarn
+
+
 def test_distances_with_a_gradient_rank_as_without():
     distances = torch.tensor([[0.0, 1.0]], requires_grad=True)
     assert evaluate_ranking(distances, [7], [1, 7], [0], [1, 1]).cmc.tolist() == [0, 1]

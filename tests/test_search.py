@@ -188,6 +188,17 @@ def test_top_k_keeps_the_gallerys_order_in_ties(backend, metric, k, num_query, m
         np.testing.assert_allclose(found.distances.numpy(), values, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize('k', [3, 10])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_k_may_be_a_number_of_numpy(backend, k):
+    query, gallery = signs(4, 8), signs(10, 8, seed=1)
+    found, expected = (
+        top_k(query, gallery, n, backend=use_backend(backend)) for n in (k, np.int64(k))
+    )
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(*(torch.cat(list(rerank(query, gallery, k1=n))) for n in (k, np.int64(k))))
+
+
 @pytest.mark.parametrize('metric', METRICS)
 def test_faiss_and_torch_find_the_same(metric):
     pytest.importorskip('faiss')

@@ -3,6 +3,7 @@
 Letters: Q queries, G gallery tracklets, D channels, q rows of a chunk of queries.
 """
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -80,6 +81,7 @@ def top_k(
     count = len(gallery_features) if among is None else len(among)
     if not 1 <= k <= count:
         raise ValueError(f'k must lie between 1 and {count}, got {k}')
+    k = operator.index(k)  # faiss takes none of NumPy's numbers
     preparation = 'unit' if unit and dist_metric == 'cosine' else dist_metric
     query = prepared(query_features, preparation, query_features.device)
     if preparation == 'unit' and on_cpu:
@@ -164,6 +166,7 @@ def _nearest_finite(distances: Tensor, k: int) -> Nearest:
 
 def nearest(distances: Tensor, k: int) -> Nearest:
     """Find the k smallest distances of every row (q, G), equal ones in the order of columns."""
+    k = operator.index(k)  # comparing with NumPy's numbers gives no bool, which torch needs
     candidates = min(k + 1, distances.shape[1])  # one more shows a tie across the k-th place
     values, indices = distances.topk(candidates, dim=1, largest=False)
     crossing = (values[:, k - 1] == values[:, -1]) & (candidates > k)

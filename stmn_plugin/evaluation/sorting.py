@@ -70,6 +70,7 @@ def places_of(distances: Tensor, row: NDArray[np.int64], column: NDArray[np.int6
         ordered = torch.from_numpy(np.sort(distances.numpy(), axis=1))
     else:
         ordered = distances.sort(dim=1).values
+    ordered = ordered.contiguous()  # of transposed distances it is not
     nearer, not_farther = (
         torch.searchsorted(ordered, table, right=right)[on_device[0], on_device[2]].cpu().numpy()
         for right in (False, True)
