@@ -271,6 +271,11 @@ MARS_DAMAGE = {
         'tracks_test_info.mat',
         "test_name.txt are the same frame, '",
     ),
+    'frame of two rows': (
+        change_line('test', 21, 14),
+        'row 7 of track_test_info',
+        'lines 14 and 21 of',
+    ),
     'start after end': (
         change_table('train', 3, 0, 500),
         'tracks_train_info.mat',

@@ -188,15 +188,20 @@ def read_mars_tracklets(
             f'expected {str(expected[first])!r}...',
         )
 
+    if len(set(names)) < len(names):
+        lines: dict[str, int] = {}  # name → its first line
+        for row, line in zip(row_of.tolist(), (frame + 1).tolist(), strict=True):
+            first = lines.setdefault(names[line - 1], line)
+            if first != line and usable[row]:
+                twice = f'lines {first} and {line} of {names_path} are the same frame'
+                refuse(row, f'{twice}, {names[line - 1]!r}')
+
     # frames of a row that do not come after their predecessors
-    backward = np.concatenate([[False], listed[1:] <= listed[:-1]])[frame] & (frame > begin)
+    backward = np.concatenate([[False], listed[1:] < listed[:-1]])[frame] & (frame > begin)
     disordered: dict[int, int] = {}  # row → line of the first such frame
     for place in np.flatnonzero(backward).tolist():
         row, line = int(row_of[place]), int(frame[place]) + 1
-        one, other = names[line - 2 : line]
-        if one == other and usable[row]:
-            refuse(row, f'lines {line - 1} and {line} of {names_path} are the same frame, {one!r}')
-        elif natural_key(one) > natural_key(other):
+        if natural_key(names[line - 2]) > natural_key(names[line - 1]):  # F999 before F1000
             disordered.setdefault(row, line)
     if disordered:
         row, line = next(iter(disordered.items()))
