@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 LARGEST = 1e300  # integers are compared with it without conversion to float
 
@@ -63,8 +62,6 @@ def is_like(value: Any, example: Any) -> bool:
     """
     if example is None or value is None:
         return is_setting(value)
-    if isinstance(example, Tensor):
-        return isinstance(value, Tensor) and value.shape == example.shape
     if isinstance(example, Mapping):
         return isinstance(value, Mapping) and all(map(is_number, value.values()))
     if isinstance(example, (list, tuple)):
@@ -74,4 +71,10 @@ def is_like(value: Any, example: Any) -> bool:
         return is_number(value) and not value < 0 <= example
     if type(example) is int:  # a divisor among them does not become 0
         return type(value) is int and is_number(value) and not value < min(example, 1)
+    if isinstance(example, (bool, str)):
+        return type(value) is type(example)
+    from torch import Tensor  # slow to import, and an index is listed without it
+
+    if isinstance(example, Tensor):
+        return isinstance(value, Tensor) and value.shape == example.shape
     return type(value) is type(example)
