@@ -99,9 +99,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='names or numbers of the classes to take',
     )
-    chosen.add_argument('--min-confidence', type=value_of(Number(-1e6, 1e6)), metavar='P')
-    chosen.add_argument('--min-height', type=value_of(COUNT), default=1, metavar='PIXELS')
-    chosen.add_argument('--min-width', type=value_of(COUNT), default=1, metavar='PIXELS')
+    chosen.add_argument(
+        '--min-confidence',
+        type=value_of(Number(-1e6, 1e6)),
+        metavar='P',
+        help='least confidence of a box',
+    )
+    for side in ('height', 'width'):
+        chosen.add_argument(
+            f'--min-{side}',
+            type=value_of(COUNT),
+            default=1,
+            metavar='PIXELS',
+            help=f'least {side} of a box in the picture',
+        )
     chosen.add_argument(
         '--min-frames',
         type=value_of(COUNT),

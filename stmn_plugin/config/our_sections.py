@@ -165,7 +165,11 @@ class Spread:
 class Test(host.Test):
     """The section ``test``."""
 
-    frames: str = setting('rrs', OneOf(('rrs', 'all')), 'frames of a tracklet that are tested')
+    frames: str = setting(
+        'rrs',
+        OneOf(('rrs', 'all')),
+        'frames of a tracklet that are tested; rrs: a clip by video.sample_method',
+    )
     clips_per_tracklet: int = setting(
         1, Whole(1, 10_000), 'with rrs: the most clips of a tracklet, whose features are averaged'
     )

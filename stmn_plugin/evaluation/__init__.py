@@ -2,7 +2,8 @@
 
 ``embedder.py`` computes features of tracklets, ``evaluator.py`` ranks a target; ``protocols.py``
 defines what is compared, ``ranking.py`` computes the scores, and ``feature_store.py`` stores the
-vectors of frames, so that other protocols need no second encoding.
+vectors of frames, so that other protocols need no second encoding. ``search.py`` finds the nearest
+tracklets; ``verification.py`` measures single pairs, ``thresholds.py`` keeps the result.
 """
 
 import importlib

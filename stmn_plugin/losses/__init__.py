@@ -1,7 +1,8 @@
 """Loss terms of the papers, and the recipe that weights them for every architecture.
 
-Memory spread (Eq. 9) and identification (Sec. 3.3) are functions, each with a thin module. The
-method ``losses`` of an architecture selects terms and outputs (Eq. 8 for STMN).
+Memory spread (Eq. 9) and identification (Sec. 3.3) are functions, each with a thin module;
+``oim.py`` and ``diversity.py`` hold terms that other systems bring. The method ``losses`` of an
+architecture selects terms and outputs (Eq. 8 for STMN).
 """
 
 from .identification import (

@@ -1,8 +1,8 @@
 """Architectures: the protocol that each follows, STMN, and any image model of the host.
 
 Reading path: ``base.py`` (the protocol), ``encoder.py`` (Sec. 3.2), ``stmn/memory.py`` (Eq. 1-3),
-``stmn/stmn.py`` (Fig. 2, 3), ``systems/`` (Table 2). The other files load weights and measure or
-accelerate any model.
+``stmn/stmn.py`` (Fig. 2, 3), ``systems/`` (Table 2). The other files hold layers that several
+systems need, load weights, and measure or accelerate any model.
 """
 
 from . import systems

@@ -1,6 +1,8 @@
-"""The systems that the STMN paper compares with (Table 2), one file each, on STMN's encoder.
+"""The systems that the STMN paper compares with (Table 2), on STMN's encoder.
 
-Every module in this folder is imported, and registers its architecture.
+A file is a system, except for ``ste_nvan.py`` (NVAN and STE-NVAN), ``csa_matching.py`` and
+``seeforest_pairs.py`` (how these two compare pairs). Every module in this folder is imported, and
+registers its architecture.
 """
 
 import importlib
