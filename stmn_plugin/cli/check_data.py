@@ -89,7 +89,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar='N',
         help='processes that read; 0: read in this one (default: one per core)',
     )
-    parser.add_argument('--output', default='data_report.json', metavar='FILE')
+    output = 'data_report.json'
+    parser.add_argument(
+        '--output', default=output, metavar='FILE', help=f'report to write (default: {output})'
+    )
     parser.add_argument('--list-only', action='store_true', help='do not read the images')
     return parser.parse_args(argv)
 

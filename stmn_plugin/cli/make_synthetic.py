@@ -1,8 +1,8 @@
 """Make the synthetic pedestrians: as a dataset, or as videos.
 
-``--root`` writes a dataset in the layout of MARS; ``--footage`` writes a video of every camera, in
-which all test persons pass, with its MOT file, and a table of who is who. Flags replace fields of
-the preset, for example ``--train-ids 100 --seed 2``.
+--root writes a dataset in the layout of MARS; --footage writes a video of every camera, in which
+all test persons pass, with its MOT file, and a table of who is who. Flags replace fields of the
+preset, for example --train-ids 100 --seed 2.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument(
         '--footage', type=Path, metavar='FOLDER', help='folder for videos and MOT files'
     )
-    parser.add_argument('--preset', choices=PRESETS, default='default')
+    parser.add_argument(
+        '--preset', choices=PRESETS, default='default', help='amount of data (default: default)'
+    )
     for field in dataclasses.fields(SyntheticSpec):
         flag = '--' + field.name.replace('_', '-')
         parser.add_argument(flag, type=field.type, help=f'default preset: {field.default}')

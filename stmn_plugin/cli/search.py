@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--index',
         required=True,
-        metavar='FILE',
+        metavar='INDEX',
         help='index made by tools/embed.py: a file or a URL',
     )
     asked = parser.add_argument_group('query; all that it names are one person')
