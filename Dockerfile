@@ -6,7 +6,8 @@ ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 COPY . .
 RUN pip install --no-cache-dir ".[report]"
-# docker run --rm [--gpus all] -v "$PWD:/work" stmn_plugin train --config stmn_synthetic
+# batches travel through /dev/shm, of which a container has 64 MB by default:
+#   docker run --rm --shm-size 4g [--gpus all] -v "$PWD:/work" stmn_plugin train --config stmn_synthetic
 WORKDIR /work
 ENTRYPOINT ["python", "-m", "stmn_plugin"]
 CMD ["--help"]
