@@ -145,6 +145,18 @@ def test_the_config_of_a_run_tests_its_best_weights(tmp_path):
     assert config_of_run(str(tmp_path), checkpoint=str(other)).model.load_weights == str(other)
 
 
+def test_a_run_without_a_best_epoch_shows_its_last(tmp_path):
+    (tmp_path / 'config.yaml').write_text('test:\n  best: none\n')
+    (tmp_path / 'model').mkdir()
+    for epoch in (2, 10):
+        (tmp_path / 'model' / f'model.pth.tar-{epoch}').touch()
+    last = str(tmp_path / 'model' / 'model.pth.tar-10')
+    assert config_of_run(str(tmp_path)).model.load_weights == last
+    (tmp_path / 'config.yaml').write_text('test:\n  best: mAP\n')
+    with pytest.raises(InputError, match='no weights .*model-best.pth.tar'):
+        config_of_run(str(tmp_path))
+
+
 def test_a_config_file_tests_the_weights_it_is_told_and_resumes_nothing(tmp_path):
     file = str(tmp_path / 'config.yaml')
     Path(file).write_text('model:\n  pretrained: true\n  resume: auto\n')

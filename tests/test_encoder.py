@@ -466,6 +466,12 @@ def test_the_sha256_of_a_downloaded_file_is_checked_and_the_link_named(drive):
     assert not os.path.exists(drive[0][1])
 
 
+def test_plain_http_needs_a_digest(drive):
+    link = DRIVE_LINK.replace('https', 'http')
+    assert 'plain http needs' in refusal(link) and not drive
+    assert '1' * 64 in refusal(link, sha256='1' * 64) and drive
+
+
 @pytest.mark.parametrize('failure', ['raises', 'none'])
 def test_a_link_that_cannot_be_fetched_is_refused(monkeypatch, failure):
     def download(*_, **__):

@@ -20,6 +20,7 @@ from test_every_model import narrow_resnet, scattered
 from stmn_plugin import load_model
 from stmn_plugin.cameras import exporting
 from stmn_plugin.cameras.export_formats import FORMATS
+from stmn_plugin.cameras.quantising import find_crops
 from stmn_plugin.cli import export
 from stmn_plugin.config import load_config
 from stmn_plugin.config.sections import flatten
@@ -314,6 +315,14 @@ def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             export.main(words)
         assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_crops_to_calibrate_are_in_natural_order_and_not_hidden(tmp_path):
+    own = ['a/2.JPG', 'a/10.jpg', 'b/1.png']
+    for name in [*own, '.cache/1.jpg', 'a/._2.JPG', 'a/notes.txt']:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_crops(tmp_path) == [tmp_path / name for name in own]
 
 
 @pytest.mark.slow

@@ -33,11 +33,16 @@ EVALUATION = {
 }  # fmt: skip
 
 
+ROOT = 'data.root', '/home/anna/reid-data'
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     """A run with a checkpoint, and evaluations of its weights and of others."""
     folder = tmp_path_factory.mktemp('run')
-    spec = ModelSpec.from_config(flatten(load_config('', [*WORDS.split(), 'data.sources', 'mars'])))
+    spec = ModelSpec.from_config(
+        flatten(load_config('', [*WORDS.split(), 'data.sources', 'mars', *ROOT]))
+    )
     model = build_video_model(spec, 4, pretrained=False)
     state = {'state_dict': model.state_dict(), 'epoch': 1, 'config': dict(spec.config)}
     path = save_checkpoint({**state, 'rank1': 0.0}, str(folder / 'model'), 1)
@@ -72,6 +77,15 @@ def test_a_shared_folder_gives_the_model_back(run, shared):
     assert {path.name for path in shared.iterdir()} == {
         'model.safetensors', 'config.json', 'README.md'
     }  # fmt: skip
+
+
+def test_a_shared_folder_does_not_say_where_things_lie(run, shared):
+    """Neither its config nor the header of its weights; the checkpoint does."""
+    assert torch.load(run.checkpoint)['config']['data.root'] == ROOT[1]
+    for path in shared.iterdir():
+        assert b'/home/anna' not in path.read_bytes(), path.name
+    described = json.loads((shared / 'config.json').read_text())
+    assert described['config']['data.root'] == '.../reid-data'
 
 
 def test_the_card_has_data_numbers_with_protocol_and_terms(shared):

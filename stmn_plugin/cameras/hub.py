@@ -19,6 +19,7 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.fingerprint import weights_digest
 from stmn_plugin.evaluation.protocols import results_table
 from stmn_plugin.extras import require
+from stmn_plugin.looking.hidden_folders import without_folders
 from stmn_plugin.models.base import VideoModel
 from stmn_plugin.models.building import ModelSpec
 from stmn_plugin.models.frame_pooling import FrameByFrame
@@ -55,7 +56,7 @@ def save_pretrained(checkpoint: str | Path, folder: Path, terms: str) -> list[di
     runs = {Path(checkpoint).expanduser().parent, Path(checkpoint).expanduser().parent.parent}
     found = [each for run in sorted(runs) for each in read_evaluations(str(run))]
     measured = [each for each in found if each.get('weights') == weights_digest(model)]
-    config = {**spec.config, 'model.pretrained': False}
+    config = without_folders({**spec.config, 'model.pretrained': False})
     with write_errors(folder), whole_folder(folder) as temporary:
         path = temporary / WEIGHTS
         header = {'stmn_plugin': __version__, 'config': json.dumps(config)}

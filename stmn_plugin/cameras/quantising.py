@@ -16,6 +16,7 @@ from stmn_plugin.data.frames import IMAGE_SUFFIXES, read_frame
 from stmn_plugin.data.tracklets import Target
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import Embedder
+from stmn_plugin.labels import natural_key
 from stmn_plugin.models.base import VideoModel
 
 from .export_formats import Run, open_onnx
@@ -33,15 +34,21 @@ class Cost(NamedTuple):
 
 
 def find_crops(folder: Path) -> list[Path]:
-    """Find the images in a folder and its subfolders, sorted.
+    """Find the images in a folder and its subfolders in natural order, but for hidden ones.
 
     Raises:
         InputError: there is none.
     """
-    found = sorted(path for path in folder.rglob('*') if path.name.endswith(IMAGE_SUFFIXES))
-    if not found:
+    below = (path.relative_to(folder) for path in folder.rglob('*'))
+    images = [
+        path
+        for path in below
+        if path.name.lower().endswith(IMAGE_SUFFIXES)
+        and not any(part.startswith('.') for part in path.parts)
+    ]
+    if not images:
         raise InputError(f'--int8 {folder}: no image in it')
-    return found
+    return [folder / path for path in sorted(images, key=lambda path: natural_key(str(path)))]
 
 
 def inputs_of(crops: Sequence[Path], model: VideoModel) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Remove this machine's folders from pages and figures, which may be shared."""
+"""Remove this machine's folders from pages, figures and models, which may be shared."""
 
 import os
 from typing import Any

@@ -20,6 +20,7 @@ from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.settings import TestOptions
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models.base import VideoModel
+from stmn_plugin.training.checkpoint import checkpoint_path, saved_epochs
 from stmn_plugin.training.speed import set_tf32
 
 from .explained_clips import explain, read_clips
@@ -28,12 +29,12 @@ BEST = os.path.join('model', 'model-best.pth.tar')
 
 
 def config_of_run(folder: str, words: Sequence[str] = (), checkpoint: str = '') -> CfgNode:
-    """Read the config of a run folder, set to test its best weights.
+    """Read the config of a run folder, set to test its best weights, or its last if it has no best.
 
     Args:
         folder: ``data.save_dir`` of a training run.
         words: KEY VALUE words that override it, for example another ``data.root``.
-        checkpoint: weights to test instead of the best.
+        checkpoint: weights to test instead.
 
     Returns:
         The config, frozen.
@@ -41,12 +42,27 @@ def config_of_run(folder: str, words: Sequence[str] = (), checkpoint: str = '') 
     Raises:
         InputError: the folder holds no config or no weights, or the words do not fit.
     """
-    checkpoint = checkpoint or os.path.join(folder, BEST)
-    for path, what in ((os.path.join(folder, 'config.yaml'), 'config'), (checkpoint, 'weights')):
-        if not os.path.isfile(path):
-            raise InputError(f'{folder} holds no trained run: no {what} {path}')
-    weights = {'model.load_weights': checkpoint}
-    return config_of_file(os.path.join(folder, 'config.yaml'), words, weights)
+    file = os.path.join(folder, 'config.yaml')
+    _check_there(folder, 'config', file)
+    checkpoint = checkpoint or _weights_of(folder, file)
+    _check_there(folder, 'weights', checkpoint)
+    return config_of_file(file, words, {'model.load_weights': checkpoint})
+
+
+def _check_there(folder: str, what: str, path: str) -> None:
+    if not os.path.isfile(path):
+        raise InputError(f'{folder} holds no trained run: no {what} {path}')
+
+
+def _weights_of(folder: str, file: str) -> str:
+    """Return the best weights of a run; with ``test.best none`` those of its last epoch."""
+    best = os.path.join(folder, BEST)
+    if not os.path.isfile(best) and load_config(file).test.best == 'none':
+        models = os.path.dirname(best)
+        epochs = saved_epochs(models)
+        if epochs:
+            return checkpoint_path(models, max(epochs))
+    return best
 
 
 def config_of_file(

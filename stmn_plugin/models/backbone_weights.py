@@ -30,14 +30,19 @@ def load_backbone_weights(
         section: section of the config, for errors.
 
     Raises:
-        InputError: no internet connection, a missing or damaged file, a wrong digest, or weights of
-            another architecture.
+        InputError: no internet connection, a link of plain http without a digest, a missing or
+            damaged file, a wrong digest, or weights of another architecture.
     """
     module, family = network.module, network.family
     if not source:
         download = timm_weights if network.name.startswith(TIMM) else torchvision_weights
         module.load_state_dict(download(network.name, f'{section}.backbone_weights'))
         return
+    if source.startswith('http://') and not sha256:
+        raise InputError(
+            f'{section}.backbone_weights {source}: plain http needs {section}.backbone_sha256, or '
+            'use https'
+        )
     with tempfile.TemporaryDirectory() as folder:
         is_link = source.startswith(('http://', 'https://'))
         path = _download(source, folder, section) if is_link else os.path.expanduser(source)
