@@ -9,7 +9,7 @@ from stmn_plugin.errors import InputError
 
 from .defaults import flatten, get_default_config
 from .rules import AUTO, TRANSFORMS
-from .sections import RANGES, has_own_losses, is_video_model
+from .sections import RANGES, has_own_losses, is_video_model, kept_at_default
 
 IDENTITY_SAMPLERS = ('IdentityPassSampler', 'RandomIdentitySampler')  # P x K batches
 
@@ -74,14 +74,11 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError(
             'test.clips_per_tracklet needs test.frames rrs and video.sample_method rrs'
         )
-    if cfg.model.name == 'part_aligned' and cfg.part_aligned.pose_weights:
-        defaults = flatten(get_default_config())
-        for key in ('data.norm_mean', 'data.norm_std'):  # undone before the pose network
-            if values[key] != defaults[key]:
-                raise InputError(
-                    f'{key} must be {defaults[key]} with part_aligned.pose_weights, '
-                    f'got {values[key]}'
-                )
+    kept = kept_at_default(values)
+    defaults = flatten(get_default_config()) if kept else {}
+    for key, because_of in kept.items():
+        if values[key] != defaults[key]:
+            raise InputError(f'{key} must be {defaults[key]} with {because_of}, got {values[key]}')
     for key in ('model.load_weights', 'model.resume'):
         if key == 'model.resume' and values[key] == AUTO:
             continue

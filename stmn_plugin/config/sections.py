@@ -87,6 +87,20 @@ def has_own_losses(values: Mapping[str, Any]) -> bool:
     return is_video_model(name) and getattr(section_from(values, name), 'own_losses', False)
 
 
+def kept_at_default(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return keys that must have their default, and the key of the model that needs it.
+
+    The section of such an architecture has ``keeps_default``, a ``ClassVar`` or a property.
+
+    Args:
+        values: full key → value of a config.
+    """
+    name = values['model.name']
+    section = section_from(values, name) if is_video_model(name) else None
+    kept: dict[str, str] = getattr(section, 'keeps_default', {})
+    return kept
+
+
 def general_key(key: str) -> str:
     """Generalise a key: ``*.backbone_weights`` stands for that of any architecture."""
     section, dot, name = key.rpartition('.')

@@ -81,6 +81,12 @@ class PartAlignedConfig(SharedEncoderConfig):
         0.2, WEIGHT, 'margin of all_triplets, between squared distances', in_vectors=False
     )
 
+    @property
+    def keeps_default(self) -> dict[str, str]:
+        """The normalisation of frames, which is undone before the pose network."""
+        keys = ('data.norm_mean', 'data.norm_std') if self.pose_weights else ()
+        return dict.fromkeys(keys, 'part_aligned.pose_weights')
+
 
 def pooled(descriptors: Tensor, pooling: str = 'mean') -> Tensor:
     """Descriptors of frames f (B, L, d) → of clips F (B, d): mean, or max and then length 1."""
