@@ -226,6 +226,27 @@ def test_approximate_search_is_of_servers_and_finds_the_nearest_of_few(index, ur
     assert index.search(query, 5, Where(not_cameras=['gate'])) == exact
 
 
+def test_an_old_pgvector_searches_exactly_only(postgres_url):
+    import psycopg
+
+    change = "UPDATE pg_extension SET extversion = %s WHERE extname = 'vector'"
+    query = make_features(1, seed=1)
+    with TrackletIndex.open(postgres.empty(postgres_url), KEY) as index:
+        index.add(make_rows(40), make_features(40))
+        index.make_hnsw()
+        with psycopg.connect(postgres_url, autocommit=True) as db:
+            known = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+            version = db.execute(known).fetchone()[0]
+            db.execute(change, ['0.7.4'])
+            try:
+                with pytest.raises(InputError, match='has pgvector 0.7.4; approximate .* 0.8 or'):
+                    index.search(query, 5, approximate=True)
+                assert len(index.search(query, 5)[0]) == 5
+            finally:
+                db.execute(change, [version])
+        assert len(index.search(query, 5, approximate=True)[0]) == 5
+
+
 def test_euclidean_distances_are_squared_and_of_features_as_they_are(url):
     key = ModelKey('a' * 64, 'stmn', 64, 32, 4, 16, 'euclidean')
     features, queries = 30 * make_features(40), 30 * make_features(2, seed=1)

@@ -20,6 +20,8 @@ from .records import COLUMNS, IndexedTracklet, Parameter, Where, condition, row_
 from .store import Vectors
 
 MAX_EF_SEARCH = 1000  # that pgvector allows
+PGVECTOR_VERSION = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+ITERATIVE_SCANS = 0, 8  # first version with them; conditions would leave too few results before
 # for more queries at once the vectors are read once and compared here: the server would read all of
 # them for each query
 FEW_QUERIES = 4
@@ -230,6 +232,11 @@ class PostgresStore:
     def _use_hnsw(self, db: Connection, top: int) -> None:
         if not db.execute("SELECT to_regclass('tracklet_hnsw')").fetchall()[0][0]:
             raise InputError(f'{self.name} has no HNSW index: tools/index.py URL --hnsw makes one')
+        version = db.execute(PGVECTOR_VERSION).fetchall()[0][0]
+        if tuple(map(int, version.split('.')[:2])) < ITERATIVE_SCANS:
+            raise InputError(
+                f'{self.name} has pgvector {version}; approximate search needs 0.8 or later'
+            )
         db.execute("SET LOCAL hnsw.iterative_scan = 'strict_order'")
         db.execute(f'SET LOCAL hnsw.ef_search = {min(max(40, 2 * top), MAX_EF_SEARCH)}')
         db.execute('SET LOCAL enable_seqscan = off')
