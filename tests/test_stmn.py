@@ -268,6 +268,24 @@ def test_the_attention_scale_reaches_the_temporal_memory_and_makes_its_attention
     torch.testing.assert_close(spread[1], 5 * spread[0])  # logits of one and the same memory
 
 
+def test_a_value_range_of_0_starts_from_average_pooling_and_trains_the_values_first():
+    clips = torch.rand(2, L, 3, 64, 32)
+    torch.manual_seed(0)
+    usual = small_model('none', 'memory').temporal_memory.values.detach()
+    torch.manual_seed(0)
+    tripled = small_model('none', 'memory', temporal_value_range=3.0).temporal_memory.values
+    torch.testing.assert_close(tripled.detach(), 3 * usual, rtol=0, atol=0)
+    assert 0 <= usual.min() and usual.max() < 1
+
+    model = small_model('none', 'memory', temporal_value_range=0.0).train()
+    outputs = model(clips)
+    torch.testing.assert_close(outputs.temporal_attention, torch.full((2, L), 1 / L))
+    torch.testing.assert_close(outputs.clip_feature, outputs.frame_feature)
+    outputs.clip_feature.square().sum().backward()
+    memory = model.temporal_memory
+    assert memory.values.grad.any() and not memory.keys.grad.any()
+
+
 def test_the_parameters_of_the_memories():
     for variant in VARIANTS:
         model = small_model(*variant)

@@ -171,3 +171,39 @@ def test_where_a_run_loses_its_signal(spatial, study, tiny_root, tmp_path, capsy
     scales = {f'{name} x {scale}' for name in ('items', 'added') for scale in ('0.25', '0.5', '1')}
     assert {*found['mAP']} == {'nothing', *scales}
     assert all(0 < value <= 1 for value in found['mAP'].values())
+
+
+def test_stored_attentions_are_the_nearest_of_means(study):
+    heads = SimpleNamespace(**runpy.run_path(str(study / 'heads.py')))
+    early, late = [0.7, 0.2, 0.1], [0.1, 0.2, 0.7]
+    weights = np.array([early, late, late, early, early])
+    np.testing.assert_allclose(heads.stored_attentions(weights, 2), weights)
+    one = heads.stored_attentions(weights, 1)
+    np.testing.assert_allclose(one, [[0.46, 0.2, 0.34]] * 5)  # by hand: (3 early + 2 late) / 5
+    visibility = np.array([[1, 0.5, 0], [0, 0.5, 1], [1, 1, 1]], np.float32)
+    attention = np.array([early, early, early])  # along, against; the third does not vary
+    mean = np.mean([np.corrcoef(early, v)[0, 1] for v in ([1, 0.5, 0], [0, 0.5, 1])])
+    assert heads.followed(attention, visibility) == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_heads_learn_on_the_frames_of_an_encoder(study, tiny_root, tmp_path, capsys):
+    heads = SimpleNamespace(**runpy.run_path(str(study / 'heads.py')))
+    keys = f"""
+        synthetic.preset tiny model.pretrained False data.root {tiny_root} data.height 64
+        data.width 32 data.workers 0 test.amp off train.batch_size 4 sampler.num_instances 2
+        stmn.backbone_weights
+    """
+    file = tmp_path / 'heads.json'
+    heads.main(['--steps', '1', '--seeds', '2', '--json', str(file), *keys.split(), ''])
+    out = capsys.readouterr().out
+    assert '5 stored attentions, true address' in out and '| share, %' in out
+    found = json.loads(file.read_text())
+    assert len(found['heads']) == len(heads.HEADS)
+    oracle = {name: one['mAP'] for name, one in found['oracle'].items()}
+    assert oracle['20 stored attentions, true address'] == oracle['true weights'] > 0
+    for scores in found['heads'].values():
+        for one in scores:  # BNNeck has hardly moved: features of before but for their mean
+            assert one['equal']['follows'] == 0 and one['true']['follows'] > 0.9
+    start = found['heads']['memory, attention scale 20, values from 0, 1 steps']
+    assert start[0]['own']['mAP'] == pytest.approx(start[0]['equal']['mAP'], abs=0.02)

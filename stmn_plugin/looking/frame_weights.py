@@ -5,7 +5,7 @@ is weighted by the visibility of the person. Letters: C clips, L frames, V value
 feature dimensions, Q queries.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stmn_plugin.data.frame_samplers import ClipPlan
+from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.evaluator import Searched
 from stmn_plugin.evaluation.features import (
@@ -37,7 +39,7 @@ class ClipFrames(NamedTuple):
     """The clips of a target as vectors of their frames, and the visibility of the persons."""
 
     vectors: Tensor  # (C, L, V) of ``VideoModel.encode_frames``
-    tracklets: Tensor  # (C,) rows of ``run.tracklets.all``
+    tracklets: Tensor  # (C,) rows of the tracklets that were encoded
     visibility: NDArray[np.float32]  # (C, L) share of the person that the frame shows
 
 
@@ -75,13 +77,21 @@ def embed_weighted(model: VideoModel, vectors: Tensor, weights: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def read_clip_frames(run: RunOnTarget) -> ClipFrames:
-    """Encode every clip of the target with the plan of the run.
+def read_clip_frames(
+    run: RunOnTarget, tracklets: Sequence[Tracklet] | None = None, plan: ClipPlan | None = None
+) -> ClipFrames:
+    """Encode every clip of tracklets.
+
+    Args:
+        run: the run whose model encodes.
+        tracklets: the host's 4-tuples; those of the target by default.
+        plan: rule of division into clips; the run's own by default.
 
     Raises:
         InputError: the data has no truth, the model has no frame vectors, or a frame is unreadable.
     """
-    opened, tracklets = run.opened, run.tracklets.all
+    opened = run.opened
+    tracklets, plan = tracklets or run.tracklets.all, plan or opened.plan
     truth = find_truth(tracklets)
     if truth is None:
         raise InputError(f'{run.target}: visibility is known for synthetic data only')
@@ -89,7 +99,7 @@ def read_clip_frames(run: RunOnTarget) -> ClipFrames:
         raise InputError(f'model.name {run.cfg.model.name}: it has no vectors of single frames')
     embedder, vectors, owners = opened.embedder, [], []
     model = InferenceModel(opened.model, embedder.device, embedder.amp, embedder.fold_bn)
-    for clips, rows in opened.clips(tracklets):
+    for clips, rows in opened.clips(tracklets, plan):
         frames = model.encode_frames(clips.flatten(0, 1))  # (B*L, V)
         vectors.append(frames.unflatten(0, clips.shape[:2]).cpu())
         owners.append(rows)
@@ -99,7 +109,7 @@ def read_clip_frames(run: RunOnTarget) -> ClipFrames:
     frames_of = []
     for tracklet in numbers:
         number = counted[tracklet] = counted.get(tracklet, -1) + 1
-        frames_of.append(opened.plan.clip(len(tracklets[tracklet][0]), number))
+        frames_of.append(plan.clip(len(tracklets[tracklet][0]), number))
     known = clip_truth(truth, tracklets, numbers, frames_of, None)
     return ClipFrames(torch.cat(vectors), clip_tracklets, known.visibility)
 

@@ -18,6 +18,8 @@ from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.embedder import Embedder
 from stmn_plugin.evaluation.evaluator import Evaluator
 from stmn_plugin.evaluation.settings import TestOptions
+from stmn_plugin.host.parts import build_datamanager
+from stmn_plugin.host.registration import register
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models.base import VideoModel
 from stmn_plugin.training.checkpoint import checkpoint_path, saved_epochs
@@ -157,6 +159,19 @@ def open_run(cfg: CfgNode) -> OpenedRun:
         frozenset(explain(embedder.model.eval(), black)),
         engine.evaluator,
     )
+
+
+def training_tracklets(cfg: CfgNode) -> list[Tracklet]:
+    """Return the training tracklets of a config, with its labels.
+
+    Raises:
+        InputError: invalid settings or data.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.test.evaluate = False
+    register(cfg)
+    return list(build_datamanager(cfg).train_loader.dataset.tracklets)
 
 
 @dataclass(frozen=True)

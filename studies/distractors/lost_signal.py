@@ -21,7 +21,6 @@ from stmn_plugin.config.kwargs import recipe_kwargs
 from stmn_plugin.datasets.synthetic import ensure_painted
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.evaluation.features import TrackletFeatures
-from stmn_plugin.host.registration import register
 from stmn_plugin.looking.clip_truth import clip_truth, find_truth
 from stmn_plugin.looking.explained_run import open_on_target
 from stmn_plugin.looking.frame_weights import score_tracklets
@@ -31,7 +30,7 @@ from stmn_plugin.looking.measures.lost_signal import (
     oracle_memory,
     read_out_and_distractors,
 )
-from stmn_plugin.looking.opened_run import config_of_run
+from stmn_plugin.looking.opened_run import config_of_run, training_tracklets
 from stmn_plugin.losses import Recipe
 from stmn_plugin.models import STMN
 from stmn_plugin.models.heads import global_average
@@ -172,17 +171,6 @@ def spatial_ceiling(run, items, painted):
         aps = score_tracklets(run, TrackletFeatures(features, *labels)).aps
         precisions[name] = float(np.nanmean(aps))
     return alignment, precisions
-
-
-def training_tracklets(cfg):
-    """The training tracklets of a run with its labels; InputError unless there is truth."""
-    from stmn_plugin.host.parts import build_datamanager
-
-    training = cfg.clone()
-    training.defrost()
-    training.test.evaluate = False
-    register(training)
-    return build_datamanager(training).train_loader.dataset.tracklets
 
 
 def main(argv=None):

@@ -44,6 +44,12 @@ class STMNConfig(EncoderConfig):
         Number(0, 1_000_000, above=True),
         'factor of the temporal read-out before its softmax over the frames; 1.0 is the paper',
     )
+    temporal_value_range: float = setting(
+        1.0,
+        Number(0, 1_000_000),
+        'stored attentions start uniformly in [0, this); 0: from average pooling',
+        in_vectors=False,
+    )
     key_normalisation: str = setting(
         'item',
         OneOf(KEY_NORMALISATIONS),

@@ -116,6 +116,7 @@ class STMN(VideoModel):
                 scale,
                 config.key_normalisation,
                 config.attention_scale,
+                config.temporal_value_range,
             ),
             'mlp': lambda: TemporalMLP(dim, config.temporal_items, seq_len),
             'average': TemporalAverage,

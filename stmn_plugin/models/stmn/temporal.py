@@ -35,6 +35,9 @@ class TemporalMemory(nn.Module):
         scale: similarity scale; None is :func:`auto_scale`.
         key_normalisation: see :func:`cosine_probs`.
         attention_scale: factor of the read-out before its softmax over the frames; Eq. 6 has none.
+        value_range: the values start uniformly in [0, value_range), which the paper does not state.
+            With 0 training starts from average pooling; until the values have moved, keys and
+            queries get no gradient of L_ID.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class TemporalMemory(nn.Module):
         scale: float | None = None,
         key_normalisation: str = 'item',
         attention_scale: float = 1.0,
+        value_range: float = 1.0,
     ):
         super().__init__()
         check_choices(key_normalisation)
@@ -53,7 +57,7 @@ class TemporalMemory(nn.Module):
         self.scale = auto_scale(dim, num_items) if scale is None else float(scale)
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         self.keys = nn.Parameter(torch.randn(num_items, dim))  # k^t
-        self.values = nn.Parameter(torch.rand(num_items, seq_len))  # v^t
+        self.values = nn.Parameter(value_range * torch.rand(num_items, seq_len))  # v^t
 
     def forward(self, clip_queries: Tensor, frame_vectors: Tensor) -> TemporalOutput:
         """Weight the frames of clips.
