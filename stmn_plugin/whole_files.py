@@ -146,9 +146,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the file system refuses, or ``folder`` is not empty.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_name(folder) as temporary:
-        temporary.mkdir()
+    with temporary_folder(folder) as temporary:
         yield temporary
         try:
             with contextlib.suppress(OSError):
@@ -158,6 +156,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if not folder.is_dir() or not any(folder.iterdir()):
                 raise
         _sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder next to ``target``, which the end of the block removes.
+
+    After a kill the next write into that place does.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_name(target) as temporary:
+        temporary.mkdir()
+        yield temporary
 
 
 @contextlib.contextmanager

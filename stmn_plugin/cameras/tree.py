@@ -1,7 +1,6 @@
 """Move tracklets into a tree and its manifest once they are whole."""
 
 import contextlib
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from stmn_plugin.errors import InputError
-from stmn_plugin.whole_files import whole_folder, write_errors
+from stmn_plugin.whole_files import temporary_folder, write_errors
 
 from .manifest import ManifestEntry, read_manifest, write_manifest
 
@@ -19,11 +18,8 @@ LOCK = '.manifest.lock'
 @contextlib.contextmanager
 def staging_folder(tree: Path) -> Iterator[Path]:
     """Yield a hidden folder of the tree, removed at the end, or after a kill by the next call."""
-    target = tree / f'.crops-{secrets.token_hex(4)}'
-    with write_errors(tree):
-        with whole_folder(target) as folder:
-            yield folder
-        shutil.rmtree(target)
+    with write_errors(tree), temporary_folder(tree / 'crops') as folder:
+        yield folder
 
 
 def move_into_tree(
@@ -31,7 +27,8 @@ def move_into_tree(
 ) -> None:
     """Move the folders of crops to where the entries say, and write the manifest.
 
-    Earlier tracklets of the same camera and source, ``key``, are removed.
+    Earlier tracklets of the same camera and source, ``key``, are removed. Of a folder that is a
+    link the link is removed, not what it points to.
 
     Raises:
         InputError: a folder belongs to another video.
@@ -50,10 +47,17 @@ def move_into_tree(
             write_manifest(tree, others)
             for entry in known:
                 if entry.video == key:
-                    shutil.rmtree(tree / entry.tracklet, ignore_errors=True)
+                    _remove(tree / entry.tracklet)
         for entry, crops in zip(entries, folders, strict=True):
             target = tree / entry.tracklet
-            shutil.rmtree(target, ignore_errors=True)  # left by a process that was killed
+            _remove(target)  # left by a process that was killed
             target.parent.mkdir(parents=True, exist_ok=True)
-            crops.rename(target)
+            shutil.move(crops, target)  # a folder above may be a link to another disk
         write_manifest(tree, [*others, *entries])
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
