@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stmn_plugin import whole_files
 from stmn_plugin.cameras import making
 from stmn_plugin.cameras import tree as tree_files
 from stmn_plugin.cameras.boxes import BoxRows
@@ -540,6 +541,41 @@ def test_kill_9_leaves_nothing_that_looks_whole_and_the_next_call_finishes(
         crops = sorted((tree / entry.tracklet).iterdir())
         assert [int(path.stem) for path in crops] == list(entry.frames)
         assert all(read_frame(path).shape[0] == 3 for path in crops)
+
+
+@pytest.mark.parametrize('number', range(1, 8))  # of two folders that go, and one that comes
+def test_a_replacement_that_is_killed_leaves_no_crops_for_ever(number, job, tmp_path, monkeypatch):
+    tree = tmp_path / 'tree'
+    make_tracklets(job(walk(1) + walk(2)))
+    make_tracklets(job(walk(5), camera='gate'))
+    calls = []
+
+    def counted(call):
+        def act(*args, **options):
+            result = call(*args, **options)
+            calls.append(args)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return act
+
+    for module, name in (tree_files, 'write_manifest'), (tree_files, '_remove'), (shutil, 'move'):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    one = job(walk(3), replace=True)
+    victim = multiprocessing.get_context('fork').Process(target=make_tracklets, args=(one,))
+    victim.start()
+    victim.join()
+    monkeypatch.undo()
+    assert victim.exitcode == -signal.SIGKILL
+    for entry in read_manifest(tree):
+        assert len(list((tree / entry.tracklet).iterdir())) == 20
+    whole_files._clean_once.cache_clear()  # as a process of its own
+    other = job(walk(4), camera='yard') if number % 2 else job(walk(4), replace=True)
+    make_tracklets(other)
+    listed = {entry.tracklet for entry in read_manifest(tree)}
+    assert {str(path.relative_to(tree)) for path in tree.glob('*/*/*/*')} == listed
+    assert {path.name for path in tree.iterdir()} <= {'gallery', 'manifest.jsonl', '.manifest.lock'}
 
 
 def test_boxes_past_the_last_frame(job):

@@ -51,13 +51,17 @@ class ManifestEntry:
         return self.camera, self.source
 
 
-def read_manifest(tree: Path) -> list[ManifestEntry]:
+def read_manifest(tree: Path, name: str = NAME) -> list[ManifestEntry]:
     """Read the tracklets of a tree; [] without a manifest.
+
+    Args:
+        tree: the tree.
+        name: of a file in it with such lines.
 
     Raises:
         InputError: the file cannot be read, or a line is invalid; names the line.
     """
-    path = tree / NAME
+    path = tree / name
     entries: dict[PurePosixPath, ManifestEntry] = {}
     try:
         with open_regular(path, encoding='utf-8') as file:
@@ -100,9 +104,9 @@ def _parsed(line: str) -> ManifestEntry:
     return entry
 
 
-def write_manifest(tree: Path, entries: Iterable[ManifestEntry]) -> Path:
-    """Write the whole manifest and return its path."""
-    path = tree / NAME
+def write_manifest(tree: Path, entries: Iterable[ManifestEntry], name: str = NAME) -> Path:
+    """Write the whole manifest, or another file with such lines, and return its path."""
+    path = tree / name
     with whole_file(path) as file:
         for entry in entries:
             file.write(json.dumps(asdict(entry)).encode() + b'\n')

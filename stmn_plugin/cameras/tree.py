@@ -13,6 +13,7 @@ from stmn_plugin.whole_files import temporary_folder, write_errors
 from .manifest import ManifestEntry, read_manifest, write_manifest
 
 LOCK = '.manifest.lock'
+UNLISTED = '.unlisted.jsonl'  # tracklets of which a killed process may have left folders
 
 
 @contextlib.contextmanager
@@ -43,17 +44,18 @@ def move_into_tree(
                     f'{tree / entry.tracklet}: belongs to {taken[entry.tracklet].source}; '
                     f'rename {entry.source}'
                 )
-        if len(known) > len(others):
-            write_manifest(tree, others)
-            for entry in known:
-                if entry.video == key:
-                    _remove(tree / entry.tracklet)
+        unlisted = [*read_manifest(tree, UNLISTED), *known, *entries]
+        unlisted = {one.tracklet: one for one in unlisted if one.tracklet not in taken}
+        write_manifest(tree, unlisted.values(), UNLISTED)
+        write_manifest(tree, others)
+        for tracklet in unlisted:
+            _remove(tree / tracklet)
         for entry, crops in zip(entries, folders, strict=True):
             target = tree / entry.tracklet
-            _remove(target)  # left by a process that was killed
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(crops, target)  # a folder above may be a link to another disk
         write_manifest(tree, [*others, *entries])
+        (tree / UNLISTED).unlink()
 
 
 def _remove(path: Path) -> None:
