@@ -17,6 +17,7 @@ from test_index import KEY, make_features, make_rows, slow_search
 from torch.nn.functional import normalize
 
 from stmn_plugin.cameras.index import TrackletIndex, Where
+from stmn_plugin.cameras.index.matrix import HEAD_BYTES
 from stmn_plugin.errors import InputError
 
 PIECE = 16  # bytes of a vector that are searched for, at a few places of it
@@ -289,7 +290,10 @@ def test_a_vector_of_another_length_is_damage(path):
         index.search(make_features(1), 3)
 
 
-@pytest.mark.parametrize('value', ["x'00'", "x'0000'", "'text'", '5'])
+NAN = f"x'{'007e' * KEY.dim}'"
+
+
+@pytest.mark.parametrize('value', ["x'00'", "x'0000'", "'text'", '5', NAN])
 def test_a_damaged_vector_is_one_line(path, value):
     with TrackletIndex.open(path, KEY) as index:
         index.add(make_rows(20), make_features(20))
@@ -304,6 +308,21 @@ def test_a_damaged_vector_is_one_line(path, value):
         with pytest.raises(InputError, match='7 in the database is damaged'):
             index.search(make_features(1), 3)
         assert index.search(index.features([])) == []
+
+
+def test_a_damaged_matrix_is_named_and_made_again(path):
+    with TrackletIndex.open(path, replace(KEY, metric='euclidean')) as index:
+        index.add(make_rows(20), make_features(20))
+        expected = index.search(make_features(1), 3)
+    matrix = path.with_name('people.db-matrix')
+    with open(matrix, 'rb+') as file:
+        file.seek(HEAD_BYTES + 2 * KEY.dim * 10)  # the last is compared with the database
+        file.write(np.full(KEY.dim, np.nan, np.float16).tobytes())
+    with TrackletIndex.open(path) as index:
+        with pytest.raises(InputError, match=r'people\.db-matrix is damaged, remove it: '):
+            index.search(make_features(1), 3)
+        matrix.unlink()
+        assert index.search(make_features(1), 3) == expected
 
 
 def test_a_path_that_cannot_be_looked_up_is_one_line(tmp_path):

@@ -182,8 +182,12 @@ class Matrix:
 
 
 def is_vector(feature: object, dim: int) -> bool:
-    """Return whether a value of the database has the type and length of a vector."""
-    return isinstance(feature, bytes) and len(feature) == 2 * dim
+    """Return whether a value of the database has the type and length of a vector, all finite."""
+    return (
+        isinstance(feature, bytes)
+        and len(feature) == 2 * dim
+        and bool(np.isfinite(np.frombuffer(feature, np.float16)).all())
+    )
 
 
 def _state(db: sqlite3.Connection, path: Path) -> tuple[bytes, int]:

@@ -157,15 +157,18 @@ class SqliteStore:
             if text is None:
                 return [[] for _ in queries]
             numbers = np.sort(np.fromstring(text, np.int64, sep=','), kind='stable')  # long runs
-            best = top_k(
-                torch.from_numpy(queries),
-                matrix,
-                min(top, len(numbers)),
-                metric,
-                'torch',  # faster than faiss for few queries
-                numbers - first,
-                unit=True,
-            )
+            try:
+                best = top_k(
+                    torch.from_numpy(queries),
+                    matrix,
+                    min(top, len(numbers)),
+                    metric,
+                    'torch',  # faster than faiss for few queries
+                    numbers - first,
+                    unit=True,
+                )
+            except InputError as error:  # vectors of the database and queries are finite
+                raise InputError(f'{self._matrix.path} is damaged, remove it: {error}') from error
             indices = best.indices + first
             rows = {row.number: row for row in self.rows(Where(numbers=indices.unique().tolist()))}
         return [
