@@ -441,6 +441,15 @@ def test_a_full_disk_leaves_no_store(data, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_in_place_of_the_folder_names_the_key(data, tmp_path):
+    model, file = TinyImageModel().eval(), tmp_path / 'file'
+    file.write_text('mine')
+    for folder in (file, file / 'below'):
+        with pytest.raises(InputError, match=r'^test\.features_dir: cannot write .*file'):
+            fill(store_for(data, model, folder), data, model)
+    assert file.read_text() == 'mine' and os.listdir(tmp_path) == ['file']
+
+
 @pytest.fixture
 def damaged(mars_root, tmp_path):
     """The miniature with one frame of a long tracklet unreadable → manager maker, its path."""

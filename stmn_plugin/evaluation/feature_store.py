@@ -24,7 +24,7 @@ from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.input_files import open_regular
 from stmn_plugin.plain_values import is_count, named
-from stmn_plugin.whole_files import whole_file, write_json
+from stmn_plugin.whole_files import check_writable, whole_file, write_errors, write_json
 
 from .features import ClipVectors
 
@@ -75,6 +75,12 @@ class FeatureStore:
         Raises:
             InputError: the disk is full or the folder cannot be written; no file remains.
         """
+        try:
+            with write_errors(self.path):
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            check_writable(self.path)
+        except InputError as error:
+            raise InputError(f'test.features_dir: {error}') from error
         crc, offset, shape = 0, 0, (len(self.tracklets), 1, 1)
         with whole_file(self.path) as file:
             for vectors in self._in_order(batches, seq_len):
@@ -123,7 +129,8 @@ class FeatureStore:
             self.vectors = self._map(record['offset'], record['shape'], record['crc32'])
         except OSError as error:  # without a name where an opened file cannot be read
             path = error.filename or self.path
-            raise InputError(f'cannot read {path}: {error.strerror or error}') from error
+            reason = error.strerror or error
+            raise InputError(f'test.features_dir: cannot read {path}: {reason}') from error
         self.readable = np.ones(len(self.vectors), dtype=bool)
         self.readable[record['unreadable']] = False
 
