@@ -1,8 +1,19 @@
-"""Read numbers in texts of files and in names, as tools write them: in ASCII, without underscores.
+"""Read numbers in texts of files and in names, and write counts of things.
+
+Tools write numbers in ASCII, without underscores.
 
 ``int`` and ``float`` take ``1_0`` for 10, and digits of every script, so that a damaged cell would
 be a number.
 """
+
+
+def counted(count: int, noun: str, plural: str = '') -> str:
+    """Format a count with its noun; the plural has an s unless it is given.
+
+    >>> counted(1, 'camera'), counted(0, 'camera'), counted(1200, 'box', 'boxes')
+    ('1 camera', '0 cameras', '1,200 boxes')
+    """
+    return f'{count:,} {noun if count == 1 else plural or noun + "s"}'
 
 
 def is_digits(text: str) -> bool:

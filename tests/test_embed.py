@@ -330,12 +330,12 @@ def test_skip_bad_leaves_out_what_cannot_be_read(tree, checkpoint, tmp_path, cap
         said = capsys.readouterr().out
         assert f'{added} tracklets added' in said and '10 in all' in said
         assert said.count(shown) == said.count('left out: 2 without a readable crop\n') == 1
-        assert (f'left out 1 unreadable crops, first {crops[1][0]}\n' in said) == bool(added)
+        assert (f'left out 1 unreadable crop, first {crops[1][0]}\n' in said) == bool(added)
     with TrackletIndex.open(path) as index:
         assert {row.tracklet for row in index.rows()} == {*names} - {names[4], names[7]}
     Image.new('RGB', (16, 32)).save(crops[4][2])  # repaired
     run(checkpoint, tree, '--index', path, '--skip-bad')
-    assert '1 tracklets added' in capsys.readouterr().out
+    assert '1 tracklet added' in capsys.readouterr().out
 
 
 def test_a_warning_names_some_of_many_unreadable_tracklets(tree, checkpoint, tmp_path, capsys):

@@ -678,12 +678,12 @@ def test_the_command_says_what_was_kept_and_what_was_left_out(video, tmp_path, c
     command.main(words(video, tracks, tmp_path / 'tree', *more))
     said = capsys.readouterr().out.splitlines()
     assert said[:3] == [
-        'lobby.mp4, camera door: 1 tracklets with 10 crops, of 2 tracks with 23 boxes',
+        'lobby.mp4, camera door: 1 tracklet with 10 crops, of 2 tracks with 23 boxes',
         '  boxes left out: 10 not sampled (--every, --max-frames), '
         '2 in tracks of fewer than 5 boxes, 1 no track id',
         '  tracks left out: 1 in tracks of fewer than 5 boxes',
     ]
-    assert said[-1] == f'{tmp_path}/tree/manifest.jsonl: 1 tracklets, 1 cameras'
+    assert said[-1] == f'{tmp_path}/tree/manifest.jsonl: 1 tracklet, 1 camera'
     assert read_manifest(tmp_path / 'tree')[0].start == '2026-03-01T08:00:00.000+00:00'
 
 
@@ -732,7 +732,7 @@ def test_names_of_persons_that_no_tracklet_has_are_said(video, tmp_path, capsys)
     table = tmp_path / 'persons.csv'
     table.write_text('track,person\n01,Anna\n2.0,Ben\n2,Cem\n')
     command.main(words(video, tracks, tmp_path / 'a', '--first-frame', 0, '--persons', table))
-    said = f'  {table}: 1 tracklets named; no tracklet has the track 01, 2.0\n'
+    said = f'  {table}: 1 tracklet named; no tracklet has the track 01, 2.0\n'
     assert said in capsys.readouterr().out
 
 

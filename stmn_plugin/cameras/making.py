@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import UNKNOWN_PERSON
+from stmn_plugin.numerals import counted
 from stmn_plugin.whole_files import write_errors
 
 from .boxes import Boxes, reasons
@@ -71,8 +72,9 @@ class Made:
         chosen, first = self.selection, self.entries[0]
         crops = sum(len(entry.frames) for entry in self.entries)
         lines = [
-            f'{first.source}, camera {first.camera}: {len(self.entries):,} tracklets with '
-            f'{crops:,} crops, of {chosen.total_tracks:,} tracks with {chosen.total_boxes:,} boxes'
+            f'{first.source}, camera {first.camera}: {counted(len(self.entries), "tracklet")} with '
+            f'{counted(crops, "crop")}, of {counted(chosen.total_tracks, "track")} with '
+            f'{counted(chosen.total_boxes, "box", "boxes")}'
         ]
         if chosen.left_out:
             lines.append(f'  boxes left out: {reasons(chosen.left_out)}')

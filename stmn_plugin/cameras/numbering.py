@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmn_plugin.errors import InputError
+from stmn_plugin.numerals import counted
 
 from .boxes import Boxes
 from .readers.formats import FORMATS, TrackFormat
@@ -76,7 +77,7 @@ def by_name(path: Path, frames: NDArray[np.int64], images: tuple[str, ...]) -> N
     missing = sorted(set(frames.tolist()) - places.keys())
     if missing:
         raise InputError(
-            f'{path}: has boxes in {len(missing)} frames of which there is no image, '
+            f'{path}: has boxes in {counted(len(missing), "frame")} of which there is no image, '
             f'first {missing[0]}'
         )
     return np.array([places[frame] for frame in frames.tolist()], np.int64)

@@ -13,6 +13,7 @@ from pathlib import Path
 from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import exit_on_input_error, printable
+from stmn_plugin.numerals import counted
 
 from .command_line import CommandLine, value_of
 
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rate = f', {added / seconds:.1f} a second' if added else ''
             print(
                 printable(
-                    f'{index.name}: {added:,} tracklets added in {seconds:.1f} s{rate}; '
+                    f'{index.name}: {counted(added, "tracklet")} added in {seconds:.1f} s{rate}; '
                     f'{len(index):,} in all'
                 )
             )
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if embedder.bad_frames:
             print(
                 printable(
-                    f'left out {len(embedder.bad_frames)} unreadable crops, first '
+                    f'left out {counted(len(embedder.bad_frames), "unreadable crop")}, first '
                     f'{embedder.bad_frames[0]}'
                 )
             )

@@ -19,6 +19,7 @@ from stmn_plugin.config.rules import Moment, Number
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.labels import natural_key
+from stmn_plugin.numerals import counted
 
 from .command_line import CommandLine, value_of
 from .track_flags import (
@@ -236,7 +237,7 @@ def named(made: 'Made', persons: Mapping[str, str]) -> str:
     """Describe how many tracklets have a name, and which tracks with a name have none."""
     tracks = {entry.track for entry in made.entries}
     other = sorted(persons.keys() - tracks, key=natural_key)
-    line = f'{len(tracks & persons.keys()):,} tracklets named'
+    line = f'{counted(len(tracks & persons.keys()), "tracklet")} named'
     if other:
         line += f'; no tracklet has the track {", ".join(other[:10])}'
         line += f' or {len(other) - 10:,} more' * (len(other) > 10)
@@ -267,14 +268,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.persons is not None:
                 print(printable(f'  {args.persons}: {named(made, job.persons)}'))
             print(
-                f'  {made.frames:,} frames in {seconds:.1f} s, {made.frames / seconds:.0f} a second'
+                f'  {counted(made.frames, "frame")} in {seconds:.1f} s, '
+                f'{made.frames / seconds:.0f} a second'
             )
         entries = read_manifest(args.output)
         cameras = len({entry.camera for entry in entries})
-        line = f'{args.output / MANIFEST}: {len(entries):,} tracklets, {cameras} cameras'
+        line = f'{args.output / MANIFEST}: {counted(len(entries), "tracklet")}, '
+        line += counted(cameras, 'camera')
         if left_out:
             line += (
-                f'; {len(left_out)} of {len(args.videos)} videos left out: {", ".join(left_out)}'
+                f'; {len(left_out)} of {counted(len(args.videos), "video")} left out: '
+                f'{", ".join(left_out)}'
             )
         print(printable(line))
 

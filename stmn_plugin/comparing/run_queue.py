@@ -16,6 +16,7 @@ from tqdm import tqdm
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError, printable
 from stmn_plugin.evaluation.doubts import doubt_label
+from stmn_plugin.numerals import counted
 from stmn_plugin.training.metric_files import METRICS, read_epoch_lines
 
 from . import stored_results
@@ -144,7 +145,9 @@ def words_to_test(run: PlannedRun, record: StoredRun, frames: str) -> list[str]:
 
 def _train(run: PlannedRun, execute: Execute, label: str, done: int) -> None:
     max_epoch = run.cfg.train.max_epoch
-    from_where = f', from epoch {done} of {max_epoch}' if done else f', {max_epoch} epochs'
+    from_where = (
+        f', from epoch {done} of {max_epoch}' if done else f', {counted(max_epoch, "epoch")}'
+    )
     log = os.path.join(run.folder, CONSOLE)
     logger.info(printable(f'{label}: training{from_where}; log in {log}'))
     with tqdm(

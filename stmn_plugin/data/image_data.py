@@ -8,6 +8,7 @@ import torchreid
 from torch.utils.data import DataLoader
 
 from stmn_plugin.log import prints_logged
+from stmn_plugin.numerals import counted
 
 from .host_lists import host_errors_named
 from .loaders import FrameLoader, check_shared_memory
@@ -108,7 +109,7 @@ def image_data_line(datamanager: Any) -> str:
         parts.append(
             f'trained on {", ".join(datamanager.sources)}: {datamanager.num_train_pids} ids, '
             f'{len(datamanager.train_loader.dataset):,} images, '
-            f'{datamanager.num_train_cams} cameras'
+            f'{counted(datamanager.num_train_cams, "camera")}'
         )
     for name, lists in datamanager.test_dataset.items():
         query, gallery = len(lists['query']), len(lists['gallery'])

@@ -16,6 +16,7 @@ from stmn_plugin.data.tracklets import Frames, Tracklet, as_tracklets
 from stmn_plugin.distributed import gather_objects, is_main, shard
 from stmn_plugin.errors import InputError, resource_errors
 from stmn_plugin.models.base import VideoModel
+from stmn_plugin.numerals import counted
 from stmn_plugin.training.speed import InferenceModel
 
 from .feature_store import FeatureFolder, FeatureStore
@@ -215,8 +216,8 @@ class Embedder:
         unreadable = store.unreadable_paths()
         if unreadable and not self.skip_bad:
             raise InputError(
-                f'{store.path} was made without {len(unreadable)} unreadable frames, first '
-                f'{unreadable[0]}: repair them, or set data.bad_frames skip'
+                f'{store.path} was made without {counted(len(unreadable), "unreadable frame")}, '
+                f'first {unreadable[0]}: repair them, or set data.bad_frames skip'
             )
         self.bad_frames.extend(unreadable)
         for batch in store.clips(self.plan, views, self.batch_size):

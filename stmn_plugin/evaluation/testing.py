@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from stmn_plugin.errors import InputError, printable, resource_errors
+from stmn_plugin.numerals import counted
 from stmn_plugin.training.metric_files import METRICS
 from stmn_plugin.training.run_record import RunRecord
 
@@ -61,7 +62,8 @@ def evaluate_targets(
     bad_frames = record.all_bad_frames()
     if bad_frames:
         shown = '\n  '.join(map(printable, bad_frames[:10]))
-        logger.warning(f'{len(bad_frames)} unreadable frames skipped, see {METRICS}:\n  {shown}')
+        skipped = counted(len(bad_frames), 'unreadable frame')
+        logger.warning(f'{skipped} skipped, see {METRICS}:\n  {shown}')
     return results
 
 

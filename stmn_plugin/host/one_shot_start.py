@@ -12,6 +12,7 @@ from stmn_plugin.config.rules import AUTO
 from stmn_plugin.data.host_lists import hold_out_target, read_training, unique_names
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
+from stmn_plugin.numerals import counted
 from stmn_plugin.training.one_shot import draw_labelled
 from stmn_plugin.training.one_shot_files import (
     SPLIT,
@@ -125,5 +126,5 @@ def plan_line(split: Split, counts: Sequence[int]) -> str:
     shown = ', '.join(map(str, sizes if len(sizes) <= 8 else [*sizes[:3], '...', sizes[-1]]))
     return (
         f'One-shot learning: {len(split.labelled)} labelled and {len(split.unlabelled)} unlabelled '
-        f'tracklets; trained on {shown} of them in {len(counts)} steps'
+        f'tracklets; trained on {shown} of them in {counted(len(counts), "step")}'
     )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from stmn_plugin.distributed import is_main
 from stmn_plugin.errors import printable
+from stmn_plugin.numerals import counted
 
 from .run_state import EpochLog
 
@@ -153,7 +154,9 @@ class Progress:
         losses = ', '.join(f'{name} {value:.4f}' for name, value in log.averages.items())
         norms = f'gradient norm {log.mean_norm:.4g}, at most {log.largest_norm:.4g}'
         if log.skipped_steps:  # in fp16
-            norms = f'{norms if log.steps else "no step"}, {log.skipped_steps} steps skipped'
+            norms = (
+                f'{norms if log.steps else "no step"}, {counted(log.skipped_steps, "step")} skipped'
+            )
         logger.info(
             f'Epoch {log.epoch}/{self.stop}: {losses}; {norms}; '
             f'{log.images_per_second:.1f} images/s, '

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from stmn_plugin.config.sections import general_key
 from stmn_plugin.distributed import gather_objects, is_main
 from stmn_plugin.errors import InputError, printable
+from stmn_plugin.numerals import counted
 from stmn_plugin.whole_files import link_or_copy
 
 from .checkpoint import (
@@ -117,7 +118,9 @@ class RunRecord:
         removed = remove_overwritten_files(folder, start, models, needed)
         if removed:
             where = printable(folder)
-            logger.info(f'train.overwrite: removed {len(removed)} files of the run in {where}')
+            logger.info(
+                f'train.overwrite: removed {counted(len(removed), "file")} of the run in {where}'
+            )
 
     @contextlib.contextmanager
     def training(self, start: int, stop: int, num_batches: int) -> Iterator[None]:
