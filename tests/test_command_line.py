@@ -5,15 +5,21 @@ import sys
 
 import pytest
 
+from stmn_plugin.cameras.readers.formats import FORMATS
 from stmn_plugin.cli import (
     check_data,
     compare,
     cost_curve,
+    export,
+    index,
     make_synthetic,
+    make_tracklets,
     report,
+    search,
     train,
     visualize,
 )
+from stmn_plugin.cli.track_flags import FORMAT_NAMES, IN_PIXELS, OF_STREAMS
 from stmn_plugin.config import RANGES, SECTIONS, load_config
 from stmn_plugin.errors import InputError
 from stmn_plugin.models import VIDEO_MODELS
@@ -56,6 +62,72 @@ def test_flags_and_pairs_stand_in_any_order(words, opts):
     assert args.config_file == ('train.yaml' if 'train.yaml' in words else '')
 
 
+TRACKLETS = 'a.mp4 --tracks a.txt --camera a --output tree --format'
+EXPORT = 'model.pth --output x --format'
+
+
+@pytest.mark.parametrize(
+    'tool, words, said',
+    [
+        (train, '--video', '--video goes with --list-archs'),
+        (compare, '--systems qan', '--systems goes with --table2'),
+        (compare, '--grid --runs a', '--grid cannot be combined with --runs'),
+        (compare, '--runs a --seeds 3', '--seeds goes with --archs, --ablation'),
+        (export, f'{EXPORT} torch --push me/x', '--push goes with --format hub'),
+        (export, f'{EXPORT} onnx --terms x', '--terms goes with --format hub'),
+        (export, f'{EXPORT} hub --terms x --public', '--public goes with --push'),
+        (export, f'{EXPORT} torch --int8 x', '--int8 goes with --format onnx'),
+        (export, f'{EXPORT} onnx --labelled x', '--labelled goes with --int8'),
+        (export, '--weights a b --output x', '--weights cannot be combined with --output'),
+        (export, 'model.pth --weights a b', 'another CHECKPOINT is one too many'),
+        (index, 'a.db --all', '--all goes with --delete'),
+        (index, 'a.db --rows --all', '--all goes with --delete'),
+        (index, 'a.db --delete --all --person Ann', '--all cannot be combined with --person'),
+        (index, 'a.db --hnsw --camera a', '--hnsw cannot be combined with --camera'),
+        (index, 'a.db --hnsw --older-than 30d', '--hnsw cannot be combined with --older-than'),
+        *(
+            (search, f'--index a.db --tracklet 1 {flag}', f'{flag.split()[0]} goes with --')
+            for flag in (
+                '--track 1', '--tracks a', '--format mot', '--fps 5', '--first-frame 0',
+                '--stride 2', '--first-pixel 0', '--picture-size 1x1', '--frame-column a',
+                '--stream a',
+            )
+        ),
+        (make_tracklets, f'{TRACKLETS} mot --frame-column a', '--frame-column goes with --format'),
+        (make_tracklets, f'{TRACKLETS} cvat --stream a', '--stream goes with --format ultralytics'),
+        (make_tracklets, f'{TRACKLETS} ultralytics --picture-size 1x1', '--picture-size goes with'),
+        (make_tracklets, f'{TRACKLETS} ultralytics --first-pixel 1', '--first-pixel goes with'),
+        (make_synthetic, '--footage x --contact-sheet a', '--contact-sheet goes with --root'),
+        (make_synthetic, '--footage x --workers 2', '--workers goes with --root'),
+        (make_synthetic, '--footage x --min-frames 2', '--min-frames goes with --root'),
+        (make_synthetic, '--root x --strangers 2', '--strangers goes with --footage'),
+        (check_data, '-s mars --root x --list-only --workers 2', '--list-only cannot be combined'),
+        (visualize, '--run x --figures 5 --items 3', '--items goes with --figures 6 or 9'),
+        (visualize, '--run x --figures 5 --tracklets a', '--tracklets goes with --figures 7 or'),
+    ],
+)  # fmt: skip
+def test_a_flag_without_its_partner_is_refused(tool, words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(words.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_partners_allow_a_flag_wherever_they_stand():
+    for tool, words in (
+        (export, f'--public --push me/x {EXPORT} hub --terms x'),
+        (index, '--all a.db --delete'),
+        (make_tracklets, f'--stream a {TRACKLETS} coco --picture-size 1x1'),
+    ):
+        tool.parse_args(words.split())
+    visualize.check_figures(visualize.parse_args(['--run', 'x', '--items', '3']))
+
+
+def test_facts_of_formats_are_those_of_the_readers():
+    assert tuple(FORMATS) == FORMAT_NAMES
+    assert IN_PIXELS == tuple(name for name, one in FORMATS.items() if not one.fractions)
+    assert OF_STREAMS == tuple(name for name, one in FORMATS.items() if one.several)
+
+
 def test_flags_set_keys_and_words_count_more():
     cfg = values(
         ['--transforms', 'random_crop', '-s', "it's", 'b"c', '-t', 'x', '-a', 'osnet_x1_0']
@@ -71,8 +143,8 @@ def parsed(tool, line):
 
 
 def test_given_runs_may_have_dots_and_keys_behind_them():
-    args = parsed(compare, '--runs log/v1.0 v2.1 ./test.v3 data.root /x --seeds 2')
-    assert args.runs == ['log/v1.0', 'v2.1', './test.v3'] and args.seeds == 2
+    args = parsed(compare, '--runs log/v1.0 v2.1 ./test.v3 data.root /x --ablation')
+    assert args.runs == ['log/v1.0', 'v2.1', './test.v3'] and args.ablation
     assert args.opts == ['data.root', '/x']
     args = parsed(compare, '--runs a test.flips True --root /y')
     assert (args.runs, args.opts) == (['a'], ['data.root', '/y', 'test.flips', 'True'])

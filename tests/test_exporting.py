@@ -303,12 +303,15 @@ def test_what_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
         ([path, '--format', 'torch', '--output', str(tmp_path / 'full')], 'already exists'),
         ([path, '--format', 'torch'], 'give CHECKPOINT'),
         ([path, '--format', 'torch', '--output', 'x', '--int8', 'y'], '--int8 goes with'),
-        ([path, '--format', 'onnx', '--output', 'x', '--labelled', 'y'], '--labelled with --int8'),
+        (
+            [path, '--format', 'onnx', '--output', 'x', '--labelled', 'y'],
+            '--labelled goes with --int8',
+        ),
         (
             [path, '--format', 'onnx', '--output', 'x', '--int8', str(tmp_path / 'full')],
             'no image in it',
         ),
-        ([path, '--weights', 'a', 'b'], '--weights goes without --format'),
+        ([path, '--weights', 'a', 'b'], 'another CHECKPOINT is one too many'),
         ([str(tmp_path / 'no'), '--format', 'torch', '--output', 'x'], 'no'),
     ]
     for words, said in cases:

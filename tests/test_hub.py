@@ -165,4 +165,4 @@ def test_flags_of_the_hub_go_with_it(run, capsys):
     with pytest.raises(SystemExit) as ended:
         export.main([run.checkpoint, '--format', 'torch', '--output', 'x', '--push', 'me/stmn'])
     assert ended.value.code == 2
-    assert '--terms, --push and --public go with --format hub' in capsys.readouterr().err
+    assert '--push goes with --format hub' in capsys.readouterr().err

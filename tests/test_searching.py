@@ -313,7 +313,7 @@ def test_a_tracklet_given_by_its_number_is_called_by_its_name(index, folder, tmp
             ['--video', 'x.mp4', '--track', '3', '--tracks', 'x.txt', '--format', 'mot'],
             '--video: CHECKPOINT must name the model',
         ),
-        (['--tracklet', '3', '--format', 'mot'], 'need --video'),
+        (['--tracklet', '3', '--format', 'mot'], '--format goes with --video'),
         (['--tracklet', '3', '--camera', 'camer1'], 'no such camera; it has camera0, camera1'),
         (['--tracklet', '3', '--camera', 'camera1', '--not-camera', 'camera1'], 'in --not-camera'),
         (

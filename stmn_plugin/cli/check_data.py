@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stmn_plugin.config import RANGES
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
+from stmn_plugin.numerals import counted
 from stmn_plugin.whole_files import check_writable, write_json
 
 from .command_line import CommandLine, value_of
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = check_dataset(args.source, args.root, args.workers, not args.list_only)
         write_json(args.output, report)
         print_report(report)
-        numbers = f'{len(report["errors"])} errors, {len(report["warnings"])} warnings'
-        print(f'{printable(args.output)}: {numbers}')
+        numbers = [counted(len(report[f'{kind}s']), kind) for kind in ('error', 'warning')]
+        print(f'{printable(args.output)}: {", ".join(numbers)}')
     return 1 if report['errors'] else 0
 
 
@@ -94,6 +95,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--output', default=output, metavar='FILE', help=f'report to write (default: {output})'
     )
     parser.add_argument('--list-only', action='store_true', help='do not read the images')
+    parser.goes_without('--list-only', ['--workers'])
     return parser.parse_args(argv)
 
 

@@ -14,7 +14,7 @@ import re
 import shlex
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from stmn_plugin.config import RANGES, SECTIONS
@@ -62,6 +62,9 @@ class CommandLine(argparse.ArgumentParser):
         self.takes_keys = takes_keys
         self.needs_words = needs_words
         self.key_of_flag: dict[str, str] = {}  # name in the namespace → key
+        self.given: set[str] = set()  # flags of the call, by their name in the namespace
+        self._partners: list[tuple[str, tuple[str, ...]]] = []
+        self._excluded: list[tuple[str, str]] = []
         if takes_keys:
             self.add_argument(
                 'opts', nargs='*', metavar='KEY VALUE', help='keys of the config and their values'
@@ -103,6 +106,19 @@ class CommandLine(argparse.ArgumentParser):
             names, options = KEY_FLAGS[key]
             self.add_key_flag(key, *names, **options)
 
+    def goes_with(self, flags: Iterable[str], *partners: str) -> None:
+        """Refuse a call that gives one of some flags, but none of their partners.
+
+        Args:
+            flags: such as ``--public``.
+            *partners: ``--flag``, or ``--flag VALUE``.
+        """
+        self._partners += [(flag, partners) for flag in flags]
+
+    def goes_without(self, flag: str, others: Iterable[str]) -> None:
+        """Refuse a call that gives a flag and one of some others."""
+        self._excluded += [(flag, other) for other in others]
+
     def parse_args(  # type: ignore[override]  # no namespace of other classes
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
@@ -117,6 +133,12 @@ class CommandLine(argparse.ArgumentParser):
         except InputError as error:  # of an imported file, or of an installed package
             self.error(str(error))
         parsed = super().parse_args(flags, namespace)
+        for flag, partners in self._partners:
+            if self._is_given(flag) and not any(self._is_given(one, parsed) for one in partners):
+                self.error(f'{flag} goes with {" or ".join(partners)}')
+        for flag, other in self._excluded:
+            if self._is_given(flag) and self._is_given(other):
+                self.error(f'{flag} cannot be combined with {other}')
         for name, key in reversed(self.key_of_flag.items()):
             if getattr(parsed, name) is not None:
                 pairs = [key, _as_word(getattr(parsed, name)), *pairs]
@@ -134,7 +156,7 @@ class CommandLine(argparse.ArgumentParser):
         """Separate the words of flags, for argparse, from the KEY VALUE words."""
         flags: list[str] = []
         pairs: list[str] = []
-        seen: set[str] = set()
+        self.given = set()
         room = 0  # words that the last flag still takes
         flag, left = '', deque(words)
         while left:
@@ -142,7 +164,7 @@ class CommandLine(argparse.ArgumentParser):
             if word == '--':  # nothing more for a flag that takes many
                 room = 0
             elif _is_flag(word):
-                flag, room = self._read_flag(word, seen)
+                flag, room = self._read_flag(word)
                 flags.append(word)
             elif room == 1 or (room and not self._is_key(word)):
                 if not word:
@@ -163,7 +185,7 @@ class CommandLine(argparse.ArgumentParser):
                 self.error(f'{shown(word)} is neither a flag nor a key{self._nearest(word)}')
         return flags, pairs
 
-    def _read_flag(self, word: str, seen: set[str]) -> tuple[str, int]:
+    def _read_flag(self, word: str) -> tuple[str, int]:
         """Return the name of a flag, and the number of words that follow."""
         name, equals, value = word.partition('=')
         if name not in self._option_string_actions and word[:2] in self._option_string_actions:
@@ -171,15 +193,21 @@ class CommandLine(argparse.ArgumentParser):
         if name not in self._option_string_actions:
             self.error(f'no flag is called {shown(name)}{self._nearest(name)}')
         action = self._option_string_actions[name]
+        adds_up = action.nargs == '+' or action.dest == 'config_file'
+        if adds_up and action.dest in self.given:
+            self.error(f'{name} is given twice, and they do not add up')
+        self.given.add(action.dest)
         if action.nargs == 0:
             return name, 0
-        adds_up = action.nargs == '+' or action.dest == 'config_file'
-        if adds_up and action.dest in seen:
-            self.error(f'{name} is given twice, and they do not add up')
-        seen.add(action.dest)
         if equals and not value:
             self.error(f'{name} needs a value')
         return name, 0 if value else 1 if action.nargs in (None, '?') else _MANY
+
+    def _is_given(self, flag: str, parsed: argparse.Namespace | None = None) -> bool:
+        """Return whether the call gives ``--flag``, or the VALUE of ``--flag VALUE``."""
+        name, _, value = flag.partition(' ')
+        dest = self._option_string_actions[name].dest
+        return dest in self.given and (not value or getattr(parsed, dest) == value)
 
     def _is_key(self, word: str) -> bool:
         key = word.partition('=')[0]
@@ -234,6 +262,11 @@ def _import_files(words: Sequence[str]) -> None:
         file = file if equals else following
         if name == IMPORT and file:  # an empty name is refused as that of any flag is
             import_file(file)
+
+
+def flags_of(group: 'argparse._ArgumentGroup') -> list[str]:
+    """Return the first name of every flag of a group."""
+    return [action.option_strings[0] for action in group._group_actions]
 
 
 def value_of(rule: Rule) -> Callable[[str], Any]:

@@ -18,6 +18,7 @@ from stmn_plugin.console import run_tool
 from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.extras import require
+from stmn_plugin.numerals import counted
 from stmn_plugin.plugins import import_words
 
 from .command_line import CONFIG, CommandLine, value_of
@@ -77,7 +78,14 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='folder of runs and tables (default: log/compare/<config file>)',
     )
     parser.add_argument('--dry-run', action='store_true', help='print the planned runs and stop')
-    return parser.parse_args(argv)
+    parser.goes_with(['--systems'], '--table2')
+    trained = ['--archs', '--ablation', '--table2', '--variants']
+    parser.goes_without('--grid', [*trained, '--runs', '--published'])
+    args = parser.parse_args(argv)
+    rows = args.archs or args.ablation or args.table2 or args.variants
+    if args.runs and not rows and 'seeds' in parser.given:
+        parser.error(f'--seeds goes with {", ".join(trained)}, not with --runs alone')
+    return args
 
 
 def default_output(config_file: str) -> str:
@@ -236,11 +244,6 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
             raise InputError(
                 f'--published takes one of {", ".join(DATASETS)}, got {args.published!r}'
             )
-        others = ('archs', 'runs', 'ablation', 'table2', 'variants', 'published')
-        if args.grid and (given := [name for name in others if getattr(args, name)]):
-            raise InputError(f'--grid cannot be combined with --{given[0]}')
-        if args.systems and not args.table2:
-            raise InputError('--systems goes with --table2')
         if args.table2:
             require('matplotlib')
         try:
@@ -252,7 +255,7 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
             print('Stopped; the same command continues from there', file=sys.stderr)
             raise
     if failed:
-        print(f'{failed} {"run has" if failed == 1 else "runs have"} failed', file=sys.stderr)
+        print(counted(failed, 'run has', 'runs have'), 'failed', file=sys.stderr)
         raise SystemExit(1)
 
 

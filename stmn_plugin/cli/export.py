@@ -70,16 +70,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='with --format hub: upload to this repository of the hub',
     )
     parser.add_argument('--public', action='store_true', help='with --push: make it public')
+    parser.goes_with(['--terms', '--push'], '--format hub')
+    parser.goes_with(['--public'], '--push')
+    parser.goes_with(['--int8'], '--format onnx')
+    parser.goes_with(['--labelled'], '--int8')
+    parser.goes_without('--weights', ['--format', '--output'])
     args = parser.parse_args(argv)
     network = [args.checkpoint, args.format, args.output]
     if args.weights is None and None in network:
         parser.error('give CHECKPOINT --format FORMAT --output FOLDER, or --weights')
-    if args.weights is not None and network != [None] * 3:
-        parser.error('--weights goes without --format, --output and CHECKPOINT')
-    if args.format != 'hub' and (args.terms or args.push or args.public):
-        parser.error('--terms, --push and --public go with --format hub')
-    if args.int8 and args.format != 'onnx' or args.labelled and not args.int8:
-        parser.error('--int8 goes with --format onnx, --labelled with --int8')
+    if args.weights is not None and args.checkpoint is not None:
+        parser.error('--weights OUT CHECKPOINT: another CHECKPOINT is one too many')
     return args
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stmn_plugin.console import run_tool
 from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
+from stmn_plugin.numerals import counted
 
 from .command_line import CommandLine
 from .where_flags import add_where_flags, check_cameras, where_of
@@ -41,7 +42,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--delete', action='store_true', help='delete these tracklets and their vectors'
     )
     parser.add_argument('--all', action='store_true', help='with --delete: delete every tracklet')
-    add_where_flags(parser, 'which tracklets (all by default)')
+    conditions = add_where_flags(parser, 'which tracklets (all by default)')
+    parser.goes_with(['--all'], '--delete')
+    for flag in ('--all', '--hnsw'):
+        parser.goes_without(flag, conditions)
     return parser.parse_args(argv)
 
 
@@ -84,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.delete:
                 deleted = index.delete(where, everything=args.all)
                 print(
-                    printable(f'{index.name}: {deleted:,} tracklets deleted, ')
+                    printable(f'{index.name}: {counted(deleted, "tracklet")} deleted, ')
                     + f'{len(index):,} left'
                 )
                 return
@@ -96,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             else:
                 if rows:
                     print(summary(rows))
-                print(f'{len(rows):,} tracklets, times in UTC')
+                print(f'{counted(len(rows), "tracklet")}, times in UTC')
 
 
 run = functools.partial(run_tool, main)  # the installed command

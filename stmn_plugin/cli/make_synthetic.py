@@ -16,6 +16,7 @@ from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.datasets.synthetic import PRESETS, SyntheticSpec, contact_sheet, ensure, load_truth
 from stmn_plugin.errors import exit_on_input_error, printable
+from stmn_plugin.numerals import counted
 
 from .command_line import CommandLine, value_of
 
@@ -35,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             made = make_footage(args.footage, spec, args.strangers)
             print(
-                f'{printable(str(args.footage))}: {len(made)} videos with their tracks, '
-                f'{spec.test_ids} persons and {args.strangers} strangers at each, '
+                f'{printable(str(args.footage))}: {counted(len(made), "video")} with their tracks, '
+                f'{counted(spec.test_ids, "person")} and '
+                f'{counted(args.strangers, "stranger")} at each, '
                 f'{time.perf_counter() - start:.1f} s'
             )
             return
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         truth = load_truth(folder)
         print(
             f'{printable(folder)}: {spec.train_ids} + {spec.test_ids} persons, '
-            f'{spec.cameras} cameras, {len(truth.patterns)} tracklets, '
+            f'{counted(spec.cameras, "camera")}, {len(truth.patterns)} tracklets, '
             f'{len(truth.names)} frames, {seconds:.1f} s'
         )
         if args.contact_sheet:
@@ -80,6 +82,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--contact-sheet', metavar='FILE', help='also draw a PNG of some tracklets')
     workers = value_of(Whole(1, 1_024))
     parser.add_argument('--workers', type=workers, help='processes (default: one per core)')
+    of_tracklets = ['--tracklets-per-camera', '--min-frames', '--max-frames']
+    of_tracklets.append('--temporal-distractors')
+    parser.goes_with(['--contact-sheet', '--workers', *of_tracklets], '--root')
+    parser.goes_with(['--strangers'], '--footage')
     return parser.parse_args(argv)
 
 

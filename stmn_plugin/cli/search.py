@@ -20,6 +20,7 @@ from stmn_plugin.config.rules import Number, Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.extras import require
+from stmn_plugin.numerals import counted
 from stmn_plugin.whole_files import check_writable, write_json, write_text
 
 from .command_line import CommandLine, value_of
@@ -80,8 +81,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     asked.add_argument('--tracks', type=Path, metavar='FILE', help="tracker's file or folder")
     asked.add_argument('--format', choices=FORMAT_NAMES, help='format of the tracks')
-    add_fps_flag(parser)
-    add_track_flags(parser)
+    add_fps_flag(asked)
+    of_video = ['--track', '--tracks', '--format', '--fps', *add_track_flags(parser)]
+    parser.goes_with(of_video, '--video')
     parser.add_argument(
         '--queries',
         type=Path,
@@ -180,8 +182,6 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError(f'--video: needs {missing[0]}, too')
     if args.video and not args.checkpoint:
         raise InputError('--video: CHECKPOINT must name the model that the index was made with')
-    if not args.video and len(missing) < len(of_video):
-        raise InputError('--track, --tracks and --format need --video')
     both = sorted(set(args.camera) & set(args.not_camera))
     if both:
         raise InputError(f'--camera {both[0]} is in --not-camera, too')
@@ -269,7 +269,7 @@ def options_line(args: argparse.Namespace, index: 'TrackletIndex', most: int) ->
         index: that was searched.
         most: tracklets of a query.
     """
-    parts = [f'{len(index):,} tracklets in {Path(index.name).name}']
+    parts = [f'{counted(len(index), "tracklet")} in {Path(index.name).name}']
     for names, word in ((args.camera, 'cameras'), (args.not_camera, 'not cameras')):
         if names:
             parts.append(f'{word} {", ".join(names)}')

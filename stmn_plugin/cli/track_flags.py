@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from stmn_plugin.config.rules import Number, Rule, Text, Whole, WordOr
 
-from .command_line import value_of
+from .command_line import CommandLine, flags_of, value_of
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.readers.options import TrackOptions
 
 FORMAT_NAMES = ('mot', 'ultralytics', 'supervision', 'cvat', 'coco', 'deepstream')
+IN_PIXELS = tuple(name for name in FORMAT_NAMES if name != 'ultralytics')  # others: fractions
+OF_STREAMS = ('ultralytics', 'coco', 'deepstream')  # a file or folder may hold several videos
 FIRST_FRAME = WordOr('names', Whole(0, 2**31))
 NAME = Text('a name that a folder can have', pattern=r'(?!\.)[^\0/\\]+')
 COUNT = Whole(1, 1_000_000)
@@ -28,8 +30,8 @@ class Size(Rule):
         return 'a size such as 1920x1080'
 
 
-def add_track_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a group of flags, of which :func:`track_options` makes options."""
+def add_track_flags(parser: CommandLine) -> list[str]:
+    """Add a group of flags, of which :func:`track_options` makes options; return their names."""
     files = parser.add_argument_group('facts about the tracks that their format leaves open')
     files.add_argument(
         '--first-frame',
@@ -69,9 +71,13 @@ def add_track_flags(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='video or stream to take from the file or folder',
     )
+    parser.goes_with(['--frame-column'], '--format supervision')
+    parser.goes_with(['--stream'], *(f'--format {name}' for name in OF_STREAMS))
+    parser.goes_with(['--first-pixel', '--picture-size'], *(f'--format {n}' for n in IN_PIXELS))
+    return flags_of(files)
 
 
-def add_fps_flag(parser: argparse.ArgumentParser) -> None:
+def add_fps_flag(parser: 'argparse.ArgumentParser | argparse._ArgumentGroup') -> None:
     """Add ``--fps``."""
     parser.add_argument(
         '--fps',

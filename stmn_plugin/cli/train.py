@@ -39,10 +39,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         action='store_true',
         help='with --list-archs: video models only, each with a description',
     )
-    args = parser.parse_args(argv)
-    if args.video and not args.list_archs:
-        parser.error('--video goes with --list-archs')
-    return args
+    parser.goes_with(['--video'], '--list-archs')
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ Run = TypeVar('Run')
 
 NUMBERS = (5, 6, 7, 8, 9, 10)
 FORMATS = ('png', 'svg')
+USED_BY = {'tracklets': (7, 8, 10), 'items': (6, 9)}  # flag → figures
 KEYS_OF_PLAN = {
     'seq_len': 'video.seq_len',
     'frames': 'test.frames',
@@ -87,6 +88,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         '--seed', type=value_of(SEED), default=0, metavar='N', help='seed of all random choices'
     )
     return parser.parse_args(argv)
+
+
+def check_figures(args: Namespace) -> None:
+    """Raise InputError for a flag that none of ``--figures`` uses."""
+    for name, using in USED_BY.items():
+        if getattr(args, name) and not {*using} & {*(args.figures or using)}:
+            raise InputError(f'--{name} goes with --figures {" or ".join(map(str, using))}')
 
 
 def configs(args: Namespace) -> list[tuple[Any, str]]:
@@ -160,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         require('matplotlib')
+        check_figures(args)
         from stmn_plugin.looking.explained_run import explain_run
         from stmn_plugin.looking.measures.run_measures import measure_run, write_analysis
 

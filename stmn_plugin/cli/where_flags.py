@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stmn_plugin.config.rules import Moment, Rule, Text
 from stmn_plugin.errors import InputError
 
-from .command_line import value_of
+from .command_line import flags_of, value_of
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.index import TrackletIndex
@@ -30,8 +30,12 @@ class _Age(Rule):
         return 'a length of time such as 30d (s, m, h, d, w)'
 
 
-def add_where_flags(parser: argparse.ArgumentParser, title: str) -> None:
-    """Add the flags; several words of a flag are alternatives, several flags must all hold."""
+def add_where_flags(parser: argparse.ArgumentParser, title: str) -> list[str]:
+    """Add the flags; several words of a flag are alternatives, several flags must all hold.
+
+    Returns:
+        Their names.
+    """
     group = parser.add_argument_group(title)
     add_camera_and_time_flags(group)
     _add_names(group, '--person', 'tracklets of persons with these names')
@@ -39,6 +43,7 @@ def add_where_flags(parser: argparse.ArgumentParser, title: str) -> None:
     _add_names(group, '--tracklet', 'these tracklets: folders in their tree')
     help = 'tracklets that ended longer ago, such as 30d or 12h'
     group.add_argument('--older-than', type=value_of(_Age()), metavar='AGE', help=help)
+    return flags_of(group)
 
 
 def add_camera_and_time_flags(group: 'argparse._ArgumentGroup') -> None:
