@@ -44,8 +44,8 @@ def move_into_tree(
                     f'{tree / entry.tracklet}: belongs to {taken[entry.tracklet].source}; '
                     f'rename {entry.source}'
                 )
-        unlisted = [*read_manifest(tree, UNLISTED), *known, *entries]
-        unlisted = {one.tracklet: one for one in unlisted if one.tracklet not in taken}
+        candidates = [*read_manifest(tree, UNLISTED), *known, *entries]
+        unlisted = {one.tracklet: one for one in candidates if one.tracklet not in taken}
         write_manifest(tree, unlisted.values(), UNLISTED)
         write_manifest(tree, others)
         for tracklet in unlisted:
