@@ -111,6 +111,30 @@ def test_a_run_saves_itself_within_an_epoch(
     assert load_checkpoint(str(path))['unfinished']['batches'] == 1
 
 
+def test_a_signal_during_the_last_save_is_not_lost(
+    repository, mars_root, small_run, tmp_path, monkeypatch
+):
+    """The steps of one-shot learning would go on, though the console has promised to stop."""
+    save = Trainer.save
+
+    def signalled(self, is_best=False):
+        if self.log is None:  # the epoch is reported
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(self, is_best)
+
+    config = str(repository / 'configs' / 'stmn_mars.yaml')
+    words = ['--config-file', config, '--root', mars_root, *small_run]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(Trainer, 'save', signalled)
+        train.main(words)
+    assert caught.value.code == 143
+    names = {path.name for path in (tmp_path / 'run' / 'model').iterdir()}
+    assert names == {'model.pth.tar-1', 'model-best.pth.tar'}
+    results = (tmp_path / 'run' / 'metrics.json').read_bytes()
+    train.main([*words, 'model.resume', 'auto'])  # nothing is left to do
+    assert (tmp_path / 'run' / 'metrics.json').read_bytes() == results
+
+
 def test_ctrl_c_is_one_line_and_130(capfd, monkeypatch):
     def pressed():
         raise KeyboardInterrupt

@@ -93,6 +93,7 @@ class Trainer:
         Raises:
             InputError: a loss, gradient or feature is not finite, a file cannot be written, or an
                 error of :meth:`train_epoch`.
+            Interrupted: a signal arrived and the state is saved.
         """
         self.start()
         self.stop, self.num_batches = stop, len(self.batches)
@@ -105,6 +106,8 @@ class Trainer:
                 for self.epoch in range(start, stop):
                     self.train_epoch()
                     self.finish_epoch(evaluate if self._is_due() else None)
+            if self.interruption.agreed():  # during the last save: more may follow this training
+                self._interrupt(f'after epoch {stop}')
 
     def _is_due(self) -> bool:
         done, every = self.epoch + 1, self.settings.eval_freq
