@@ -5,7 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 import torch
 import yaml
