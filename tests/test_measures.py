@@ -318,6 +318,33 @@ def test_one_fixed_attention_is_not_taken_for_a_memory(rng):
     assert found.does_its_job is None and 'better than one fixed attention' in found.verdict
 
 
+def resampled(statistic, persons, draws=1000):
+    """The interval that a measure prints, by another generator and one whole draw at a time."""
+    rng = np.random.default_rng(11)
+    found = [statistic(rng.integers(persons, size=persons)) for _ in range(draws)]
+    widened = scipy.stats.t.ppf(0.975, persons - 1) * math.sqrt(persons / (persons - 1))
+    tail = 100 * scipy.stats.norm.cdf(-widened)
+    return np.percentile(found, [tail, 100 - tail])
+
+
+def test_the_fixed_attention_is_that_of_the_persons_drawn(rng):
+    """All are seen better at the end; attention ignores it, but its mean over 20 is never flat."""
+    visibility = np.linspace(0.3, 1, 6) + 0.05 * rng.random((20, 6))
+    attention = random_probs(20, 6, sharpness=1, seed=4)
+
+    def statistics(rows):
+        a, v = attention[rows], visibility[rows]
+        fixed = np.mean([np.corrcoef(a.mean(axis=0), one)[0, 1] for one in v])
+        return fixed, np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(a, v, strict=True)]) - fixed
+
+    found = attention_and_visibility(attention, visibility, own_persons(20)).values
+    for number, name in enumerate(('fixed_pearson', 'beyond_fixed')):
+        low, high = resampled(lambda rows, n=number: statistics(rows)[n], 20)
+        assert low < 0 < high and high - low > 0.5
+        assert found[name].low == pytest.approx(low, abs=0.1)
+        assert found[name].high == pytest.approx(high, abs=0.1)
+
+
 def test_attention_that_follows_but_hardly_weighs_is_said(rng):
     visibility = rng.random((50, 6))
     found = attention_and_visibility(
@@ -384,6 +411,25 @@ def test_one_fixed_map_is_not_taken_for_a_memory(rng):
     assert found.values['ratio'].low > 1.5
     assert found.values['beyond_fixed'] == pytest.approx((0, 0, 0), abs=1e-6)
     assert found.does_its_job is None and 'better than one fixed map' in found.verdict
+
+
+def test_the_fixed_map_is_that_of_the_persons_drawn(rng):
+    """Few persons, each with a map of its own at random: their mean is one by chance."""
+    persons, length, *grid = 8, 3, 4, 2
+    share = (rng.random((persons, length, *grid)) < np.linspace(0.1, 0.8, 8).reshape(grid)) * 1.0
+    energy = np.exp(rng.normal(size=(persons, 1, *grid))) * np.ones(share.shape)
+
+    def fixed_ratio(rows):
+        fixed, m = energy[rows].mean(axis=(0, 1)), share[rows]
+        inside, outside = (
+            sum((fixed * one).sum() for one in x.reshape(-1, *grid)) for x in (m, 1 - m)
+        )
+        return inside / m.sum() * (1 - m).sum() / outside
+
+    found = refinement(energy, share).values['fixed_ratio']
+    assert found.value == pytest.approx(fixed_ratio(np.arange(persons)), rel=1e-5)
+    low, high = resampled(fixed_ratio, persons)
+    assert found.low == pytest.approx(low, rel=0.05) and found.high == pytest.approx(high, rel=0.05)
 
 
 def test_masks_that_cover_nothing_measure_nothing():

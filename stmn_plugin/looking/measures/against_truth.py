@@ -1,8 +1,9 @@
 """Compare attention with the person's visibility, and refinement with distractors.
 
 Both are also compared with a baseline that ignores the clip: one fixed attention, one fixed map.
-A memory that ignores its input gets exactly the values of the baseline. Letters are those of
-``models/stmn/memory.py``; C clips.
+It is the mean over the clips at hand, in a resample those drawn: that of few persons points
+somewhere by chance, which the interval must show. A memory that ignores its input gets exactly the
+values of the baseline. Letters are those of ``models/stmn/memory.py``; C clips.
 """
 
 import numpy as np
@@ -90,22 +91,23 @@ def attention_and_visibility(
         return not_measured(ATTENTION, 'No clip has a person whose visibility varies.')
     attention = (attention[used] / NOISE).round().astype(np.float64) * NOISE  # (C', L)
     visibility = visibility[used].astype(np.float64)
-    fixed = np.broadcast_to(attention.mean(axis=0), attention.shape)
     shown = visibility - visibility.mean(axis=1, keepdims=True)
     of_clip = {
         'pearson': correlation(attention, visibility),
         'spearman': correlation(rankdata(attention, axis=1), rankdata(visibility, axis=1)),
-        'fixed_pearson': correlation(fixed, visibility),
         'visibility_gain': (attention * shown).sum(axis=1),
         'best_gain': shown.max(axis=1),
     }  # each (C',)
 
     def statistic(rows: Indices) -> dict[str, float]:
         means = {name: values[rows].mean() for name, values in of_clip.items()}
+        fixed = attention[rows].mean(axis=0)  # (L,)
+        fixed_pearson = correlation(fixed, visibility[rows]).mean()
         weights, shares = attention[rows].ravel(), visibility[rows].ravel()
         return {
             **means,
-            'beyond_fixed': means['pearson'] - means['fixed_pearson'],
+            'fixed_pearson': fixed_pearson,
+            'beyond_fixed': means['pearson'] - fixed_pearson,
             'pooled_pearson': correlation(weights, shares),
             'pooled_spearman': correlation(rankdata(weights), rankdata(shares)),
         }
@@ -140,21 +142,26 @@ def refinement_and_distractors(
     energy = np.square(changes.change_norms, dtype=np.float64)
     maps = {
         'energy': energy,
-        'fixed': np.broadcast_to(energy.mean(axis=(0, 1)), energy.shape),
         'norm': changes.norm_changes,
         'weight': np.ones_like(energy),
     }
     places = (1, 2, 3)
     sums_in = {name: (values * inside).sum(axis=places) for name, values in maps.items()}  # (C,)
     sums_out = {name: (values * outside).sum(axis=places) for name, values in maps.items()}
+    energy_at = energy.mean(axis=1).reshape(len(energy), -1)  # (C, H*W)
+    in_at, out_at = (m.sum(axis=1).reshape(len(m), -1) for m in (inside, outside))  # (C, H*W)
 
     def statistic(rows: Indices) -> dict[str, float]:
         def mean(sums: dict[str, Floats], name: str) -> float:
             return float(sums[name][rows].sum() / max(sums['weight'][rows].sum(), 1e-30))
 
-        ratio, fixed_ratio = (
-            mean(sums_in, name) / max(mean(sums_out, name), 1e-30) for name in ('energy', 'fixed')
-        )
+        def fixed_mean(weights: Floats) -> float:
+            own = weights[rows].sum(axis=0)
+            return float(fixed @ own / max(own.sum(), 1e-30))
+
+        fixed = energy_at[rows].mean(axis=0)  # (H*W,)
+        ratio = mean(sums_in, 'energy') / max(mean(sums_out, 'energy'), 1e-30)
+        fixed_ratio = fixed_mean(in_at) / max(fixed_mean(out_at), 1e-30)
         return {
             'inside': mean(sums_in, 'energy'),
             'outside': mean(sums_out, 'energy'),
