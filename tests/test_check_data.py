@@ -14,6 +14,7 @@ from pathlib import Path
 import miniatures
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from stmn_plugin.cli import check_data
@@ -244,6 +245,67 @@ def test_duke_all_defects_at_once(copy, check):
         assert any(f'gallery/0031/{empty}: empty tracklet' in message for message in said)
     assert any(f'{odd}: a frame is named like' in message for message in said)
     assert f'{folder}/train/old/x.jpg: in no tracklet' in messages(report, 'warnings')
+
+
+def test_duke_queries_that_are_not_their_copies_in_the_gallery(copy, check):
+    """A query whose copy says another camera would find itself, at distance 0."""
+    root, folder = copy('dukemtmcvidreid')
+    for frame in list((folder / 'query/0001/0007').iterdir()):
+        frame.rename(frame.with_name(frame.name.replace('_C1_', '_C5_')))
+    next((folder / 'query/0031/0001').iterdir()).unlink()
+    shutil.rmtree(folder / 'gallery/6000/0002')
+    code, report, _ = check('dukemtmcvidreid', root, '--list-only')
+    assert code == 1 and messages(report) == [
+        f'{folder}/query/0001/0007: camera 5, but 1 in {folder}/gallery/0001/0007'
+    ]
+    said = messages(report, 'warnings')
+    assert f'{folder}/query/0031/0001: other frames than in {folder}/gallery/0031/0001' in said
+    assert f'{folder}/query/6000/0002: not in the gallery, which has every query' in said
+
+
+def test_persons_and_frames_of_training_that_are_tested(copy, check):
+    root, folder = copy('dukemtmcvidreid')
+    shutil.copytree(folder / 'gallery/0033', folder / 'train/0033')  # with a query
+    shutil.copytree(folder / 'train/0002', folder / 'gallery/0002')  # distractors, too
+    code, report, _ = check('dukemtmcvidreid', root, '--list-only')
+    assert code == 1 and [message.partition(': ')[2] for message in messages(report)] == [
+        f'person {pid} is in the train split, too' for pid in (2, 33)
+    ]
+
+
+def test_lsvid_frames_in_two_lists(copy, check):
+    """Its ids begin at 0 in every list, so only the frames tell."""
+    root, folder = copy('lsvid')
+    path = folder / 'list_sequence/list_seq_train.txt'
+    path.write_text(path.read_text() + 'tracklet_test/0000/0000_01_4 0\n')
+    code, report, _ = check('lsvid', root, '--list-only')
+    frame = folder / 'tracklet_test/0000/0000_01_4_0001.jpg'
+    assert code == 1 and messages(report) == [f'{frame}: its frames are in train and test']
+
+
+@pytest.mark.parametrize('name, last', [('mars', 6), ('dukemtmcvidreid', 8), ('lsvid', 15)])
+def test_a_camera_that_the_release_does_not_have(name, last, copy, check):
+    root, folder = copy(name)
+    if name == 'mars':
+        tree, old, new = 'bbox_train', '0001C1T', '0001C9T'
+        names = folder / 'info/train_name.txt'
+        names.write_bytes(names.read_bytes().replace(b'0001C1T', b'0001C9T'))
+        table = scipy.io.loadmat(folder / 'info/tracks_train_info.mat')['track_train_info']
+        table[(table[:, 2] == 1) & (table[:, 3] == 1), 3] = 9
+        miniatures.write_mars_table(folder, 'train', table)
+    elif name == 'lsvid':
+        tree, old, new = 'tracklet_train', '0000_01_15_', '0000_01_99_'
+        names = folder / 'list_sequence/list_seq_train.txt'
+        names.write_text(names.read_text().replace('0000_01_15', '0000_01_99'))
+    else:
+        tree, old, new = 'train/0002/0001', '_C6_', '_C9_'
+    for frame in [path for path in (folder / tree).rglob('*.jpg') if old in path.name]:
+        frame.rename(frame.with_name(frame.name.replace(old, new)))
+    code, report, _ = check(name, root, '--list-only')
+    camera = 99 if name == 'lsvid' else 9
+    assert code == 0
+    said = [one for one in messages(report, 'warnings') if ': camera ' in one]
+    assert len(said) == 1 and said[0].endswith(f'camera {camera}, the release has {last}')
 
 
 def test_lsvid_lists_tables_and_names_that_disagree(copy, check):

@@ -1,8 +1,9 @@
 """Find all errors of a dataset on disk; each folder is listed once and each frame is read.
 
 Errors are what a run would stop at, or silently miss. Warnings are what may be as it should: counts
-unlike those of the release (of a subset), other image sizes, images in no tracklet, queries that
-nothing can match. Images are judged by :func:`read_frame`, which is what reads them in a run.
+and cameras unlike those of the release (of a subset), other image sizes, images in no tracklet,
+queries that nothing can match. Images are judged by :func:`read_frame`, which is what reads them in
+a run.
 """
 
 import contextlib

@@ -64,6 +64,8 @@ OFFICIAL_UNMATCHED: dict[str, dict[tuple[str, str], int]] = {
     'mars': {('test', 'official'): 0, ('test', 'torchreid'): 140},
     'lsvid': {('test', 'official'): 4},
 }
+OFFICIAL_CAMERAS = {'mars': 6, 'dukemtmcvidreid': 8, 'lsvid': 15}
+NOT_PERSONS = {'mars': {JUNK_PID, DISTRACTOR_PID}}
 USUAL_SIZE = {'mars': (256, 128)}  # height, width
 
 
@@ -79,9 +81,9 @@ class Contents(NamedTuple):
 
 
 def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None:
-    """Report ids that differ between the folder of a frame and its name or list.
+    """Report what lists, folders and names say differently of a person, a camera or a split.
 
-    Those of MARS, and cameras of all datasets, are compared by the loaders.
+    Ids of MARS, and cameras of the frames of a tracklet, are compared by the loaders.
     """
     for label, tracklets in contents.tracklets.items():
         if name == 'dukemtmcvidreid':
@@ -95,15 +97,76 @@ def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None
                 person = osp.basename(osp.dirname(paths[0]))
                 if is_digits(person) and int(person) != pid:
                     found.error('disagreement', f'{paths[0]}: listed in {label} as person {pid}')
+    if name in ('mars', 'dukemtmcvidreid'):
+        _compare_train_with_test(name, contents, found)
+    if name == 'dukemtmcvidreid':
+        _compare_queries_with_gallery(contents, found)
+    if name == 'lsvid':
+        _find_frames_in_two_lists(contents, found)
+    _find_unknown_cameras(name, contents, found)
+
+
+def _compare_train_with_test(name: str, contents: Contents, found: 'Findings') -> None:
+    """Report persons of training who are searched, too; ids go on from train to test."""
+    trained = {pid for _, pid, *_ in contents.tracklets['train']} - NOT_PERSONS.get(name, set())
+    tested: dict[int, str] = {}  # pid → a frame
+    for label in ('test', 'query', 'gallery'):
+        for paths, pid, *_ in contents.tracklets.get(label, []):
+            tested.setdefault(pid, paths[0])
+    for pid in sorted(trained & tested.keys()):
+        found.error('disagreement', f'{tested[pid]}: person {pid} is in the train split, too')
+
+
+def _compare_queries_with_gallery(contents: Contents, found: 'Findings') -> None:
+    """Report queries whose copy in the gallery folder differs.
+
+    With another camera the copy is a match of its own query, at distance 0.
+    """
+    gallery = {
+        (pid, osp.basename(osp.dirname(paths[0]))): (paths, camid)
+        for paths, pid, camid, _ in contents.tracklets['gallery']
+    }
+    for paths, pid, camid, _ in contents.tracklets['query']:
+        folder = osp.dirname(paths[0])
+        copy, copied_camid = gallery.get((pid, osp.basename(folder)), ((), camid))
+        if camid != copied_camid:
+            found.error(
+                'disagreement',
+                f'{folder}: camera {camid + 1}, but {copied_camid + 1} in {osp.dirname(copy[0])}',
+            )
+        elif not copy:
+            found.warn('queries', f'{folder}: not in the gallery, which has every query')
+        elif [*map(osp.basename, paths)] != [*map(osp.basename, copy)]:
+            found.warn('queries', f'{folder}: other frames than in {osp.dirname(copy[0])}')
+
+
+def _find_frames_in_two_lists(contents: Contents, found: 'Findings') -> None:
+    """Report tracklets with a frame of another list; ids begin at 0 in each, so paths tell."""
+    listed: dict[str, str] = {}  # frame → list
+    for label in ('train', 'val', 'test'):
+        for paths, *_ in contents.tracklets.get(label, []):
+            others = {listed.setdefault(path, label) for path in paths} - {label}
+            for other in sorted(others):
+                found.error('disagreement', f'{paths[0]}: its frames are in {other} and {label}')
+
+
+def _find_unknown_cameras(name: str, contents: Contents, found: 'Findings') -> None:
+    last = OFFICIAL_CAMERAS.get(name)
+    first: dict[int, str] = {}  # camera → a frame
+    for tracklets in contents.tracklets.values():
+        for paths, _, camid, _ in tracklets:
+            first.setdefault(camid + 1, paths[0])
+    for camera, path in sorted(first.items()):
+        if last is not None and camera > last:
+            found.warn('counts', f'{path}: camera {camera}, the release has {last}')
 
 
 def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[str, Any]]:
     """Compare persons, tracklets and frames of each list with the official statistics."""
     counts: dict[str, dict[str, Any]] = {}
     for label, tracklets in contents.tracklets.items():
-        not_persons = {JUNK_PID, DISTRACTOR_PID} if name == 'mars' else set()
         numbers = (
-            len({pid for _, pid, *_ in tracklets} - not_persons),
+            len({pid for _, pid, *_ in tracklets} - NOT_PERSONS.get(name, set())),
             len(tracklets),
             sum(len(paths) for paths, *_ in tracklets),
         )
