@@ -1,5 +1,6 @@
 """Figures from made-up arrays: what stands in them, nothing cut off, the same bytes every time."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
+from stmn_plugin.datasets.host_datasets import find_duke, read_duke
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.clip_statistics import highest
 from stmn_plugin.looking.figure_parts import (
@@ -257,6 +259,26 @@ def test_a_query_that_the_gallery_holds_is_there_once():
     assert target.all == [*QUERY, *GALLERY]
     assert target.query.tolist() == [0, 1]
     assert target.gallery.tolist() == [*range(2, 18), 1]
+
+
+def test_a_query_whose_copy_the_gallery_holds_is_there_once(miniature_roots, tmp_path):
+    """DukeMTMC-VideoReID has every query in both folders: other paths, the same frames."""
+    _, query, gallery = read_duke(find_duke(str(miniature_roots['dukemtmcvidreid'])))[0]
+    target = unite_splits(query, gallery)
+    assert len(target.all) == len(gallery) and target.query.tolist() == list(range(len(query)))
+    names = [[Path(path).name for path in paths] for paths, *_ in target.all]
+    for rows, split in ((target.query, query), (target.gallery, gallery)):
+        assert [names[row] for row in rows] == [[Path(p).name for p in t[0]] for t in split]
+    assert find_tracklet(target.all, '/0001/0007/') == 0  # no second one of this name
+
+    def own(split, content):
+        path = tmp_path / split / 'anna' / 'cam1' / 't1' / '1.jpg'
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        return [((str(path),), 1, 0, 0)]
+
+    # own tracklets may have the names of others in each split
+    assert len(unite_splits(own('query', b'one'), own('gallery', b'other')).all) == 2
 
 
 def test_the_seed_chooses_and_only_queries_with_a_match():

@@ -3,7 +3,8 @@
 They are drawn by a seed or named by the user.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,18 +37,41 @@ class ChosenTracklets(NamedTuple):
 
 
 def unite_splits(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> TargetTracklets:
-    """Unite the lists of a target, each tracklet once."""
-    row_of: dict[tuple[str, ...], int] = {}
+    """Unite the lists of a target, each tracklet once.
+
+    A tracklet of the gallery is that of the query if it has the same paths, or is a copy with the
+    same person, camera, and names of folder and frames, whose first and last file have its sizes.
+    """
+    row_of: dict[tuple[str, ...], int] = {}  # paths → row
     tracklets: list[Tracklet] = []
-    rows = []
-    for split in (query, gallery):
-        for tracklet in split:
-            paths = tuple(tracklet[0])
-            if paths not in row_of:
-                row_of[paths] = len(tracklets)
-                tracklets.append(tracklet)
-        rows.append(np.array([row_of[tuple(t[0])] for t in split], dtype=np.int64))
-    return TargetTracklets(tracklets, *rows)
+    for tracklet in query:
+        if row_of.setdefault(tuple(tracklet[0]), len(tracklets)) == len(tracklets):
+            tracklets.append(tracklet)
+    named = {_names(tracklet): row for row, tracklet in enumerate(tracklets)}
+    for tracklet in gallery:
+        paths, copied = tuple(tracklet[0]), named.get(_names(tracklet))
+        if copied is not None and _are_copies(paths, tracklets[copied][0]):
+            row_of.setdefault(paths, copied)
+        if row_of.setdefault(paths, len(tracklets)) == len(tracklets):
+            tracklets.append(tracklet)
+    query_rows, gallery_rows = (
+        np.array([row_of[tuple(paths)] for paths, *_ in split], dtype=np.int64)
+        for split in (query, gallery)
+    )
+    return TargetTracklets(tracklets, query_rows, gallery_rows)
+
+
+def _names(tracklet: Tracklet) -> Hashable:
+    paths, pid, camid, _ = tracklet
+    folder = os.path.basename(os.path.dirname(paths[0]))
+    return pid, camid, folder, tuple(map(os.path.basename, paths))
+
+
+def _are_copies(paths: Sequence[str], others: Sequence[str]) -> bool:
+    try:
+        return all(os.path.getsize(paths[end]) == os.path.getsize(others[end]) for end in (0, -1))
+    except OSError:  # a missing frame is reported where it is read
+        return False
 
 
 def select_tracklets(target: TargetTracklets, names: Sequence[str], seed: int) -> ChosenTracklets:
