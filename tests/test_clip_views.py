@@ -229,6 +229,15 @@ def test_statistics_are_what_loops_over_all_views_find():
         ).all()
 
 
+def test_an_item_that_nothing_addresses_has_its_place_in_a_frame_of_the_clip():
+    """A softmax underflows to 0; clips need not hold frame 0."""
+    (view,) = made_up_views([0])
+    view['spatial_probs'][:] = [0, 1, 0, 0]
+    found = reduce_clips([ClipView(0, np.array([7, 8, 9]), view.explained)], 1)
+    assert found.spatial.best_probs.tolist() == [[0, 1, 0, 0]]
+    assert found.spatial.best_places.tolist() == [[[7, 0, 0]] * 4]
+
+
 def test_statistics_refuse_features_that_are_not_finite():
     views = list(made_up_views([0, 1]))
     views[1]['frame_norms'][0] = np.nan

@@ -157,7 +157,8 @@ class _Best:
     def update(self, view: ClipView) -> None:
         *shape, items = view['spatial_probs'].shape  # L, H, W, M
         if not len(self.probs):
-            self.probs = np.zeros((self.num_tracklets, items), dtype=np.float32)
+            # below 0: an item that underflows to 0 everywhere has its place in the clip, too
+            self.probs = np.full((self.num_tracklets, items), -1, dtype=np.float32)
             self.places = np.zeros((self.num_tracklets, items, 3), dtype=np.int64)
         probs, places = self.probs[view.tracklet], self.places[view.tracklet]
         flat = view['spatial_probs'].reshape(-1, items)  # (L*H*W, M)
