@@ -119,7 +119,8 @@ def test_a_miniature_is_right_and_counted(name, miniature_roots, check):
         name
     ]
     assert ('counts' in kinds) == (name != 'tracklets')
-    assert f'0 errors, {len(report["warnings"])} warnings' in printed
+    count = len(report['warnings'])
+    assert f'0 errors, {count} warning{"s" * (count != 1)}' in printed
 
 
 def test_the_table_shows_the_statistics_of_the_release(mars_root, check):

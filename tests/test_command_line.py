@@ -101,7 +101,6 @@ EXPORT = 'model.pth --output x --format'
         (make_synthetic, '--footage x --workers 2', '--workers goes with --root'),
         (make_synthetic, '--footage x --min-frames 2', '--min-frames goes with --root'),
         (make_synthetic, '--root x --strangers 2', '--strangers goes with --footage'),
-        (check_data, '-s mars --root x --list-only --workers 2', '--list-only cannot be combined'),
         (visualize, '--run x --figures 5 --items 3', '--items goes with --figures 6 or 9'),
         (visualize, '--run x --figures 5 --tracklets a', '--tracklets goes with --figures 7 or'),
     ],

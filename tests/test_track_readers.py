@@ -187,7 +187,7 @@ def test_frames_by_the_numbers_in_the_names_of_images(read):
     """DeepSORT writes those."""
     text = '7,3,10,20,30,40\n10,3,10,20,30,40\n'
     assert read('mot', text, IMAGES, by_name=True).frames.tolist() == [1, 2]
-    with pytest.raises(InputError, match='boxes in 1 frames of which there is no image, first 6'):
+    with pytest.raises(InputError, match='boxes in 1 frame of which there is no image, first 6'):
         read('mot', text + '6,3,1,2,3,4\n', IMAGES, by_name=True)
 
 

@@ -95,7 +95,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--output', default=output, metavar='FILE', help=f'report to write (default: {output})'
     )
     parser.add_argument('--list-only', action='store_true', help='do not read the images')
-    parser.goes_without('--list-only', ['--workers'])
     return parser.parse_args(argv)
 
 
