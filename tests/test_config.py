@@ -141,6 +141,7 @@ def test_the_papers_recipe():
         'temporal_items': 5,
         'similarity_scale': 'auto',
         'attention_scale': 1.0,
+        'temporal_value_range': 1.0,
         'key_normalisation': 'item',
         'addressing': 'position',
         'stem_relu': True,
