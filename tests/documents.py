@@ -145,7 +145,8 @@ def run(words):
 
 def run_command(name, words):
     command = COMMANDS[name]
-    words = [*words, *MORE.get(name, [])]
+    if '--runs' not in words:  # runs that are there have their own seeds
+        words = [*words, *MORE.get(name, [])]
     with contextlib.suppress(SystemExit):  # of words that print and stop
         words += SMALL if hasattr(command.parse_args(words), 'opts') else []
     try:
