@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import sys
 from types import SimpleNamespace
@@ -207,3 +208,27 @@ def test_heads_learn_on_the_frames_of_an_encoder(study, tiny_root, tmp_path, cap
             assert one['equal']['follows'] == 0 and one['true']['follows'] > 0.9
     start = found['heads']['memory, attention scale 20, values from 0, 1 steps']
     assert start[0]['own']['mAP'] == pytest.approx(start[0]['equal']['mAP'], abs=0.02)
+
+
+def test_the_tables_of_heads_are_those_of_their_files(study):
+    files = [json.loads(path.read_text()) for path in sorted(study.glob('heads*.json'))]
+    page = (study / 'README.md').read_text(encoding='utf-8')
+    weights, heads = (
+        [[cell.strip() for cell in line.strip('|').split('|')] for line in found.splitlines()]
+        for found in re.findall(
+            r'^\| (?:weights of the frames|head) \|.*\n\|[-|]+\n((?:\|.*\n)+)', page, re.M
+        )
+    )
+    assert dict(weights) == {
+        name: f'{100 * one["mAP"]:.1f}' for name, one in files[0]['oracle'].items()
+    }
+    trained = {name: scores for file in files for name, scores in file['heads'].items()}
+    assert len(heads) == len(trained)
+    for name, steps, means, share, follows in heads:
+        scores = trained[f'{name}, {steps} steps']
+        own, equal, true = ([one[w]['mAP'] for one in scores] for w in ('own', 'equal', 'true'))
+        assert means == ', '.join(f'{100 * one:.1f}' for one in own)
+        assert int(share) == round(
+            100 * (np.mean(own) - np.mean(equal)) / np.mean(np.subtract(true, equal))
+        )
+        assert follows == ', '.join(f'{one["own"]["follows"]:.2f}' for one in scores)

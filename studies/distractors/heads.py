@@ -121,6 +121,7 @@ def parse_args(argv=None):
     parser.add_argument('--config-file', default=os.path.join(HERE, 'rows.yaml'))
     parser.add_argument('--steps', type=int, nargs='+', default=[150, 600], help='(150 600)')
     parser.add_argument('--seeds', type=int, default=3, metavar='N')
+    parser.add_argument('--heads', nargs='+', choices=HEADS, default=HEADS, metavar='NAME')
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
     return parser.parse_intermixed_args(argv)
@@ -244,9 +245,9 @@ def main(argv=None):
         print(tabulate(rows, ['weights', 'mAP'], tablefmt='pipe', disable_numparse=True))
         found, rows = {}, []
         for steps in args.steps:
-            for name, make in HEADS.items():
+            for name in args.heads:
                 scores = [
-                    train(make, training, tested, cfg, steps, seed)
+                    train(HEADS[name], training, tested, cfg, steps, seed)
                     for seed in range(1, args.seeds + 1)
                 ]
                 found[f'{name}, {steps} steps'] = scores
