@@ -73,3 +73,20 @@ def test_a_misspelled_key_is_one_line(call, tmp_path):
     assert (code, out) == (2, '') and err.count('\n') == 1
     assert 'train.max_epochs' in err and 'train.max_epoch' in err
     assert not any(tmp_path.iterdir())
+
+
+def test_the_next_commands_say_how_to_activate_the_environment(tmp_path, monkeypatch):
+    python = tmp_path / '.venv/bin/python'
+    monkeypatch.setattr(demo.sys, 'executable', str(python))
+    monkeypatch.setattr(demo.sys, 'prefix', str(tmp_path / '.venv'))
+    monkeypatch.chdir(tmp_path)
+    for path, line in (
+        ('/usr/bin/python', 'Next, after source .venv/bin/activate:'),
+        (None, 'Next, after source .venv/bin/activate:'),
+        (str(python), 'Next:'),
+    ):
+        monkeypatch.setattr(demo.shutil, 'which', lambda name, path=path: path)
+        assert demo.next_line() == line
+    monkeypatch.setattr(demo.shutil, 'which', lambda name: None)
+    monkeypatch.setattr(demo.sys, 'prefix', demo.sys.base_prefix)  # no environment
+    assert demo.next_line() == 'Next:'

@@ -4,9 +4,11 @@ STMN, the paper's baseline and an image model of torchreid, on equal terms. A se
 resumes what was stopped, or shows the results.
 """
 
+import contextlib
 import functools
 import os
 import shlex
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -104,6 +106,19 @@ def next_commands(folder: str) -> list[str]:
     return [f'{invocation_of(name)} {shlex.join(own)}' for name, own in words]
 
 
+def next_line() -> str:
+    """Return the line above the next commands: how to activate the environment if it is not."""
+    python = shutil.which('python')
+    is_active = python and os.path.dirname(python) == os.path.dirname(sys.executable)
+    if is_active or sys.prefix == sys.base_prefix:
+        return 'Next:'
+    script = os.path.join(os.path.dirname(sys.executable), 'activate')
+    with contextlib.suppress(ValueError):  # of Windows, where it may be on another drive
+        script = min(script, os.path.relpath(script), key=len)
+    script = printable(script if os.name == 'nt' else f'source {shlex.quote(script)}')
+    return f'Next, after {script}:'
+
+
 def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
@@ -115,7 +130,7 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
             raise SystemExit(1)
         folder = outcomes[0].folder
         print('The page of STMN:', printable(page_of(folder)))
-        print('Next:', *map(printable, next_commands(folder)), sep='\n  ')
+        print(next_line(), *map(printable, next_commands(folder)), sep='\n  ')
 
 
 run = functools.partial(run_tool, main)  # the installed command
