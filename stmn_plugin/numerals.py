@@ -16,6 +16,15 @@ def counted(count: int, noun: str, plural: str = '') -> str:
     return f'{count:,} {noun if count == 1 else plural or noun + "s"}'
 
 
+def file_size(size: int) -> str:
+    """Write the size of a file in bytes for messages.
+
+    >>> file_size(39_490), file_size(999_600), file_size(12_345_678)
+    ('39 kB', '1.0 MB', '12.3 MB')
+    """
+    return f'{size / 1e3:.0f} kB' if size < 999_500 else f'{size / 1e6:.1f} MB'
+
+
 def is_digits(text: str) -> bool:
     """Return whether a text is a whole number without a sign.
 

@@ -61,8 +61,11 @@ def test_a_third_of_a_checkpoint_holds_its_weights(checkpoint, tmp_path, capsys)
     export.main(['--weights', str(path), checkpoint])
     size, before = path.stat().st_size, (tmp_path / 'model' / 'model.pth.tar-3').stat().st_size
     assert 0.32 < size / before < 0.35
-    said = f'Wrote {path}, {size / 1e6:.1f} MB, {size / before:.0%} of {checkpoint} '
-    assert capsys.readouterr().out == f'{said}({before / 1e6:.1f} MB)\n'
+    own, whole = (
+        f'{n / 1e3:.0f} kB' if n < 999_500 else f'{n / 1e6:.1f} MB' for n in (size, before)
+    )
+    said = f'Wrote {path}, {own}, {size / before:.0%} of {checkpoint} ({whole})'
+    assert capsys.readouterr().out == f'{said}\n'
     metadata, found = read_safetensors(path)
     weights = load_checkpoint(checkpoint)['state_dict']
     assert found.keys() == weights.keys()

@@ -15,6 +15,7 @@ from pathlib import Path
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.extras import require
+from stmn_plugin.numerals import file_size
 from stmn_plugin.whole_files import check_writable
 
 from .command_line import CommandLine
@@ -165,8 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error(args.debug):
         size, before = export_weights(path, checkpoint), os.path.getsize(checkpoint)
         print(
-            f'Wrote {printable(path)}, {size / 1e6:.1f} MB, {size / before:.0%} of '
-            f'{printable(checkpoint)} ({before / 1e6:.1f} MB)'
+            f'Wrote {printable(path)}, {file_size(size)}, {size / before:.0%} of '
+            f'{printable(checkpoint)} ({file_size(before)})'
         )
 
 

@@ -16,6 +16,7 @@ from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.extras import require
+from stmn_plugin.numerals import file_size
 
 from .command_line import CONFIG, CommandLine, value_of
 
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         require('jinja2', 'matplotlib')
         written = make_report(args)
         where = f'in {printable(written.folder)}' if written.folder else 'inside'
-        print(f'Wrote {printable(written.path)}, {written.size / 1e6:.1f} MB, its pictures {where}')
+        print(f'Wrote {printable(written.path)}, {file_size(written.size)}, its pictures {where}')
 
 
 run = functools.partial(run_tool, main)  # the installed command

@@ -20,7 +20,7 @@ from stmn_plugin.config.rules import Number, Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.extras import require
-from stmn_plugin.numerals import counted
+from stmn_plugin.numerals import counted, file_size
 from stmn_plugin.whole_files import check_writable, write_json, write_text
 
 from .command_line import CommandLine, value_of
@@ -317,7 +317,7 @@ def write_page(
     )
     written = write_search_page(str(path), facts, *pictures)
     where = f', its pictures in {printable(written.folder)}' if written.folder else ''
-    print(f'Wrote {printable(written.path)}, {written.size / 1e6:.1f} MB{where}')
+    print(f'Wrote {printable(written.path)}, {file_size(written.size)}{where}')
 
 
 run = functools.partial(run_tool, main)  # the installed command
