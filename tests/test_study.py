@@ -204,7 +204,7 @@ def test_heads_learn_on_the_frames_of_an_encoder(study, tiny_root, tmp_path, cap
     oracle = {name: one['mAP'] for name, one in found['oracle'].items()}
     assert oracle['20 stored attentions, true address'] == oracle['true weights'] > 0
     for scores in found['heads'].values():
-        for one in scores:  # BNNeck has hardly moved: features of before but for their mean
+        for one in scores:
             assert one['equal']['follows'] == 0 and one['true']['follows'] > 0.9
     start = found['heads']['memory, attention scale 20, values from 0, 1 steps']
     assert start[0]['own']['mAP'] == pytest.approx(start[0]['equal']['mAP'], abs=0.02)

@@ -23,7 +23,9 @@ from scipy.cluster.vq import kmeans2
 from tabulate import tabulate
 from torch import nn
 
+from stmn_plugin.cli.command_line import value_of
 from stmn_plugin.config.kwargs import recipe_kwargs
+from stmn_plugin.config.rules import Whole
 from stmn_plugin.data import sample_rrs
 from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import exit_on_input_error
@@ -36,8 +38,9 @@ from stmn_plugin.losses import Recipe
 from stmn_plugin.models import TemporalMemory
 from stmn_plugin.models.heads import BNNeck, bias_free_classifier
 from stmn_plugin.models.stmn.temporal import TemporalOutput, attend, encode_pattern
-from stmn_plugin.whole_files import write_json
+from stmn_plugin.whole_files import check_writable, write_json
 
+FROM_ONE = value_of(Whole(1, 1_000_000))
 HERE = os.path.dirname(os.path.abspath(__file__))
 TEMPORAL_MEMORY = ['stmn.spatial_mode', 'none', 'use_gpu', 'False']
 TRUE = 'visibility^2'
@@ -119,8 +122,8 @@ HEADS = {
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
     parser.add_argument('--config-file', default=os.path.join(HERE, 'rows.yaml'))
-    parser.add_argument('--steps', type=int, nargs='+', default=[150, 600], help='(150 600)')
-    parser.add_argument('--seeds', type=int, default=3, metavar='N')
+    parser.add_argument('--steps', type=FROM_ONE, nargs='+', default=[150, 600], help='(150 600)')
+    parser.add_argument('--seeds', type=FROM_ONE, default=3, metavar='N')
     parser.add_argument('--heads', nargs='+', choices=HEADS, default=HEADS, metavar='NAME')
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
@@ -229,6 +232,8 @@ def shown(scores, name, what, factor=100):
 def main(argv=None):
     args = parse_args(argv)
     with exit_on_input_error(debug=False):
+        if args.json:
+            check_writable(args.json)
         cfg = config_of_file(args.config_file, [*TEMPORAL_MEMORY, *args.opts])
         torch.manual_seed(cfg.train.seed)
         run = open_on_target(cfg, 'encoder')
