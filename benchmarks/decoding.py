@@ -21,6 +21,7 @@ from tabulate import tabulate
 from stmn_plugin.cameras.making import CroppingJob, make_tracklets
 from stmn_plugin.cameras.readers.options import TrackOptions
 from stmn_plugin.cameras.videos import VideoFile
+from stmn_plugin.cli.command_line import FROM_ONE
 
 FPS, PEOPLE = 25, 10
 
@@ -92,9 +93,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--codecs', nargs='+', default=['libx264', 'libx265', 'libsvtav1'])
-    parser.add_argument('--size', nargs=2, type=int, default=(1280, 720), metavar='PIXELS')
-    parser.add_argument('--frames', type=int, default=120)
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--size', nargs=2, type=FROM_ONE, default=(1280, 720), metavar='PIXELS')
+    parser.add_argument('--frames', type=FROM_ONE, default=120)
+    parser.add_argument('--repeats', type=FROM_ONE, default=3)
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,7 @@ from tabulate import tabulate
 from stmn_plugin.cameras.export_formats import FORMATS
 from stmn_plugin.cameras.exporting import export_part, parts_of, silent_exporters
 from stmn_plugin.cameras.quantising import quantise
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.config import load_config
 from stmn_plugin.config.sections import flatten
 from stmn_plugin.models import ModelSpec, build_video_model
@@ -84,8 +85,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--backbones', nargs='+', default=['resnet18', 'resnet50'])
-    parser.add_argument('--frames', type=int, default=8)
-    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--frames', type=FROM_ONE, default=8)
+    parser.add_argument('--repeats', type=FROM_ONE, default=7)
     args = parser.parse_args()
     logging.getLogger('torch').setLevel(logging.ERROR)
     rows = []

@@ -29,6 +29,7 @@ import torch
 from measuring import StraightforwardSpatialMemory
 from tabulate import tabulate
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.models import STMN, SpatialMemory, encoder
 from stmn_plugin.training.speed import AMP_DTYPES, InferenceModel
 
@@ -178,7 +179,7 @@ def memory_row(num_frames, batch_size):
 def main():
     on_gpu = torch.cuda.is_available()
     parser = measuring.parser_of(__doc__, 20 if on_gpu else 7)
-    parser.add_argument('--frames', type=int, default=192 if on_gpu else 24)
+    parser.add_argument('--frames', type=FROM_ONE, default=192 if on_gpu else 24)
     parser.add_argument(
         '--only', nargs='*', default=[], help='candidates to run, by a part of the name'
     )

@@ -25,6 +25,7 @@ import torch
 from tabulate import tabulate
 
 from stmn_plugin.cameras.index import IndexedTracklet, ModelKey, TrackletIndex, Where
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.evaluation.search import faiss
 
 DIM, CAMERAS, AT_ONCE, TOP = 2048, 10, 1000, 20
@@ -82,8 +83,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--count', type=int, default=100_000, help='a multiple of 1,000')
-    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--count', type=FROM_ONE, default=100_000, help='a multiple of 1,000')
+    parser.add_argument('--repeats', type=FROM_ONE, default=5)
     parser.add_argument('--folder', help='for the file; a temporary one by default')
     parser.add_argument('--server', help='postgresql://... in place of a file')
     parser.add_argument('--no-faiss', action='store_true', help='it holds all vectors in memory')

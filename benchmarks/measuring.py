@@ -14,6 +14,7 @@ from reading import make_tracklets
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.config import load_config
 from stmn_plugin.host.runner import prepare
 from stmn_plugin.models import STMN, SpatialMemory
@@ -31,7 +32,7 @@ def parser_of(doc, repeats):
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--repeats', type=int, default=repeats)
+    parser.add_argument('--repeats', type=FROM_ONE, default=repeats)
     parser.add_argument('--seconds', type=float, default=1e9, help='start no round after this many')
     parser.add_argument('--json', metavar='FILE', help='append the rows, one JSON line each')
     parser.add_argument(

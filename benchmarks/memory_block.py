@@ -15,6 +15,7 @@ import measuring
 import torch
 from measuring import StraightforwardSpatialMemory
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.models import SpatialMemory
 
 DIM, ITEMS, HEIGHT, WIDTH = 2048, 10, 16, 8
@@ -25,7 +26,7 @@ FORMATS |= {'most': '.2f', 'MiB moved, least': '.0f', 'floor, ms': '.1f'}
 
 def main():
     parser = measuring.parser_of(__doc__, repeats=15)
-    parser.add_argument('--frames', type=int, default=192 if torch.cuda.is_available() else 24)
+    parser.add_argument('--frames', type=FROM_ONE, default=192 if torch.cuda.is_available() else 24)
     args = parser.parse_args()
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.evaluation.distances import pairwise_distances
 from stmn_plugin.evaluation.ranking import evaluate_ranking, rank_features
 from stmn_plugin.evaluation.reranking import rerank
@@ -219,11 +220,11 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--metric', default='cosine', choices=['cosine', 'euclidean'])
-    parser.add_argument('--repeats', type=int, help='3 by default, 1 of a million')
+    parser.add_argument('--repeats', type=FROM_ONE, help='3 by default, 1 of a million')
     parser.add_argument('--host-rerank', action='store_true')
     parser.add_argument('--million', action='store_true')
     parser.add_argument('--mapped', action='store_true', help='with --million')
-    parser.add_argument('--distractors', type=int, default=MILLION - NUM_GALLERY)
+    parser.add_argument('--distractors', type=FROM_ONE, default=MILLION - NUM_GALLERY)
     parser.add_argument('--folder', help='for the file of --mapped; a temporary one by default')
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:

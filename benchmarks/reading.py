@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.data.clips import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -182,11 +183,11 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--tracklets', type=int, default=64)
-    parser.add_argument('--frames', type=int, default=24, help='per tracklet')
-    parser.add_argument('--seq-len', type=int, default=24, help='frames read of each tracklet')
-    parser.add_argument('--batch-size', type=int, default=8, help='clips')
-    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--tracklets', type=FROM_ONE, default=64)
+    parser.add_argument('--frames', type=FROM_ONE, default=24, help='per tracklet')
+    parser.add_argument('--seq-len', type=FROM_ONE, default=24, help='frames read of each tracklet')
+    parser.add_argument('--batch-size', type=FROM_ONE, default=8, help='clips')
+    parser.add_argument('--repeats', type=FROM_ONE, default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the main process works on one core, too
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.looking.report import Browser, Overview, write_report
 from stmn_plugin.looking.report.film_strips import StripSize, film_strip
 from stmn_plugin.looking.report.html_file import EMBED_LIMIT
@@ -130,7 +131,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--repeats', type=FROM_ONE, default=3)
     parser.add_argument('--output', help='folder for the pages')
     args = parser.parse_args()
     rng, rows = np.random.default_rng(0), []

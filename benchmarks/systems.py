@@ -18,6 +18,7 @@ import measuring
 import torch
 from tabulate import tabulate
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.comparing.run_plan import as_words
 from stmn_plugin.comparing.table2 import SYSTEMS, table2_variants
 from stmn_plugin.config import flatten, load_config
@@ -64,8 +65,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--config-file', default='configs/stmn_mars.yaml')
     parser.add_argument('--systems', nargs='+', choices=list(SYSTEMS), metavar='NAME')
-    parser.add_argument('--clips', type=int, default=4, help='of a step, of two persons')
-    parser.add_argument('--repeats', type=int, default=3, help='rounds that count')
+    parser.add_argument('--clips', type=FROM_ONE, default=4, help='of a step, of two persons')
+    parser.add_argument('--repeats', type=FROM_ONE, default=3, help='rounds that count')
     parser.add_argument('--json', metavar='FILE', help='also write the numbers here')
     parser.add_argument('words', nargs='*', metavar='KEY VALUE')
     args = parser.parse_args()

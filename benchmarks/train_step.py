@@ -28,6 +28,7 @@ from reading import host_dataset
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.models import SpatialMemory
 from stmn_plugin.training.speed import AMP_DTYPES, same_shapes, tf32
 from stmn_plugin.training.step import Precision
@@ -224,8 +225,8 @@ def memory_rows(args, root, rounds=2):
 def main():
     on_gpu = torch.cuda.is_available()
     parser = measuring.parser_of(__doc__, 20 if on_gpu else 5)
-    parser.add_argument('--clips', type=int, default=32 if on_gpu else 4)
-    parser.add_argument('--workers', type=int, default=16 if on_gpu else 1)
+    parser.add_argument('--clips', type=FROM_ONE, default=32 if on_gpu else 4)
+    parser.add_argument('--workers', type=FROM_ONE, default=16 if on_gpu else 1)
     parser.add_argument(
         '--only', nargs='*', default=[], help='candidates to run, by a part of the name'
     )

@@ -5,16 +5,20 @@ import os
 import re
 import runpy
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from stmn_plugin.cli.train import main as train
 from stmn_plugin.comparing.run_plan import plan_runs
 from stmn_plugin.comparing.variants import named_variants
 from stmn_plugin.config import load_config
 from stmn_plugin.datasets.synthetic import PRESETS, ensure
+from stmn_plugin.host.parts import build_model
+from stmn_plugin.training.checkpoint import load_weights
 
 SEEDS, QUERIES = 2, 40
 
@@ -195,8 +199,9 @@ def test_heads_learn_on_the_frames_of_an_encoder(study, tiny_root, tmp_path, cap
         data.width 32 data.workers 0 test.amp off train.batch_size 4 sampler.num_instances 2
         stmn.backbone_weights
     """
-    file = tmp_path / 'heads.json'
-    heads.main(['--steps', '1', '--seeds', '2', '--json', str(file), *keys.split(), ''])
+    file, starts = tmp_path / 'heads.json', tmp_path / 'starts'
+    words = ['--steps', '1', '--seeds', '2', '--json', str(file), '--save', str(starts)]
+    heads.main([*words, *keys.split(), ''])
     out = capsys.readouterr().out
     assert '5 stored attentions, true address' in out and '| share, %' in out
     found = json.loads(file.read_text())
@@ -208,6 +213,44 @@ def test_heads_learn_on_the_frames_of_an_encoder(study, tiny_root, tmp_path, cap
             assert one['equal']['follows'] == 0 and one['true']['follows'] > 0.9
     start = found['heads']['memory, attention scale 20, values from 0, 1 steps']
     assert start[0]['own']['mAP'] == pytest.approx(start[0]['equal']['mAP'], abs=0.02)
+    # --save: a row starts from the memory, which one step of Adam has moved by the rate
+    memories = [name for name in heads.HEADS if name.startswith('memory')]
+    assert len([*starts.iterdir()]) == 2 * len(memories)
+    words = ['stmn.spatial_mode', 'none', 'use_gpu', 'False', *keys.split(), '']
+    cfg = load_config(str(study / 'rows.yaml'), words)
+    model = build_model(cfg, num_classes=3)
+    before = model.classifier_clip.weight.clone()
+    load_weights(model, str(starts / 'memory-1-seed2.pth'))
+    torch.manual_seed(2)
+    own = heads.HEADS['memory'](model.feature_dim, cfg.video.seq_len)
+    moved = (model.temporal_memory.keys - own.keys).abs().max().item()
+    assert moved == pytest.approx(cfg.train.lr, rel=0.01)
+    torch.testing.assert_close(model.classifier_clip.weight, before, rtol=0, atol=0)
+
+
+def test_rows_of_a_memory_that_was_trained_first(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = named_variants(str(study / 'fixed_first_variants.yaml'))
+    for row in rows[1:]:
+        start = Path(row.changes['model.load_weights'])
+        start.parent.mkdir(parents=True, exist_ok=True)
+        start.touch()
+    planned = plan_runs(rows, 1, str(study / 'rows.yaml'), [], str(tmp_path))
+    assert len({run.folder for run in planned}) == len(rows) == 3
+    usual = named_variants(str(study / 'rows_variants.yaml'))
+    baseline, *_ = plan_runs(usual, 1, str(study / 'rows.yaml'), [], str(tmp_path))
+    assert planned[0].folder == baseline.folder
+
+
+@pytest.mark.parametrize(
+    'words', ['heads.py --seeds', 'ceilings.py --seeds', 'lost_signal.py x --batches']
+)
+def test_a_count_of_zero_is_refused(study, words, capsys):
+    script, *words = words.split()
+    command = runpy.run_path(str(study / script))
+    with pytest.raises(SystemExit, match='2'):
+        command['parse_args']([*words, '0'])
+    assert 'takes a whole number from 1 to 1000000' in capsys.readouterr().err.replace(',', '')
 
 
 def test_the_tables_of_heads_are_those_of_their_files(study):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from stmn_plugin.config import RANGES, SECTIONS
-from stmn_plugin.config.rules import Rule, shown
+from stmn_plugin.config.rules import Rule, Whole, shown
 from stmn_plugin.config.sections import known_settings
 from stmn_plugin.errors import EXIT_BAD_INPUT, InputError, printable
 from stmn_plugin.plugins import import_file
@@ -279,6 +279,9 @@ def value_of(rule: Rule) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+FROM_ONE = value_of(Whole(1, 1_000_000))  # the ``type`` of a count
 
 
 def _as_typed(script: str) -> str:

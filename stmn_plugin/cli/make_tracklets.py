@@ -21,9 +21,8 @@ from stmn_plugin.errors import InputError, exit_on_input_error, printable
 from stmn_plugin.labels import natural_key
 from stmn_plugin.numerals import counted
 
-from .command_line import CommandLine, value_of
+from .command_line import FROM_ONE, CommandLine, value_of
 from .track_flags import (
-    COUNT,
     FORMAT_NAMES,
     NAME,
     add_fps_flag,
@@ -109,28 +108,28 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for side in ('height', 'width'):
         chosen.add_argument(
             f'--min-{side}',
-            type=value_of(COUNT),
+            type=FROM_ONE,
             default=1,
             metavar='PIXELS',
             help=f'least {side} of a box in the picture',
         )
     chosen.add_argument(
         '--min-frames',
-        type=value_of(COUNT),
+        type=FROM_ONE,
         default=1,
         metavar='N',
         help='fewest boxes of a track to take',
     )
     chosen.add_argument(
         '--every',
-        type=value_of(COUNT),
+        type=FROM_ONE,
         default=1,
         metavar='N',
         help='take one of N boxes of a track',
     )
     chosen.add_argument(
         '--max-frames',
-        type=value_of(COUNT),
+        type=FROM_ONE,
         metavar='N',
         help='most crops of a tracklet, evenly spread over its track',
     )

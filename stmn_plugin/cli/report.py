@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from stmn_plugin.config.rules import Whole
 from stmn_plugin.console import run_tool
 from stmn_plugin.errors import InputError, exit_on_input_error, printable, resource_errors
 from stmn_plugin.extras import require
 from stmn_plugin.numerals import file_size
 
-from .command_line import CONFIG, CommandLine, value_of
+from .command_line import CONFIG, FROM_ONE, CommandLine
 
 if TYPE_CHECKING:
     from stmn_plugin.looking.report.html_file import WrittenPage
@@ -40,13 +39,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         '--output', metavar='FILE', help='file to write (default: report.html in the run folder)'
     )
-    many = value_of(Whole(1, 1_000_000))
     parser.add_argument(
-        '--top-k', type=many, default=10, metavar='K', help='tracklets to show for a query'
+        '--top-k', type=FROM_ONE, default=10, metavar='K', help='tracklets to show for a query'
     )
     parser.add_argument(
         '--max-queries',
-        type=many,
+        type=FROM_ONE,
         metavar='N',
         help='show N queries of a dataset, evenly spread; scores are those of all',
     )

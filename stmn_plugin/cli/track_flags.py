@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stmn_plugin.config.rules import Number, Rule, Text, Whole, WordOr
 
-from .command_line import CommandLine, flags_of, value_of
+from .command_line import FROM_ONE, CommandLine, flags_of, value_of
 
 if TYPE_CHECKING:
     from stmn_plugin.cameras.readers.options import TrackOptions
@@ -16,7 +16,6 @@ IN_PIXELS = tuple(name for name in FORMAT_NAMES if name != 'ultralytics')  # oth
 OF_STREAMS = ('ultralytics', 'coco', 'deepstream')  # a file or folder may hold several videos
 FIRST_FRAME = WordOr('names', Whole(0, 2**31))
 NAME = Text('a name that a folder can have', pattern=r'(?!\.)[^\0/\\]+')
-COUNT = Whole(1, 1_000_000)
 
 
 class Size(Rule):
@@ -41,7 +40,7 @@ def add_track_flags(parser: CommandLine) -> list[str]:
     )
     files.add_argument(
         '--stride',
-        type=value_of(COUNT),
+        type=FROM_ONE,
         default=1,
         metavar='N',
         help='the tracker processed one of N frames and numbered only these',

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.cli.compare import child
 from stmn_plugin.comparing.run_plan import TESTING, as_words, plan_runs
 from stmn_plugin.comparing.run_queue import complete_runs
@@ -55,7 +56,7 @@ def parse_args(argv=None):
     parser.add_argument('--variants', default=os.path.join(HERE, 'rows_variants.yaml'))
     parser.add_argument('--rows', nargs='+', metavar='TITLE', help='the baseline first (all)')
     parser.add_argument('--oracle', nargs='+', choices=ORACLES, default=ORACLES)
-    parser.add_argument('--seeds', type=int, default=3, metavar='N')
+    parser.add_argument('--seeds', type=FROM_ONE, default=3, metavar='N')
     parser.add_argument('--output', default=os.path.join('log', 'studies', 'distractors'))
     parser.add_argument('--json', metavar='FILE', help='means and measures')
     parser.add_argument('--keep', metavar='FILE', help='average precision of every query, .npz')

@@ -10,11 +10,14 @@ starts from, which is not trained any more. On these vectors:
   what a temporal memory of N items could gain if it always found the right item (Eq. 6, 7).
 * Heads that learn the attention from q^t by the losses of the recipe, from several seeds: a linear
   weight of each frame (as QAN), a linear layer on all queries of the clip, the same on the last
-  state of an LSTM (Eq. 4), and temporal memories.
+  state of an LSTM (Eq. 4), and temporal memories. `--save` keeps those memories with the encoder,
+  as weights from which a row starts (model.load_weights).
 """
 
 import argparse
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,9 +26,8 @@ from scipy.cluster.vq import kmeans2
 from tabulate import tabulate
 from torch import nn
 
-from stmn_plugin.cli.command_line import value_of
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.config.kwargs import recipe_kwargs
-from stmn_plugin.config.rules import Whole
 from stmn_plugin.data import sample_rrs
 from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import exit_on_input_error
@@ -38,9 +40,8 @@ from stmn_plugin.losses import Recipe
 from stmn_plugin.models import TemporalMemory
 from stmn_plugin.models.heads import BNNeck, bias_free_classifier
 from stmn_plugin.models.stmn.temporal import TemporalOutput, attend, encode_pattern
-from stmn_plugin.whole_files import check_writable, write_json
+from stmn_plugin.whole_files import check_writable, whole_file, write_json
 
-FROM_ONE = value_of(Whole(1, 1_000_000))
 HERE = os.path.dirname(os.path.abspath(__file__))
 TEMPORAL_MEMORY = ['stmn.spatial_mode', 'none', 'use_gpu', 'False']
 TRUE = 'visibility^2'
@@ -126,6 +127,7 @@ def parse_args(argv=None):
     parser.add_argument('--seeds', type=FROM_ONE, default=3, metavar='N')
     parser.add_argument('--heads', nargs='+', choices=HEADS, default=HEADS, metavar='NAME')
     parser.add_argument('--json', metavar='FILE')
+    parser.add_argument('--save', metavar='FOLDER', help='for the memories, with the encoder')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
     return parser.parse_intermixed_args(argv)
 
@@ -194,7 +196,7 @@ class Training:
 
 
 def train(make, training, tested, cfg, steps, seed):
-    """Train a head with BNNeck and classifier; the scores of the test clips with it."""
+    """Train a head with BNNeck and classifier; the scores of the test clips, and the head."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     dim, recipe = tested.dim, Recipe(**recipe_kwargs(cfg))
@@ -222,7 +224,16 @@ def train(make, training, tested, cfg, steps, seed):
         equal = torch.full_like(output.attention, 1 / training.length)
         true = frame_weights(tested.clips.visibility, TRUE)
         weights = {'own': output.attention, 'equal': equal, 'true': true}
-        return {name: tested.score(one, neck) for name, one in weights.items()}
+        return {name: tested.score(one, neck) for name, one in weights.items()}, head
+
+
+def save_start(path, model, head):
+    """Write the weights of a model with this memory; a row has classifiers of its own."""
+    start = {name: own for name, own in model.state_dict().items() if 'classifier' not in name}
+    for name, own in head.state_dict().items():
+        start[f'temporal_memory.{name}'] = own
+    with whole_file(path) as file:
+        torch.save({'state_dict': start}, file)
 
 
 def shown(scores, name, what, factor=100):
@@ -234,6 +245,9 @@ def main(argv=None):
     with exit_on_input_error(debug=False):
         if args.json:
             check_writable(args.json)
+        if args.save:
+            os.makedirs(args.save, exist_ok=True)
+            check_writable(os.path.join(args.save, 'start'))
         cfg = config_of_file(args.config_file, [*TEMPORAL_MEMORY, *args.opts])
         torch.manual_seed(cfg.train.seed)
         run = open_on_target(cfg, 'encoder')
@@ -251,10 +265,13 @@ def main(argv=None):
         found, rows = {}, []
         for steps in args.steps:
             for name in args.heads:
-                scores = [
-                    train(HEADS[name], training, tested, cfg, steps, seed)
-                    for seed in range(1, args.seeds + 1)
-                ]
+                scores = []
+                for seed in range(1, args.seeds + 1):
+                    own, head = train(HEADS[name], training, tested, cfg, steps, seed)
+                    scores.append(own)
+                    if args.save and isinstance(head, TemporalMemory):
+                        file = re.sub(r'\W+', '-', f'{name} {steps} seed{seed}') + '.pth'
+                        save_start(Path(args.save, file), run.opened.model, head)
                 found[f'{name}, {steps} steps'] = scores
                 gains = [one['own']['mAP'] - one['equal']['mAP'] for one in scores]
                 rooms = [one['true']['mAP'] - one['equal']['mAP'] for one in scores]

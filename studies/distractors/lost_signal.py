@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stmn_plugin.cli.command_line import FROM_ONE, value_of
 from stmn_plugin.config.kwargs import recipe_kwargs
+from stmn_plugin.config.rules import Whole
 from stmn_plugin.datasets.synthetic import ensure_painted
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.evaluation.features import TrackletFeatures
@@ -45,8 +47,10 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
     parser.add_argument('run', help='folder of a finished run')
     parser.add_argument('--checkpoint', default='', help='other weights than the last ones')
-    parser.add_argument('--batches', type=int, default=40, help='of training clips (40)')
-    parser.add_argument('--items', type=int, default=10, help='of the memory set by hand (10)')
+    parser.add_argument('--batches', type=FROM_ONE, default=40, help='of training clips (40)')
+    parser.add_argument(
+        '--items', type=value_of(Whole(2, 1_000)), default=10, help='of the memory set by hand (10)'
+    )
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
     return parser.parse_intermixed_args(argv)

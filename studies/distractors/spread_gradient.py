@@ -15,6 +15,7 @@ import os
 
 import torch
 
+from stmn_plugin.cli.command_line import FROM_ONE
 from stmn_plugin.config import load_config
 from stmn_plugin.errors import exit_on_input_error
 from stmn_plugin.host.runner import prepare, run
@@ -33,7 +34,7 @@ REACH = {
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
     parser.add_argument('look', choices=('norms', 'train'))
-    parser.add_argument('--steps', type=int, default=40, help='of norms')
+    parser.add_argument('--steps', type=FROM_ONE, default=40, help='of norms')
     parser.add_argument('--reach', choices=REACH, default='all', help='of train')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
     return parser.parse_intermixed_args()
