@@ -28,7 +28,7 @@ test: $(VENV)/.installed
 
 SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 
-# without the runs of whole commands
+# without the runs of whole commands and what else takes more than a second
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
 

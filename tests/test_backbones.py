@@ -369,6 +369,7 @@ def pairs_of_architecture_and_encoder():
             yield pytest.param(arch, name, marks=() if quick else slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('arch', 'name'), list(pairs_of_architecture_and_encoder()))
 def test_every_architecture_takes_every_encoder(arch, name, networks):
     """But for M3D, which says why not; the documents say the same."""

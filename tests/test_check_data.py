@@ -96,6 +96,7 @@ def messages(report, label='errors'):
     return [complaint['message'] for complaint in report[label]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MAKERS)
 def test_a_miniature_is_right_and_counted(name, miniature_roots, check):
     code, report, printed = check(name, miniature_roots[name], '--workers', '1')
@@ -437,6 +438,7 @@ def test_too_many_open_files_are_no_findings(mars_root, tmp_path, monkeypatch, c
     assert stop.value.code == 2 and line.endswith('Too many open files') and not output.exists()
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_leaves_no_report(copy, tmp_path, repository):
     root, _ = copy('tracklets')
     output = tmp_path / 'out' / 'report.json'

@@ -48,6 +48,7 @@ def saved(tmp_path_factory):
     return save_checkpoint(state, str(tmp_path_factory.mktemp('saved')), 3), model
 
 
+@pytest.mark.slow
 def test_weights_come_back(saved):
     path, model = saved
     other = small()

@@ -65,6 +65,7 @@ with open(sys.argv[1], 'w') as pipe:
 """
 
 
+@pytest.mark.slow
 def test_a_command_ends_when_the_process_that_runs_it_is_killed(tmp_path):
     pipe = tmp_path / 'pipe'
     os.mkfifo(pipe)

@@ -48,6 +48,7 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum()
 
 
+@pytest.mark.slow
 def test_views_are_what_the_model_does(open_with):
     run = open_with()
     tracklets = run.targets['mars'].query

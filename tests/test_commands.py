@@ -87,6 +87,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('started', ['as a script', 'by its name'])
 def test_help_costs_little_and_tells_how_the_command_was_started(started, name):
@@ -174,6 +175,7 @@ def test_extras_are_those_of_the_metadata():
         require(module)
 
 
+@pytest.mark.slow
 def test_a_run_imports_nothing_that_only_other_commands_need():
     code = 'import sys, stmn_plugin.host.runner; print({*sys.argv[1:]} & set(sys.modules))'
     done = run_python('-c', code, 'matplotlib', 'jinja2', 'h5py')
@@ -200,6 +202,7 @@ tell()
 """
 
 
+@pytest.mark.slow
 def test_commands_of_an_index_import_no_network_that_they_do_not_need(tmp_path):
     """Listing takes no torch, a search for an indexed tracklet no network, exporting no host."""
     path = tmp_path / 'people.db'

@@ -118,6 +118,7 @@ def our_configs():
     return sorted(str(path) for path in (REPOSITORY / 'configs').rglob('*.yaml'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file', our_configs(), ids=lambda file: file.split('/configs/')[1])
 def test_every_config_of_ours_merges_and_builds(file):
     cfg = load_config(file, ['model.pretrained', 'False', 'stmn.backbone', 'resnet18'])

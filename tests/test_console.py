@@ -187,6 +187,7 @@ class Reader(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.slow
 def test_a_run_whose_reader_goes_ends_well(small_run, mars_root, repository, tmp_path):
     words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml'), '--root', mars_root]
     reader = Reader('epoch: [1/1][1/')

@@ -59,6 +59,7 @@ def parallel(network):
     return {f'module.{name}': tensor for name, tensor in network.state_dict().items()}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_converted_checkpoint_has_their_features(tmp_path, config, capsys):
     theirs = copy.deepcopy(small_network())
@@ -93,6 +94,7 @@ def test_every_tensor_counts_but_those_that_only_training_uses(tmp_path, config)
         assert moved == (name.partition('.')[0] not in ('bn_s', 'cls_s', 'cls_t')), name
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_in_training_are_theirs(tmp_path, config):
     theirs = copy.deepcopy(small_network())
     ours = convert(theirs.state_dict(), tmp_path, config).train()

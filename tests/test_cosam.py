@@ -190,6 +190,7 @@ def test_the_order_of_frames_matters():
 # --- size and cost ---
 
 
+@pytest.mark.slow
 def test_parameters_and_cost_of_a_resnet50():
     sizes = {}
     for seq_len in (4, 6, 8):

@@ -164,6 +164,7 @@ def assert_like_one_process(number_of_steps, *args, **kwargs):
     return losses, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
 def test_two_processes_train_like_one(optimizer, stmn, batches):
     _, weights = assert_like_one_process(3, stmn, batches, optimizer, sync_bn=True)
@@ -193,11 +194,13 @@ def test_batches_that_make_a_step_together_do_too(options, stmn, batches):
     assert any(not torch.equal(weights[key], value) for key, value in single.items())
 
 
+@pytest.mark.slow
 def test_activations_that_are_computed_again_do_too(stmn, batches):
     stmn.encoder.checkpoint_activations = True
     assert_like_one_process(3, stmn, batches, 'sgd', sync_bn=True)
 
 
+@pytest.mark.slow
 def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(stmn, batches):
     """The encoder is frozen here, and with it its statistics."""
     assert_like_one_process(3, stmn, batches, 'adam', frozen='encoder')
@@ -205,6 +208,7 @@ def test_all_but_the_batch_statistics_of_the_backbone_is_global_without_sync_bn(
         assert_like_one_process(3, stmn, batches, 'adam')
 
 
+@pytest.mark.slow
 def test_layers_that_are_frozen_at_first_train_later(stmn, batches):
     for frozen in ('encoder', 'spatial_memory', 'classifier_clip'):
         _, weights = assert_like_one_process(
@@ -319,6 +323,7 @@ def engine(stmn, mars_root):
     return VideoEngine(data, stmn.float(), None, use_gpu=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('frames, count', [('rrs', 2), ('all', 2), ('rrs', 5)])
 def test_features_extracted_by_many_are_those_of_one(frames, count, engine):
     dataset = engine.datamanager.test_dataset['mars']

@@ -68,6 +68,7 @@ def start(fork, *args):
     return process
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_do_nothing_twice(url, tmp_path):
     fork = multiprocessing.get_context('fork')
     TrackletIndex.open(url, KEY).close()

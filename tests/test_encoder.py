@@ -54,6 +54,7 @@ def own_conv5(name, conv5):
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', RESNETS)
 def test_a_256x128_frame_gives_16x8_positions(name):
     with torch.device('meta'):
@@ -77,6 +78,7 @@ def test_the_three_heads_start_equal_and_share_no_tensor(name):
             assert tensor.data_ptr() != other[key].data_ptr()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(('name', 'size'), [('resnet18', (48, 32)), ('resnet50', (64, 32))])
 def test_every_head_equals_torchvisions_conv5_at_stride_one(name, size):
@@ -121,6 +123,7 @@ def test_queries_can_be_negative_and_frame_features_cannot(training):
     torch.testing.assert_close(maps.temporal_queries, pooled, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
 def test_the_pooled_query_has_the_gradients_of_the_map(name):
     torch.manual_seed(3)
@@ -231,6 +234,7 @@ def test_a_checkpoint_with_a_state_dict_inside_works(weights_file, tmp_path):
     assert_holds(Encoder('resnet18', weights=str(tmp_path / 'checkpoint.pth')), resnet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prefix', ['encoder.', 'module.encoder.'])
 def test_a_checkpoint_of_this_package_gives_its_encoder(weights_file, tmp_path, prefix):
     _, resnet = weights_file

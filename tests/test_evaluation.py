@@ -79,6 +79,7 @@ EXPECTED = {  # name: queries searched, trapezoid, unmatched count as 0
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EXPECTED)
 @pytest.mark.parametrize('size', ['tiny', 'mars'])
 def test_every_protocol_equals_the_reference(name, size):

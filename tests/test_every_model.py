@@ -118,6 +118,7 @@ def another(value, rule):
     return '0.25'
 
 
+@pytest.mark.slow
 @every_model
 def test_weights_of_losses_change_no_vector(name, build):
     """Stored vectors outlive a change of the keys that say so, and these change none."""
@@ -202,6 +203,7 @@ def test_what_training_gives_grows_with_the_batch(name, build):
     assert model.logits(whole).shape == (8, CLASSES)
 
 
+@pytest.mark.slow
 @every_model
 def test_every_loss_trains_the_encoder(name, build):
     model = build(name)
@@ -230,6 +232,7 @@ def shifts_without_effect(model):
     return names
 
 
+@pytest.mark.slow
 @every_model
 def test_no_parameter_is_dead(name, build):
     model = build(name)
@@ -270,6 +273,7 @@ CLIPS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', CLIPS)
 @every_model
 def test_short_and_uneven_tracklets_are_the_mean_of_their_clips(name, kind, build, tmp_path):
@@ -308,6 +312,7 @@ def test_what_it_explains(name, build):
         close(explained['frame_feature'], maps.mean(dim=(1, 3, 4)))
 
 
+@pytest.mark.slow
 @every_model
 def test_folded_batch_norms_give_the_same(name, build):
     model = scattered(build(name)).eval()
@@ -321,6 +326,7 @@ def test_folded_batch_norms_give_the_same(name, build):
             close(folded.encode_frames(frames), plain.encode_frames(frames))
 
 
+@pytest.mark.slow
 @every_model
 def test_half_precision_is_of_the_encoder_alone(name, build):
     model = scattered(build(name)).float()
@@ -363,6 +369,7 @@ def after_encoding(model, vectors):
     return [model.embed(vectors), model.score_pairs(pairs, pairs)]
 
 
+@pytest.mark.slow
 @every_model
 def test_weights_are_saved_whole(name, build):
     model = scattered(build(name)).eval()

@@ -79,6 +79,7 @@ def test_runs_of_other_lengths_or_training_data_are_rows_of_their_own(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_seed_count_once(tmp_path, monkeypatch):
     finished_run(tmp_path / 'a', mAP=0.2)
     finished_run(tmp_path / 'copy of a', mAP=0.2)

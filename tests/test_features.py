@@ -191,6 +191,7 @@ def clips_of_all(num_frames):
     return [np.repeat(clip, times[len(clip)]).tolist() for clip in clips]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flip', [False, True])
 @pytest.mark.parametrize(
     'modes', [('memory', 'memory'), ('mlp', 'none'), ('average', 'memory')], ids='-'.join
@@ -278,6 +279,7 @@ def of_store(store, model, plan, views, tracklets):
         return mean_over_clips(clips, tracklets).features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flip', [False, True])
 def test_stored_vectors_give_every_strategy_without_encoding(data, tmp_path, flip):
     model = stmn()
@@ -565,6 +567,7 @@ def test_vectors_of_whole_clips_cannot_be_kept(data, tmp_path):
         embedder(data, Differences(), data.plan, store=FeatureFolder(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_bare_lists_of_paths_have_features_and_no_labels(data):
     tracklets = data.test_dataset['mars']['gallery']
     embed = embedder(data, stmn(), data.plan)
@@ -583,6 +586,7 @@ def test_reading_is_by_the_models_own_spec(data):
     assert torch.equal(Embedder(model, data.plan)(tracklets).features, expected.features)
 
 
+@pytest.mark.slow
 def test_a_store_is_made_once_and_follows_no_other_weights(data, tmp_path):
     model, tracklets = stmn(), data.test_dataset['mars']['gallery']
     embed = embedder(data, model, data.plan, store=FeatureFolder(str(tmp_path), {'a': 1}))
@@ -603,6 +607,7 @@ def test_a_store_is_made_once_and_follows_no_other_weights(data, tmp_path):
     torch.testing.assert_close(again(tracklets).features, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['rrs', 'evenly'])
 def test_a_checkpoint_and_lists_of_paths_are_all_that_is_needed(method, data, tmp_path):
     model = stmn()

@@ -120,6 +120,7 @@ def figure(request):
     return DRAWN[request.param]()
 
 
+@pytest.mark.slow
 def test_every_text_is_readable_and_inside_and_the_caption_is_there(figure):
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
@@ -143,6 +144,7 @@ def test_no_two_panels_overlap(figure):
             assert apart_x or apart_y
 
 
+@pytest.mark.slow
 def test_the_numbers_of_panels():
     assert len(figure_5(1).axes) == 2 + 1 and len(figure_5(2).axes) == 4 + 1  # and the colour bar
     assert len(figure_6(3, 2).axes) == 6
@@ -207,6 +209,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
         save_figure(figure_5(), str(tmp_path / 'taken'), 'figure-5')
 
 
+@pytest.mark.slow
 def test_drawing_leaves_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
     figure_7(4)

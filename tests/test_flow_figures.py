@@ -56,6 +56,7 @@ def shape(text):
     return tuple(eval(one.replace('·', '*'), LETTERS) for one in text.strip('()').split(','))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_shapes_in_a_figure_are_those_of_tensors_and_the_last_is_the_result(name):
     words = 'model.name', name, 'video.seq_len', str(LETTERS['L'])

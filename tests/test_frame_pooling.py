@@ -29,6 +29,7 @@ def clips(dtype=torch.float32):
     return torch.randn(B, L, 3, 64, 32, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
+@pytest.mark.slow
 def test_features_in_eval_mode_are_the_hosts_averaged_and_normalised(model):
     model = model.double().eval()
     nn.init.uniform_(model.bnneck.weight, 0.5, 2)
@@ -52,6 +53,7 @@ def test_features_in_eval_mode_are_the_hosts_averaged_and_normalised(model):
         assert model(clips(torch.float64)[:, :2]).shape == (B, 512) == (B, model.feature_dim)
 
 
+@pytest.mark.slow
 def test_in_training_the_layers_train_and_the_losses_are_the_recipes_on_the_clip(model):
     model = model.double().train()
     host = copy.deepcopy(model.image_model).train()

@@ -342,6 +342,7 @@ def test_mars_frames_beyond_999_ascend(tmp_path, recwarn):
     assert [Path(path).name for path in paths] == names and not recwarn
 
 
+@pytest.mark.slow
 def test_mars_of_full_size_in_a_fraction_of_the_hosts_time(tmp_path):
     """8,298 tracklets of 60 frames; the bound is ten times what it takes here."""
     folder = tmp_path / 'mars'

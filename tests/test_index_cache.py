@@ -110,6 +110,7 @@ def test_a_tracklet_that_comes_is_noticed(name, copy):
     assert build(name, root) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', LOADERS)
 def test_a_copied_moved_or_replaced_dataset_has_its_own_paths(name, copy, tmp_path):
     root = copy(name)
@@ -136,6 +137,7 @@ def test_splits_of_lsvid_have_an_index_each(copy, cache):
     assert build('lsvid', root, split_id=1) == val and build('lsvid', root, split_id=0) == test
 
 
+@pytest.mark.slow
 def test_every_damaged_index_is_rebuilt(copy, cache, reads):
     root = copy('tracklets')
     before = build('tracklets', root)
@@ -296,6 +298,7 @@ def save_often(root):
         index_cache.save_index(place, folder, lists, sources)
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_never_show_half_an_index(copy, cache, reads):
     root = copy('tracklets')
     before = build('tracklets', root)

@@ -58,6 +58,7 @@ def test_numbers_of_any_two_types_are_equal_exactly_or_refused(kinds, form):
         assert [x == -1 for x in side] == [x == -1 for x in numbers]  # junk stays junk
 
 
+@pytest.mark.slow
 @given(
     query=st.lists(st.text(max_size=3) | st.sampled_from(['a', 'a\0', 'b '])),
     gallery=st.lists(st.text(max_size=3) | st.sampled_from(['a', 'a\0', 'b '])),

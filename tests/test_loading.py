@@ -38,6 +38,7 @@ def saved(kind, tmp_path):
     return path, model.eval(), config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', ['checkpoint', 'weights'])
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_loaded_model_gives_the_features_of_the_one_that_was_saved(kind, form, tmp_path):
@@ -71,6 +72,7 @@ def test_an_image_model_of_the_first_version_is_one_of_frames(tmp_path):
         assert torch.equal(loaded(clips), model(clips))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_named_in_one_line(tmp_path):
     path, _, config = saved('stmn', tmp_path)
     content = torch.load(path)

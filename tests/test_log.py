@@ -88,6 +88,7 @@ def test_a_run_says_each_thing_once_and_in_order(repository, mars_root, tmp_path
     assert page[-1].startswith(f'Wrote {tmp_path / "test"}/report.html')
 
 
+@pytest.mark.slow
 def test_a_library_says_nothing(repository):
     code = (
         'import stmn_plugin, stmn_plugin.host.runner\n'
@@ -99,6 +100,7 @@ def test_a_library_says_nothing(repository):
     assert run_python(repository, '-c', code) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', ['ranking', 'reading', 'train_step', 'extract'])
 def test_benchmarks_do_not_show_the_hosts_advice_to_compile(repository, command):
     lines = run_python(repository, f'benchmarks/{command}.py', '--help')

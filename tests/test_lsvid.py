@@ -232,6 +232,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', DAMAGE)
 def test_refuses(lsvid_copy, case):
     damage, phrases = DAMAGE[case]

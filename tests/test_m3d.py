@@ -212,6 +212,7 @@ def test_at_the_start_an_m3d_layer_is_the_mean_of_groups():
 # --- sizes and cost ---
 
 
+@pytest.mark.slow
 def test_parameters_and_operations():
     with torch.device('meta'):
         model = M3D(625, 8, M3DConfig(two_stream=False, head='released'), pretrained=False)

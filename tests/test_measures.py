@@ -62,6 +62,7 @@ def test_the_interval_is_over_persons_however_many_clips_they_have(rng):
     assert as_if.high - as_if.low < 0.4 * (many.high - many.low)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """Clips with an effect of their person, drawn again and again; the true mean is 0."""
     rng = np.random.default_rng(5)
@@ -327,6 +328,7 @@ def resampled(statistic, persons, draws=1000):
     return np.percentile(found, [tail, 100 - tail])
 
 
+@pytest.mark.slow
 def test_the_fixed_attention_is_that_of_the_persons_drawn(rng):
     """All are seen better at the end; attention ignores it, but its mean over 20 is never flat."""
     visibility = np.linspace(0.3, 1, 6) + 0.05 * rng.random((20, 6))

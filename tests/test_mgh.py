@@ -185,6 +185,7 @@ def test_parameters_operations_and_shapes():
     assert model.sizes == [2048, 1024, 1024, 1024]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_backbone_starts_as_a_resnet():
     model = MGH(3, 2, MGHConfig(backbone='resnet50'), pretrained=False).double().eval()

@@ -105,6 +105,7 @@ def on_gpu_sh(repository, out, *words, **environment):
     )
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_one_line(repository, tmp_path):
     for words, environment, said in (
         ([], {'CUDA_VISIBLE_DEVICES': ''}, 'sees no GPU'),

@@ -101,6 +101,7 @@ def assert_same_end(one, other):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_two_steps_on_mars(whole, mars_root):
     split, first, last = (
         content(whole / n) for n in ('split.json', 'chosen-01.json', 'chosen-02.json')
@@ -148,6 +149,7 @@ def killed_command(words, allowed):
     os._exit(call(*words))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_resumes(whole, words, tmp_path):
     folder, codes = tmp_path / 'steps', []
     for allowed in (*KILLED_AFTER, 10_000):
@@ -160,6 +162,7 @@ def test_killed_at_any_moment_the_same_command_resumes(whole, words, tmp_path):
     assert_same_end(whole, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('place', ['in an epoch', 'before the choice', 'after it'])
 def test_interrupted_in_and_between_steps_it_resumes(
     place, copied, whole, words, monkeypatch, messages
@@ -205,6 +208,7 @@ def test_a_finished_run_only_says_its_table_again(copied, words, messages, monke
     assert 'right of all estimated' in messages()
 
 
+@pytest.mark.slow
 def test_true_labels_of_unlabelled_tracklets_change_nothing(whole, words, tmp_path, monkeypatch):
     """Other identities are said of them: the same networks and the same choice."""
     from stmn_plugin.data import datamanager
@@ -360,6 +364,7 @@ def test_any_network_on_any_data(arch, name, miniature_roots, tmp_path):
     assert all(row['evaluations'][0]['dataset'] == name for row in table['steps'])
 
 
+@pytest.mark.slow
 def test_a_network_of_whole_clips(words, monkeypatch, tmp_path):
     """M3D joins frames inside its trunk: the labels are those of its clip features."""
     monkeypatch.setattr(torchvision.models, 'get_model', narrow_in_all_stages)

@@ -96,6 +96,7 @@ def test_hashes_are_saved():
         assert torch.equal(other(frames), model(frames))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part_input, gflops, part', [('half', 95.3, 7.51), ('full', 229.4, 29.86)])
 def test_cost_of_a_clip(part_input, gflops, part):
     """The published sum leaves out the product of the two maps, 0.017 GFLOPs a frame."""
@@ -242,6 +243,7 @@ def test_clip_of_frames():
     assert relative_error(pooled(mixed, 'max')[0], largest / largest.norm()) <= 1e-12
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_whole_is_its_parts():
     for keys in ({}, {'part_input': 'full', 'pooling': 'max'}):
@@ -524,6 +526,7 @@ def test_all_triplets_equal_their_reference(margin):
     assert twice.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_clip():
     clips, pids = random(4, 2, 3, 32, 16), torch.tensor([0, 0, 1, 1])
     recipe = Recipe(triplet_weight=3.0)

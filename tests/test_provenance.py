@@ -78,6 +78,7 @@ def test_each_list_of_the_data_has_a_digest(lists, tmp_path):
     assert data_digests(manager(*lists), 'x') != after  # files that are gone
 
 
+@pytest.mark.slow
 def test_every_key_is_of_the_recipe_of_the_test_or_free():
     """By changing one key after the other."""
     config = flatten(get_default_config())
@@ -95,6 +96,7 @@ def test_every_key_is_of_the_recipe_of_the_test_or_free():
     assert set(config) > FREE_IN_TESTING
 
 
+@pytest.mark.slow
 def test_every_key_is_of_the_experiment_or_free():
     """A key that is free on resuming needs a decision: does it make another run?"""
     same_computation = {

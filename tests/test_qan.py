@@ -214,6 +214,7 @@ def test_weights_are_as_the_key_says():
         assert torch.equal(found, quality_weights(scores, kind))
 
 
+@pytest.mark.slow
 def test_clips_do_not_meet_and_frames_have_no_order():
     model = network().double().eval()
     torch.nn.init.normal_(model.quality.linear.weight, std=3)
@@ -262,6 +263,7 @@ def test_losses_are_the_recipes_on_the_clip_and_cross_entropy_on_every_frame():
     assert torch.equal(model.logits(outputs), outputs.logits) and len(losses) == 3
 
 
+@pytest.mark.slow
 def test_a_frame_is_classified_by_its_own_feature_whatever_its_weight():
     model = network().double().train()
     images = clips().double()
@@ -281,6 +283,7 @@ def test_a_frame_is_classified_by_its_own_feature_whatever_its_weight():
     assert gradient.abs().max() > 0  # qualities train the trunk that they share
 
 
+@pytest.mark.slow
 def test_a_frame_may_be_classified_by_an_embedding_of_it():
     model, plain = network(frame_embedding=6).double().train(), network().double().train()
     assert model.classifier_frame.weight.shape == (CLASSES, 6) and model.feature_dim == 512

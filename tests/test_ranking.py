@@ -68,6 +68,7 @@ def random_case(num_query, num_gallery, num_pids, seed, cameras=4, lowest_pid=-1
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 @settings(max_examples=300, deadline=None)
 @given(case=cases(), chunk_size=st.integers(1, 6))
@@ -105,6 +106,7 @@ def test_the_size_of_chunks_changes_nothing(kind):
         assert chunked[1:] == whole[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 @settings(max_examples=200, deadline=None)
 @given(case=cases(), chunk_size=st.integers(1, 6))
@@ -311,6 +313,7 @@ def test_the_size_of_what_is_sorted_at_once_changes_nothing(pieces, monkeypatch)
     assert_same(evaluate_ranking(*case, chunk_size=10), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('unmatched', ranking_module.UNMATCHED)
 @pytest.mark.parametrize('metric', ['cosine', 'euclidean'])

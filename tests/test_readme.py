@@ -172,6 +172,7 @@ def test_the_example_from_python_runs_as_written_on_spawned_workers(mars_root, t
     assert (tmp_path / 'log' / 'stmn' / 'metrics.json').exists()
 
 
+@pytest.mark.slow
 def test_the_trained_model_from_python_gives_features_as_written(small_run, mars_root, tmp_path):
     from stmn_plugin.cli import train
 

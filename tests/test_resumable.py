@@ -162,6 +162,7 @@ def auto(folder):
     return path_to_resume(cfg, *parts(), RunFacts(config=CONFIG))
 
 
+@pytest.mark.slow
 def test_every_damage_is_a_line_under_its_path_and_skipped_by_auto(tmp_path, messages):
     model_folder = tmp_path / 'model'
     good = save_checkpoint(checkpoint(epoch=2), str(model_folder), 2)

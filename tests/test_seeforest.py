@@ -338,6 +338,7 @@ def test_size_and_cost_with_a_resnet50():
     assert [tuple(one.shape) for one in outputs] == [(2, 512), (2, 625), (2, 256, 16, 8)]
 
 
+@pytest.mark.slow
 def test_features_in_eval_mode_are_those_of_the_frames_vectors():
     model, images = network().double().eval(), clips(2).double()
     order = torch.tensor([2, 0, 3, 1])
@@ -438,6 +439,7 @@ def test_explained_is_the_attention():
 # --- the nearest of a test, ordered anew by the sweeps ---
 
 
+@pytest.mark.slow
 def test_what_is_compared_in_a_test_is_what_was_compared_in_training():
     torch.manual_seed(0)
     model, images = network(srm_top=4, srm_weight=0.5).double(), clips(2).double()

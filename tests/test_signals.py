@@ -92,6 +92,7 @@ def test_what_nohup_ignores_stays_ignored():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+@pytest.mark.slow
 def test_a_run_saves_itself_within_an_epoch(
     repository, mars_root, small_run, tmp_path, monkeypatch
 ):
@@ -111,6 +112,7 @@ def test_a_run_saves_itself_within_an_epoch(
     assert load_checkpoint(str(path))['unfinished']['batches'] == 1
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_save_is_not_lost(
     repository, mars_root, small_run, tmp_path, monkeypatch
 ):

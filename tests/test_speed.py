@@ -58,6 +58,7 @@ def gradients(model, batch):
 # --- activations computed again ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backbone', ['resnet18', pytest.param('resnet50', marks=pytest.mark.slow)])
 def test_checkpointed_activations_give_the_same_gradients_and_statistics_bit_by_bit(backbone):
     torch.manual_seed(0)
@@ -91,6 +92,7 @@ def test_checkpointed_activations_are_not_kept():
 # --- batch norms in the convolutions ---
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('backbone', ['resnet18', 'resnet50'])
 def test_a_folded_encoder_gives_the_same_maps(backbone):
@@ -130,6 +132,7 @@ def test_every_batch_norm_of_every_backbone_stands_behind_its_convolution(backbo
 # --- precision ---
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_in_mixed_precision_the_encoder_alone_is_rounded(dtype):
@@ -347,6 +350,7 @@ def test_moments_follow_their_weights_into_another_memory_layout(fused, tmp_path
 # --- compilation ---
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(monkeypatch, messages):
     def broken(*_, **__):
         raise RuntimeError('no C++ compiler\nfound')
@@ -403,6 +407,7 @@ def weights_of(engine):
     return {key: value.clone() for key, value in engine.model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('loss', ['triplet', 'softmax'])
 def test_our_step_of_an_image_model_is_the_hosts(loss, engine):
     words = ['model.name', 'osnet_x0_25', 'loss.name', loss, 'train.fused', 'False']
@@ -546,6 +551,7 @@ def test_off_in_a_yaml_file_is_off(tmp_path):
         load_config(str(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', CONTIGUOUS_ONLY)
 def test_architectures_that_need_contiguous_maps_do(arch):
     """If the host mends one, it can leave the list."""

@@ -275,6 +275,7 @@ def test_the_feature_is_not_negative_and_trained_by_three_terms():
         assert loss.item() == pytest.approx(wanted[name].item(), abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_pairs_are_drawn_from_torchs_generator_and_in_training_alone():
     model = tiny(embedding=4, map='norm').train()
     model.encoder.eval()

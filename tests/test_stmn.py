@@ -221,6 +221,7 @@ def gradients(model, loss):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('spatial', 'temporal'), [('memory', 'memory'), ('memory', 'mlp'), ('none', 'memory')]
 )
@@ -301,6 +302,7 @@ def test_the_average_takes_clips_of_any_length(seq_len):
     assert model(clips(1, seq_len)).shape == (1, 512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
 def test_a_batch_of_images_is_a_batch_of_still_clips(spatial, temporal):
     model = wake(small_model(spatial, temporal)).double().eval()
@@ -361,6 +363,7 @@ def test_where_the_scale_of_the_refinement_starts():
 # --- other ways to run it ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('spatial', 'temporal'), [('memory', 'memory'), ('memory', 'average'), ('none', 'mlp')]
 )
@@ -504,6 +507,7 @@ def reference_forward(model, batch):
     ), running
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ('spatial', 'temporal'), [('memory', 'memory'), ('none', 'mlp'), ('memory', 'average')]
@@ -515,6 +519,7 @@ def test_the_forward_at_test_time_equals_the_loops(spatial, temporal):
     assert references.relative_error(model(batch), expected) <= 1e-6
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(('spatial', 'temporal'), [('memory', 'memory'), ('none', 'mlp')])
 def test_the_forward_in_training_equals_the_loops(spatial, temporal):
@@ -554,6 +559,7 @@ def test_vectors_of_frames_are_what_the_clips_are_made_of():
 # --- what figures show ---
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(('spatial', 'temporal'), VARIANTS)
 def test_what_is_explained_fits_the_loops_and_the_feature(spatial, temporal):

@@ -197,6 +197,7 @@ def test_the_order_of_frames_matters_to_the_unit():
 # --- size and cost ---
 
 
+@pytest.mark.slow
 def test_parameters_and_cost_of_a_resnet50():
     def count(module):
         return sum(p.numel() for p in module.parameters())
@@ -257,6 +258,7 @@ def test_the_losses_are_those_of_the_recipe_and_of_parts():
     assert nothing['triplet'] == nothing['triplet_parts'] == 0
 
 
+@pytest.mark.slow
 def test_the_model_is_its_parts_in_turn():
     model, clips = model_of().double().eval(), clips_of().double()
     maps = model.encoder(clips.flatten(0, 1)).frame_features.unflatten(0, (B, L))

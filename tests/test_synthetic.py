@@ -133,6 +133,7 @@ def test_another_seed_gives_other_crops(tiny, tmp_path):
 # -- truth ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_truth_has_one_row_per_listed_frame(varied, truth):
     info = varied / 'mars' / 'info'
     listed = [*(info / 'train_name.txt').read_text().split()]
@@ -241,6 +242,7 @@ def test_similar_clothes_are_nearer():
     assert spread(1) < 0.3 * spread(0)
 
 
+@pytest.mark.slow
 def test_contact_sheet_is_written(varied, tmp_path):
     path = contact_sheet(varied, tmp_path / 'new' / 'sheet.png', persons=2, strip=4, per_camera=3)
     with Image.open(path) as sheet:
@@ -345,6 +347,7 @@ def test_temporary_of_a_living_process_is_left_alone(tmp_path):
     assert load_truth(tmp_path / 'data').spec == TINY  # the first one stays
 
 
+@pytest.mark.slow
 def test_two_racing_processes_end_with_one_good_folder(tiny, tmp_path):
     racers = [start(tmp_path / 'data') for _ in range(2)]
     for racer in racers:
@@ -541,6 +544,7 @@ def run_tool(monkeypatch, *arguments):
     return ended.value.code or 0
 
 
+@pytest.mark.slow
 def test_tool_says_what_it_made(tmp_path, monkeypatch, capsys):
     sheet = tmp_path / 'sheet.png'
     arguments = ('--preset', 'tiny', '--train-ids', '2', '--contact-sheet', str(sheet))

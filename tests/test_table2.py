@@ -90,6 +90,7 @@ def test_the_published_numbers_of_a_strategy_stand_in_every_row_of_it(frames, ch
     assert all('under this strategy, RRS or all frames; empty where' in note for note in said)
 
 
+@pytest.mark.slow
 def test_the_figure_shows_what_is_known(tmp_path):
     scores = {'mAP': Score(50.0, 2.0)}
     row = Row('A', scores, 'mars', frames='rrs', gflops_per_clip=48.0, seconds_per_tracklet=0.2)

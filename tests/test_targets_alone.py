@@ -327,6 +327,7 @@ def test_own_tracklets_without_a_training_split(tmp_path, small_run, repository,
     assert error.startswith(f'error: {root / "tracklets"}') and 'train' in error
 
 
+@pytest.mark.slow
 def test_image_data_are_tested_without_their_sources(
     tmp_path, small_run, repository, capsys, monkeypatch
 ):

@@ -51,6 +51,7 @@ def test_a_resnet_of_timm_is_torchvisions(tmp_path):
     assert one(frames_of()).spatial_queries.min() < 0
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('name', TAKEN)
 def test_maps_and_queries(name):

@@ -257,6 +257,7 @@ def test_a_toy_is_trained_tested_resumed_reported_and_exported(
     assert 'attention' in (run / 'report.html').read_text() or not TOYS[name].frame_once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TOYS)
 @pytest.mark.parametrize(
     'keys',
@@ -268,6 +269,7 @@ def test_a_toy_takes_every_switch(name, keys, yaml, mars_root, small_run):
     assert command(train, *train_words(name, yaml, mars_root, small_run), *keys.split()) == 0
 
 
+@pytest.mark.slow
 def test_activation_checkpoints_are_of_encoders(yaml, mars_root, small_run, capsys):
     from stmn_plugin.cli import train
 

@@ -227,6 +227,7 @@ def test_the_old_format_of_torch_loads(state, tmp_path):
     assert 'is damaged' in refusal(tmp_path / 'old')
 
 
+@pytest.mark.slow
 def test_weights_that_know_no_length_of_clips_load_at_another(tmp_path):
     def net(seq_len, mode):
         config = STMN.Config(backbone='resnet18', temporal_mode=mode)
