@@ -54,6 +54,7 @@ EXPECTED = {
         'test query': (6, 6),
         'val': (2, 5),
         'val query': (2, 2),
+        'all': (9 + 6 + 2, len(miniatures.LSVID_TRAIN) + 14 + 5),
     },
     'tracklets': {'train': (9, 27), 'query': (3, 3), 'gallery': (4, 6)},
 }
@@ -115,7 +116,7 @@ def test_a_miniature_is_right_and_counted(name, miniature_roots, check):
             numbers = report['queries_without_match'][f'{split}, {protocol} protocol']
             assert numbers['without_match'] == len(numbers['first_frames']) == number
     kinds = {complaint['kind'] for complaint in report['warnings']}
-    assert kinds <= {'counts', 'queries', 'size', 'left out'}
+    assert kinds <= {'counts', 'gaps', 'queries', 'size', 'left out'}
     assert {kind: numbers['number'] for kind, numbers in report['left_out'].items()} == LEFT_OUT[
         name
     ]
@@ -329,6 +330,84 @@ def test_lsvid_lists_tables_and_names_that_disagree(copy, check):
     assert any('list_seq_train.txt:6: no image' in message for message in said)
     assert any('list_seq_train.txt:23: expected' in message for message in said)
     assert any('listed in train as person 77' in message for message in said)
+
+
+@pytest.mark.parametrize(
+    'name, frame, neighbours',
+    [
+        ('lsvid', 'tracklet_train/0001/0001_01_14_0003.jpg', ('_14_0002.jpg', '_14_0004.jpg')),
+        ('dukemtmcvidreid', 'train/0002/0001/0002_C6_F0002_X30016.jpg', ('_X30008', '_X30024')),
+    ],
+)
+def test_a_training_frame_that_is_gone_is_noticed(name, frame, neighbours, copy, check):
+    """No list says how many frames there are: numbers of neighbours and a total do."""
+    root, folder = copy(name)
+
+    def gaps_and_frames():
+        code, report, _ = check(name, root, '--list-only')
+        said = [one for one in messages(report, 'warnings') if one.startswith('train: ')]
+        assert code == 0
+        return [one for one in said if 'skip' in one], report['counts']
+
+    said, before = gaps_and_frames()
+    number = int(said[0].split()[1]) if said else 0
+    (folder / frame).unlink()
+    (line,), after = gaps_and_frames()
+    assert f'train: {number + 1} of {before["train"]["tracklets"]["found"]} tracklets skip' in line
+    if not number:
+        assert all(part in line for part in neighbours)
+    assert after['train']['frames']['found'] == before['train']['frames']['found'] - 1
+    label = 'all' if name == 'lsvid' else 'train'
+    released = {'lsvid': 2_982_685, 'dukemtmcvidreid': 369_656}
+    assert after[label]['frames'] == {
+        'found': before[label]['frames']['found'] - 1,
+        'official': released[name],
+    }
+
+
+@pytest.mark.parametrize(
+    'name, frame, twin',
+    [
+        ('lsvid', 'tracklet_test/0002/0002_03_15_8.jpg', '0002_03_15_08.jpg'),
+        ('lsvid', 'tracklet_test/0002/0002_01_3_a2.jpg', '0002_01_3_a02.jpg'),
+        ('dukemtmcvidreid', 'train/0002/0001/0002_C6_F0001_X30008.jpg', '0002_C6_F01_X30008.jpg'),
+        ('tracklets', 'train/p3/cam2/a/8.jpg', '08.jpg'),
+        ('tracklets', 'query/anna/cam2/t1/f10.jpg', 'f010.jpg'),
+    ],
+)
+def test_one_frame_under_two_numerals_is_an_error(name, frame, twin, copy, check):
+    root, folder = copy(name)
+    shutil.copy(folder / frame, (folder / frame).with_name(twin))
+    code, report, _ = check(name, root, '--list-only')
+    one, other = sorted([os.path.basename(frame), twin])
+    assert code == 1 and any(
+        f'{one} and {other} are one frame in two files' in message for message in messages(report)
+    )
+
+
+@pytest.mark.parametrize('shift, odd', [(0, ''), (-1, '1 row'), (70, '')])
+def test_lsvid_rows_that_count_from_elsewhere(shift, odd, copy, check):
+    """Frames are those of the list, so a shift changes no tracklet."""
+    root, folder = copy('lsvid')
+    table = miniatures.lsvid_table(miniatures.LSVID_TEST)
+    table[:, :2] += shift
+    rows = miniatures.LSVID_QUERY_ROWS
+    miniatures.write_lsvid_test(folder / 'test/data/info_test.mat', table, rows)
+    code, report, _ = check('lsvid', root, '--list-only')
+    said = [message for message in messages(report, 'warnings') if 'info_test' in message]
+    assert code == 0 and report['counts']['test']['tracklets']['found'] == 14
+    assert len(said) == bool(odd) and all(f': {odd} of info_test start' in one for one in said)
+
+
+def test_lsvid_rows_that_share_frames(copy, check):
+    root, folder = copy('lsvid')
+    table = miniatures.lsvid_table(miniatures.LSVID_TEST)
+    table[4, :2] += 1  # row 6 now starts within row 5
+    rows = miniatures.LSVID_QUERY_ROWS
+    miniatures.write_lsvid_test(folder / 'test/data/info_test.mat', table, rows)
+    code, report, _ = check('lsvid', root, '--list-only')
+    (line,) = [message for message in messages(report, 'warnings') if 'info_test' in message]
+    assert code == 0 and f'the first is row 6 {table[5].tolist()}' in line
 
 
 def test_own_folders_and_csv_with_several_defects(copy, check, tmp_path):

@@ -4,14 +4,16 @@ The readers are those of the loaders. Here they continue after a complaint: ``at
 that notes an InputError, and what it was about is left out.
 """
 
+import itertools
 import os.path as osp
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.labels import JUNK_PID, count_matchable
-from stmn_plugin.numerals import is_digits
+from stmn_plugin.numerals import counted, is_digits
 
 from .host_datasets import (
     DUKE_NAME,
@@ -46,9 +48,9 @@ OFFICIAL_COUNTS: dict[str, dict[str, tuple[int | None, int | None, int | None]]]
         'query': (None, 1980, None),
     },
     'dukemtmcvidreid': {
-        'train': (702, 2196, None),
+        'train': (702, 2196, 369656),
         'query': (702, 702, None),
-        'gallery': (702 + 408, 2636, None),
+        'gallery': (702 + 408, 2636, 445764),
     },
     'lsvid': {
         'train': (842, 2831, None),
@@ -56,6 +58,7 @@ OFFICIAL_COUNTS: dict[str, dict[str, tuple[int | None, int | None, int | None]]]
         'test query': (None, 3504, None),
         'val': (200, 779, None),
         'val query': (None, 252, None),
+        'all': (3772, 14943, 2982685),  # frames are not published by list
     },
     'tracklets': {},
 }
@@ -66,6 +69,10 @@ OFFICIAL_UNMATCHED: dict[str, dict[tuple[str, str], int]] = {
 }
 OFFICIAL_CAMERAS = {'mars': 6, 'dukemtmcvidreid': 8, 'lsvid': 15}
 NOT_PERSONS = {'mars': {JUNK_PID, DISTRACTOR_PID}}
+FRAME_NUMBER = {  # in a name; MARS lists its frames, own names are free
+    'dukemtmcvidreid': DUKE_NAME,
+    'lsvid': re.compile(r'([^_]*_){3}(?P<frame>\d+)[_.].*', re.ASCII | re.DOTALL),
+}
 USUAL_SIZE = {'mars': (256, 128)}  # height, width
 
 
@@ -104,6 +111,28 @@ def find_disagreements(name: str, contents: Contents, found: 'Findings') -> None
     if name == 'lsvid':
         _find_frames_in_two_lists(contents, found)
     _find_unknown_cameras(name, contents, found)
+    if name in FRAME_NUMBER:
+        _find_gaps(FRAME_NUMBER[name], contents, found)
+
+
+def _find_gaps(pattern: re.Pattern[str], contents: Contents, found: 'Findings') -> None:
+    """Report tracklets that skip frame numbers: no list says how many frames they have."""
+    for label, tracklets in contents.tracklets.items():
+        if label.endswith(' query'):  # those are in the split, too
+            continue
+        gaps = []
+        for paths, *_ in tracklets:
+            matches = [pattern.fullmatch(osp.basename(path)) for path in paths]
+            numbers = [int(match['frame']) for match in matches if match]
+            steps = [b - a for a, b in itertools.pairwise(numbers)]
+            if len(numbers) == len(paths) and steps and max(steps) > min(steps):
+                place = steps.index(max(steps))
+                gaps.append(f'{paths[place]} and {osp.basename(paths[place + 1])}')
+        if gaps:
+            of = counted(len(tracklets), 'tracklet')
+            found.warn(
+                'gaps', f'{label}: {len(gaps)} of {of} skip frame numbers, first between {gaps[0]}'
+            )
 
 
 def _compare_train_with_test(name: str, contents: Contents, found: 'Findings') -> None:
@@ -164,12 +193,20 @@ def _find_unknown_cameras(name: str, contents: Contents, found: 'Findings') -> N
 def count(name: str, contents: Contents, found: 'Findings') -> dict[str, dict[str, Any]]:
     """Compare persons, tracklets and frames of each list with the official statistics."""
     counts: dict[str, dict[str, Any]] = {}
-    for label, tracklets in contents.tracklets.items():
-        numbers = (
+    sizes = {
+        label: (
             len({pid for _, pid, *_ in tracklets} - NOT_PERSONS.get(name, set())),
             len(tracklets),
             sum(len(paths) for paths, *_ in tracklets),
         )
+        for label, tracklets in contents.tracklets.items()
+    }
+    if name == 'lsvid':  # its persons are others in each of these lists
+        people, number, frames = zip(
+            *(sizes[label] for label in ('train', 'val', 'test') if label in sizes), strict=True
+        )
+        sizes['all'] = sum(people), sum(number), sum(frames)
+    for label, numbers in sizes.items():
         official = OFFICIAL_COUNTS[name].get(label, (None,) * 3)
         counts[label] = {}
         for what, here, there in zip(

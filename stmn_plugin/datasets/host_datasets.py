@@ -28,6 +28,7 @@ from .listing import (
     first_existing,
     id_number,
     image_names,
+    one_frame_twice,
     read_lines,
     splits_of,
 )
@@ -305,7 +306,7 @@ def read_duke_tracklet(folder: str) -> tuple[tuple[str, ...], int]:
     frames.sort()
     for (*one, first, _), (*other, second, _) in zip(frames, frames[1:], strict=False):
         if one == other:
-            raise InputError(f'{folder}: {first} and {second} are one frame in two files')
+            raise one_frame_twice(folder, first, second)
     return tuple(osp.join(folder, name) for _, _, name, _ in frames), cameras[0] - 1
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import os
 import os.path as osp
 from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +126,8 @@ def image_names(folder: str) -> list[str]:
 
     Also what only has the name of an image (a pipe, a folder): reading it says what it is.
     """
-    entries = sorted((name for name, _ in scan(folder)), key=natural_key)
+    keys = {name: natural_key(name) for name, _ in scan(folder)}
+    entries = sorted(keys, key=keys.__getitem__)
     names = list(filter(is_image, entries))
     if not names:
         other = f', but {entries[0]} and {len(entries) - 1} others' if entries else ''
@@ -134,6 +136,9 @@ def image_names(folder: str) -> list[str]:
             'restore its frames or remove the folder'
         )
     check_distinct_stems(folder, names)
+    for one, other in itertools.pairwise(names):
+        if keys[one][0] == keys[other][0]:  # 8.jpg and 08.jpg
+            raise one_frame_twice(folder, one, other)
     return names
 
 
@@ -143,9 +148,12 @@ def check_distinct_stems(folder: str, names: Sequence[str]) -> None:
     for name in names:
         twin = stems.setdefault(name.rpartition('.')[0], name)
         if twin is not name:
-            raise InputError(
-                f'{folder}: {twin} and {name} are one frame in two files; remove one of them'
-            )
+            raise one_frame_twice(folder, twin, name)
+
+
+def one_frame_twice(folder: str, one: str, other: str) -> InputError:
+    """Return the error of two files of a tracklet that are the same frame."""
+    return InputError(f'{folder}: {one} and {other} are one frame in two files; remove one of them')
 
 
 def read_lines(path: str, advice: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import os.path as osp
+import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from stmn_plugin.data.tracklets import Tracklet
 from stmn_plugin.errors import InputError
 from stmn_plugin.labels import natural_key, relabel
-from stmn_plugin.numerals import is_digits
+from stmn_plugin.numerals import counted, is_digits
 
 from .index_cache import parse_once
 from .listing import (
@@ -27,11 +29,12 @@ from .listing import (
     first_existing,
     id_number,
     is_image,
+    one_frame_twice,
     read_lines,
     scan,
     splits_of,
 )
-from .tables import read_query_rows, read_table
+from .tables import read_query_rows, read_table, starts_within_another
 
 PARTS = ('test', 'val')  # data.split_id 0, 1
 ADVICE = 'the authors of LS-VID send it after their release agreement is signed'
@@ -173,10 +176,22 @@ def compare_with_table(
     table: NDArray[np.int64],
     attempt: Attempt = contextlib.nullcontext,
 ) -> None:
-    """Refuse a list and a table ``start, end, pid, camera`` that do not describe the same data."""
+    """Refuse a list and a table ``start, end, pid, camera`` that do not describe the same data.
+
+    Of start and end only the difference is used, as the frames are those of the list. So a table
+    whose rows count from 0, or share frames, is only reported.
+    """
     if len(table) != len(tracklets):
         raise InputError(
             f'{table_path}: {len(table)} rows, but {list_path} has {len(tracklets)} lines'
+        )
+    odd = np.flatnonzero((table[:, 0] < 1) | starts_within_another(*table.T[:2])).tolist()
+    if odd:
+        warnings.warn(
+            f'{table_path}: {counted(len(odd), "row")} of info_test start before 1 or within '
+            f'another, the first is row {odd[0] + 1} {table[odd[0]].tolist()}; the frames are '
+            f'those of {list_path}',
+            stacklevel=2,
         )
     for row, ((start, end, pid, camera), tracklet) in enumerate(
         zip(table.tolist(), tracklets, strict=True), 1
@@ -224,8 +239,14 @@ def _in_order(folder: str, names: list[str]) -> tuple[list[str], int]:
             raise InputError(f'{path}: a name has four fields, the third is a camera from 1 up')
         cameras.add(int(fields[2]))
         frame = fields[3].partition('.')[0]
-        frames.append((0, int(frame), name) if is_digits(frame) else (1, natural_key(name), name))
+        frames.append(
+            (0, int(frame), name) if is_digits(frame) else (1, natural_key(name)[0], name)
+        )
     if len(cameras) > 1:
         first = osp.join(folder, names[0])
         raise InputError(f'{first}: tracklet with several cameras {sorted(cameras)}')
-    return [name for *_, name in sorted(frames)], cameras.pop()
+    frames.sort()
+    for (*one, name), (*other, twin) in itertools.pairwise(frames):
+        if one == other and natural_key(name)[0] == natural_key(twin)[0]:  # 0008 and 8
+            raise one_frame_twice(folder, name, twin)
+    return [name for *_, name in frames], cameras.pop()
