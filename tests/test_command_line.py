@@ -10,6 +10,7 @@ from stmn_plugin.cli import (
     check_data,
     compare,
     cost_curve,
+    demo,
     export,
     index,
     make_synthetic,
@@ -73,6 +74,7 @@ EXPORT = 'model.pth --output x --format'
         (compare, '--systems qan', '--systems goes with --table2'),
         (compare, '--grid --runs a', '--grid cannot be combined with --runs'),
         (compare, '--runs a --seeds 3', '--seeds goes with --archs, --ablation'),
+        (compare, '--runs a --config b', '--config goes with --archs, --ablation'),
         (export, f'{EXPORT} torch --push me/x', '--push goes with --format hub'),
         (export, f'{EXPORT} onnx --terms x', '--terms goes with --format hub'),
         (export, f'{EXPORT} hub --terms x --public', '--public goes with --push'),
@@ -109,6 +111,26 @@ def test_a_flag_without_its_partner_is_refused(tool, words, said, capsys):
     with pytest.raises(SystemExit) as ended:
         tool.main(words.split())
     assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'tool, words, said',
+    [
+        (cost_curve, 'test.frames all', 'test.frames is set by --clips'),
+        (cost_curve, 'test.clips_per_tracklet=2', 'test.clips_per_tracklet is set by --clips'),
+        (cost_curve, 'test.evaluate False', 'test.evaluate is set by this command'),
+        (compare, 'data.save_dir x', 'data.save_dir is set by --output'),
+        (compare, 'test.visrank True', 'test.visrank is set by the comparison'),
+        (compare, 'model.resume auto', 'model.resume is set by the comparison'),
+        (compare, '--grid test.rerank True', 'test.rerank is set by --grid'),
+        (demo, 'test.frames all', 'test.frames is set by the demo'),
+    ],
+)
+def test_a_key_that_a_command_sets_is_refused(tool, words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        tool.main(['data.type', 'video', *words.split()])
+    assert ended.value.code == 2 and f'error: {said}' in capsys.readouterr().err
 
 
 def test_partners_allow_a_flag_wherever_they_stand():

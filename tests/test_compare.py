@@ -98,8 +98,9 @@ def run(repository, small_run, mars_root, tmp_path, capsys):
     """Run tools/compare.py in this process on the miniature MARS → exit code, stdout, stderr."""
 
     def call(*flags, keys=(), execute=in_this_process):
-        words = ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml')]
-        words += ['--root', mars_root, '--output', str(tmp_path / 'out'), *flags]
+        words = ['--root', mars_root, '--output', str(tmp_path / 'out'), *flags]
+        if '--runs' not in flags:  # they have their own
+            words += ['--config-file', str(repository / 'configs' / 'stmn_mars.yaml')]
         code = 0
         try:
             compare.main([*words, *small_run[:-2], *keys], execute)

@@ -451,17 +451,12 @@ def test_in_the_canonical_layout(repository, canonical_host, mars_root, small_ru
 def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
     from stmn_plugin.cli import cost_curve
 
-    config = str(repository / 'configs' / 'stmn_mars.yaml')
-    words = ['--config-file', config, '--root', mars_root, '--clips', '1', '2', 'all', '--debug']
     # it says itself which frames are tested, whatever the config does
-    own = [
-        'test.frames',
-        'all',
-        'test.rerank',
-        'True',
-        'test.features_dir',
-        str(folder / 'vectors'),
-    ]
+    config = folder.with_suffix('.yaml')
+    config.write_text(f'_BASE_: {repository}/configs/stmn_mars.yaml\ntest: {{frames: all}}\n')
+    words = ['--config-file', str(config), '--root', mars_root, '--clips', '1', '2', 'all']
+    words += ['--debug', 'test.rerank', 'True']
+    own = ['test.features_dir', str(folder / 'vectors')]
     cost_curve.main([*words, *small_run, *own])
     rows = json.loads((folder / 'cost_curve.json').read_text())
     assert [row['clips'] for row in rows] == [1, 2, 'all']

@@ -213,7 +213,7 @@ def test_crops_need_a_model_and_are_embedded_once(index, tmp_path):
             calls.append([len(paths) for paths in tracklets])
             return type('Features', (), {'features': features_of(len(tracklets), 9)})
 
-    one, two = make_queries(index, asked, Toy)
+    one, two = make_queries(index, asked, Toy())
     assert calls == [[5]] and torch.equal(one.features, features_of(1, 9))
     assert index.features([]).shape == (0, DIM)
     assert torch.equal(two.features, torch.cat([features_of(1, 9), index.features([3])]))
@@ -324,6 +324,7 @@ def test_a_tracklet_given_by_its_number_is_called_by_its_name(index, folder, tmp
         (['--tracklet', '3', '--html', '/proc/none/x.html'], '/proc/none'),
         (['--tracklet', '99'], 'no such tracklet'),
         (['/none/model.pth.tar', '--crops', '.'], 'model.pth.tar'),
+        (['/none/model.pth.tar', '--tracklet', '3'], 'model.pth.tar'),  # which needs no model
     ],
 )
 def test_bad_words_are_one_line(words, said, folder, capsys):

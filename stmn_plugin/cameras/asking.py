@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,14 +132,14 @@ def read_queries(index: TrackletIndex, path: Path) -> list[Asked]:
 
 
 def make_queries(
-    index: TrackletIndex, asked: Sequence[Asked], embedder: 'Callable[[], Embedder] | None'
+    index: TrackletIndex, asked: Sequence[Asked], embedder: 'Embedder | None'
 ) -> list[Query]:
     """Return queries with their features, from the index if it has them, else from the model.
 
     Args:
         index: the index to search.
         asked: the queries as the user gave them.
-        embedder: returns one of the index's model; called only if a query is not in the index.
+        embedder: of the index's model; needed only if a query is not in the index.
 
     Raises:
         InputError: a query needs a model and ``embedder`` is None; crops cannot be read.
@@ -152,7 +152,7 @@ def make_queries(
                 f'{Path(outside[0].tree, outside[0].tracklet)} is not in the index: CHECKPOINT '
                 'must name the model that the index was made with'
             )
-        found = embedder()([crops_of(row) for row in outside], 'queries')
+        found = embedder([crops_of(row) for row in outside], 'queries')
         assert found is not None  # a single process
         features = dict(zip(outside, found.features, strict=True))
     numbers = list(dict.fromkeys(row.number for query in asked for row in query.rows if row.number))

@@ -14,7 +14,7 @@ import re
 import shlex
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from stmn_plugin.config import RANGES, SECTIONS
@@ -262,6 +262,18 @@ def _import_files(words: Sequence[str]) -> None:
         file = file if equals else following
         if name == IMPORT and file:  # an empty name is refused as that of any flag is
             import_file(file)
+
+
+def refuse_words(words: Sequence[str], set_by: Mapping[str, str]) -> None:
+    """Raise InputError for a KEY VALUE word whose key the command itself sets.
+
+    Args:
+        words: KEY VALUE words.
+        set_by: key → what sets it.
+    """
+    for key in words[::2]:
+        if key in set_by:
+            raise InputError(f'{key} is set by {set_by[key]}, so it cannot be given')
 
 
 def flags_of(group: 'argparse._ArgumentGroup') -> list[str]:

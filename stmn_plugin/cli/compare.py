@@ -21,7 +21,7 @@ from stmn_plugin.extras import require
 from stmn_plugin.numerals import counted
 from stmn_plugin.plugins import import_words
 
-from .command_line import CONFIG, CommandLine, value_of
+from .command_line import CONFIG, CommandLine, refuse_words, value_of
 
 if TYPE_CHECKING:
     from stmn_plugin.comparing.run_plan import PlannedRun
@@ -83,8 +83,10 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.goes_without('--grid', [*trained, '--runs', '--published'])
     args = parser.parse_args(argv)
     rows = args.archs or args.ablation or args.table2 or args.variants
-    if args.runs and not rows and 'seeds' in parser.given:
-        parser.error(f'--seeds goes with {", ".join(trained)}, not with --runs alone')
+    for flag in ('seeds', 'config_file') if args.runs and not rows else ():
+        if flag in parser.given:
+            name = flag.partition('_')[0]
+            parser.error(f'--{name} goes with {", ".join(trained)}, not with --runs alone')
     return args
 
 
@@ -166,10 +168,11 @@ def compare(
 def search_grid(args: Namespace, words: list[str], execute: 'Execute') -> int:
     """Print the tables of the grid search; return the number of failed runs."""
     from stmn_plugin.comparing import grid
-    from stmn_plugin.comparing.run_plan import plan_runs, training_config
+    from stmn_plugin.comparing.run_plan import TRAINING, plan_runs, training_config
     from stmn_plugin.comparing.run_queue import complete_runs
     from stmn_plugin.device import device_line
 
+    refuse_words(words, dict.fromkeys(TRAINING, '--grid'))  # nothing is tested afterwards
     output = args.output or default_output(args.config_file)
     cfg = training_config(args.config_file, words)
     if cfg.model.name != grid.ARCH:
@@ -237,7 +240,10 @@ def main(argv: Sequence[str] | None = None, execute: 'Execute' = child) -> None:
     args = parse_args(argv)
     with exit_on_input_error(args.debug):
         from stmn_plugin.comparing.published import DATASETS
+        from stmn_plugin.comparing.run_plan import SET_BY
         from stmn_plugin.interrupt import Interrupted
+
+        refuse_words(args.opts, SET_BY)
 
         words, archs, runs = args.opts, args.archs, args.runs
         if args.published and args.published not in DATASETS:

@@ -19,7 +19,7 @@ from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.extras import require
 from stmn_plugin.whole_files import whole_file, write_json
 
-from .command_line import CONFIG, CommandLine, value_of
+from .command_line import CONFIG, CommandLine, refuse_words, value_of
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from stmn_plugin.host.engine import VideoEngine
 
 ALL = 'all'
+SET_BY = {
+    'test.evaluate': 'this command',
+    'test.frames': '--clips',
+    'test.clips_per_tracklet': '--clips',
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -55,6 +60,7 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
     from stmn_plugin.evaluation.doubts import doubt_label
     from stmn_plugin.host.runner import run_tests
 
+    refuse_words(args.opts, SET_BY)
     words = [*args.opts, 'test.evaluate', 'True']
     base = load_config(args.config_file, words)
     if base.data.type != 'video':

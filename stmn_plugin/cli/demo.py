@@ -22,7 +22,7 @@ from stmn_plugin.datasets.synthetic import ensure_preset
 from stmn_plugin.errors import exit_on_input_error, printable
 from stmn_plugin.extras import require
 
-from .command_line import CommandLine, invocation_of
+from .command_line import CommandLine, invocation_of, refuse_words
 from .compare import child
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ def run_demo(cfg: Any, words: Sequence[str], execute: 'Execute') -> 'list[Outcom
     """
     print(f'{WHAT}:\n{COST}. Ctrl-C stops it.\nLoading PyTorch', flush=True)
     from stmn_plugin.comparing import result_tables
-    from stmn_plugin.comparing.run_plan import plan_runs
+    from stmn_plugin.comparing.run_plan import TRAINING, plan_runs
     from stmn_plugin.comparing.run_queue import complete_runs
     from stmn_plugin.comparing.table2 import stmn_and_baseline
     from stmn_plugin.comparing.variants import Variant
     from stmn_plugin.device import device_line
     from stmn_plugin.interrupt import Interrupted
 
+    refuse_words(words, dict.fromkeys(['model.resume', *TRAINING], 'the demo'))
     print(device_line(cfg.use_gpu))
     folder = cfg.data.save_dir
     image_model = Variant(f'torchreid {IMAGE_MODEL}', IMAGE_MODEL, {'model.name': IMAGE_MODEL})

@@ -2,7 +2,8 @@
 
 A query is one or several tracklets of one person: of the index (--tracklet, --person), folders of
 crops (--crops), or tracks of a video (--video). CHECKPOINT, the model that the index was made with,
-is needed for queries that are not in the index, and for attention on the page.
+is needed for queries that are not in the index, and for attention on the page; another one is
+refused for any query.
 """
 
 import argparse
@@ -137,11 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         from stmn_plugin.cameras.searching import SearchOptions, search
 
         index = stack.enter_context(TrackletIndex.open(args.index))
-        make_embedder = None
-        if args.checkpoint:
-            make_embedder = functools.cache(lambda: embedder_of(args.checkpoint, index))
         asked = list(ask(args, index, stack))
-        queries = make_queries(index, asked, make_embedder)
+        embedder = embedder_of(args.checkpoint, index) if args.checkpoint else None
+        queries = make_queries(index, asked, embedder)
         options = SearchOptions(
             args.top,
             Where(args.camera, args.not_camera, args.since, args.until),
@@ -162,7 +161,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.json:
             write_json(args.json, answers_json(answers, index.model, thresholds, words, zone))
         if args.html:
-            embedder = make_embedder() if make_embedder else None
             write_page(args.html, answers, index, thresholds, words, zone, embedder)
         print(*(answer_table(answer, zone) for answer in answers), sep='\n\n')
         print(f'\n{printable(words)}; {seconds:.2f} s')

@@ -36,14 +36,14 @@ TESTING = {
     'model.resume': '',
     'model.pretrained': False,  # the checkpoint holds every weight
 }
-NOT_OF_A_ROW = {  # key → what sets it for every row
-    'train.seed': '--seeds',
+SET_BY = {  # key → what sets it in every run
     'data.save_dir': '--output',
     **dict.fromkeys(
         ['model.resume', 'test.frames', *(key for key in TESTING if key in TRAINING)],
         'the comparison',
     ),
 }
+NOT_OF_A_ROW = {'train.seed': '--seeds', **SET_BY}  # the words give the first seed
 LONGEST_NAME = 80  # characters of a variant in the name of a folder
 
 
