@@ -284,8 +284,10 @@ def test_a_folder_of_other_steps_is_refused(copied, words, capsys, whole, tmp_pa
     assert 'test.amp was' in bad(words(copied, 'test.amp', 'bf16'), capsys)
     begin = words(copied, 'model.load_weights', whole / 'step-00' / 'model' / 'model.pth.tar-2')
     assert 'model.load_weights was' in bad(begin, capsys)
-    shutil.rmtree(copied / 'step-00')  # killed before it had a config
-    told = bad(words(copied, 'one_shot.split_seed', 1), capsys)
+    alone = tmp_path / 'alone'  # killed before a step had a config
+    alone.mkdir()
+    shutil.copy(copied / 'split.json', alone)
+    told = bad(words(alone, 'one_shot.split_seed', 1), capsys)
     assert 'split.json is another split' in told
     # a split file of other data, here with identities held out
     given = ['one_shot.split_file', whole / 'split.json', 'data.validation_ids', 4]
@@ -294,6 +296,47 @@ def test_a_folder_of_other_steps_is_refused(copied, words, capsys, whole, tmp_pa
     damaged = copied / 'chosen-01.json'
     damaged.write_text('{}')
     assert 'chosen-01.json is damaged' in bad(words(copied), capsys)
+
+
+def test_removed_folders_of_steps_hide_no_other_recipe(copied, words, capsys):
+    """The recipe is that of the first step that is there."""
+    (copied / 'chosen-02.json').unlink()
+    shutil.rmtree(copied / 'step-00')
+    for more, said in ((['train.lr', 0.2], 'train.lr was 0.1, is 0.2'),
+                       (['test.flip', True], 'test.flip was False, is True')):  # fmt: skip
+        assert said in bad(words(copied, *more), capsys)
+    shutil.rmtree(copied / 'step-01')
+    for more in ([], ['train.lr', 0.2]):
+        told = bad(words(copied, *more), capsys)
+        assert f'{copied}/chosen-01.json was chosen by a recipe that no' in told
+    assert not (copied / 'step-01').exists()
+
+
+def test_a_removed_folder_of_a_finished_step_costs_no_result(copied, whole, words):
+    shutil.rmtree(copied / 'step-00')
+    assert call(*words(copied)) == 0
+    for name in ('steps.json', 'steps.md'):
+        assert (copied / name).read_bytes() == (whole / name).read_bytes()
+    (copied / 'steps.json').unlink()
+    assert call(*words(copied)) == 0
+    first, last = content(copied / 'steps.json')['steps']
+    assert first['evaluations'] == [] and last == content(whole / 'steps.json')['steps'][1]
+
+
+def test_another_choice_than_the_next_step_was_trained_on_is_refused(copied, words, capsys):
+    path = copied / 'chosen-01.json'
+    choice = content(path)
+    choice['chosen'][0]['label'] = (choice['chosen'][0]['label'] + 1) % 10
+    path.write_text(json.dumps(choice))
+    told = bad(words(copied), capsys)
+    assert f'{copied}/step-01/train_list.json holds other labels' in told
+    assert f'{copied}/chosen-02.json' in told
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"steps": [{"step": 0, "evaluations": [3]}]}'])
+def test_a_damaged_table_is_named(text, copied, words, capsys):
+    (copied / 'steps.json').write_text(text)
+    assert f'{copied}/steps.json is' in bad(words(copied), capsys)
 
 
 def test_a_split_is_used_again(whole, words, tmp_path):

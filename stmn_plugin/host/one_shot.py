@@ -18,7 +18,12 @@ from yacs.config import CfgNode
 
 from stmn_plugin.config.rules import AUTO
 from stmn_plugin.data.tracklets import Tracklet
-from stmn_plugin.data.train_list import train_list, write_train_list
+from stmn_plugin.data.train_list import (
+    TrainList,
+    read_train_list,
+    train_list,
+    write_train_list,
+)
 from stmn_plugin.device import usable_gpu
 from stmn_plugin.distributed import (
     broadcast,
@@ -50,6 +55,7 @@ from stmn_plugin.training.one_shot_files import (
     StepResult,
     chosen_path,
     read_chosen,
+    read_summary,
     step_folder,
     steps_text,
     write_chosen,
@@ -102,17 +108,19 @@ def run_one_shot(cfg: CfgNode) -> list[StepResult]:
         split = broadcast(split_of_folder(cfg, tracklets) if is_main() else None)
         counts = chosen_counts(len(split.unlabelled), cfg.one_shot.factor)
         logger.info(plan_line(split, counts))
-        chosen = Chosen({})
+        chosen, known = Chosen({}), read_summary(folder) if is_main() else {}
         for step, count in enumerate(counts):
             path = chosen_path(folder, step + 1)
             done = is_main() and os.path.exists(path)
+            if done:
+                check_trained_on(folder, step, labels_of(split, chosen, tracklets))
             if not broadcast(done):
                 number = f'Step {step} of {len(counts) - 1}'
                 parts = f'{len(split.labelled)} labelled, {len(chosen.labels)} pseudo-labelled'
                 logger.info(f'{number}: {parts} tracklets')
                 run_step(cfg, step, count, split, chosen, tracklets)
             following = broadcast(read_chosen(path, count, split) if is_main() else None)
-            evaluations = _evaluations(cfg, step)
+            evaluations = _evaluations(cfg, step) or known.get(step, [])
             results.append(StepResult(step, len(split.labelled), chosen, following, evaluations))
             if is_main():
                 write_summary(folder, cfg.model.name, cfg.one_shot.factor, split, results)
@@ -159,9 +167,7 @@ def run_step(
     """
     folder = step_folder(cfg.data.save_dir, step)
     if is_main():
-        labels = [(index, int(tracklets[index][1])) for index in split.labelled]
-        content = train_list([*labels, *chosen.labels.items()], tracklets)
-        write_train_list(os.path.join(folder, TRAIN_LIST), content)
+        write_train_list(os.path.join(folder, TRAIN_LIST), labels_of(split, chosen, tracklets))
     broadcast(None)  # the others wait for the file
     engine = run(step_config(cfg, step))
     estimated = estimate_labels(engine, tracklets, split)
@@ -173,6 +179,22 @@ def run_step(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     broadcast(None)
+
+
+def labels_of(split: Split, chosen: Chosen, tracklets: Sequence[Tracklet]) -> TrainList:
+    """Return the training list of a step with the pseudo-labels S_k."""
+    labels = [(index, int(tracklets[index][1])) for index in split.labelled]
+    return train_list([*labels, *chosen.labels.items()], tracklets)
+
+
+def check_trained_on(folder: str, step: int, labels: TrainList) -> None:
+    """Raise InputError if a finished step was trained on other labels, unless its list is gone."""
+    path = os.path.join(step_folder(folder, step), TRAIN_LIST)
+    if os.path.exists(path) and read_train_list(path) != labels:
+        raise InputError(
+            f'data.save_dir: {path} holds other labels than {SPLIT} and the choice before: '
+            f'delete its folder and {chosen_path(folder, step + 1)} to train the step again'
+        )
 
 
 def step_config(cfg: CfgNode, step: int) -> CfgNode:
@@ -222,7 +244,7 @@ def estimate_labels(
 
 
 def _evaluations(cfg: CfgNode, step: int) -> list[Mapping[str, Any]]:
-    """Read the evaluations at the end of a step; [] if its folder is missing."""
+    """Read the evaluations at the end of a step; [] if its folder was removed."""
     found = read_evaluations(step_folder(cfg.data.save_dir, step))
     return [one for one in found if one['epoch'] == cfg.train.max_epoch]
 

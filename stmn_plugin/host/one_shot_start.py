@@ -1,5 +1,6 @@
 """What one-shot learning checks and reads before its first step: settings, tracklets, the split."""
 
+import glob
 import os
 from collections.abc import Sequence
 
@@ -61,16 +62,28 @@ def check_one_shot(cfg: CfgNode) -> None:
 
 
 def check_unchanged(cfg: CfgNode, folder: str) -> None:
-    """Raise InputError if the first step of a folder was started with another recipe.
+    """Raise InputError if the steps of a folder have another recipe, or choices have none.
 
-    An unfinished step is also compared when it resumes; other steps are not.
+    The first step that is there is compared: all have one recipe, and folders of finished steps may
+    have been removed. An unfinished step is also compared when it resumes.
     """
-    path = os.path.join(step_folder(folder, 0), 'config.yaml')
-    if not os.path.exists(path) or cfg.train.allow_changed:
+    if cfg.train.allow_changed:
         return
-    before, now = recorded_settings(read_yaml(path)), flatten(cfg)
+    inside = glob.escape(folder)
+    paths = sorted(glob.glob(os.path.join(inside, 'step-[0-9]*', 'config.yaml')))
+    choices = sorted(glob.glob(os.path.join(inside, 'chosen-[0-9]*.json')))
+    if not paths:
+        if choices:
+            raise InputError(
+                f'data.save_dir: {choices[0]} was chosen by a recipe that no {folder}/step-*/'
+                'config.yaml tells: restore one, or take another folder'
+            )
+        return
+    before, now = recorded_settings(read_yaml(paths[0])), flatten(cfg)
     changed = changed_keys(before, now)
     changed |= {key: (before[key], now[key]) for key in DECISIVE if before[key] != now[key]}
+    if cfg.one_shot.warm_start and os.path.dirname(paths[0]) != step_folder(folder, 0):
+        changed.pop('model.load_weights', None)  # of the step before
     if changed:
         named = ', '.join(f'{key} was {old!r}, is {new!r}' for key, (old, new) in changed.items())
         raise InputError(f'data.save_dir: {folder} holds steps of another recipe: {named}')

@@ -112,7 +112,8 @@ def _short(value: Any) -> str:
     return 'a huge number' if large else repr(value)[:60]
 
 
-def _check_evaluations(evaluations: Any) -> None:
+def check_evaluations(evaluations: Any) -> None:
+    """Raise ValueError unless this is a list of evaluations."""
     if not isinstance(evaluations, list):
         raise ValueError(f'evaluations is {_short(evaluations)}')
     for number, evaluation in enumerate(evaluations, 1):
@@ -138,7 +139,7 @@ def read_metrics(folder: str) -> dict[str, Any]:
         with open_regular(path, encoding='utf-8') as file:
             content: dict[str, Any] = json.load(file)
         _check(content, FACTS, ['evaluations'])
-        _check_evaluations(content['evaluations'])
+        check_evaluations(content['evaluations'])
     except FileNotFoundError:
         return {'evaluations': []}
     except OSError as error:
@@ -209,7 +210,7 @@ def read_epoch_lines(
             raise InputError(f'{path}, line {number} is damaged: {error}') from error
         try:
             _check(values[-1], LINE, NEEDED_OF_LINE)
-            _check_evaluations(values[-1].get('evaluations', []))
+            check_evaluations(values[-1].get('evaluations', []))
             if len(values) > 1 and values[-1]['epoch'] <= values[-2]['epoch']:
                 raise ValueError(f'epoch {values[-1]["epoch"]} follows {values[-2]["epoch"]}')
         except ValueError as error:

@@ -20,6 +20,7 @@ from stmn_plugin.input_files import read_json
 from stmn_plugin.plain_values import is_count, is_flag, is_number
 from stmn_plugin.whole_files import write_json, write_text
 
+from .metric_files import check_evaluations
 from .one_shot import PseudoLabels, most_reliable
 
 SPLIT, SUMMARY, TABLE = 'split.json', 'steps.json', 'steps.md'
@@ -239,6 +240,29 @@ def write_summary(
     notes = [f'{arch}, one labelled tracklet an identity, {factor} % a step', *sorted(protocols)]
     text = f'{steps_markdown(results)}\n\n' + ''.join(f'{note}.\n' for note in notes)
     write_text(os.path.join(folder, TABLE), text)
+
+
+def read_summary(folder: str) -> dict[int, list[dict[str, Any]]]:
+    """Read step → evaluations from ``steps.json``; {} without the file.
+
+    A step whose folder was removed keeps the evaluations that it has there.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = os.path.join(folder, SUMMARY)
+    if not os.path.exists(path):
+        return {}
+    content = read_json(path, 'data.save_dir')
+    try:
+        known = {row['step']: row['evaluations'] for row in content['steps']}
+        for evaluations in known.values():
+            check_evaluations(evaluations)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f'data.save_dir: {path} is damaged: {error}; delete it to create it again'
+        ) from error
+    return known
 
 
 def _percent(share: Any) -> float | None:
