@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stmn_plugin.data.identity_sampler import EpochBatchSampler, host_batches, identity_batches
+from stmn_plugin.data.identity_sampler import (
+    EpochBatchSampler,
+    epoch_batches,
+    host_batches,
+    identity_batches,
+)
 from stmn_plugin.errors import InputError
 
 
@@ -85,3 +90,35 @@ def test_iterating_moves_on_by_itself_and_positions_count_clips():
         ]
     sampler.set_epoch(7)
     assert next(iter(sampler))[0].epoch == 7 and len(sampler) == 2
+
+
+@pytest.mark.parametrize(
+    'name, sizes, batch, groups, said',
+    [
+        ('RandomDomainSampler', [9, 9, 9, 1], 2, 1, '2 tracklets of a camera, one has 1'),
+        ('RandomDatasetSampler', [9, 9, 1], 4, 2, '2 tracklets of a dataset, one has 1'),
+        ('RandomDomainSampler', [9, 9], 5, 2, '5 is no multiple of sampler.num_cams 2'),
+        ('RandomDatasetSampler', [9], 4, 2, 'num_datasets 2: the training data has 1 dataset'),
+        ('RandomDomainSampler', [3, 2], 4, 2, ''),
+        ('RandomDatasetSampler', [2], 2, 1, ''),
+    ],
+)  # fmt: skip
+def test_a_group_too_small_for_its_share_is_refused_in_every_epoch(
+    name, sizes, batch, groups, said
+):
+    """The host notices it only in an epoch that draws the group."""
+    place = 2 if name == 'RandomDomainSampler' else 3
+    tracklets = []
+    for group, size in enumerate(sizes):
+        for index in range(size):
+            one = [(f'{group}-{index}.jpg',), index, 0, 0]
+            one[place] = group
+            tracklets.append(tuple(one))
+    asked = {'num_instances': 1, 'num_cams': groups, 'num_datasets': groups, 'seed': 0}
+    draw = epoch_batches(tracklets, name, batch, **asked)
+    for epoch in range(8):
+        if not said:
+            assert all(len(indices) == batch for indices in draw(epoch))
+            continue
+        with pytest.raises(InputError, match=f'sampler.train_sampler {name}: .*{said}'):
+            draw(epoch)

@@ -1,5 +1,6 @@
 """Samplers of training batches; the batches of an epoch are a function of (seed, epoch)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -10,6 +11,7 @@ from torch.utils.data import Sampler
 from stmn_plugin.config.rules import HOST_SAMPLERS, IDENTITY_PASS
 from stmn_plugin.distributed import shard
 from stmn_plugin.errors import InputError
+from stmn_plugin.numerals import counted
 from stmn_plugin.randomness import seeded
 
 from .clips import ClipRequest
@@ -19,7 +21,11 @@ from .tracklets import Tracklet
 Draw: TypeAlias = Callable[[int], list[list[int]]]
 """Epoch → batches of indices."""
 
-HOST_IDENTITIES = 'RandomIdentitySampler'
+HOST_IDENTITIES, HOST_CAMERAS = 'RandomIdentitySampler', 'RandomDomainSampler'
+GROUPED = {  # sampler → place in a tracklet, key and name of what its batches are divided into
+    HOST_CAMERAS: (2, 'sampler.num_cams', 'camera'),
+    'RandomDatasetSampler': (3, 'sampler.num_datasets', 'dataset'),
+}
 TRAIN_SAMPLERS = (IDENTITY_PASS, *HOST_SAMPLERS)
 
 
@@ -59,6 +65,8 @@ def epoch_batches(
         if name == IDENTITY_PASS:
             pids = [pid for _, pid, _, _ in tracklets]
             return identity_batches(pids, batch_size // num_instances, num_instances, seed, epoch)
+        if name in GROUPED:
+            check_groups(tracklets, name, batch_size, num_cams, num_datasets)
         refused = (
             f'sampler.train_sampler {name} cannot make batches of {batch_size} '
             'from this training data'
@@ -75,6 +83,30 @@ def epoch_batches(
             return host_batches(sampler, batch_size, seed, epoch)
 
     return draw
+
+
+def check_groups(
+    tracklets: Sequence[Tracklet], name: str, batch_size: int, num_cams: int, num_datasets: int
+) -> None:
+    """Raise InputError if a batch may ask a camera or dataset for more tracklets than it has.
+
+    The host would notice in the first epoch that draws such a group, which may be a late one.
+    """
+    place, key, kind = GROUPED[name]
+    sizes = Counter(tracklet[place] for tracklet in tracklets)
+    asked = num_cams if name == HOST_CAMERAS else num_datasets
+    groups = asked if asked > 0 else len(sizes)  # as the host
+    each = batch_size // groups
+    if batch_size % groups:
+        problem = f'train.batch_size {batch_size} is no multiple of {key} {groups}'
+    elif len(sizes) < groups:
+        problem = f'{key} {groups}: the training data has {counted(len(sizes), kind)}'
+    elif min(sizes.values()) < each:
+        fewest = min(sizes.values())
+        problem = f'{key} {groups}: a batch takes {each} tracklets of a {kind}, one has {fewest}'
+    else:
+        return
+    raise InputError(f'sampler.train_sampler {name}: {problem}')
 
 
 def identity_batches(
