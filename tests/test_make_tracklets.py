@@ -534,6 +534,9 @@ def test_kill_9_leaves_nothing_that_looks_whole_and_the_next_call_finishes(
     assert {len(list(path.iterdir())) for path in left} <= {20}  # of these no crop is missing
     with pytest.raises(InputError, match='no tracklet'):
         tree_rows(tree)
+    said = 'did not finish' if place[0] is shutil else 'no tracklets in it'
+    with pytest.raises(InputError, match=said):
+        find_source(str(tree))
     made = make_tracklets(one)
     assert made.entries == read_manifest(tree) and len(made.entries) == 3
     assert {path.name for path in tree.iterdir()} <= {'gallery', 'manifest.jsonl', '.manifest.lock'}
@@ -570,6 +573,11 @@ def test_a_replacement_that_is_killed_leaves_no_crops_for_ever(number, job, tmp_
     assert victim.exitcode == -signal.SIGKILL
     for entry in read_manifest(tree):
         assert len(list((tree / entry.tracklet).iterdir())) == 20
+    if (tree / tree_files.UNLISTED).exists():  # else it was killed before, or at the very end
+        with pytest.raises(InputError, match='make_tracklets.py did not finish in this tree'):
+            find_source(str(tree))
+    else:
+        assert len(read_own_tracklets(find_source(str(tree)))[0][2]) == len(read_manifest(tree))
     whole_files._clean_once.cache_clear()  # as a process of its own
     other = job(walk(4), camera='yard') if number % 2 else job(walk(4), replace=True)
     make_tracklets(other)

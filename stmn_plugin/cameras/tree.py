@@ -7,13 +7,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from stmn_plugin.datasets.unfinished import UNLISTED
 from stmn_plugin.errors import InputError
 from stmn_plugin.whole_files import temporary_folder, write_errors
 
 from .manifest import ManifestEntry, read_manifest, write_manifest
 
 LOCK = '.manifest.lock'
-UNLISTED = '.unlisted.jsonl'  # tracklets of which a killed process may have left folders
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from .listing import (
     scan,
     splits_of,
 )
+from .unfinished import refuse_unfinished
 
 COLUMNS = ('split', 'pid', 'camid', 'tracklet', 'path')
 ADVICE = (
@@ -85,6 +86,8 @@ def find_source(root: str) -> str:
         if others:  # ambiguous: do not guess which one is meant
             both = f'{first} and {others[0]}'
             raise InputError(f'{both}: both hold tracklets; rename one, or move it elsewhere')
+        if first in folders:
+            refuse_unfinished(first)
         return first
     problem = 'no tracklets in it' if osp.exists(root) else 'not found'
     raise InputError(f'{root}: {problem}; {ADVICE}')
