@@ -11,6 +11,7 @@ from stmn_plugin.cli import (
     compare,
     cost_curve,
     demo,
+    embed,
     export,
     index,
     make_synthetic,
@@ -141,6 +142,17 @@ def test_partners_allow_a_flag_wherever_they_stand():
     ):
         tool.parse_args(words.split())
     visualize.check_figures(visualize.parse_args(['--run', 'x', '--items', '3']))
+
+
+def test_words_behind_two_dashes_are_no_flags():
+    args = parsed(index, '--rows --camera a b -- -x.db')
+    assert (args.index, args.camera, args.rows) == ('-x.db', ['a', 'b'], True)
+    args = parsed(embed, '--index=-x.db -- -model.pth --debug')
+    assert (args.checkpoint, str(args.tree), args.debug) == ('-model.pth', '--debug', False)
+    args = parsed(search, '--index x.db --tracklet 1 2 -- model.pth')
+    assert (args.checkpoint, args.tracklet) == ('model.pth', ['1', '2'])
+    flags = '--tracks a --format mot --camera c --output t'
+    assert list(map(str, parsed(make_tracklets, f'{flags} -- -a.mp4 b').videos)) == ['-a.mp4', 'b']
 
 
 def test_facts_of_formats_are_those_of_the_readers():

@@ -448,8 +448,9 @@ def test_in_the_canonical_layout(repository, canonical_host, mars_root, small_ru
     assert json.loads((folder / 'metrics.json').read_text())['arch'] == 'stmn'
 
 
-def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
+def test_the_cost_curve(repository, mars_root, small_run, folder, capsys, monkeypatch):
     from stmn_plugin.cli import cost_curve
+    from stmn_plugin.host import runner
 
     # it says itself which frames are tested, whatever the config does
     config = folder.with_suffix('.yaml')
@@ -476,6 +477,23 @@ def test_the_cost_curve(repository, mars_root, small_run, folder, capsys):
     assert len({one['made_from']['test'] for one in stored}) == 3
     with pytest.raises(InputError, match='shows rank-1, add 1'):
         cost_curve.main([*words, *small_run, 'test.ranks', '5'])
+    assert (folder / 'cost_curve.png').exists()
+
+    def stop(number, engine):
+        add_rows(number, engine)
+        raise InputError('the disk is full')
+
+    def run_one(cfgs, use):
+        nonlocal add_rows
+        add_rows = use
+        run_tests(cfgs, stop)
+
+    add_rows, run_tests = None, runner.run_tests
+    monkeypatch.setattr(runner, 'run_tests', run_one)
+    with pytest.raises(InputError, match='full'):
+        cost_curve.main([*words, *small_run, *own])
+    assert json.loads((folder / 'cost_curve.json').read_text()) == rows[:1]
+    assert not (folder / 'cost_curve.png').exists()  # it showed all of them
 
 
 def tracklets_of(mars_root):

@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 import torchvision
+from miniatures import save_frame
 from processes import reserved_port
 from test_distributed_training import narrow_resnet
 from test_every_model import narrow_resnet as narrow_in_all_stages
@@ -376,6 +377,38 @@ def test_nothing_unlabelled_is_one_step(words, tmp_path, monkeypatch):
     assert call(*words(tmp_path / 'steps', 'train.max_epoch', 1)) == 0
     assert len(content(tmp_path / 'steps' / 'steps.json')['steps']) == 1
     assert content(tmp_path / 'steps' / 'chosen-01.json')['chosen'] == []
+
+
+PASSES = {  # training tracklets as (person, camera, name), and the sizes of the steps
+    'a camera each': ([('a', '1', 't'), ('b', '2', 't'), ('c', '3', 't')], [3]),
+    'one unlabelled': ([('a', '1', 't'), ('b', '2', 't'), ('a', '3', 't')], [2, 2, 3]),
+    'cameras of one person': ([(p, p, t) for p in ('1', '2') for t in 'xyz'], [2, 4, 6]),
+}
+
+
+@pytest.mark.parametrize('name', PASSES)
+def test_few_tracklets_and_cameras_of_one_person(name, tmp_path):
+    rows = [('train', *one, ('1.jpg', '2.jpg')) for one in PASSES[name][0]]
+    rows += [('query', 'q', '1', 't', ('1.jpg',)), ('gallery', 'q', '2', 't', ('1.jpg',))]
+    for split, *place, frames in rows:
+        for number, frame in enumerate(frames):
+            path = tmp_path.joinpath('tracklets', split, *place, frame)
+            save_frame(path, len(str(place)), 1, number)
+    words = ['--root', tmp_path, '-s', 'tracklets', '-t', 'tracklets', *WORDS]
+    words += ['train.max_epoch', 1, 'train.batch_size', 2, 'one_shot.factor', 50]
+    assert call(*words, 'data.save_dir', tmp_path / 'steps') == 0
+    steps = content(tmp_path / 'steps' / 'steps.json')['steps']
+    assert [step['trained_on'] for step in steps] == PASSES[name][1]
+    cameras = {row['camera'] for row in content(tmp_path / 'steps' / 'split.json')['labelled']}
+    assert len(cameras) == len({person for person, *_ in PASSES[name][0]})
+
+
+def test_one_person_is_refused(tmp_path, capsys):
+    for place in ('train/a/1/t', 'train/a/2/t', 'query/a/1/t', 'gallery/a/2/t'):
+        save_frame(tmp_path / 'tracklets' / place / '1.jpg', 1, 1, 1)
+    words = ['--root', tmp_path, '-s', 'tracklets', '-t', 'tracklets', *WORDS]
+    told = bad([*words, 'data.save_dir', tmp_path / 'steps'], capsys)
+    assert 'no batch of 5 can be made from 1 training tracklet' in told
 
 
 @pytest.mark.slow

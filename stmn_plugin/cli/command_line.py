@@ -45,6 +45,9 @@ class CommandLine(argparse.ArgumentParser):
     A command that takes keys also takes ``--import FILE.py``, code that adds an architecture (its
     keys are known at once), and ``--help-config [WORD]``, which lists the keys.
 
+    ``--`` ends the words of a flag that takes many. In a command that takes words without a flag,
+    such as files, all words after it are these.
+
     Flags are added as to any parser, and by :meth:`add_key_flag` those that set a key; their words
     come first in ``opts``, so that a KEY VALUE word counts more. Of a flag or key that comes twice
     the later counts; lists and config files are refused, as they might be meant to add up. Without
@@ -161,6 +164,9 @@ class CommandLine(argparse.ArgumentParser):
         flag, left = '', deque(words)
         while left:
             word = left.popleft()
+            if word == '--' and self._takes_words():  # no flags, whatever the names begin with
+                flags += [word, *left]
+                break
             if word == '--':  # nothing more for a flag that takes many
                 room = 0
             elif _is_flag(word):

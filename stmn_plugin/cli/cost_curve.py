@@ -17,7 +17,7 @@ from stmn_plugin.console import run_tool
 from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError, exit_on_input_error
 from stmn_plugin.extras import require
-from stmn_plugin.whole_files import whole_file, write_json
+from stmn_plugin.whole_files import remove_file, whole_file, write_json
 
 from .command_line import CONFIG, CommandLine, refuse_words, value_of
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stmn_plugin.data.tracklets import Tracklet
     from stmn_plugin.host.engine import VideoEngine
 
-ALL = 'all'
+ALL, PICTURE = 'all', 'cost_curve.png'
 SET_BY = {
     'test.evaluate': 'this command',
     'test.frames': '--clips',
@@ -101,6 +101,8 @@ def measure(args: Namespace) -> tuple[str, list[dict[str, Any]]]:
                     'doubt': doubt_label(result),
                 }
             )
+        if number == 0:  # of an earlier call: it would look like the picture of these rows
+            remove_file(os.path.join(folder, PICTURE))
         write_json(os.path.join(folder, 'cost_curve.json'), rows)  # the next may fail
 
     run_tests([config_of(count) for count in args.clips], add_rows)
@@ -144,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         require('matplotlib')
         folder, rows = measure(args)
         shown = [{**row, 'rank-1': 100 * row['rank-1'], 'mAP': 100 * row['mAP']} for row in rows]
-        draw(rows, os.path.join(folder, 'cost_curve.png'))
+        draw(rows, os.path.join(folder, PICTURE))
         print(console_table(shown, shared=['dataset', 'protocol']))
 
 

@@ -16,6 +16,7 @@ from stmn_plugin.config import check_ranges, check_transforms
 from stmn_plugin.distributed import world_size
 from stmn_plugin.errors import InputError
 from stmn_plugin.log import prints_logged
+from stmn_plugin.numerals import counted
 
 from .clip_plans import clip_loader
 from .clips import (
@@ -177,7 +178,7 @@ class VideoDataManager(HostManager):  # type: ignore[misc]  # no types there
         if len(self.batch_sampler) == 0 and not test_only:
             raise InputError(
                 f'train.batch_size: no batch of {batch_size_train} can be made from '
-                f'{len(tracklets)} training tracklets'
+                + counted(len(tracklets), 'training tracklet')
             )
         trained_clips = clips(tracklets, transforms)
         self.train_loader = FrameLoader(
