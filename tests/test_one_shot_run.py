@@ -386,6 +386,7 @@ PASSES = {  # training tracklets as (person, camera, name), and the sizes of the
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PASSES)
 def test_few_tracklets_and_cameras_of_one_person(name, tmp_path):
     rows = [('train', *one, ('1.jpg', '2.jpg')) for one in PASSES[name][0]]
