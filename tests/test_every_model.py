@@ -428,11 +428,12 @@ def indexed(repository):
 
 
 @slow
+@pytest.mark.parametrize('kind', ['torch', 'onnx'])
 @every_model
-def test_what_is_open_in_its_export(name, build, repository, tmp_path):
+def test_what_is_open_in_its_export(name, kind, build, repository, tmp_path):
     """As the table of the docs says, with shapes that it was not traced with."""
     model = scattered(build(name)).float()
-    manifest = export_model(model, 'torch', tmp_path / name)
+    manifest = export_model(model, kind, tmp_path / name)
     shapes = [part['input']['shape'] for part in manifest['parts']]
     assert all(shape[0] is None for shape in shapes)
     first, last = shapes[0], shapes[1 if model.frame_once else 0]
@@ -441,6 +442,9 @@ def test_what_is_open_in_its_export(name, build, repository, tmp_path):
         'length': 'any' if last[1] is None else 'L',
         'size': 'any' if first[-1] is None else 'of training',
     }
+    if (kind, name) == ('onnx', 'part_aligned'):  # the exception that the docs name
+        assert found['size'] == 'of training'
+        found['size'] = 'any'
     text = (repository / 'docs' / 'export.md').read_text(encoding='utf-8')
     [row] = re.findall(rf'^\| `{name}` \| (.*) \|$', text, re.M)
     assert row.split(' | ') == list(found.values())

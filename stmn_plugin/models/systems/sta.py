@@ -76,7 +76,10 @@ def bands(height: int, parts: int) -> list[slice]:
     >>> bands(16, 4)
     [slice(0, 4, None), slice(4, 8, None), slice(8, 12, None), slice(12, 16, None)]
     """
-    return [slice(k * height // parts, -(-(k + 1) * height // parts)) for k in range(parts)]
+    # without a negative number, which ONNX divides otherwise than Python
+    return [
+        slice(k * height // parts, ((k + 1) * height + parts - 1) // parts) for k in range(parts)
+    ]
 
 
 def part_shares(spread: Tensor, parts: int) -> Tensor:
