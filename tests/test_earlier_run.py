@@ -116,7 +116,8 @@ def test_auto_starts_anew_only_where_nothing_was_evaluated(tmp_path):
     evaluation = (
         '{"epoch": 3, "dataset": "mars", "protocol": "official", "frames": "rrs", "flip": false, '
         '"reranked": false, "dist_metric": "cosine", "normalize_feature": false, "mAP": 0.5, '
-        '"seconds": {"per_tracklet": 1}, "peak_memory": null, "mINP": 0.5}'
+        '"seconds": {"per_tracklet": 1}, "mINP": 0.5, '
+        '"num_query": 2, "num_gallery": 8, "num_query_with_match": 2}'
     )
     (tmp_path / 'metrics.json').write_text(f'{{"evaluations": [{evaluation}]}}')
     assert 'no checkpoint to resume from' in refusal(folder, start)

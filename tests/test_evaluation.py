@@ -144,12 +144,24 @@ def test_the_table_has_the_protocol_with_the_numbers():
     both = evaluation(), evaluation(dataset='lsvid', reranked=True)
     table = results_table([one.as_dict([1, 5]) for one in both])
     above, _, head, _, first, second = table.splitlines()
-    assert above == 'frames rrs + flip'  # the same in both
+    assert above == 'frames rrs + flip, distance cosine'  # the same in both
     for word in ('dataset', 'protocol', 'queries', 'rank-1', 'rank-5', 'mAP', 'mINP'):
         assert word in head
     for word in ('official', '7/8', '25.0', '100.0', '43.2', '20.0'):
         assert word in first
     assert 're-ranking' in second
+
+
+def test_the_table_tells_other_tests_of_the_same_weights_apart():
+    """Of other ranks, distances and precisions, as a run folder may hold them."""
+    one = evaluation().as_dict([1, 5])
+    other = evaluation(normalize_feature=True, amp='bf16').as_dict([1, 3])
+    *_, head, _, first, second = results_table([one, other]).splitlines()
+    assert head.split()[-5:] == ['rank-1', 'rank-3', 'rank-5', 'mAP', 'mINP']
+    assert first.split()[-4:] == ['25.0', '100.0', '43.2', '20.0']
+    assert second.split()[-4:] == ['25.0', '100.0', '43.2', '20.0']
+    assert 'cosine, normalised' in second and 'rrs + flip, bf16' in second
+    assert first.index('100.0') > second.index('100.0')  # rank-5, rank-3
 
 
 def test_the_hosts_lines():

@@ -48,7 +48,8 @@ def run(tmp_path_factory):
     path = save_checkpoint({**state, 'rank1': 0.0}, str(folder / 'model'), 1)
     own = {**EVALUATION, 'weights': weights_digest(model)}
     others = {**EVALUATION, 'weights': 'of another epoch', 'mAP': 0.75}
-    content = {'evaluations': [others, own]}
+    again = {**own, 'rank-3': 0.875, 'normalize_feature': True}  # with other test settings
+    content = {'evaluations': [others, own, again]}
     (folder / 'metrics.json').write_text(json.dumps(content))
     return SimpleNamespace(checkpoint=path, model=model.eval())
 
@@ -92,14 +93,15 @@ def test_the_card_has_data_numbers_with_protocol_and_terms(shared):
     text = (shared / 'README.md').read_text()
     _, header, body = text.split('---\n', 2)
     [index] = yaml.safe_load(header)['model-index']
-    [result] = index['results']  # not that of other weights
-    assert result['dataset']['name'] == 'mars'
-    values = {each['name']: each['value'] for each in result['metrics']}
+    first, second = index['results']  # not that of other weights
+    assert first == second and first['dataset']['name'] == 'mars'
+    values = {each['name']: each['value'] for each in first['metrics']}
     assert values == {'mAP (official)': 25.0, 'rank-1 (official)': 50.0}
     digest = hashlib.sha256((shared / 'model.safetensors').read_bytes()).hexdigest()
     assert digest in body and 'trained on mars' in body and body.endswith(f'{TERMS}\n')
     assert 'protocol official' in body
-    assert re.search(r'mars .* 50\.0 +25\.0 +12\.5', body) and '75.0' not in body
+    assert re.search(r'mars +euclidean .* 50\.0 +25\.0 +12\.5', body) and '75.0' not in body
+    assert re.search(r'mars +euclidean, normalised .* 50\.0 +87\.5 +25\.0 +12\.5', body)
 
 
 def test_a_checkpoint_without_evaluations(run, tmp_path):

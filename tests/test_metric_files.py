@@ -17,6 +17,7 @@ from stmn_plugin.training.metric_files import (
 EVALUATION = {
     'dataset': 'mars', 'protocol': 'official', 'frames': 'rrs', 'flip': False, 'reranked': False,
     'dist_metric': 'cosine', 'normalize_feature': False, 'epoch': 2, 'mAP': 0.5, 'mINP': 0.25,
+    'num_query': 4, 'num_gallery': 9, 'num_query_with_match': 3,
     'rank-1': 0.75, 'seconds': {'per_tracklet': 0.5}, 'peak_memory': {'resident': 3, 'gpu': None},
 }  # fmt: skip
 METRICS = {'arch': 'stmn', 'parameters': 12, 'gflops_per_frame': 0.5, 'evaluations': [EVALUATION]}

@@ -15,7 +15,7 @@ from stmn_plugin.cli import report
 from stmn_plugin.errors import InputError
 from stmn_plugin.looking.report import Browser, Overview, html_file, write_report
 from stmn_plugin.looking.report.film_strips import StripSize
-from stmn_plugin.looking.report.page import draw_panel, training_panels, values_by_epoch
+from stmn_plugin.looking.report.page import HEIGHT, draw_panel, training_panels, values_by_epoch
 
 EVIL = '</script><img src=x onerror=alert(1)>"\'&'
 SIZE = StripSize(96, 48)
@@ -55,6 +55,7 @@ def evaluation(**values):
         'frames': 'rrs',
         'flip': False,
         'dist_metric': 'cosine',
+        'normalize_feature': False,
         'num_query': 2,
         'num_query_with_match': 1,
         'num_gallery': 1,
@@ -254,6 +255,22 @@ def test_curves_of_one_epoch_and_of_zeros_have_axes():
     assert len(panel.y_ticks) > 1 and panel.x_ticks[0][0] == point[0]
 
 
+@pytest.mark.parametrize(
+    'values', [{1: -1.0, 2: -3.0}, {1: 2.0, 2: -3.0}, {1: 0.0}, {1: 1e-300}, {1: -1e-300}]
+)
+def test_every_point_is_inside_its_panel(values):
+    """A loss of the user's own may be negative."""
+    panel = draw_panel('Loss', {'loss': values})
+    ticks = {float(text): y for y, text in panel.y_ticks}
+    (low, at_low), *_, (high, at_high) = sorted(ticks.items())
+    assert low <= min(0, *values.values()) and high >= max(values.values()) and 0 in ticks
+    for (_, y, _), value in zip(panel.curves[0].points, values.values(), strict=True):
+        assert 0 <= at_high <= y <= at_low <= HEIGHT
+        assert (y - at_low) * (high - low) == pytest.approx(
+            (value - low) * (at_high - at_low), abs=0.1 * (high - low)
+        )
+
+
 def test_without_a_log_there_are_no_panels():
     assert training_panels([]) == [] and values_by_epoch([]) == ([], [])
 
@@ -276,6 +293,25 @@ def test_a_collapsed_model_is_marked_in_the_table_and_the_curves(tmp_path):
         text = path.read_text()
         assert text.count('<td title="All features are &lt;equal&gt;.">collapsed</td>') == expected
         assert text.count('<th scope="col">doubt</th>') == expected
+
+
+def test_an_evaluation_is_shown_with_all_its_conditions_and_ranks(tmp_path):
+    tested = [
+        {'rank-3': 0.75, 'amp': 'bf16', 'normalize_feature': True, 'flip': True},
+        {'rank-10': 0.875, 'dist_metric': 'euclidean', 'reranked': True},
+    ]
+    overview, browser = contents()
+    overview = overview._replace(evaluations=[evaluation(**values) for values in tested])
+    write_report(str(tmp_path / 'r.html'), overview, browser, STRIPS, SIZE)
+    table = (tmp_path / 'r.html').read_text().partition('<table id="evaluations">')[2]
+    head, *rows = [
+        re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row) for row in re.split('</tr>', table)[:3]
+    ]
+    assert head[7:] == ['rank-1', 'rank-3', 'rank-10', 'mAP', 'mINP']
+    assert [row[2:5] + row[7:10] for row in rows] == [
+        ['official', 'rrs + flip, bf16', 'cosine, normalised', '50.0', '75.0', '–'],
+        ['official + re-ranking', 'rrs', 'euclidean', '50.0', '–', '87.5'],
+    ]
 
 
 def test_two_datasets_have_curves_of_their_own():

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from stmn_plugin.console_table import console_table
 from stmn_plugin.evaluation.doubts import NOTE, doubt_labels
+from stmn_plugin.evaluation.protocols import conditions
 from stmn_plugin.whole_files import write_json, write_text
 
 from .run_queue import Outcome
@@ -99,7 +100,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
     groups: dict[tuple[Key, str], dict[str, Member]] = {}  # and tested data → folder → member
     for outcome in outcomes:
         for e in outcome.evaluations:
-            group = Key(outcome.title, e['dataset'], *_conditions(e)), _tested_data(e)
+            group = Key(outcome.title, e['dataset'], *conditions(e)), _tested_data(e)
             groups.setdefault(group, {})[outcome.folder] = outcome, e
     keys = [key for key, _ in groups]
     rows = []
@@ -114,17 +115,6 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
         if outcome.error
     ]
     return rows + failed
-
-
-def _conditions(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Describe protocol, frames and distance: what is tested otherwise is another row."""
-    return (
-        evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
-        evaluation['frames']
-        + (' + flip' if evaluation['flip'] else '')
-        + ('' if evaluation.get('amp', 'off') == 'off' else f', {evaluation["amp"]}'),
-        evaluation['dist_metric'] + (', normalised' if evaluation['normalize_feature'] else ''),
-    )
 
 
 def _tested_data(evaluation: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from stmn_plugin.console_table import console_table
+from stmn_plugin.labels import natural_key
 
 from .distances import distance_rows
 from .doubts import doubt_label
@@ -132,26 +133,57 @@ def distances_in_rows(
     return measure(query.features, gallery.features, options.dist_metric)
 
 
-def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Format evaluations of ``metrics.json`` with their protocol, a row per dataset, in percent.
+class Conditions(NamedTuple):
+    """Texts that say how an evaluation was made; numbers compare where they are the same."""
 
-    Every number is shown with its protocol.
+    protocol: str
+    frames: str
+    distance: str
+
+
+def conditions(evaluation: Mapping[str, Any]) -> Conditions:
+    """Describe protocol, frames and distance of an evaluation of ``metrics.json``.
+
+    >>> tested = {'protocol': 'official', 'reranked': False, 'frames': 'rrs', 'flip': True}
+    >>> tuple(conditions({**tested, 'dist_metric': 'cosine', 'normalize_feature': True}))
+    ('official', 'rrs + flip', 'cosine, normalised')
     """
+    return Conditions(
+        evaluation['protocol'] + (' + re-ranking' if evaluation['reranked'] else ''),
+        evaluation['frames']
+        + (' + flip' if evaluation['flip'] else '')
+        + ('' if evaluation.get('amp', 'off') == 'off' else f', {evaluation["amp"]}'),
+        evaluation['dist_metric'] + (', normalised' if evaluation['normalize_feature'] else ''),
+    )
+
+
+def rank_names(evaluations: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return 'rank-1' and so on in order; ``test.ranks`` may differ between evaluations."""
+    return sorted(
+        {key for e in evaluations for key in e if key.startswith('rank-')}, key=natural_key
+    )
+
+
+def results_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """Format evaluations of ``metrics.json``, a row per dataset, in percent.
+
+    Every number is shown with its conditions.
+    """
+    ranks = rank_names(evaluations)
     rows = [
         {
             'dataset': e['dataset'],
-            'protocol': e['protocol'] + (' + re-ranking' if e['reranked'] else ''),
-            'frames': e['frames'] + (' + flip' if e['flip'] else ''),
+            **conditions(e)._asdict(),
             'queries': f'{e["num_query_with_match"]}/{e["num_query"]}',
             'gallery': e['num_gallery'],
-            **{key: 100 * value for key, value in e.items() if key.startswith('rank-')},
+            **{name: 100 * e[name] if name in e else None for name in ranks},
             'mAP': 100 * e['mAP'],
             'mINP': 100 * e['mINP'],
             'doubt': doubt_label(e),
         }
         for e in evaluations
     ]
-    return console_table(rows, shared=['protocol', 'frames'])
+    return console_table(rows, shared=Conditions._fields)
 
 
 def host_lines(ranking: Ranking, ranks: Iterable[int]) -> str:

@@ -51,6 +51,9 @@ EVALUATION = {  # key → check of its value
     'seconds': lambda value: named(value, is_positive) and 'per_tracklet' in value,
     'mAP': is_share,
     'mINP': is_share,
+    'num_query': is_count,
+    'num_gallery': is_count,
+    'num_query_with_match': is_count,
     # optional keys
     'peak_memory': lambda value: value is None or named(value, _is_positive_or_none),
     'made_from': lambda value: value is None or named(value, is_text),
@@ -59,9 +62,6 @@ EVALUATION = {  # key → check of its value
     'unmatched': is_text,
     'amp': is_text,
     'weights': is_text,
-    'num_query': is_count,
-    'num_gallery': is_count,
-    'num_query_with_match': is_count,
     'num_query_searched': is_count,
     'num_query_tied': is_count,
     'collapsed': is_flag,
@@ -89,7 +89,7 @@ LINE = {
     'data_wait': is_positive,
     'evaluations': lambda value: isinstance(value, list),
 }
-NEEDED_OF_EVALUATION, NEEDED_OF_LINE = list(EVALUATION)[:11], list(LINE)[:3]
+NEEDED_OF_EVALUATION, NEEDED_OF_LINE = list(EVALUATION)[:14], list(LINE)[:3]
 
 
 def _check(

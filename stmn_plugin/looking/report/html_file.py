@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stmn_plugin.evaluation.doubts import doubt_label
+from stmn_plugin.evaluation.protocols import conditions, rank_names
 from stmn_plugin.whole_files import write_bytes
 
 from .film_strips import StripSize
@@ -87,7 +88,7 @@ def _render(
         lstrip_blocks=True,
     )
     environment.policies['json.dumps_function'] = _dump
-    environment.filters['doubt_label'] = doubt_label
+    environment.filters |= {one.__name__: one for one in (conditions, doubt_label, rank_names)}
     script, style = _own(f'{name}.js'), _own('common.css') + _own(f'{name}.css')
     return environment.get_template(f'{name}.html').render(
         **values,

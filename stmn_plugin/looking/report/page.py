@@ -86,7 +86,7 @@ def training_panels(lines: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 
 def draw_panel(title: str, group: Mapping[str, Mapping[int, float]]) -> Panel:
-    """Draw a panel with the y axis from 0.
+    """Draw a panel with the y axis from 0, or from below the lowest value if that is negative.
 
     Args:
         title: title with the unit.
@@ -94,15 +94,18 @@ def draw_panel(title: str, group: Mapping[str, Mapping[int, float]]) -> Panel:
     """
     epochs = [epoch for values in group.values() for epoch in values]
     first, last = min(epochs), max(*epochs, min(epochs) + 1)
-    top = max(max(values.values()) for values in group.values())
-    y_values = MaxNLocator(4, steps=STEPS).tick_values(0, top or 1)
+    of_all = [value for values in group.values() for value in values.values()]
+    lowest, top = min(0, *of_all), max(0, *of_all)
+    ticks = MaxNLocator(4, steps=STEPS).tick_values(lowest, top if top > lowest else 1).tolist()
+    y_values = [tick for tick in ticks if tick >= 0 or lowest < 0]
     x_values = MaxNLocator(5, steps=STEPS, integer=True).tick_values(first, last)
 
     def x(epoch: float) -> float:
         return round(LEFT + (epoch - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
 
     def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - value / y_values[-1] * (HEIGHT - TOP - BOTTOM), 1)
+        share = (value - y_values[0]) / (y_values[-1] - y_values[0])
+        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
     curves = []
     for name, values in group.items():
@@ -113,7 +116,7 @@ def draw_panel(title: str, group: Mapping[str, Mapping[int, float]]) -> Panel:
         title,
         curves,
         [(x(tick), f'{tick:g}') for tick in x_values if first <= tick <= last],
-        [(y(tick), f'{tick:g}') for tick in y_values if tick >= 0],
+        [(y(tick), f'{tick:g}') for tick in y_values],
     )
 
 
