@@ -60,3 +60,13 @@ def test_each_factor_is_searched_with_the_best_of_those_before():
         list(
             grid.search_factors(lambda v: [Outcome(v[0].title, 1, '', error='x')], grid.FACTORS[2:])
         )
+
+
+def test_an_evaluation_without_rank_1_is_a_line():
+    """Of a file that was edited by hand: the search itself asks for rank-1."""
+
+    def run_variants(variants):
+        yield Outcome(variants[0].title, 1, 'runs/first', evaluations=({'mAP': 0.5},))
+
+    with pytest.raises(InputError, match='runs/first/metrics.json: an evaluation has no rank-1'):
+        next(grid.search_factors(run_variants, grid.FACTORS))

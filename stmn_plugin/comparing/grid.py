@@ -13,6 +13,7 @@ from tabulate import tabulate
 from stmn_plugin.console_table import console_table
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation.doubts import NOTE, doubt_labels
+from stmn_plugin.training.metric_files import METRICS
 from stmn_plugin.whole_files import write_json, write_text
 
 from .result_tables import Score, score_over_seeds, write_csv
@@ -98,7 +99,7 @@ def search_factors(
         The settings of a factor, one of them chosen.
 
     Raises:
-        InputError: no run of a factor has finished.
+        InputError: no run of a factor has finished, or an evaluation has no rank-1.
     """
     chosen: dict[str, Any] = {}
     for factor in factors:
@@ -120,6 +121,10 @@ def _setting(changes: dict[str, Any], outcomes: Iterable[Outcome]) -> GridPoint:
     outcomes = list(outcomes)
     well = [outcome for outcome in outcomes if not outcome.error]
     errors = tuple(f'{o.name}: {o.error}' for o in outcomes if o.error)
+    for outcome in well:
+        if any('rank-1' not in e for e in outcome.evaluations):
+            file = os.path.join(outcome.folder, METRICS)
+            raise InputError(f'{file}: an evaluation has no rank-1, by which --grid chooses')
     scores = [(100 * e['rank-1'], 100 * e['mAP']) for o in well for e in o.evaluations]
     if not scores:
         return GridPoint(changes, 0, None, None, None, errors=errors)
