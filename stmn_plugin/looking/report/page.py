@@ -96,8 +96,8 @@ def draw_panel(title: str, group: Mapping[str, Mapping[int, float]]) -> Panel:
     first, last = min(epochs), max(*epochs, min(epochs) + 1)
     of_all = [value for values in group.values() for value in values.values()]
     lowest, top = min(0, *of_all), max(0, *of_all)
-    ticks = MaxNLocator(4, steps=STEPS).tick_values(lowest, top if top > lowest else 1).tolist()
-    y_values = [tick for tick in ticks if tick >= 0 or lowest < 0]
+    ticks = MaxNLocator(4, steps=STEPS).tick_values(lowest, top if top > lowest else 1)
+    y_values = [float(tick) for tick in ticks if tick >= 0 or lowest < 0]
     x_values = MaxNLocator(5, steps=STEPS, integer=True).tick_values(first, last)
 
     def x(epoch: float) -> float:
