@@ -20,8 +20,8 @@ def read_frame(path, frame):
 
 def feature(exported, crops):
     manifest = json.loads((exported / 'manifest.json').read_text(encoding='utf-8'))
-    paths = (path for path in crops.iterdir() if path.is_file())  # 2.jpg comes before 10.jpg
-    paths = sorted(paths, key=lambda p: re.sub('[0-9]+', lambda n: n[0].zfill(255), p.name))
+    paths = sorted(path for path in crops.glob('[!.]*') if path.is_file())  # not hidden
+    paths.sort(key=lambda p: re.sub('[0-9]+', lambda n: n[0].zfill(255), p.name))  # 2 before 10
     count, places = len(paths), np.arange(manifest['clip_length'])
     rows = {  # rules of 'frames' in the manifest; the rule 'random' is not among them
         'rrs, balanced': places * count // len(places),

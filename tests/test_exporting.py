@@ -28,6 +28,7 @@ from stmn_plugin.data.frame_samplers import ClipPlan
 from stmn_plugin.errors import InputError
 from stmn_plugin.evaluation import Embedder, evaluate_ranking
 from stmn_plugin.models import ModelSpec, build_video_model
+from stmn_plugin.models.base import VideoModel
 from stmn_plugin.training.checkpoint import save_checkpoint
 
 
@@ -119,12 +120,13 @@ def test_the_manifest_states_the_rule_of_the_model(rule, changes):
     words = [word for pair in settings.items() for word in pair]
     words += ['test.flip', 'True', 'test.dist_metric', 'cosine', 'test.frames', 'all']
     config = flatten(load_config('', ['model.name', 'stmn', 'data.type', 'video', *words]))
-    model = torch.nn.Identity()
-    model.spec, model.score_pairs = ModelSpec.from_config(config), None
+    model = VideoModel(2, 4, None)
+    model.spec = ModelSpec.from_config(config)
     said = exporting.description(model)
     assert said['sampling']['rule'] == rule
     assert said['tested_with'] == {
         'frames': 'all',
+        'all_clips': 'ceil',
         'clips_per_tracklet': 1,
         'flip': True,
         'dist_metric': 'cosine',
@@ -142,6 +144,57 @@ def test_the_manifest_states_the_rule_of_the_model(rule, changes):
             assert [eval(code, {**names, 'i': i}) for i in range(length)] == expected
 
 
+@pytest.mark.parametrize('kind', ['ceil', 'floor', 'consecutive'])
+def test_the_manifest_states_the_clips_of_all_frames(kind):
+    words = ['data.type', 'video', 'test.frames', 'all', 'test.all_clips', kind]
+    model = VideoModel(2, 4, None)
+    model.spec = ModelSpec.from_config(flatten(load_config('', words)))
+    stated = exporting.description(model)['sampling']['all']
+    formula, _, rest = stated['frames'].partition(' for ')
+    assert rest == 'c from 0 to n - 1, i from 0 to L - 1'
+    known = {'floor': math.floor, 'ceil': math.ceil}
+    for count in range(1, 20):
+        for length in (1, 4, 6):
+            plan = ClipPlan(length, 'all', all_clips=kind)
+            names = {**known, 'F': count, 'L': length}
+            names['n'] = eval(stated['clips'], dict(names))
+            assert names['n'] == plan.count(count)
+            for c in range(names['n']):
+                code = formula.replace('mod', '%')
+                found = [eval(code, {**names, 'c': c, 'i': i}) for i in range(length)]
+                assert found == plan.clip(count, c).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['stmn', 'eug'])
+def test_all_frames_and_mirrors_as_the_manifest_states(name, checkpoint, tmp_path):
+    """Clips that repeat frames, means of views and clips, and then what finishes them."""
+    test = 'test.frames', 'all', 'test.flip', 'True'
+    model = load_model(checkpoint(name, *test))
+    manifest = exporting.export_model(model, 'torch', tmp_path / 'exported')
+    crops = sorted(save_crops(tmp_path / 'crops', [(32, 64)] * 7).iterdir())
+    plan = ClipPlan(4, 'all')
+    [expected] = Embedder(model, plan, flip=True)([list(map(str, crops))]).features.numpy()
+    runs = {
+        part['name']: FORMATS['torch'].open(tmp_path / 'exported' / part['file'])
+        for part in manifest['parts']
+    }
+    pixels = np.stack([np.asarray(Image.open(crop)) for crop in crops])
+    frame, number = manifest['frame'], manifest['sampling']['all']['clips']
+    normalised = (pixels / 255 - frame['mean']) / frame['std']
+    rows = {'1': [range(7)], 'ceil(F / L)': [(0, 2, 4, 6), (1, 3, 5, 5)]}[number]
+    features = []
+    for view in (normalised, normalised[:, :, ::-1]):
+        frames = torch.from_numpy(view.transpose(0, 3, 1, 2).astype(np.float32))
+        vectors = runs['frames'](frames)
+        features += [runs['clips'](vectors[list(clip)][None]) for clip in rows]
+    feature = torch.cat(features).mean(dim=0, keepdim=True)
+    if 'finish' in runs:
+        feature = runs['finish'](feature)
+    assert manifest['tested_with']['flip'] and number == ('1' if name == 'eug' else 'ceil(F / L)')
+    assert share(feature[0].detach().numpy(), expected) < 1e-5
+
+
 @pytest.mark.parametrize('rule, changes', RULES[:-1])
 @pytest.mark.parametrize('count', [1, 5, 11, 25])
 def test_the_sample_takes_the_frames_of_the_rule(rule, changes, count, tmp_path, repository):
@@ -154,6 +207,7 @@ def test_the_sample_takes_the_frames_of_the_rule(rule, changes, count, tmp_path,
     (tmp_path / 'crops').mkdir()
     for number in range(count):
         Image.new('L', (2, 2), number).save(tmp_path / 'crops' / f'{number}.png')
+    (tmp_path / 'crops' / '.DS_Store').touch()
     got = []
 
     class Session:

@@ -40,7 +40,22 @@ SAMPLING = {  # the i-th frame of the clip of a tracklet of F frames, i from 0 t
     'else 1) mod F',
     'random': 'sort(numpy.random.default_rng(0).choice(F, L, replace=F < L))[i]',
 }
-TEST_KEYS = ('frames', 'clips_per_tracklet', 'flip', 'dist_metric', 'normalize_feature')
+ALL_FRAMES = {  # test.all_clips → number n of clips of all frames, and frame i of clip c
+    'ceil': ('ceil(F / L)', 'c + n * floor(((i + 1) * ceil((F - c) / n) - 1) / L)'),
+    'floor': (
+        'max(floor(F / L), 1)',
+        'c + n * i if c + n * i < F else max(F - 2 + (c + n * i - F) mod 2, 0)',
+    ),
+    'consecutive': ('ceil(F / L)', 'c * L + i mod min(L, F - c * L)'),
+}
+TEST_KEYS = (
+    'frames',
+    'all_clips',
+    'clips_per_tracklet',
+    'flip',
+    'dist_metric',
+    'normalize_feature',
+)
 LENGTHS = (1, 3, 7)  # of their clips, where the length is open
 
 
@@ -255,6 +270,15 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))
 
 
+def all_frames(model: VideoModel) -> dict[str, str]:
+    """Return number and frames of the clips whose mean is the feature with ``test.frames all``."""
+    kind = model.spec.config['test.all_clips']
+    if model.weighs_frames and kind != 'floor':  # of distinct frames: the same as one clip of all
+        return {'clips': '1', 'frames': 'i for i from 0 to F - 1'}
+    clips, frames = ALL_FRAMES[kind]
+    return {'clips': clips, 'frames': f'{frames} for c from 0 to n - 1, i from 0 to L - 1'}
+
+
 def description(model: VideoModel) -> dict[str, Any]:
     """Return the settings needed to run the files: the manifest without the parts."""
     spec = model.spec
@@ -273,7 +297,11 @@ def description(model: VideoModel) -> dict[str, Any]:
             'normalisation': '(x / 255 - mean) / std, channels first',
         },
         'clip_length': spec.seq_len,
-        'sampling': {'rule': rule, 'frames': f'{SAMPLING[rule]} for i from 0 to L - 1'},
+        'sampling': {
+            'rule': rule,
+            'frames': f'{SAMPLING[rule]} for i from 0 to L - 1',
+            'all': all_frames(model),
+        },
         'tested_with': {key: spec.config[f'test.{key}'] for key in TEST_KEYS},
         'ranked_by': 'distance of features'
         if model.score_pairs is None
