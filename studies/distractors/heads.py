@@ -171,28 +171,57 @@ class Tested:
         return {'mAP': float(np.nanmean(aps)), 'follows': follows}
 
 
-class Training:
-    """The frames of the training persons, from which batches of clips are drawn."""
+class Persons:
+    """The training persons, of whose tracklets batches are drawn."""
 
-    def __init__(self, run, tracklets, length):
-        clips = read_clip_frames(run, tracklets, ClipPlan(KEPT, 'rrs'))
-        self.vectors, self.length = clips.vectors.float(), length  # (tracklets, KEPT, 2D)
-        self.rows_of = {}
+    def __init__(self, tracklets, length, kept):
+        self.length, self.kept, self.rows_of = length, kept, {}
         for row, (_, pid, *_) in enumerate(tracklets):
             self.rows_of.setdefault(pid, []).append(row)
         self.persons = sorted(self.rows_of)
 
-    def batch(self, rng):
-        """Clips (B, L, 2D) and the numbers of their persons (B,)."""
+    def draw(self, rng):
+        """Rows of tracklets (B,), RRS clips of their frames (B, L), numbers of persons (B,)."""
         count = min(PERSONS, len(self.persons))
         chosen = rng.choice(len(self.persons), count, replace=False)
-        pids = chosen.repeat(TRACKLETS)
-        clips = []
+        rows, clips = [], []
         for person in chosen:
-            rows = self.rows_of[self.persons[person]]
-            for row in rng.choice(rows, TRACKLETS, replace=len(rows) < TRACKLETS):
-                clips.append(self.vectors[row, sample_rrs(KEPT, self.length, rng)])
-        return torch.stack(clips), torch.from_numpy(pids)
+            own = self.rows_of[self.persons[person]]
+            for row in rng.choice(own, TRACKLETS, replace=len(own) < TRACKLETS):
+                rows.append(row)
+                clips.append(sample_rrs(self.kept, self.length, rng))
+        drawn = np.array(rows), np.array(clips), chosen.repeat(TRACKLETS)
+        return tuple(map(torch.from_numpy, drawn))
+
+
+class Training(Persons):
+    """The frames of the training persons, from which batches of clips are drawn."""
+
+    def __init__(self, run, tracklets, length):
+        super().__init__(tracklets, length, KEPT)
+        clips = read_clip_frames(run, tracklets, ClipPlan(KEPT, 'rrs'))
+        self.vectors = clips.vectors.float()  # (C, KEPT, 2D)
+
+    def batch(self, rng):
+        """Clips (B, L, 2D) and the numbers of their persons (B,)."""
+        rows, frames, pids = self.draw(rng)
+        return self.vectors[rows[:, None], frames], pids
+
+
+def fit(parts, loss_of, cfg, steps):
+    """Train parts at the rate of the rows, by the loss that ``loss_of()`` gives for each step."""
+    optimizer = torch.optim.Adam(
+        parts.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay
+    )
+    parts.train()
+    for step in range(steps):
+        if step == round(steps * (1 - LAST_STEPS)):
+            optimizer.param_groups[0]['lr'] *= cfg.train.gamma
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    parts.eval()
 
 
 def train(make, training, tested, cfg, steps, seed):
@@ -202,23 +231,17 @@ def train(make, training, tested, cfg, steps, seed):
     dim, recipe = tested.dim, Recipe(**recipe_kwargs(cfg))
     head, neck = make(dim, training.length), BNNeck(dim)
     classifier = bias_free_classifier(dim, len(training.persons))
-    parts = nn.ModuleList([head, neck, classifier]).train()
-    optimizer = torch.optim.Adam(
-        parts.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay
-    )
-    for step in range(steps):
-        if step == round(steps * (1 - LAST_STEPS)):
-            optimizer.param_groups[0]['lr'] *= cfg.train.gamma
+
+    def loss_of():
         clips, pids = training.batch(rng)
         output = head(clips[..., dim:], clips[..., :dim])
         loss = recipe.cross_entropy(classifier(neck(output.output)), pids)
         loss = loss + recipe.triplet(output.output, pids)
         if output.probs is not None:
             loss = loss + recipe.spread(output.probs, len(pids))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    parts.eval()
+        return loss
+
+    fit(nn.ModuleList([head, neck, classifier]), loss_of, cfg, steps)
     with torch.no_grad():
         output = head(tested.queries, tested.frames)
         equal = torch.full_like(output.attention, 1 / training.length)
