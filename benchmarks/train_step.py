@@ -28,7 +28,8 @@ from reading import host_dataset
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
-from stmn_plugin.cli.command_line import FROM_ONE
+from stmn_plugin.cli.command_line import FROM_ONE, value_of
+from stmn_plugin.config import RANGES
 from stmn_plugin.models import SpatialMemory
 from stmn_plugin.training.speed import AMP_DTYPES, same_shapes, tf32
 from stmn_plugin.training.step import Precision
@@ -226,7 +227,8 @@ def main():
     on_gpu = torch.cuda.is_available()
     parser = measuring.parser_of(__doc__, 20 if on_gpu else 5)
     parser.add_argument('--clips', type=FROM_ONE, default=32 if on_gpu else 4)
-    parser.add_argument('--workers', type=FROM_ONE, default=16 if on_gpu else 1)
+    workers = value_of(RANGES['data.workers'])
+    parser.add_argument('--workers', type=workers, default=16 if on_gpu else 1)
     parser.add_argument(
         '--only', nargs='*', default=[], help='candidates to run, by a part of the name'
     )

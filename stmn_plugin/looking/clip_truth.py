@@ -59,7 +59,9 @@ def clip_truth(
     shares = None
     if grid is not None:
         distinct, where = np.unique(rows, return_inverse=True)
-        masks = torch.from_numpy(truth.masks()[distinct]).float()  # (n, h, w)
+        first = int(distinct[0])  # a part of the file, as that of one tracklet is small
+        read = truth.masks(slice(first, int(distinct[-1]) + 1))
+        masks = torch.from_numpy(read[distinct - first]).float()  # (n, h, w)
         shares = F.adaptive_avg_pool2d(masks[:, None], grid)[:, 0].numpy()  # (n, H, W)
         shares = shares[where.reshape(rows.shape)]
     return ClipTruth(truth.visibility[rows], shares)

@@ -48,8 +48,9 @@ def parse_args(argv=None):
     parser.add_argument('run', help='folder of a finished run')
     parser.add_argument('--checkpoint', default='', help='other weights than the last ones')
     parser.add_argument('--batches', type=FROM_ONE, default=40, help='of training clips (40)')
+    count = value_of(Whole(2, 10_000))
     parser.add_argument(
-        '--items', type=value_of(Whole(2, 1_000)), default=10, help='of the memory set by hand (10)'
+        '--items', type=count, nargs='+', default=[10], help='of memories set by hand (10)'
     )
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
@@ -136,7 +137,10 @@ def maps_of(run, painted):
 
 
 def spatial_ceiling(run, items, painted):
-    """The measure of the read-out (None without one), and mAP by what is taken out."""
+    """The measure of the read-out (None without one), and mAP by what is taken out.
+
+    ``items``: numbers of items of the memories that are set by hand.
+    """
     rng, model, tracklets = np.random.default_rng(0), run.opened.model, run.tracklets.all
     taken = {'added': [], 'share': [], 'probs': [], 'persons': []}
     for row, _, added, share, probs in maps_of(run, painted):
@@ -152,13 +156,15 @@ def spatial_ceiling(run, items, painted):
         probs, values = np.concatenate(taken['probs']), model.spatial_memory.values
         values = values.detach().cpu().numpy()
         alignment = read_out_and_distractors(probs, values, added, share, persons)
-    centres = oracle_memory(added, share, items)[0]
-    means = {f'{name} x {scale:g}': [] for name in ('items', 'added') for scale in SCALES}
+    centres = {f'{count} items': oracle_memory(added, share, count)[0][1:] for count in items}
+    means = {f'{name} x {scale:g}': [] for name in (*centres, 'added') for scale in SCALES}
     means['nothing'], owners = [], []
     for row, pooled, added, share, _ in maps_of(run, painted):
-        distances = np.square(centres[1:]).sum(axis=1) - 2 * added @ centres[1:].T
-        read = centres[1:][distances.argmin(axis=1)] * (share >= 0.5)[:, None]
-        removed = {'items': read.mean(axis=0), 'added': (share[:, None] * added).mean(axis=0)}
+        removed = {'added': (share[:, None] * added).mean(axis=0)}
+        for name, values in centres.items():
+            distances = np.square(values).sum(axis=1) - 2 * added @ values.T
+            read = values[distances.argmin(axis=1)] * (share >= 0.5)[:, None]
+            removed[name] = read.mean(axis=0)
         means['nothing'].append(pooled)
         for name, own in removed.items():
             for scale in SCALES:

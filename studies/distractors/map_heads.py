@@ -12,16 +12,11 @@ of conv5. On these maps:
   N mean vectors of such positions of the training persons is subtracted (Eq. 2, 3). An oracle: no
   other position reads anything.
 * Heads that learn what to subtract, or how to weight positions, by the losses of the recipe, from
-  several seeds: spatial memories, the same memory whose address is the true one (*by hand*: its
-  values start at the nine mean vectors, a quarter of which it subtracts), a linear weight of each
-  position, and an MLP from f^o of a position to what is subtracted from it.
-
-With `--train-conv5` the maps of conv4 are kept instead, and each head has a conv5 of its own, which
-starts from the encoder's and is trained with it: do features learn what a memory can subtract?
+  several seeds: spatial memories, the same memory whose address is the true one, a linear weight of
+  each position, and an MLP from f^o of a position to what is subtracted from it.
 """
 
 import argparse
-import copy
 import os
 
 import numpy as np
@@ -88,17 +83,6 @@ class TrueAddress(Memory):
         return self.memory(maps, maps).output, None
 
 
-class ByHand(TrueAddress):
-    """The same, with the values and the scale of the oracle at the start."""
-
-    def __init__(self, dim, centres):
-        super().__init__(dim, centres, bn_scale=0.0)
-        with torch.no_grad():
-            self.memory.values[0] = 0
-            self.memory.values[1:] = centres
-            self.memory.bn.weight[:] = SCALES[0] * self.memory.values.std(dim=0)
-
-
 class PositionWeight(nn.Module):
     """A linear weight of each position, between 0 and 1."""
 
@@ -132,7 +116,6 @@ HEADS = {
     'memory, BN scale 1': lambda *args: Memory(*args, bn_scale=1.0),
     'memory, true address': lambda *args: TrueAddress(*args, bn_scale=0.0),
     'memory, true address, BN scale 0.1': lambda *args: TrueAddress(*args, bn_scale=0.1),
-    'memory, true address, by hand': ByHand,
     'linear weight of each position': PositionWeight,
     'MLP of each position': PositionMLP,
 }
@@ -144,7 +127,6 @@ def parse_args(argv=None):
     parser.add_argument('--steps', type=FROM_ONE, nargs='+', default=[600], help='(600)')
     parser.add_argument('--seeds', type=FROM_ONE, default=3, metavar='N')
     parser.add_argument('--heads', nargs='+', choices=HEADS, default=HEADS, metavar='NAME')
-    parser.add_argument('--train-conv5', action='store_true', help='of each head, from conv4')
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('opts', nargs='*', metavar='KEY VALUE', help='config keys')
     return parser.parse_intermixed_args(argv)
@@ -170,24 +152,22 @@ def true_items(maps, covered, centres):
 def minus_items(maps, covered, centres, scale):
     """GAP of maps from which ``scale`` times the true item of each position is subtracted."""
     items = torch.cat([torch.zeros_like(centres[:1]), centres])
-    return maps.mean(dim=(2, 3)) - scale * items[true_items(maps, covered, centres)].mean(
-        dim=(1, 2)
-    )
+    read = items[true_items(maps, covered, centres)]  # (T, H, W, D)
+    return maps.mean(dim=(2, 3)) - scale * read.mean(dim=(1, 2))
 
 
 class Maps:
-    """Maps of clips (C, L, D, H, W) and the share of each position in the masks (C, L, H, W)."""
+    """f^o of clips (C, L, D, H, W) and the share of each position in the masks (C, L, H, W)."""
 
     @torch.no_grad()
-    def __init__(self, run, tracklets, plan, layers):
-        """``layers``: frames (T, 3, height, width) → maps (T, D, H, W)."""
-        opened, truth = run.opened, find_truth(tracklets)
+    def __init__(self, run, tracklets, plan):
+        opened, model, truth = run.opened, run.opened.model.eval(), find_truth(tracklets)
         if truth is None:
             raise InputError(f'{run.target}: masks are known for synthetic data only')
         maps, covered = [], []
         for clips, rows in opened.clips(tracklets, plan):
             with autocast('cpu', opened.embedder.amp):
-                own = layers(clips.flatten(0, 1))
+                own = model.encoder(clips.flatten(0, 1)).frame_features
             maps.append(own.bfloat16().unflatten(0, clips.shape[:2]).contiguous())
             frames = [plan.clip(len(tracklets[row][0]), 0) for row in rows.tolist()]
             known = clip_truth(truth, tracklets, rows.tolist(), frames, tuple(own.shape[2:]))
@@ -203,8 +183,8 @@ class Maps:
 class Tested(Maps):
     """The test clips, one for each tracklet."""
 
-    def __init__(self, run, layers):
-        super().__init__(run, run.tracklets.all, run.opened.plan, layers)
+    def __init__(self, run):
+        super().__init__(run, run.tracklets.all, run.opened.plan)
         self.run, self.dim = run, run.opened.model.feature_dim
         self.labels = [np.array([t[i] for t in run.tracklets.all]) for i in (1, 2)]
 
@@ -222,9 +202,9 @@ class Tested(Maps):
 class Training(Persons, Maps):
     """The maps of the training persons, from which batches of clips are drawn."""
 
-    def __init__(self, run, tracklets, length, layers):
+    def __init__(self, run, tracklets, length):
         Persons.__init__(self, tracklets, length, KEPT)
-        Maps.__init__(self, run, tracklets, ClipPlan(KEPT, 'rrs'), layers)
+        Maps.__init__(self, run, tracklets, ClipPlan(KEPT, 'rrs'))
 
     def batch(self, rng):
         """Maps (B*L, D, H, W), what is covered of them, and the numbers of their persons (B,)."""
@@ -232,40 +212,35 @@ class Training(Persons, Maps):
         drawn = rows[:, None], frames
         return self.maps[drawn].float().flatten(0, 1), self.covered[drawn].flatten(0, 1), pids
 
-    @torch.no_grad()
-    def centres(self, count, conv5=nn.Identity()):  # noqa: B008
-        """Means (count, D) of kinds of covered positions behind ``conv5``, by k-means."""
+    def centres(self, count):
+        """Means (count, D) of kinds of covered positions, by k-means."""
         rng, found = np.random.default_rng(0), []
         for maps, covered in self.batches():
             chosen = torch.from_numpy(rng.random(len(maps)) < 0.1)
-            positions = conv5(maps[chosen].flatten(0, 1)).permute(0, 2, 3, 1)
+            positions = maps[chosen].flatten(0, 1).permute(0, 2, 3, 1)
             found.append(positions[covered[chosen].flatten(0, 1) >= COVERED])
         positions = torch.cat(found)[:MOST].numpy()
         return torch.from_numpy(kmeans2(positions, count, minit='++', seed=0)[0]).float()
 
 
-def train(make, centres, conv5, training, tested, cfg, steps, seed):
-    """Train a head with BNNeck, classifier and a copy of ``conv5``; the mAP of the test clips."""
+def train(make, centres, training, tested, cfg, steps, seed):
+    """Train a head with BNNeck and classifier; the mAP of the test clips with it."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     dim, recipe = tested.dim, Recipe(**recipe_kwargs(cfg))
-    head, neck, conv5 = make(dim, centres), BNNeck(dim), copy.deepcopy(conv5)
+    head, neck = make(dim, centres), BNNeck(dim)
     classifier = bias_free_classifier(dim, len(training.persons))
-
-    def encoded(maps):
-        with autocast('cpu', cfg.train.amp):
-            return conv5(maps.contiguous(memory_format=torch.channels_last)).float()
 
     def loss_of():
         maps, covered, pids = training.batch(rng)
-        output, probs = head(encoded(maps), covered)
+        output, probs = head(maps, covered)
         features = output.unflatten(0, (len(pids), -1)).mean(dim=1)
         loss = recipe.cross_entropy(classifier(neck(features)), pids)
         loss = loss + recipe.triplet(features, pids)
         return loss if probs is None else loss + recipe.spread(probs, len(pids))
 
-    fit(nn.ModuleList([head, neck, classifier, conv5]), loss_of, cfg, steps)
-    return tested.score(lambda maps, covered: head(encoded(maps), covered)[0], neck)
+    fit(nn.ModuleList([head, neck, classifier]), loss_of, cfg, steps)
+    return tested.score(lambda maps, covered: head(maps, covered)[0], neck)
 
 
 def oracles(training, tested):
@@ -293,20 +268,16 @@ def main(argv=None):
         cfg = config_of_file(args.config_file, [*BASELINE.split(), *args.opts])
         torch.manual_seed(cfg.train.seed)
         run = open_on_target(cfg, 'encoder')
-        encoder = run.opened.model.eval().encoder
-        layers, conv5 = nn.Sequential(encoder.trunk, encoder.conv5), nn.Identity()
-        if args.train_conv5:
-            layers, conv5 = encoder.trunk, encoder.conv5
-        tested = Tested(run, layers)
-        training = Training(run, training_tracklets(cfg), cfg.video.seq_len, layers)
-        oracle = {} if args.train_conv5 else oracles(training, tested)
+        tested = Tested(run)
+        training = Training(run, training_tracklets(cfg), cfg.video.seq_len)
+        oracle = oracles(training, tested)
         rows = [[name, f'{100 * one:.1f}'] for name, one in oracle.items()]
         print(tabulate(rows, ['maps', 'mAP'], tablefmt='pipe', disable_numparse=True))
-        centres, found, rows = training.centres(ITEMS - 1, conv5), {}, []
+        centres, found, rows = training.centres(ITEMS - 1), {}, []
         for steps in args.steps:
             for name in args.heads:
                 scores = [
-                    train(HEADS[name], centres, conv5, training, tested, cfg, steps, seed)
+                    train(HEADS[name], centres, training, tested, cfg, steps, seed)
                     for seed in range(1, args.seeds + 1)
                 ]
                 found[f'{name}, {steps} steps'] = scores
