@@ -154,6 +154,7 @@ def test_what_is_said_of_a_family_is_so(name, networks):
     assert (family.query(last, before, True).shape[2:] == (1, 1)) == family.shortened
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @every_family
 def test_channels_and_sizes_are_those_of_the_maps(name, networks):
@@ -268,6 +269,7 @@ def test_weights_of_another_network_are_refused(networks, tmp_path):
 # --- batch norms in the convolutions ---
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @every_family
 def test_a_folded_encoder_gives_the_same_maps(name, networks):

@@ -179,12 +179,14 @@ def test_image_models_on_clips_do_too(monkeypatch, batches):
     assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('spatial, temporal', [('none', 'average'), ('memory', 'mlp')])
 def test_its_variants_do_too(spatial, temporal, narrow, batches):
     model = narrow(spatial_mode=spatial, temporal_mode=temporal)
     assert_like_one_process(3, model, batches, 'sgd', sync_bn=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, SOFTMAX], ids=['clips', 'frames'])
 def test_batches_that_make_a_step_together_do_too(options, stmn, batches):
     model = ImageModel(with_features=False).double() if options else stmn

@@ -250,6 +250,7 @@ def test_a_checkpoint_of_this_package_gives_its_encoder(weights_file, tmp_path, 
     assert 'does not fit resnet34' in refusal(path, backbone='resnet34')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrap', ['model', 'DDP', 'compiled', 'float64', 'without counters'])
 def test_weights_of_other_programs_work(weights_file, tmp_path, wrap):
     _, resnet = weights_file

@@ -153,6 +153,7 @@ def close(one, other, tolerance=1e-9):
     torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @every_model
 def test_a_feature_is_that_of_its_clip_alone(name, build):
     model = scattered(build(name)).eval()
@@ -189,6 +190,7 @@ def test_clips_of_another_length(name, build):
             assert model(clips_of(2, seq_len)[0]).isfinite().all()
 
 
+@pytest.mark.slow
 @every_model
 def test_what_training_gives_grows_with_the_batch(name, build):
     model = build(name)

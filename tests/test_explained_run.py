@@ -58,6 +58,7 @@ def open_toy(repository, small_run, monkeypatch):
     return open_
 
 
+@pytest.mark.slow
 def test_attention_alone_has_its_figures_measures_and_page(open_toy, mars_root):
     opened = open_toy(Brightness, mars_root)
     assert opened.explains == {'attention'}
@@ -81,6 +82,7 @@ def test_attention_alone_has_its_figures_measures_and_page(open_toy, mars_root):
         assert sum(tracklet['attention']) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_attention_alone_is_measured_against_the_truth(open_toy, tmp_path):
     run = explain_run(open_toy(Brightness, tmp_path, 'stmn_synthetic.yaml'))
     assert run.truth.distractor_share is None

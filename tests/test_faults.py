@@ -220,6 +220,7 @@ def snapshot(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mars', 'dukemtmcvidreid', 'lsvid', 'tracklets'])
 def test_nothing_is_written_into_a_dataset(name, miniature_roots, tmp_path, monkeypatch):
     root = shutil.copytree(miniature_roots[name], tmp_path / 'data')
@@ -235,6 +236,7 @@ def test_nothing_is_written_into_a_dataset(name, miniature_roots, tmp_path, monk
         os.chmod(folder, 0o755)
 
 
+@pytest.mark.slow
 def test_long_tracklets_cost_as_many_frames_as_a_clip_has(tmp_path, monkeypatch):
     """4,000 frames each, of which ``rrs`` reads seq_len, from every part."""
     pixels = np.random.default_rng(0).integers(256, size=(64, 32, 3), dtype=np.uint8)

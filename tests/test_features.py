@@ -212,6 +212,7 @@ def test_all_frames_as_the_authors_test_them_equal_the_slow_way(data):
     torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rrs_equals_the_models_own_forward_on_the_hosts_batches(data):
     model = stmn()
     with torch.no_grad():

@@ -154,6 +154,7 @@ def test_the_numbers_of_panels():
     assert len(figure_10(2).axes) == 3 * 2 * (2 + 1)
 
 
+@pytest.mark.slow
 def test_one_run_fits_a_column_and_two_a_page():
     assert figure_5(1).get_size_inches()[0] == COLUMN
     assert figure_5(2).get_size_inches()[0] == PAGE
@@ -184,6 +185,7 @@ def test_bars_are_the_attention():
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([*probs(4)] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['png', 'svg'])
 def test_files_are_whole_and_the_same_every_time(kind, tmp_path):
     bytes_of = []

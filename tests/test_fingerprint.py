@@ -4,6 +4,7 @@ import functools
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from test_features import LENGTH, TinyImageModel, stmn
 
@@ -88,6 +89,7 @@ def test_what_a_model_is_besides_its_weights_counts():
     assert fingerprint(TinyImageModel(), [])['model'] == structure_digest(TinyImageModel())
 
 
+@pytest.mark.slow
 def test_settings_of_a_model_count_unless_their_keys_are_free():
     def digest(**settings):
         torch.manual_seed(0)

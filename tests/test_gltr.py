@@ -319,6 +319,7 @@ def test_an_untrained_clip_is_the_mean_of_its_frames():
     assert feature[:, 6:].abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_losses_and_explanation(model):
     pids = torch.tensor([0, 0, 1, 1])
     clips = random(4, 3, 3, 32, 16)

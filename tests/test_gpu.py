@@ -192,6 +192,7 @@ def smooth(monkeypatch):
     monkeypatch.setattr(nn.ReLU, 'forward', lambda self, maps: nn.functional.silu(maps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', marked(SWITCHES, {'fp32', 'bf16', 'accumulation in fp16'}))
 def test_a_step_is_the_exact_one_within_its_precision(name, device, make_engine, smooth):
     error = check_a_step(make_engine, device, *SWITCHES[name])

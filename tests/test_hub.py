@@ -68,6 +68,7 @@ def assert_same(model, other):
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+@pytest.mark.slow
 def test_a_shared_folder_gives_the_model_back(run, shared):
     model = stmn_plugin.from_pretrained(shared)
     assert_same(model, run.model)

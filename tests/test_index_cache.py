@@ -71,6 +71,7 @@ def test_the_second_process_reads_the_index_and_gets_the_same(name, copy, cache,
     assert str(root).encode() not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', LOADERS)
 def test_a_frame_that_comes_or_goes_is_noticed(name, copy, reads):
     root = copy(name)
@@ -91,6 +92,7 @@ def test_a_frame_that_comes_or_goes_is_noticed(name, copy, reads):
     assert len(reads) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', LOADERS)
 def test_a_tracklet_that_comes_is_noticed(name, copy):
     root = copy(name)

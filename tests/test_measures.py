@@ -296,6 +296,7 @@ def test_attention_numbers_clip_by_clip_with_scipy(rng):
     assert found.values['fixed_pearson'].value == pytest.approx(np.mean(fixed), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_attention_that_ignores_visibility_is_said(rng):
     visibility, attention = rng.random((60, 4)), random_probs(60, 4, sharpness=1, seed=8)
     found = attention_and_visibility(attention, visibility, own_persons(60))

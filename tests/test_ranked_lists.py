@@ -30,6 +30,7 @@ def rank(case, k, chunk_size=256):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(case=cases(), k=st.integers(1, 10), chunk_size=st.integers(1, 6))
 def test_lists_are_those_of_loops_with_ties_and_junk(case, k, chunk_size):

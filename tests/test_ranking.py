@@ -243,6 +243,7 @@ def test_an_unknown_average_precision_is_quoted():
         evaluate_ranking(*random_case(4, 30, 2, 15), average_precision='simpson')
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(case=cases())
 def test_count_matchable_is_the_number_of_queries_that_count(case):

@@ -176,6 +176,7 @@ def small_model(**changes):
     return STMN(5, L, config, pretrained=False).double()
 
 
+@pytest.mark.slow
 def test_choices_of_the_config_reach_the_memories():
     model = small_model(addressing='group', key_normalisation='channel', similarity_scale=1.0)
     assert model.spatial_memory.addressing == 'group'
@@ -199,6 +200,7 @@ def test_the_stem_without_relu():
     assert (small_model().eval().encoder.stem(frames) == pooled.clamp(min=0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('where', ['clip', 'frame'])
 def test_where_deep_supervision_is_normalised(where):
     model = small_model(frame_bnneck=where).train()

@@ -19,6 +19,7 @@ with run_folder(load_config('', ['data.save_dir', sys.argv[1]])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('evaluate', ['False', 'True'])
 def test_a_folder_in_use_by_a_process_is_refused_until_it_ends(evaluate, tmp_path):
     cfg = load_config('', ['data.save_dir', str(tmp_path), 'test.evaluate', evaluate])

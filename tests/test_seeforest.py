@@ -308,6 +308,7 @@ def test_the_defaults():
     assert set(config.directions) == {'right', 'left', 'down', 'up', 'down-right', 'up-left'}
 
 
+@pytest.mark.slow
 def test_size_and_cost_with_a_resnet50():
     with torch.device('meta'):
         model = SeeForest(625, 6, SeeForestConfig(), pretrained=False)
@@ -357,6 +358,7 @@ def test_features_in_eval_mode_are_those_of_the_frames_vectors():
         torch.testing.assert_close(model(images[:, 0]), model(still), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_maps_of_pairs_are_weighted_by_the_attention():
     model, images = network().double().train(), clips(2).double()
     torch.nn.init.normal_(model.attention.energy.weight, std=5)

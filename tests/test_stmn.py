@@ -314,6 +314,7 @@ def test_a_batch_of_images_is_a_batch_of_still_clips(spatial, temporal):
     assert references.relative_error(still, expected) <= 1e-12
 
 
+@pytest.mark.slow
 def test_clips_of_a_batch_do_not_see_each_other_at_test_time():
     model = wake(small_model()).double().eval()
     batch = clips(3, dtype=torch.float64)
@@ -538,6 +539,7 @@ def test_the_forward_in_training_equals_the_loops(spatial, temporal):
         assert references.relative_error(bn.running_var, running['running_var']) <= 1e-6
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_vectors_of_frames_are_what_the_clips_are_made_of():
     """All-frames testing encodes each frame once and puts clips together afterwards."""

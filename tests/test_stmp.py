@@ -266,6 +266,7 @@ def test_the_model_is_its_parts_in_turn():
     assert model(clips[:, :1]).shape == model(clips_of(seq_len=7).double()).shape == (B, 256)
 
 
+@pytest.mark.slow
 def test_what_training_gives_is_of_the_refined_maps():
     model, clips = model_of(dropout=0.0).double().train(), clips_of().double()
     out = model(clips)
@@ -326,6 +327,7 @@ def test_the_unit_refuses_another_size(size):
         unit_of()(maps_of(clips=1, size=size))
 
 
+@pytest.mark.slow
 def test_another_size_is_refused(tmp_path):
     model = model_of().eval()
     with pytest.raises(ValueError, match=r'frames of 64x32 pixels .* got 32x64'):

@@ -156,6 +156,7 @@ def resize(path):
     path.write_bytes(path.read_bytes() + b'0')
 
 
+@pytest.mark.slow
 def test_a_result_is_reused_for_the_data_it_is_of(run_on_data, tmp_path, capsys):
     root, _, complete = run_on_data
     outcome, tests = complete()

@@ -169,13 +169,28 @@ def test_where_a_run_loses_its_signal(spatial, study, tiny_root, tmp_path, capsy
     look = SimpleNamespace(**runpy.run_path(str(study / 'lost_signal.py')))
     capsys.readouterr()
     lost = tmp_path / 'lost.json'
-    look.main([str(tmp_path / 'run'), '--batches', '2', '--items', '3', '--json', str(lost)])
+    look.main([str(tmp_path / 'run'), '--batches', '2', '--items', '2', '3', '--json', str(lost)])
     out = capsys.readouterr().out
     assert ('read-out:' in out) == (spatial == 'memory') and 'gradient, triplet:' in out
     found = json.loads(lost.read_text())
-    scales = {f'{name} x {scale}' for name in ('items', 'added') for scale in ('0.25', '0.5', '1')}
-    assert {*found['mAP']} == {'nothing', *scales}
+    kinds, scales = ('2 items', '3 items', 'added'), ('0.25', '0.5', '1')
+    assert {*found['mAP']} == {
+        'nothing',
+        *(f'{kind} x {scale}' for kind in kinds for scale in scales),
+    }
     assert all(0 < value <= 1 for value in found['mAP'].values())
+
+
+def test_the_table_of_what_is_taken_out_is_that_of_its_file(study):
+    page = (study / 'README.md').read_text(encoding='utf-8')
+    found = json.loads((study / 'lost_signal.json').read_text())['mAP']
+    (rows,) = re.findall(r'^\| taken out \|.*\n\|[-|]+\n((?:\|.*\n)+)', page, re.M)
+    shown = {}
+    for line in rows.splitlines():
+        name, *cells = (cell.strip() for cell in line.strip('|').split('|'))
+        names = [f'{name} x {scale}' for scale in ('0.25', '0.5', '1')]
+        shown |= {name: cells[0]} if name == 'nothing' else dict(zip(names, cells, strict=True))
+    assert shown == {name: f'{100 * value:.1f}' for name, value in found.items()}
 
 
 def test_stored_attentions_are_the_nearest_of_means(study):

@@ -36,6 +36,7 @@ def scattered_encoder(name, **heads):
     return encoder
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_resnet_of_timm_is_torchvisions(tmp_path):
     """One file of weights, which both take under the same names."""

@@ -193,6 +193,7 @@ def train_words(name, yaml, mars_root, small_run):
     return ['--config-file', yaml(name), '--root', mars_root, *small_run, *WORDS[name]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['toy_clipwise', pytest.param('toy_vectors', marks=slow)])
 def test_a_toy_is_trained_tested_resumed_reported_and_exported(
     name, yaml, mars_root, small_run, tmp_path, capsys
