@@ -31,7 +31,15 @@ from stmn_plugin.looking.figures import (
     retrieval,
 )
 from stmn_plugin.looking.figures.probability_maps import at_place
-from stmn_plugin.looking.figures.sheet import COLUMN, PAGE, TEXT, Sheet, save_figure, wrap
+from stmn_plugin.looking.figures.sheet import (
+    COLUMN,
+    PAGE,
+    TEXT,
+    Sheet,
+    save_figure,
+    text_width,
+    wrap,
+)
 from stmn_plugin.looking.opened_run import ClipView
 from stmn_plugin.looking.tracklet_selection import (
     find_tracklet,
@@ -39,6 +47,7 @@ from stmn_plugin.looking.tracklet_selection import (
     unite_splits,
 )
 
+LONG = 'with spread loss: ' + 'the-name-of-a-run-' * 6
 CAPTION = 'Figure 0. What is drawn and from what, in words that go on for a while. ' * 4
 
 
@@ -57,9 +66,11 @@ def strip(length, runs=1, known=True):
     return attention_strips.Strip([pixels()] * length, attentions, visibility)
 
 
-def figure_5(runs=2):
+def figure_5(runs=2, name='run', spatial=True):
     maps = [
-        probability_maps.ProbabilityMaps(f'run {i}', probs(10, 10), probs(10, 5))
+        probability_maps.ProbabilityMaps(
+            f'{name} {i}', probs(10, 10) if spatial else None, probs(10, 5)
+        )
         for i in range(runs)
     ]
     return probability_maps.draw(maps, CAPTION)
@@ -91,15 +102,17 @@ def figure_9(length=6, items=5):
     )
 
 
-def figure_10(length=6, runs=2, known=True):
+def figure_10(length=6, runs=2, known=True, name='run'):
     strips = [(name, strip(length, runs, known)) for name in ('in order', 'reversed')]
     rows = [attention_strips.AttentionRow('0001C1T0001', strips)] * 3
-    return attention_strips.draw(rows, [f'run {i}' for i in range(runs)], CAPTION)
+    return attention_strips.draw(rows, [f'{name} {i}' for i in range(runs)], CAPTION)
 
 
 DRAWN = {
     '5': figure_5,
     '5, one run': lambda: figure_5(1),
+    '5, long names': lambda: figure_5(2, LONG),
+    '5, one run, a long name, one memory': lambda: figure_5(1, LONG, False),
     '6': figure_6,
     '6, one item, one frame': lambda: figure_6(1, 1),
     '7': figure_7,
@@ -112,6 +125,7 @@ DRAWN = {
     '10': figure_10,
     '10, L=4, one run, no truth': lambda: figure_10(4, 1, False),
     '10, L=10': lambda: figure_10(10),
+    '10, long names': lambda: figure_10(name=LONG),
 }
 
 
@@ -216,6 +230,14 @@ def test_drawing_leaves_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
     figure_7(4)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_word_that_is_longer_than_a_line_is_broken():
+    path = 'a-long-name/' * 20
+    lines = wrap(f'Model: {path} (epoch 6)', 2.0)
+    assert all(text_width(line) <= 2.0 for line in lines)
+    assert ''.join(lines).replace(' ', '') == f'Model:{path}(epoch6)' and len(lines) < 12
+    assert wrap('WWW', 0.01) == ['W', 'W', 'W']
 
 
 def test_captions_are_wrapped_by_width():

@@ -1,5 +1,6 @@
 """Parts that the figures of a run share: requirements, options, thumbnails, captions."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -102,6 +103,11 @@ def tracklet_title(run: RunOnTarget, row: int) -> str:
     path = Path(run.tracklets.all[row][0][0])
     name = re.fullmatch(r'(.+T\d+)F\d+', path.stem)
     return name[1] if name else '/'.join(path.parts[-3:-1])
+
+
+def short_name(run: ExplainedRun) -> str:
+    """Return the last part of a run's path, for titles; the caption has all of it."""
+    return os.path.basename(run.name.rstrip(os.sep)) or run.name
 
 
 def models_and_data(*runs: ExplainedRun) -> str:

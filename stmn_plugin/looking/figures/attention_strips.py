@@ -11,9 +11,16 @@ from stmn_plugin.data.frame_samplers import ClipPlan
 
 from ..clip_truth import clip_truth, find_truth
 from ..explained_run import ExplainedRun
-from ..figure_parts import CaptionedFigure, Options, models_and_data, strip_of, tracklet_title
+from ..figure_parts import (
+    CaptionedFigure,
+    Options,
+    models_and_data,
+    short_name,
+    strip_of,
+    tracklet_title,
+)
 from ..opened_run import view_clips
-from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILION, Sheet, attention_bars
+from .sheet import BLUE, LINE, MARGIN, PAGE, VERMILION, Sheet, attention_bars, wrap
 
 BAR_HEIGHT = 0.42
 GAP = 0.04
@@ -46,13 +53,14 @@ def draw(rows: Sequence[AttentionRow], runs: Sequence[str], caption: str) -> Fig
     height = 2 * width
     known = strips[0].visibility is not None
     step = LINE + height + BAR_HEIGHT + (LINE if known else 0) + 0.16
-    legend = LINE + 0.04
+    names = [wrap(f'■ {name}', block - LABEL - 3 * MARGIN) for name in runs]
+    legend = max(map(len, names)) * LINE + 0.04
     sheet = Sheet(
         2 * MARGIN + len(rows[0].strips) * block, legend + len(rows) * step + MARGIN, caption
     )
     x = MARGIN + LABEL
-    for name, colour in zip(runs, COLOURS, strict=False):
-        sheet.text(x, MARGIN, f'■ {name}', va='top', color=colour)
+    for name, colour in zip(names, COLOURS, strict=False):
+        sheet.text(x, MARGIN, '\n'.join(name), va='top', color=colour)
         x += block
     highest = max(attention.max() for strip in strips for attention in strip.attentions) * 1.1
     for index, row in enumerate(rows):
@@ -90,7 +98,7 @@ def figure_10(run: ExplainedRun, against: ExplainedRun | None, options: Options)
         if against.cfg.video.seq_len == run.cfg.video.seq_len:
             runs.append(against)
         else:
-            left_out = f' {against.name} is not shown: its clips have another length.'
+            left_out = f' {short_name(against)} is not shown: its clips have another length.'
     shown, tracklets = run.selection.shown, run.tracklets.all
     truth = find_truth(tracklets)
     strips: list[list[tuple[str, Strip]]] = [[] for _ in shown]
@@ -113,7 +121,7 @@ def figure_10(run: ExplainedRun, against: ExplainedRun | None, options: Options)
         f'(right); dashed: average pooling.{in_words} {len(rows)} tracklets {run.selection.how}. '
         f'{models_and_data(*runs)}{left_out}'
     )
-    names = [f'{_kind(one)}, {one.name}' for one in runs]
+    names = [f'{_kind(one)}, {short_name(one)}' for one in runs]
     return CaptionedFigure(draw(rows, names, caption), caption)
 
 

@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..explained_run import ExplainedRun
-from ..figure_parts import CaptionedFigure, Options, models_and_data
+from ..figure_parts import CaptionedFigure, Options, models_and_data, short_name
 from ..opened_run import ClipView
-from .sheet import COLUMN, LINE, MARGIN, PAGE, SEQUENTIAL, TEXT, Sheet
+from .sheet import COLUMN, LINE, MARGIN, PAGE, SEQUENTIAL, TEXT, Sheet, wrap
 
 CELL_HEIGHT = 0.135
+BOLD = 1.2  # width of bold letters, at most
 
 
 class ProbabilityMaps(NamedTuple):
@@ -26,25 +27,30 @@ class ProbabilityMaps(NamedTuple):
 def draw(runs: Sequence[ProbabilityMaps], caption: str) -> Figure:
     """Draw maps of one or two runs side by side, each run with at least one map."""
     panels = [
-        (run.title, kind, getattr(run, kind))
-        for run in runs
+        (place, kind, getattr(run, kind))
+        for place, run in enumerate(runs)
         for kind in ('spatial', 'temporal')
         if getattr(run, kind) is not None
     ]
     width = COLUMN if len(runs) == 1 else PAGE
     rows = max(len(probs) for _, _, probs in panels)
-    top, height, left = 2 * LINE + 0.1, CELL_HEIGHT * rows, 0.42
+    height, left = CELL_HEIGHT * rows, 0.42
     bar, gap, between_runs = 0.42, 0.14, 0.3
     spaces = gap * (len(panels) - len(runs)) + between_runs * (len(runs) - 1)
     cell = (width - left - bar - 0.14 - spaces) / sum(probs.shape[1] for _, _, probs in panels)
+    titles = []
+    for place, run in enumerate(runs):
+        items = sum(probs.shape[1] for of, _, probs in panels if of == place)
+        titles.append(wrap(run.title, items * cell / BOLD))
+    top = (1 + max(map(len, titles))) * LINE + 0.1
     sheet = Sheet(width, top + height + 2.6 * LINE, caption)
-    last_title = None
-    for title, kind, probs in panels:
-        if title != last_title:
-            if last_title is not None:
+    last = None
+    for place, kind, probs in panels:
+        if place != last:
+            if last is not None:
                 left += between_runs - gap
-            sheet.text(left, MARGIN, title, va='top', weight='bold')
-            last_title = title
+            sheet.text(left, MARGIN, '\n'.join(titles[place]), va='top', weight='bold')
+            last = place
         count, items = probs.shape
         axes = sheet.axes(left, top, cell * items, height * count / rows)
         axes.pcolormesh(probs, cmap=SEQUENTIAL, vmin=0, vmax=1, linewidth=0)
@@ -95,4 +101,4 @@ def at_place(view: ClipView, place: NDArray[np.floating]) -> NDArray[np.floating
 
 def _spread_in_words(run: ExplainedRun) -> str:
     kind = 'with' if run.cfg.loss.spread.weight > 0 else 'without'
-    return f'{kind} spread loss: {run.name}'
+    return f'{kind} spread loss: {short_name(run)}'

@@ -4,8 +4,9 @@ Figures are created without pyplot's global state. Colours are those of Okabe an
 that stay in order for every kind of colour vision.
 """
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -127,15 +128,24 @@ class Sheet:
 
 
 def wrap(text: str, width: float) -> list[str]:
-    """Break text into lines of at most ``width`` inches; a longer word gets its own line."""
+    """Break text into lines of at most ``width`` inches, also within words that are longer."""
     lines: list[str] = []
-    for word in text.split():
+    for word in itertools.chain.from_iterable(_pieces(word, width) for word in text.split()):
         longer = f'{lines[-1]} {word}' if lines else word
         if lines and text_width(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
+
+
+def _pieces(word: str, width: float) -> Iterator[str]:
+    """Yield the longest parts of a word that fit a line; at least a letter each."""
+    while text_width(word) > width and len(word) > 1:
+        fits = next((n for n in range(len(word) - 1, 1, -1) if text_width(word[:n]) <= width), 1)
+        yield word[:fits]
+        word = word[fits:]
+    yield word
 
 
 def text_width(text: str) -> float:
