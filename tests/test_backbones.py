@@ -110,6 +110,7 @@ def test_each_family_has_a_narrow_network():
     assert {FAMILY_OF[name] for name in NARROW_NETWORKS} == set(FAMILY_OF.values())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @every_family
 def test_maps_and_queries_are_torchvisions(name, networks):
@@ -439,6 +440,7 @@ def test_every_network_has_its_costs_in_the_document(repository):
     assert [row[0].strip('`') for row in rows] == list(BACKBONES)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('name', costs())
 def test_the_costs_in_the_document(name, repository):

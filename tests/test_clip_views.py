@@ -94,6 +94,7 @@ def test_views_are_what_the_model_does(open_with):
     assert view['attention'] == pytest.approx(softmax(view['temporal_probs'] @ stored), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_any_plan_has_views(open_with):
     run = open_with('test.batch_size', '3')
     tracklets = run.targets['mars'].gallery[:6]

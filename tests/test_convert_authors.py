@@ -165,6 +165,7 @@ def broken(state, change):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('change', 'said'),
     [

@@ -257,6 +257,7 @@ def test_outputs_of_the_model(neck):
     assert explained['gates_conv4'].shape == (B, 256)
 
 
+@pytest.mark.slow
 def test_the_feature_is_the_mean_of_what_the_second_module_gives():
     model, clips = model_of(neck='none').double().eval(), clips_of().double()
     encoder = model.encoder
@@ -286,6 +287,7 @@ def test_the_module_refuses_another_length_or_size(seq_len, size):
         module_of()(maps_of(seq_len=seq_len, size=size))
 
 
+@pytest.mark.slow
 def test_another_length_or_size_is_refused(tmp_path):
     model = model_of().eval()
     with pytest.raises(ValueError, match=r'clips of 3 frames \(video.seq_len\), got 4'):

@@ -250,6 +250,7 @@ class Named(NamedTuple):
     features: torch.Tensor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'options',
     [SOFTMAX, {'soft_margin': True}, {'weight_x': 0}],  # nothing needs the classifier in the last
@@ -261,6 +262,7 @@ def test_models_of_the_host_train_like_in_one_process(options, batches):
     assert_like_one_process(3, model, batches, 'sgd', sync_bn=True, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('amp', ['off', 'bf16'])
 def test_outputs_with_names_are_outputs(amp, batches):
     torch.manual_seed(5)

@@ -452,6 +452,7 @@ def test_what_is_open_in_its_export(name, kind, build, repository, tmp_path):
     assert row.split(' | ') == list(found.values())
 
 
+@pytest.mark.slow
 @every_model
 def test_its_configs_make_it(name, repository):
     for folder in ('equal_terms', 'as_published'):

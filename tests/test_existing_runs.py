@@ -38,6 +38,7 @@ def test_given_runs_are_grouped_by_recipe_and_never_trained(tmp_path, messages):
         existing_runs([paths[0], str(tmp_path / 'v1.0')], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'words, title',
     [

@@ -343,6 +343,7 @@ def test_losses_and_explanation(model):
         assert relative_error(explained['clip_feature'], model(clips)) < 1e-9
 
 
+@pytest.mark.slow
 def test_every_weight_moves_or_changes_nothing():
     """With the scale away from zero: only biases that a norm or softmax removes stand still."""
     torch.manual_seed(0)

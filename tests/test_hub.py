@@ -115,6 +115,7 @@ def test_a_checkpoint_without_evaluations(run, tmp_path):
     assert_same(stmn_plugin.from_pretrained(tmp_path / 'shared'), run.model)
 
 
+@pytest.mark.slow
 def test_push_and_download(run, shared, tmp_path, monkeypatch, capsys):
     """Push to a stand-in for the hub that fills the cache from which the download is served."""
     cache = tmp_path / 'cache'

@@ -250,6 +250,7 @@ def test_parameters_and_operations():
 # --- the network ---
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('backbone', ['resnet18', 'resnet50'])
 def test_at_the_start_identical_frames_are_one_frame_of_a_resnet(backbone):

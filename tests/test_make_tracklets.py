@@ -546,6 +546,7 @@ def test_kill_9_leaves_nothing_that_looks_whole_and_the_next_call_finishes(
         assert all(read_frame(path).shape[0] == 3 for path in crops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', range(1, 8))  # of two folders that go, and one that comes
 def test_a_replacement_that_is_killed_leaves_no_crops_for_ever(number, job, tmp_path, monkeypatch):
     tree = tmp_path / 'tree'

@@ -162,6 +162,7 @@ def test_numbers_that_an_optimizer_cannot_take_are_named_and_bugs_are_not(monkey
 # --- the device ---
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_computes_on_and_why(repository, mars_root, small_run, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip('about machines without a GPU')

@@ -364,6 +364,7 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(words, tmp_path, messages):
     assert not (tmp_path / 'steps').exists()
 
 
+@pytest.mark.slow
 def test_nothing_unlabelled_is_one_step(words, tmp_path, monkeypatch):
     read = start.read_training
 

@@ -544,6 +544,7 @@ def test_losses_are_those_of_the_clip():
     assert relative_error(outputs['batch_hard']['triplet'], recipe.triplet(feature, pids)) <= 1e-9
 
 
+@pytest.mark.slow
 def test_every_weight_has_a_gradient_or_no_effect():
     model = small().train()
     outputs = model(random(4, 2, 3, 32, 16))

@@ -454,6 +454,7 @@ def test_a_query_is_tied_where_another_person_is_as_far_as_a_match():
         assert scores.tied.tolist() == [tied], (pids, camids)
 
 
+@pytest.mark.slow
 def test_ties_take_little_more_time_than_none():
     num_query, num_gallery = 60, 4000
     labels = random_case(num_query, num_gallery, 1, 22, lowest_pid=0)[1:]  # everything is a match

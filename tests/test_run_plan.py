@@ -20,6 +20,7 @@ from stmn_plugin.config import load_config
 from stmn_plugin.errors import InputError
 
 
+@pytest.mark.slow
 def test_how_far_a_run_is(tmp_path):
     def state(run):
         (wanted,) = existing_runs([run.path], [])

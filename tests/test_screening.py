@@ -33,6 +33,7 @@ def screens(request, monkeypatch):
         monkeypatch.setattr(screening, '_is_reliable', lambda: False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dim', [16, 700, 2048])
 @pytest.mark.parametrize('queries', [1, 3])
 @pytest.mark.parametrize('part', [None, 0.9, 0.2])

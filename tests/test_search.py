@@ -162,6 +162,7 @@ def test_nearest_equals_the_sorted_list_with_ties(data):
     assert found.distances.tolist() == values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('metric', METRICS)
 @pytest.mark.parametrize('k', [1, 5, 37, 300])

@@ -287,6 +287,7 @@ def test_a_value_range_of_0_starts_from_average_pooling_and_trains_the_values_fi
     assert memory.values.grad.any() and not memory.keys.grad.any()
 
 
+@pytest.mark.slow
 def test_the_parameters_of_the_memories():
     for variant in VARIANTS:
         model = small_model(*variant)

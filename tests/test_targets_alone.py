@@ -65,6 +65,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_the_training_split_may_be_absent(name, tmp_path, messages):
     root = MAKERS[name](tmp_path)
     if name == 'ilidsvid':  # its .mat file numbers the folders of all people
