@@ -182,6 +182,25 @@ def test_the_map_holds_the_probabilities_as_they_are():
     assert mesh.get_clim() == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ('spatial', 'temporal', 'wanted'),
+    [
+        (
+            1,
+            1,
+            'spatial queries of random positions in random frames of the gallery, temporal '
+            'queries of the clips that those lie in',
+        ),
+        (1, 0, 'spatial queries of random positions in random frames of the gallery'),
+        (0, 1, 'temporal queries of random clips of the gallery'),
+    ],
+)
+def test_the_caption_names_the_memories_that_are_drawn(spatial, temporal, wanted):
+    one = np.ones((2, 3))
+    maps = probability_maps.ProbabilityMaps('', one if spatial else None, one if temporal else None)
+    assert probability_maps._queries_in_words([maps]) == wanted
+
+
 def test_the_box_marks_the_position():
     axes = figure_6(1, 1).axes[0]
     for box in axes.patches:  # row 3, column 1 of 4 x 2 in a picture of 128 x 64

@@ -84,8 +84,7 @@ def figure_5(run: ExplainedRun, against: ExplainedRun | None, options: Options) 
         maps.append(ProbabilityMaps(_spread_in_words(one), spatial, temporal))
     caption = (
         f'Figure 5. Matching probabilities of {len(probes)} queries (rows) with the items of each '
-        'memory (columns): spatial queries of random positions in random frames of the gallery, '
-        'temporal queries of the clips that those lie in; drawn with seed '
+        f'memory (columns): {_queries_in_words(maps)}; drawn with seed '
         f'{options.seed}. {models_and_data(*runs)}'
     )
     return CaptionedFigure(draw(maps, caption), caption)
@@ -97,6 +96,17 @@ def at_place(view: ClipView, place: NDArray[np.floating]) -> NDArray[np.floating
     row = tuple(int(p * size) for p, size in zip(place, probs.shape[:-1], strict=True))
     at: NDArray[np.floating] = probs[row]
     return at
+
+
+def _queries_in_words(maps: Sequence[ProbabilityMaps]) -> str:
+    clips = 'random clips of the gallery'
+    said = []
+    if any(one.spatial is not None for one in maps):
+        said.append('spatial queries of random positions in random frames of the gallery')
+        clips = 'the clips that those lie in'
+    if any(one.temporal is not None for one in maps):
+        said.append(f'temporal queries of {clips}')
+    return ', '.join(said)
 
 
 def _spread_in_words(run: ExplainedRun) -> str:
