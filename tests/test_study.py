@@ -237,7 +237,7 @@ def test_heads_learn_on_the_frames_of_an_encoder(study, tiny_root, tmp_path, cap
     before = model.classifier_clip.weight.clone()
     load_weights(model, str(starts / 'memory-1-seed2.pth'))
     torch.manual_seed(2)
-    own = heads.HEADS['memory'](model.feature_dim, cfg.video.seq_len)
+    own = heads.HEADS['memory'].make(model.feature_dim, cfg.video.seq_len)
     moved = (model.temporal_memory.keys - own.keys).abs().max().item()
     assert moved == pytest.approx(cfg.train.lr, rel=0.01)
     torch.testing.assert_close(model.classifier_clip.weight, before, rtol=0, atol=0)
@@ -251,7 +251,7 @@ def test_rows_of_a_memory_that_was_trained_first(study, tmp_path, monkeypatch):
         start.parent.mkdir(parents=True, exist_ok=True)
         start.touch()
     planned = plan_runs(rows, 1, str(study / 'rows.yaml'), [], str(tmp_path))
-    assert len({run.folder for run in planned}) == len(rows) == 3
+    assert len({run.folder for run in planned}) == len(rows) == 4
     usual = named_variants(str(study / 'rows_variants.yaml'))
     baseline, *_ = plan_runs(usual, 1, str(study / 'rows.yaml'), [], str(tmp_path))
     assert planned[0].folder == baseline.folder

@@ -22,9 +22,11 @@ from stmn_plugin.datasets.synthetic import (
     SyntheticSpec,
     contact_sheet,
     ensure,
+    ensure_changed,
     ensure_painted,
     generate,
     load_truth,
+    mask_below,
     writer,
 )
 from stmn_plugin.datasets.synthetic.look import person_look
@@ -421,6 +423,21 @@ def test_painted_data_is_made_once_and_what_lies_there_is_refused(painted, tmp_p
     (tmp_path / 'synthetic' / other.name / 'mine').write_text('keep me')
     with pytest.raises(InputError, match='-painted: exists and is not'):
         ensure_painted(tmp_path, TINY)
+
+
+def test_a_mask_is_below_its_frame(painted):
+    drawn, _ = painted
+    other = ensure_changed(drawn.parents[1], TINY, 'masks', mask_below, workers=1)
+    assert other == drawn.with_name(f'{drawn.name}-masks')
+    truth = load_truth(other)
+    rows = [row for row, name in enumerate(truth.names) if name[:4] == '0001'][:40:4]
+    for row, mask in zip(rows, truth.masks(rows), strict=True):
+        before, after = (pixels(f, 'bbox_train', truth.names[row]) for f in (drawn, other))
+        assert after.shape == (2 * TINY.height, TINY.width, 3)
+        assert np.abs(after[: TINY.height] - before).mean() < 3  # written twice as JPEG
+        for y, x in np.ndindex(TINY.height, TINY.width):
+            assert (after[TINY.height + y, x] > 127).all() == mask[y // 4, x // 4]
+    assert truth.masks(rows).any() and not truth.masks(rows).all()
 
 
 def test_the_key_trains_and_tests_on_painted_frames(painted):

@@ -41,6 +41,7 @@ from stmn_plugin.looking.frame_weights import (
     read_clip_frames,
 )
 from stmn_plugin.looking.measures.ceilings import share_of_ceiling
+from stmn_plugin.plugins import import_file
 from stmn_plugin.whole_files import whole_file, write_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -54,6 +55,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
     parser.add_argument('--config-file', default=os.path.join(HERE, 'rows.yaml'))
     parser.add_argument('--variants', default=os.path.join(HERE, 'rows_variants.yaml'))
+    parser.add_argument('--import', dest='imported', metavar='FILE.py', help='code of the rows')
     parser.add_argument('--rows', nargs='+', metavar='TITLE', help='the baseline first (all)')
     parser.add_argument('--oracle', nargs='+', choices=ORACLES, default=ORACLES)
     parser.add_argument('--seeds', type=FROM_ONE, default=3, metavar='N')
@@ -216,6 +218,8 @@ def table(found, measures):
 def main(argv=None, execute=child):
     args = parse_args(argv)
     with exit_on_input_error(debug=False):
+        if args.imported:
+            import_file(args.imported)
         found, persons = read_kept(args.read, args.rows) if args.read else measure(args, execute)
         if args.keep:
             keep(args.keep, found, persons)

@@ -17,7 +17,9 @@ starts from, which is not trained any more. On these vectors:
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +39,7 @@ from stmn_plugin.looking.frame_weights import frame_weights, read_clip_frames, s
 from stmn_plugin.looking.measures.against_truth import VARIES, correlation
 from stmn_plugin.looking.opened_run import config_of_file, training_tracklets
 from stmn_plugin.losses import Recipe
-from stmn_plugin.models import TemporalMemory
+from stmn_plugin.models import TemporalMemory, TemporalMLP
 from stmn_plugin.models.heads import BNNeck, bias_free_classifier
 from stmn_plugin.models.stmn.temporal import TemporalOutput, attend, encode_pattern
 from stmn_plugin.whole_files import check_writable, whole_file, write_json
@@ -104,19 +106,29 @@ class OfLastState(LinearAttention):
         return encode_pattern(self.lstm, queries)
 
 
-def memory(attention_scale, value_range=1.0):
+class Head(NamedTuple):
+    """A kind of head, and what its losses have that those of the others do not."""
+
+    make: Callable[[int, int], nn.Module]  # D, L
+    keys: tuple[object, ...] = ()  # of the config, KEY VALUE ...
+
+
+def memory(*keys, **options):
     """A temporal memory as the study's rows have it."""
-    options = {'attention_scale': attention_scale, 'value_range': value_range}
-    return lambda dim, length: TemporalMemory(dim, ITEMS, length, **options)
+    return Head(lambda dim, length: TemporalMemory(dim, ITEMS, length, **options), keys)
 
 
 HEADS = {
-    'linear weight of each frame': FrameWeight,
-    'linear, of all queries': OfAllQueries,
-    "linear, of the LSTM's state": OfLastState,
-    'memory': memory(1.0),
-    'memory, attention scale 5': memory(5.0),
-    'memory, attention scale 20, values from 0': memory(20.0, value_range=0.0),
+    'linear weight of each frame': Head(FrameWeight),
+    'linear, of all queries': Head(OfAllQueries),
+    "linear, of the LSTM's state": Head(OfLastState),
+    'MLP': Head(lambda dim, length: TemporalMLP(dim, ITEMS, length)),
+    'memory': memory(),
+    'memory, w/o L_S': memory('loss.spread.weight', 0.0),
+    'memory, L_S summed': memory('loss.spread.reduction', 'sum'),
+    'memory, scale 1': memory(scale=1.0),
+    'memory, attention scale 5': memory(attention_scale=5.0),
+    'memory, attention scale 20, values from 0': memory(attention_scale=20.0, value_range=0.0),
 }
 
 
@@ -224,12 +236,14 @@ def fit(parts, loss_of, cfg, steps):
     parts.eval()
 
 
-def train(make, training, tested, cfg, steps, seed):
+def train(kind, training, tested, cfg, steps, seed):
     """Train a head with BNNeck and classifier; the scores of the test clips, and the head."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    dim, recipe = tested.dim, Recipe(**recipe_kwargs(cfg))
-    head, neck = make(dim, training.length), BNNeck(dim)
+    own_cfg = cfg.clone()
+    own_cfg.merge_from_list(list(kind.keys))
+    dim, recipe = tested.dim, Recipe(**recipe_kwargs(own_cfg))
+    head, neck = kind.make(dim, training.length), BNNeck(dim)
     classifier = bias_free_classifier(dim, len(training.persons))
 
     def loss_of():

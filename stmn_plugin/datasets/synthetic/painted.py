@@ -1,8 +1,12 @@
-"""Remove the distractors of synthetic data: the input of a perfect spatial memory."""
+"""Change the frames of synthetic data by their distractor masks.
+
+With the distractors painted out they are the input of a perfect spatial memory.
+"""
 
 import dataclasses
 import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +22,8 @@ from .tracklet import MASK_REDUCTION
 from .truth import Truth, is_generated_from, load_truth
 from .workers import run_jobs, usable_workers
 from .writer import JPEG, SPLITS, ensure
+
+Change = Callable[[NDArray[np.uint8], NDArray[np.bool_]], NDArray[np.uint8]]
 
 PAINT = (124, 116, 104)  # ImageNet's mean colour: 0 in a normalised frame
 
@@ -40,8 +46,22 @@ def paint_out(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
     Returns:
         A copy.
     """
-    covered = mask.repeat(MASK_REDUCTION, axis=0).repeat(MASK_REDUCTION, axis=1)
-    return np.where(covered[..., None], np.array(PAINT, np.uint8), frame)
+    return np.where(_of_pixels(mask), np.array(PAINT, np.uint8), frame)
+
+
+def mask_below(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Append the mask of a frame to it, white on black: a picture of twice the height.
+
+    Arguments are those of :func:`paint_out`.
+    """
+    below = np.where(_of_pixels(mask), np.uint8(255), np.zeros_like(frame))
+    return np.concatenate([frame, below])
+
+
+def _of_pixels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Enlarge a mask to the pixels of its frame, (height, width, 1)."""
+    whole = mask.repeat(MASK_REDUCTION, axis=0).repeat(MASK_REDUCTION, axis=1)
+    return whole[..., None]
 
 
 def ensure_preset(root: str | Path, preset: str, seed: int = 0, paint_out: bool = False) -> Path:
@@ -63,34 +83,56 @@ def ensure_preset(root: str | Path, preset: str, seed: int = 0, paint_out: bool 
 def ensure_painted(root: str | Path, spec: SyntheticSpec, workers: int | None = None) -> Path:
     """Return the folder of a spec's data without scene objects and occluders, made on first use.
 
+    Returns:
+        ``<root>/synthetic/<fingerprint>-painted``, as :func:`ensure_changed`.
+
+    Raises:
+        InputError: the folder cannot be written or holds something else.
+    """
+    return ensure_changed(root, spec, 'painted', paint_out, workers)
+
+
+def ensure_changed(
+    root: str | Path, spec: SyntheticSpec, name: str, change: Change, workers: int | None = None
+) -> Path:
+    """Return the folder of a spec's data with every frame changed, made on first use.
+
     Frames have the names, lists and truth of the original data, which is made first if it is
     missing.
 
+    Args:
+        root: data root.
+        spec: the data to change.
+        name: tells this change from others.
+        change: frame (height, width, 3) and its distractor mask, as :func:`paint_out` takes them,
+            → frame of any size; a function of a module, for other processes.
+        workers: number of processes, None for one per core.
+
     Returns:
-        ``<root>/synthetic/<fingerprint>-painted``, as :func:`~.writer.ensure`.
+        ``<root>/synthetic/<fingerprint>-<name>``, as :func:`~.writer.ensure`.
 
     Raises:
         InputError: the folder cannot be written or holds something else.
     """
     drawn = ensure(root, spec, workers)
-    painted = drawn.with_name(f'{drawn.name}-painted')
-    if is_generated_from(painted, spec):
-        return painted
-    if painted.exists() and (not painted.is_dir() or any(painted.iterdir())):
-        raise InputError(f'{painted}: exists and is not the painted data of {drawn.name}')
+    changed = drawn.with_name(f'{drawn.name}-{name}')
+    if is_generated_from(changed, spec):
+        return changed
+    if changed.exists() and (not changed.is_dir() or any(changed.iterdir())):
+        raise InputError(f'{changed}: exists and is not the {name} data of {drawn.name}')
     truth = load_truth(drawn)
     try:
-        with whole_folder(painted) as temporary:
-            paint = functools.partial(_paint, truth, drawn / 'mars', temporary / 'mars')
-            for _ in run_jobs(paint, _shares(drawn / 'mars', truth), usable_workers(workers)):
+        with whole_folder(changed) as temporary:
+            write = functools.partial(_change, change, truth, drawn / 'mars', temporary / 'mars')
+            for _ in run_jobs(write, _shares(drawn / 'mars', truth), usable_workers(workers)):
                 pass
             shutil.copytree(drawn / 'mars' / 'info', temporary / 'mars' / 'info')
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f'{painted}: cannot write the painted data: {reason}') from error
+        raise InputError(f'{changed}: cannot write the {name} data: {reason}') from error
     except WorkerError as error:
-        raise InputError(f'{painted}: {error}; fewer processes need less memory') from error
-    return painted
+        raise InputError(f'{changed}: {error}; fewer processes need less memory') from error
+    return changed
 
 
 def _shares(mars: Path, truth: Truth) -> list[_Share]:
@@ -104,9 +146,9 @@ def _shares(mars: Path, truth: Truth) -> list[_Share]:
     return shares
 
 
-def _paint(truth: Truth, drawn: Path, painted: Path, share: _Share) -> None:
-    (painted / share.folder).mkdir(parents=True)
+def _change(change: Change, truth: Truth, drawn: Path, changed: Path, share: _Share) -> None:
+    (changed / share.folder).mkdir(parents=True)
     for name, mask in zip(share.names, truth.masks(share.rows), strict=True):
         with Image.open(drawn / share.folder / name) as image:
-            frame = paint_out(np.asarray(image.convert('RGB')), mask)
-        Image.fromarray(frame).save(painted / share.folder / name, **JPEG)
+            frame = change(np.asarray(image.convert('RGB')), mask)
+        Image.fromarray(frame).save(changed / share.folder / name, **JPEG)
