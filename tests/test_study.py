@@ -104,6 +104,24 @@ def test_the_table_of_the_page_is_that_of_the_kept_precisions(ceilings, study, c
             assert means == ', '.join(by_hand)
 
 
+def test_the_table_of_known_masks_is_that_of_the_kept_precisions(ceilings, study):
+    found, persons = ceilings.read_kept([str(study / 'true_address.npz')], None)
+    measures = ceilings.compare(found, persons, ['visibility'])
+    page = (study / 'README.md').read_text(encoding='utf-8')
+    [rows] = re.findall(r'^\| row \| mAP \| difference \|\n\|[-|]+\n((?:\|.*\n)+)', page, re.M)
+    shown = [[cell.strip() for cell in line.strip('|').split('|')] for line in rows.splitlines()]
+    assert {row[0] for row in shown} == {*found}
+    for title, mean, difference in shown:
+        own = found[title]['own']
+        assert mean == f'{100 * np.nanmean(own):.1f}'
+        if title == 'Baseline':
+            assert difference == ''
+            continue
+        value, low, high = (100 * one for one in measures[title]['visibility'].values['difference'])
+        assert difference == f'{value:.1f} [{low:.1f}, {high:.1f}]'
+        assert value == pytest.approx(100 * np.nanmean(own - found['Baseline']['own']), abs=1e-9)
+
+
 @pytest.mark.slow
 def test_the_whole_study_on_tiny_data(ceilings, tiny_root, tmp_path, monkeypatch, capsys):
 

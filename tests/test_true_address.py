@@ -132,11 +132,11 @@ train.main(['--import', *sys.argv[1:]])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('use', ['nothing', 'positions', 'replaced', 'memory', 'mlp'])
-def test_it_trains_and_is_tested_on_frames_with_their_masks(file, tmp_path, use, repository):
+@pytest.mark.parametrize(('use', 'stage'), [('memory', 'conv5'), ('replaced', 'conv2')])
+def test_it_trains_and_is_tested_on_frames_with_their_masks(file, tmp_path, use, stage, repository):
     recipe = repository / 'studies' / 'distractors' / 'true_address.yaml'
     keys = f"""
-        true_address.use {use} true_address.bn_scale 0.1 true_address.backbone_weights
+        true_address.use {use} true_address.stage {stage} true_address.backbone_weights
         data.root {tmp_path / 'data'} data.save_dir {tmp_path / 'run'} data.height 64 data.width 16
         data.workers 0 model.pretrained False train.max_epoch 1 train.batch_size 4
         sampler.num_instances 2 train.amp off test.amp off train.stepsize [1]
