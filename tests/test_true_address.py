@@ -145,5 +145,5 @@ def test_it_trains_and_is_tested_on_frames_with_their_masks(file, tmp_path, use,
     words = [sys.executable, '-c', RUN, file, '--config-file', str(recipe), *keys]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
-    assert any('mAP' in line or 'rank' in line for line in map(str, map(json.loads, lines)))
+    (score,) = json.loads((tmp_path / 'run' / 'metrics.json').read_text())['evaluations']
+    assert score['dataset'] == 'frames_and_masks' and 0 < score['mAP'] <= 1

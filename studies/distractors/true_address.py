@@ -10,7 +10,8 @@ with its distractor mask below it, so that both are resized and flipped alike. T
 a map that distractors cover. With that share it changes f^o, or the output of an earlier stage:
 
 * *nothing*: the baseline. It is not that of the study, as a box that is erased at random
-  (``data.transforms``) lies somewhere in both halves.
+  (``data.transforms``) lies somewhere in both halves. In a mask, nothing there counts as covered.
+  Resizing mixes the last row of a frame a little with the first of its mask.
 * *positions*: each position is weighted by the share of it that is not covered; the mean of the
   weights is 1.
 * *replaced*: what is covered of a position is replaced by one learned vector, as it has one colour
